@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.command import Clinvk
+from acceptance.command import Clinvk, until
 from clinvk.api.endpoints.health import BackendList
 from clinvk.api.mcp.tools import Run
 from mcp_client import HANDSHAKES, over_stdio
@@ -86,6 +86,25 @@ async def test_agents_are_not_nested_without_end(clinvk: Clinvk, depth: int) -> 
         else:
             await mcp.call(Run, "run_agent", prompt="hi", backend="claude")
     assert [call.env["CLINVK_DEPTH"] for call in clinvk.agent.calls()] == ([] if depth else ["1"])
+
+
+def test_command_ends_with_stdin_although_a_tool_waits(clinvk: Clinvk, tmp_path: Path) -> None:
+    clinvk.agent.play([wait_for(tmp_path / "go"), *claude_says("done")])
+    client = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    arguments = {"prompt": "slow", "backend": "claude", "wait_secs": 100}
+    with clinvk.started("mcp", stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        for message in (
+            {"id": 1, "method": "initialize", "params": client},
+            {"method": "notifications/initialized"},
+            {"id": 2, "method": "tools/call", "params": {"name": "run_agent", "arguments": arguments}},
+        ):
+            process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        process.stdin.flush()
+        until(lambda: bool(clinvk.prompts))
+        process.stdin.close()
+        assert process.wait(10) == 0
+    (tmp_path / "go").touch()
 
 
 @pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)

@@ -1,5 +1,6 @@
 """`/mcp`: tools over HTTP, with the keys, the policies and the rights of REST."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -10,14 +11,15 @@ from mcp import MCPError
 from asking_backend import ASK, HEAR, Asking
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.health import BackendList
-from clinvk.api.mcp import endpoint
+from clinvk.api.mcp import endpoint, tools
 from clinvk.api.mcp.tools import Run, WorktreeDiff
 from clinvk.config.model import PolicySettings
 from clinvk.dialects.rest.interactions import InteractionView
 from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
 from clinvk.store.memory import MemoryStore
+from clinvk.types.record import RunRecord
 from mcp_client import HANDSHAKES, Mcp, over_http
-from polling import until
+from polling import settled, until
 from repositories import Repository
 from scripted import Scripted
 from serving import LiveServer, serving
@@ -30,6 +32,16 @@ curl -s {url}/mcp -H 'content-type: application/json' -H 'accept: application/js
     -d @{body} > {out}.new
 mv {out}.new {out}
 """
+
+
+class CountingStore(MemoryStore):
+    """Counts how often a run is read."""
+
+    reads = 0
+
+    async def run(self, reference: str) -> RunRecord:
+        self.reads += 1
+        return await super().run(reference)
 
 
 def call(tool: str, **arguments: object) -> dict[str, object]:
@@ -77,8 +89,11 @@ async def waiting(mcp: Mcp, script: str) -> Run:
     return run
 
 
-async def test_person_answers_what_a_run_asks(scripted: Scripted) -> None:
+async def test_person_answers_what_a_run_asks(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(scripted.env, REGISTRY) as server, over_http("auto", server.port) as mcp:
+        if not server.is_cluster:  # a gateway polls; a server learns from its run
+            monkeypatch.setattr(tools, "_MAX_WAIT_S", 60)
+            monkeypatch.setattr(tools, "_POLL_S", 60)
         run = await waiting(mcp, ASK + HEAR + DONE)
         [asked] = run.interactions
         assert asked.title == "May I?"
@@ -86,6 +101,24 @@ async def test_person_answers_what_a_run_asks(scripted: Scripted) -> None:
         assert answered.choice == "allow"
         ended = await mcp.call(Run, "wait_run", run_id=run.id, wait_secs=30)
         assert (ended.state, ended.output) == ("finished", "allow")
+
+
+@pytest.mark.parametrize("handshake", HANDSHAKES)
+async def test_wait_ends_when_the_client_disconnects(
+    scripted: Scripted, handshake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "_MAX_WAIT_S", 0)
+    monkeypatch.setattr(tools, "_POLL_S", 0.01)
+    store = CountingStore()
+    async with serving(scripted.env, REGISTRY, store=store) as server:
+        async with over_http(handshake, server.port) as mcp:
+            run = await mcp.call(Run, "run_agent", prompt="sleep 100", backend="shell", wait_secs=0)
+            waiting = asyncio.create_task(mcp.call(Run, "wait_run", run_id=run.id, wait_secs=100))
+            reads = store.reads
+            await until(lambda: store.reads > reads + 10)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        await settled(lambda: str(store.reads))
 
 
 async def test_agent_cannot_answer_what_it_asks(scripted: Scripted, tmp_path: Path) -> None:

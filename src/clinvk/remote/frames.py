@@ -69,11 +69,15 @@ class CreateLogin(msgspec.Struct, frozen=True, tag="create_login"):
 
 
 class RestRequest(msgspec.Struct, frozen=True, tag="rest_request"):
-    """A request to the REST API, as the user of this machine; `path` includes the query."""
+    """A request to the REST API, as the user of this machine; `path` includes the query.
+
+    A request for a run of the server waits up to `wait_s` until the run has ended or asks something.
+    """
 
     method: str
     path: str
     body: bytes = b""
+    wait_s: float = 0
 
 
 class RestResponse(msgspec.Struct, frozen=True, tag="rest_response"):

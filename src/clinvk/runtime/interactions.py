@@ -48,9 +48,9 @@ class Interactions:
         self._watcher: asyncio.Task[None] | None = None
 
     @property
-    def waiting_runs(self) -> int:
-        """The number of runs of this process that wait for an answer."""
-        return len(self._waiting_run_ids())
+    def waiting_runs(self) -> set[str]:
+        """The ids of the runs of this process that wait for an answer."""
+        return {pending.run_id for pending, _ in self._pending.values()}
 
     async def add(self, interaction: Interaction, on_resolved: OnResolved) -> Interaction | InteractionAnswer:
         """Store an interaction of a run, and call `on_resolved` with its outcome, unless it is forgotten before.
@@ -64,7 +64,7 @@ class Interactions:
         if is_too_long(interaction):
             return _TOO_LONG
         async with self._adding:
-            if len(self._waiting_run_ids() | {interaction.run_id}) > self._settings.max_waiting:
+            if len(self.waiting_runs | {interaction.run_id}) > self._settings.max_waiting:
                 return _NO_ROOM
             try:
                 await self._store.add_interaction(interaction)
@@ -117,9 +117,6 @@ class Interactions:
         """Stop watching the store."""
         if self._watcher:
             self._watcher.cancel()
-
-    def _waiting_run_ids(self) -> set[str]:
-        return {pending.run_id for pending, _ in self._pending.values()}
 
     async def _resolve(
         self, interaction: Interaction, answer: InteractionAnswer | None, answered_by: str | None

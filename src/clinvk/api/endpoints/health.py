@@ -147,7 +147,7 @@ async def metrics(services: Services, _: Request) -> Response:
         services.state.active_requests,
         runs.occupancy,
         services.parked_runs.count,
-        runs.interactions.waiting_runs,
+        len(runs.interactions.waiting_runs),
         sessions,
         await store.size(),
         runs.warm_stats,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import aclosing, suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,6 +55,7 @@ class InProcessRest(NamedTuple):
         if client:
             state |= {name: client["state"][name] for name in _IDENTITY if name in client["state"]}
         path, _, query = request.path.partition("?")
+        await self._wait_for_run(path.rpartition("/")[2], request.wait_s)
         if path in _STARTING_PATHS:
             own = rules.nesting_depth(self.services.environ)
             depth = max(own, await asyncio.to_thread(nesting_of_client, client) if client else 0)
@@ -85,6 +87,16 @@ class InProcessRest(NamedTuple):
 
         await self.app(scope, receive, send)
         return RestResponse(status, bytes(body))
+
+    async def _wait_for_run(self, run_id: str, wait_s: float) -> None:
+        """Wait until a run of this process has ended or asks something; return at once for other runs."""
+        runs = self.services.runs
+        if wait_s > 0 and (run := runs.live(run_id)):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s), aclosing(run.log.batches()) as batches:
+                    async for _ in batches:
+                        if run_id in runs.interactions.waiting_runs:
+                            return
 
 
 class McpEndpoint:

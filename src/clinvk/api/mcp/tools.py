@@ -31,6 +31,9 @@ INSTRUCTIONS = (
 )
 
 _POLL_S = 0.3
+_MAX_WAIT_S = 5.0
+"""How long a request waits for its run: it goes on after a client of the server's socket has disconnected."""
+
 _T = TypeVar("_T")
 _Wait = Annotated[float, Meta(ge=0, le=150, description="Seconds to wait for the end of the run; 0: return at once.")]
 
@@ -136,14 +139,20 @@ class RestApi(NamedTuple):
     workdir: str | None = None
 
     async def call(
-        self, answer: type[_T], method: Literal["GET", "POST"], path: str, body: Mapping[str, object] | None = None
+        self,
+        answer: type[_T],
+        method: Literal["GET", "POST"],
+        path: str,
+        body: Mapping[str, object] | None = None,
+        wait_s: float = 0,
     ) -> _T:
-        """Return the answer to a request.
+        """Return the answer to a request. `wait_s` is as in `RestRequest`.
 
         Raises:
             ClinvkError: the API refuses the request.
         """
-        response = await self.send(RestRequest(method, f"/api/v1/{path}", msgspec.json.encode(body) if body else b""))
+        data = msgspec.json.encode(body) if body else b""
+        response = await self.send(RestRequest(method, f"/api/v1/{path}", data, wait_s))
         if response.status >= 400:
             raise ClinvkError(msgspec.json.decode(response.body, type=Problem).detail)
         return msgspec.json.decode(response.body, type=answer)
@@ -158,7 +167,8 @@ class RestApi(NamedTuple):
         """Return a run once it has ended or waits for an answer, or after `wait_s`."""
         until = time.monotonic() + wait_s
         while True:
-            run = await self.call(Run, "GET", f"runs/{quote(run_id, safe='')}")
+            path, left_s = f"runs/{quote(run_id, safe='')}", until - time.monotonic()
+            run = await self.call(Run, "GET", path, wait_s=min(left_s, _MAX_WAIT_S))
             waiting = [each.id for each in (run, *run.runs) if each.state == "waiting"]
             asked = [
                 await self.call(InteractionList, "GET", f"interactions?status=pending&run_id={id_}") for id_ in waiting
