@@ -21,6 +21,7 @@ from scripted.steps import claude_says
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 LEFT_OUT = (
     "serve",
+    "worker",
     "service",
     "worktrees show",
     "worktrees apply",

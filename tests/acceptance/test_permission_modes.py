@@ -95,6 +95,7 @@ WRONG = [
     (["serve", "--prot", "1"], "unknown flag '--prot'; did you mean --port?"),
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
+    (["compare", "--fallback", "codex", "hi"], "compare has no flag '--fallback'; see clinvk help compare"),
     (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
     (["serve", "--ephemeral"], "a server has no --ephemeral: set it per request"),
     (

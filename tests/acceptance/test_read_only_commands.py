@@ -92,6 +92,12 @@ def test_models_lists_the_aliases_of_each_agent(clinvk: Clinvk) -> None:
     assert ["codex", "(its own default)", "balanced, default"] in rows
 
 
+def test_models_names_agents_with_models_of_their_own(clinvk: Clinvk) -> None:
+    clinvk.settings("backends: {opencode: {}, up: {command: [tr, a-z, A-Z]}}\n")
+    noted = clinvk.run("models").stderr
+    assert "the models of opencode; --model takes the ids and names of the agent" in noted
+
+
 def test_follow_prints_the_answer_of_a_run_of_another_process(clinvk: Clinvk, tmp_path: Path) -> None:
     says_ = claude_says("one ", "two")
     clinvk.agent.play([*says_[:4], wait_for(tmp_path / "go"), *says_[4:]])

@@ -233,6 +233,7 @@ async def test_model_is_set_by_name_or_refused(tmp_path: Path) -> None:
         assert isinstance(found[-1], RunFinished)
         refused = failure(await events(runs, replace(request(tmp_path, "say hi"), model="huge")))
     assert refused.code == "agent_rejected"
+    assert "refused model huge: " in refused.message
     assert "no model huge" in refused.message
 
 

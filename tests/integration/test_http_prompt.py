@@ -144,6 +144,7 @@ async def test_settings_can_make_every_run_a_dry_run(scripted: Scripted) -> None
 
 REFUSED = [
     ({"backend": "qwn"}, 404, "backend", "unknown backend 'qwn' (available: claude, codex, gemini)"),
+    ({"backend": "claude>codex"}, 404, "backend", "the agents after > belong in --fallback, or in fallback over REST"),
     ({"backend": "gemni"}, 404, "backend", "did you mean 'gemini'?"),
     ({"prompt": ""}, 400, "prompt", "prompt is empty"),
     ({"sandbox_mod": "read-only"}, 400, "sandbox_mod", "did you mean 'sandbox_mode'?"),

@@ -120,6 +120,8 @@ def unknown_backend(name: str, registry: Backends) -> str:
     """Return the message for a name that no backend has; for an agent that clinvk knows, with the enabling command."""
     if name in PRESETS:
         return f"backend {name!r} is not in the settings; to enable it: {enabling_command(name)}"
+    if ">" in name:
+        return f"unknown backend {name!r}; the agents after > belong in --fallback, or in fallback over REST"
     return unknown_name("backend", name, registry)
 
 

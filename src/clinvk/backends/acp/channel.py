@@ -282,8 +282,9 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             case "session/load" | "session/resume":
                 return RunFailed(NotResumable.code, f"{self._name} cannot continue the conversation: {why}", 1)
             case "session/set_model" | "session/set_config_option" | "session/set_mode":
-                model = call.turn.request.model or "its own"
-                return RunFailed(AgentRejected.code, f"{self._name} refused mode default or model {model}: {why}", 1)
+                model = "" if call.turn.setup else call.turn.request.model  # which is set last
+                what = f"model {model}" if model else f"mode {_DEFAULT_MODE}"
+                return RunFailed(AgentRejected.code, f"{self._name} refused {what}: {why}", 1)
             case _:
                 return RunFailed(code, why, 1)
 

@@ -56,7 +56,7 @@ def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
     Raises:
         ClinvkError: the settings are invalid, or the backend does not exist.
     """
-    settings_of(flags, environ, {}, notes, backends)
+    settings = settings_of(flags, environ, {}, notes, backends)
     chosen = [backend for name, backend in backends.items() if flags.backend in (None, name)]
     if flags.wants_json:
         print_json(
@@ -72,6 +72,8 @@ def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
         return 0
     rows = [row for backend in chosen for row in _model_rows(backend)]
     print_text("\n".join(table([Column("BACKEND"), Column("MODEL"), Column("ALIASES")], rows, columns())))
+    if own := [each.name for each in chosen if not each.models and not settings.backend(each.name).command]:
+        notes.info(f"not known to clinvk: the models of {', '.join(own)}; --model takes the ids and names of the agent")
     notes.info("an alias chooses a model of any agent; other names are passed on unchanged")
     return 0
 

@@ -131,11 +131,11 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
     hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
     if flag == "--json" and issubclass(command.flags, RunFlags):
         raise InvalidRequest(f"unknown flag {flag!r}{f' of {name}' if name else ''}; use -o json")
-    owners = [other for other in COMMANDS if any(flag in spec.names for spec in flags_shown(other) if spec.help)]
+    owners = [other for other in ("", *COMMANDS) if any(flag in spec.names for spec in flags_shown(other) if spec.help)]
     if owners and not name:
         raise InvalidRequest(f"unknown flag {flag!r} of a prompt; it is a flag of {', '.join(owners)}")
     # Without the dashes, which all flags share.
-    if near := nearest(flag.lstrip("-"), known, likeness=0.55):
+    if not owners and (near := nearest(flag.lstrip("-"), known, likeness=0.55)):
         raise InvalidRequest(f"unknown flag {flag!r}{hint}; did you mean --{near}?")
     if not name:
         raise InvalidRequest(
