@@ -12,6 +12,7 @@ from bench.client_tools import client_tools
 from bench.cluster import cluster
 from bench.cluster_cost import cluster_cost
 from bench.dialects import dialects
+from bench.failures import failures
 from bench.memory import memory
 from bench.orchestration import orchestration
 from bench.persisting import persisted
@@ -43,6 +44,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "warm": warm,
     "client_tools": client_tools,
     "cluster": cluster,
+    "failures": failures,
     "cluster_cost": cluster_cost,
     "soak": soak,
 }
