@@ -1,4 +1,4 @@
-/* A trivial agent: it speaks the lines of `codex exec --json` and does what its prompt says.
+/* A trivial agent: it speaks the lines of `claude -p` and does what its prompt says.
  *
  *   stream LINES INTERVAL_US   so many messages at a fixed rate, each with the time it was written
  *   idle                       a started run that says nothing more
@@ -13,10 +13,10 @@
 
 #define AT_MOST_S 120
 
-static const char BEGIN[] = "{\"type\":\"thread.started\",\"thread_id\":\"0199f1a2-0000-7000-8000-000000000000\"}\n"
-                            "{\"type\":\"turn.started\"}\n";
-static const char END[] = "{\"type\":\"turn.completed\",\"usage\":{\"input_tokens\":9,\"cached_input_tokens\":0,"
-                          "\"output_tokens\":3}}\n";
+static const char BEGIN[] = "{\"type\":\"system\",\"subtype\":\"init\",\"model\":\"bench\","
+                            "\"session_id\":\"0199f1a2-0000-7000-8000-000000000000\"}\n";
+static const char END[] = "{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":false,\"num_turns\":1,"
+                          "\"stop_reason\":\"end_turn\",\"usage\":{\"input_tokens\":9,\"output_tokens\":3}}\n";
 
 static long long now_ns(void) {
     struct timespec now;
@@ -26,8 +26,8 @@ static long long now_ns(void) {
 
 static int message(char *into, size_t room, const char *word, long long at) {
     return snprintf(into, room,
-                    "{\"type\":\"item.completed\",\"item\":{\"id\":\"item_0\",\"type\":\"agent_message\","
-                    "\"text\":\"%s=%lld\"}}\n",
+                    "{\"type\":\"stream_event\",\"event\":{\"type\":\"content_block_delta\",\"index\":0,"
+                    "\"delta\":{\"type\":\"text_delta\",\"text\":\"%s=%lld\\n\\n\"}}}\n",
                     word, at);
 }
 
@@ -55,7 +55,8 @@ int main(int count, char **words) {
     ssize_t got;
     int lines, interval_us;
 
-    if (count > 1 && strcmp(words[1], "app-server") == 0) return 2; /* clinvk then takes `exec` */
+    while (count-- > 1) /* it serves one prompt */
+        if (strcmp(words[count], "--input-format=stream-json") == 0) return 2;
     alarm(AT_MOST_S); /* whatever becomes of its parent */
     while (length < sizeof prompt - 1 && (got = read(0, prompt + length, sizeof prompt - 1 - length)) > 0) length += got;
     prompt[length] = 0;

@@ -14,12 +14,13 @@ def say(line: str) -> None:
 
 
 def message(text: str) -> None:
-    say(f'{{"type":"item.completed","item":{{"id":"item_0","type":"agent_message","text":"{text}"}}}}')
+    delta = f'{{"type":"text_delta","text":"{text}\\n\\n"}}'
+    say(f'{{"type":"stream_event","event":{{"type":"content_block_delta","index":0,"delta":{delta}}}}}')
 
 
 def main(words: list[str]) -> None:
     began = now_ns()
-    say('{"type":"thread.started","thread_id":"0199f1a2-0000-7000-8000-000000000000"}')
+    say('{"type":"system","subtype":"init","model":"bench","session_id":"0199f1a2-0000-7000-8000-000000000000"}')
     if words[0] == "stream":
         lines, interval_us = int(words[1]), int(words[2])
         for number in range(1, lines + 1):
@@ -27,7 +28,9 @@ def main(words: list[str]) -> None:
             message(f"written={now_ns()}")
     else:
         message(f"began={began}")
-    say('{"type":"turn.completed","usage":{"input_tokens":9,"cached_input_tokens":0,"output_tokens":3}}')
+    say(
+        '{"type":"result","subtype":"success","is_error":false,"num_turns":1,"usage":{"input_tokens":9,"output_tokens":3}}'
+    )
 
 
 main(sys.argv[1].split())

@@ -1,17 +1,16 @@
 #!/bin/sh
 # The trivial agent of child.c for machines without a C compiler; what needs a clock is left to child.py.
-[ "$1" = app-server ] && exit 2 # clinvk then takes `exec`
+case $* in *--input-format=stream-json*) exit 2 ;; esac # it serves one prompt
 read -r prompt
 case $prompt in
 stream* | began*)
     exec "$BENCH_PYTHON" -IS "$BENCH_CHILD" "$prompt"
     ;;
 idle*)
-    echo '{"type":"thread.started","thread_id":"0199f1a2-0000-7000-8000-000000000000"}'
+    echo '{"type":"system","subtype":"init","model":"bench","session_id":"0199f1a2-0000-7000-8000-000000000000"}'
     exec sleep 120
     ;;
 esac
-echo '{"type":"thread.started","thread_id":"0199f1a2-0000-7000-8000-000000000000"}
-{"type":"turn.started"}
-{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"hello"}}
-{"type":"turn.completed","usage":{"input_tokens":9,"cached_input_tokens":0,"output_tokens":3}}'
+echo '{"type":"system","subtype":"init","model":"bench","session_id":"0199f1a2-0000-7000-8000-000000000000"}
+{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hello"}}}
+{"type":"result","subtype":"success","is_error":false,"num_turns":1,"usage":{"input_tokens":9,"output_tokens":3}}'

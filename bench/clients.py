@@ -15,7 +15,7 @@ _BEYOND_S = 30
 
 def prompt_body(place: Workplace, prompt: str, stream: bool = False) -> str:
     """Return the body of a prompt for the trivial agent."""
-    body = {"backend": "codex", "prompt": prompt, "workdir": str(place.root)}
+    body = {"backend": "claude", "prompt": prompt, "workdir": str(place.root), "warm": False}
     return msgspec.json.encode(body | {"output_format": "stream-json"} if stream else body).decode()
 
 

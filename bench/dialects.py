@@ -52,7 +52,7 @@ def _figures(place: Workplace, server: Server, what: str, lines: int, streams: i
 
     def by(api: _Api) -> Times:
         said = prompt if api.field == "input" else [{"role": "user", "content": prompt}]
-        body = msgspec.json.encode({"model": "codex", "stream": True, api.field: said}).decode()
+        body = msgspec.json.encode({"model": "claude", "stream": True, api.field: said}).decode()
         return timed(
             TimeStreams(port=server.port, path=api.path, body=body, streams=streams, enough=api.enough, piece=api.piece)
         )

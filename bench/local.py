@@ -37,7 +37,7 @@ def prompts(place: Workplace, clients: int, count: int, opening: Opening = _nowh
 
 async def _prompts(place: Workplace, clients: int, count: int, opening: Opening) -> Times:
     settings = Settings()
-    request = complete(RunRequest(prompt="hello", backend="codex", workdir=str(place.root)), settings)
+    request = complete(RunRequest(prompt="hello", backend="claude", workdir=str(place.root)), settings)
     async with (
         opening() as store,
         LocalRuns(settings, store, place.env, BACKENDS) as runs,

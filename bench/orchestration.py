@@ -98,7 +98,7 @@ def _waiting_kb(place: Workplace, server: Server, count: int) -> float:
 
 
 def _body(place: Workplace, prompt: str, count: int) -> bytes:
-    task = {"backend": "codex", "prompt": prompt, "workdir": str(place.root)}
+    task = {"backend": "claude", "prompt": prompt, "workdir": str(place.root), "warm": False}
     return msgspec.json.encode({"tasks": [task] * count, "max_parallel": _SLOTS})
 
 

@@ -63,7 +63,7 @@ def workplace(rounds: int, scale: float) -> Generator[Workplace]:
             "CLINVK_HOME": str(root / "home" / ".clinvk"),
             "LANG": "C.UTF-8",
         }
-        child = programs / "codex"
+        child = programs / "claude"
         compiler = shutil.which("cc")
         if compiler:
             _compile(compiler, "child.c", child)

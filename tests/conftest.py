@@ -27,7 +27,6 @@ MAY_BLOCK = (
     ("clinvk/runtime/process/guardian_process.py", {"start", "stop", "_on_exit"}),
     ("clinvk/runtime/process/executables.py", {"find", "host", "file_part", "read", "resolve"}),
     ("clinvk/runtime/agent_environment.py", {"path"}),
-    ("clinvk/runtime/pool/agent_programs.py", {"is_supported", "note_success", "note_failure"}),
     ("clinvk/cli/terminal/keys.py", {"_read", "line"}),
     ("clinvk/api/openapi/endpoint.py", {"docs_file"}),
     ("clinvk/api/endpoints/inventory.py", {"_locate"}),

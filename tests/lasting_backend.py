@@ -21,7 +21,6 @@ from clinvk.backends.base import (
     Delivery,
     Host,
     Launch,
-    ProtocolNotSupported,
 )
 from clinvk.backends.shared import OneShotChannel, crash_ending, decode_line
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
@@ -149,8 +148,6 @@ class LastingChannel(Channel):
         return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        if not self._speaks and exit_code < 128:
-            raise ProtocolNotSupported(f"it exited with code {exit_code}")
         for run in self._open:
             yield run, crash_ending("agent", exit_code, stderr)
         self._open.clear()

@@ -29,7 +29,7 @@ from clinvk.backends.checkup_base import (
     ProbeOutput as ProbeOutput,
     Remark as Remark,
 )
-from clinvk.backends.refusals import refuse_extra as refuse_extra, refuse_options as refuse_options
+from clinvk.backends.refusals import refuse_options as refuse_options
 from clinvk.backends.shared import (
     Decoder as Decoder,
     OneShotChannel as OneShotChannel,

@@ -16,7 +16,7 @@ from acceptance.command import until
 from acceptance.server import Server
 from mcp_client import over_http
 from scripted import Scripted
-from scripted.steps import claude_says, codex_says, exits, hang, pause, wait_for
+from scripted.steps import claude_says, codex_streams, exits, hang, pause, wait_for
 
 ONE_AT_ONCE = {"CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}
 NO_QUEUE = {**ONE_AT_ONCE, "CLINVK_SERVER__MAX_QUEUED_RUNS": "0"}
@@ -58,8 +58,8 @@ def test_agents_on_different_nodes_are_compared_and_judged(cluster: Cluster, tmp
     claude, codex = cluster.agent, Scripted(tmp_path / "codex", ("codex",))
     (claude.folder / "codex").unlink()
     claude.play(claude_says("from claude"))
-    codex.play(codex_says("from codex"))
-    codex.play(codex_says(json.dumps({"best": "A", "reasons": "short"})), when="<answer")
+    codex.play(codex_streams("from codex"))
+    codex.play(codex_streams(json.dumps({"best": "A", "reasons": "short"})), when="<answer")
     cluster.worker("one")
     cluster.worker("two", PATH=codex.path)
     gateway = cluster.gateway()

@@ -102,7 +102,7 @@ def test_prompt_of_the_command_line_steers_a_run_of_the_server(clinvk: Clinvk, s
 
 def test_command_reports_that_the_running_codex_has_received_the_prompt(clinvk: Clinvk, server: Server) -> None:
     said = codex_streams("one ", "two")
-    clinvk.agent.play([*said[:3], *[receive_steering()] * 3, *said[3:]], server=True)
+    clinvk.agent.play([*said[:3], *[receive_steering()] * 3, *said[3:]])
     first = json.loads(clinvk.run("-b", "codex", "--detach", "-o", "json", "hello").stdout)
     until(lambda: server.client.get(f"/api/v1/sessions/{first['session_id']}").json()["backend_session_id"])
     steer = ("resume", first["session_id"], "--on-busy", "steer", "more")

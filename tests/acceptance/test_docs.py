@@ -231,7 +231,7 @@ def agents(tmp_path: Path) -> Generator[list[Scripted]]:
         limits = [claude_reports_limit(time.time() + 3600)] if name == "claude" else []
         agent.play([start, *limits, *rest])
         if name == "codex":
-            agent.play(codex_streams(*ANSWER), server=True)
+            agent.play(codex_streams(*ANSWER))
         found.append(agent)
     yield found
     for agent in found:

@@ -16,7 +16,7 @@ from acp.schema import UserMessageChunk
 from acceptance.command import TIMEOUT_S, Clinvk
 from acceptance.editor import Editor, editing
 from polling import until
-from scripted.steps import Step, ask_approval, claude_says, codex_says, exits, hang, line, spawn, touch
+from scripted.steps import Step, ask_approval, claude_says, codex_streams, exits, hang, line, spawn, touch
 
 COMMAND = "pytest -x"
 
@@ -150,7 +150,7 @@ async def test_options_choose_agent_model_and_modes(clinvk: Clinvk) -> None:
         assert "--model=opus" in clinvk.agent.calls()[-1].argv
         other = await agent.new_session(cwd=str(clinvk.folder))
         await agent.set_config_option("backend", other.session_id, "codex")
-        clinvk.agent.play(codex_says("ok"))
+        clinvk.agent.play(codex_streams("ok"))
         await agent.prompt(other.session_id, [text_block("hi")])
     runs = clinvk.json(dict[str, Any], "runs", "list")["runs"]
     assert [(run["backend"], run["session_id"]) for run in runs] == [

@@ -13,7 +13,7 @@ import pytest
 
 from acceptance.server import Server
 from scripted import Scripted
-from scripted.steps import claude_says, client_calls, codex_says, codex_streams, exits
+from scripted.steps import claude_says, client_calls, codex_streams, exits
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
@@ -94,7 +94,7 @@ def test_curl_example_prints_the_response_of_each_api(scripted: Scripted, folder
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_example_uses_the_given_agent_and_api_key(scripted: Scripted, folder: Path, name: str) -> None:
-    scripted.play(codex_says("".join(FIRST)))
+    scripted.play(codex_streams("".join(FIRST)))
     with Server(scripted, {"CLINVK_API_KEYS": "one-key,a-key-of-some-length"}).ready() as server:
         done = run(folder, name, server.url, "codex", key="a-key-of-some-length")
         refused = run(folder, name, server.url, "codex")
@@ -118,7 +118,7 @@ def test_example_fails_when_the_agent_fails(scripted: Scripted, folder: Path, na
 @pytest.mark.parametrize("name", TOOLS)
 def test_example_of_client_tools_executes_the_call_of_the_model(scripted: Scripted, folder: Path, name: str) -> None:
     calls = client_calls({"call_1": ("free_space", {"path": "/tmp"})})
-    scripted.play([calls, *codex_streams("There is ", "room.", answers=2)], server=True)
+    scripted.play([calls, *codex_streams("There is ", "room.", answers=2)])
     with Server(scripted, {"CLINVK_API_KEYS": "a-key-of-some-length"}).ready() as server:
         done = run(folder, name, server.url, "codex", key="a-key-of-some-length")
         refused = run(folder, name, server.url, "codex")

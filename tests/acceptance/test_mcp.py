@@ -12,7 +12,7 @@ from acceptance.command import Clinvk, until
 from clinvk.api.endpoints.health import BackendList
 from clinvk.api.mcp.tools import Run
 from mcp_client import HANDSHAKES, over_stdio
-from scripted.steps import claude_says, codex_says, wait_for
+from scripted.steps import claude_says, codex_streams, wait_for
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 
@@ -75,7 +75,7 @@ async def test_runs_end_with_the_command_unless_a_server_has_them(clinvk: Clinvk
 @pytest.mark.parametrize("depth", [0, 3])
 async def test_agents_are_not_nested_without_end(clinvk: Clinvk, depth: int) -> None:
     clinvk.agent.play(claude_says("hello"))
-    clinvk.agent.play(codex_says("hello"), when="compare")
+    clinvk.agent.play(codex_streams("hello"), when="compare")
     env = {**clinvk.agent.env, "CLINVK_DEPTH": str(depth)}
     async with over_stdio("auto", clinvk.command, str(clinvk.folder), env) as mcp:
         if depth:

@@ -14,17 +14,17 @@ import pytest
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
 from acceptance.terminal import DOWN, ENTER, ESCAPE, INTERRUPT, UP, on_terminal
-from scripted.steps import claude_says, codex_says, gemini_says, hang, says, touch, wait_for
+from scripted.steps import CODEX_THREAD, claude_says, codex_streams, gemini_says, hang, says, touch, wait_for
 
 FIRST = "aaaaaaaa-1111-4111-8111-111111111111"
 SECOND = "bbbbbbbb-2222-4222-8222-222222222222"
-HANDLES = {"claude": f"--resume={FIRST}", "codex": FIRST, "gemini": f"--resume={FIRST}"}
-SAYS = {"claude": claude_says, "codex": codex_says, "gemini": gemini_says}
+HANDLES = {"claude": f"--resume={FIRST}", "codex": CODEX_THREAD, "gemini": f"--resume={FIRST}"}
+SAYS = {"claude": claude_says, "gemini": gemini_says}
 
 
 def begun(clinvk: Clinvk, handle: str = FIRST, *arguments: str, backend: str = "claude", before: str = "true") -> str:
     """Begin a session; return its id."""
-    clinvk.agent.play(SAYS[backend]("x", session=handle))
+    clinvk.agent.play(codex_streams("x") if backend == "codex" else SAYS[backend]("x", session=handle))
     done = clinvk.run("--new", "-b", backend, *arguments, "first", before=before)
     assert done.returncode == 0
     return json.loads(done.stdout)["session_id"]
@@ -32,7 +32,10 @@ def begun(clinvk: Clinvk, handle: str = FIRST, *arguments: str, backend: str = "
 
 def handle_of_last(clinvk: Clinvk) -> str | None:
     """Return the conversation that the agent was told to go on with, the last time."""
-    found = [word for word in clinvk.agent.calls()[-1].argv if FIRST in word or SECOND in word]
+    call = clinvk.agent.calls()[-1]
+    if call.name == "codex":
+        return CODEX_THREAD if b'"thread/resume"' in (call.stdin or b"") else None
+    found = [word for word in call.argv if FIRST in word or SECOND in word]
     return found[-1] if found else None
 
 
@@ -440,7 +443,7 @@ class TestInteractive:
         ("backend", "argv"),
         [
             ("claude", ("--model=opus", f"--resume={FIRST}")),
-            ("codex", ("resume", "--model=gpt-6-astra", FIRST)),
+            ("codex", ("resume", "--model=gpt-6-astra", CODEX_THREAD)),
             ("gemini", ("--model=pro", f"--resume={FIRST}")),
         ],
     )

@@ -1,4 +1,4 @@
-"""The fixture `machine`: a machine with the pinned agent CLIs, which `make test` installs; and `codex_way`.
+"""The fixture `machine`: a machine with the pinned agent CLIs, which `make test` installs; and `codex_rules`.
 
 The tests of the backends run twice: with a process of its own for each run, and with processes that are kept.
 """
@@ -33,7 +33,7 @@ IN_BOTH_WAYS = (
 """The modules with tests of the backends. The others are of what asks them: servers, commands, SDKs.
 
 Gemini CLI is left out: what it tells over its other protocol is not the same, and it is kept only where that is asked
-for; `test_warm` says what it is like then. So is a Codex that has no server, and cannot be kept.
+for; `test_warm` says what it is like then.
 """
 
 WITH_EACH_AGENT = ("http", "interactions", "killed", "through_server", "vendor_going_on", "vendor_sdks", "warm")
@@ -44,9 +44,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test of a backend in both ways."""
     if not _is_of_backends(metafunc.definition):
         return
-    if "codex_way" in metafunc.fixturenames:
-        ways = [("alone", "app-server"), ("alone", "exec"), ("kept", "app-server")]
-        metafunc.parametrize(("way", "codex_way"), ways, indirect=True)
+    if "codex_rules" in metafunc.fixturenames:
+        ways = [("alone", False), ("alone", True), ("kept", True)]
+        metafunc.parametrize(("way", "codex_rules"), ways, ids=["alone", "alone-rules", "kept-rules"], indirect=True)
     elif "machine" in metafunc.fixturenames:
         metafunc.parametrize("way", ["alone", "kept"], indirect=True)
 
@@ -105,14 +105,6 @@ def machine(standin: Address, agent_path: str, way: str) -> Generator[Machine]:
 
 
 @pytest.fixture
-def codex_way(request: pytest.FixtureRequest, machine: Machine) -> str:
-    """The way in which Codex is run; `exec` by a Codex that has no server, which is found out at the first run."""
-    if request.param == "exec":
-        folder, real = machine.home.parent / "older", shutil.which("codex", path=machine.env["PATH"])
-        folder.mkdir()
-        refusal = "echo \"error: unrecognized subcommand 'app-server'\" >&2; exit 2"
-        script = f'#!/bin/sh\nif [ "$1 $2" = "app-server --config" ]; then {refusal}; fi\nexec "{real}" "$@"\n'
-        (folder / "codex").write_text(script)
-        (folder / "codex").chmod(0o755)
-        machine.env["PATH"] = f"{folder}:{machine.env['PATH']}"
+def codex_rules(request: pytest.FixtureRequest) -> bool:
+    """Whether the user and the project have rules of Codex that allow commands outside the sandbox."""
     return request.param

@@ -20,6 +20,7 @@ from clinvk.backends.acp import AcpBackend
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.executables import host
+from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import (
     Event,
@@ -51,11 +52,16 @@ CLIENT_TOOL = {"opencode": "client_get_weather", "qwen": "mcp__client__get_weath
 ALL = pytest.mark.parametrize("name", BACKENDS)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer: opencode creates its database at the first start."""
+    monkeypatch.setattr(execution, "START_TIMEOUT_S", LIMIT_S)
+
+
 @asynccontextmanager
 async def running(machine: Machine, keeps_warm: bool = False) -> AsyncGenerator[LocalRuns]:
     settings = Settings(warm=WarmSettings(kept_backends=tuple(BACKENDS)))
     async with LocalRuns(settings, MemoryStore(), environment(machine), BACKENDS, keeps_warm=keeps_warm) as runs:
-        runs.fallbacks.answer_timeout_s = LIMIT_S  # opencode creates its database at the first start
         yield runs
 
 
@@ -221,7 +227,6 @@ async def test_every_api_answers(machine: Machine, name: str) -> None:
     message = {"role": "user", "content": "hello [[words=2]]"}
     backends = {name: BackendSettings()}
     async with serving(environment(machine), BACKENDS, backends, default_workdir=str(machine.project)) as server:
-        server.runs.fallbacks.answer_timeout_s = LIMIT_S
         done = await server.prompt(backend=name, prompt=message["content"])
         assert done.json()["output"] == "word1 word2", done.text
         session = done.json()["session_id"]
@@ -300,7 +305,6 @@ async def test_tools_of_a_client_are_called(machine: Machine, name: str, mode: s
             base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="k", default_headers={"x-clinvk-tools": mode}
         ) as client,
     ):
-        server.runs.fallbacks.answer_timeout_s = LIMIT_S
         for city in ("Rome", "Oslo"):
             done = await client.chat.completions.create(model=name, messages=messages, tools=cast("Any", TOOLS))
             message = done.choices[0].message
@@ -310,7 +314,7 @@ async def test_tools_of_a_client_are_called(machine: Machine, name: str, mode: s
             [stored] = (await server.client.get("/api/v1/runs")).json()["runs"]
             run = server.runs.live(stored["id"])
             assert run
-            calls = [entry.event.name for entry in run.entries if isinstance(entry.event, ToolCall)]
+            calls = [entry.event.name for entry in run.log.since(0) if isinstance(entry.event, ToolCall)]
             assert calls == ["get_weather"] * (1 if city == "Rome" else 2)
             output = {"role": "tool", "tool_call_id": made.id, "content": f"sun in {city}"}
             messages += [message.model_dump(exclude_none=True), output]

@@ -24,7 +24,7 @@ async def reported(run: RunTask, kind: type[TextDelta | ToolCall | InteractionRe
         async for logged in run.follow():
             if isinstance(logged.event, kind):
                 return
-    raise AssertionError(f"no {kind.__name__}: {run.entries}")
+    raise AssertionError(f"no {kind.__name__}: {run.log.since(0)}")
 
 
 def words(machine: Machine, backend: str, count: int) -> RunRequest:
@@ -53,7 +53,7 @@ async def test_prompt_to_a_busy_session_continues_its_conversation(
             result = await second.result()
         assert (result.text.strip(), result.error) == ("word1 word2", None)
         assert first.state == state
-        assert first.entries[0].event == result.started
+        assert first.log.since(0)[0].event == result.started
 
 
 @pytest.mark.parametrize("prompt", ["[[words=2000 delay=0.05]]", '[[tool=shell cmd="sleep 3" say=Done.]]'])
@@ -71,7 +71,7 @@ async def test_codex_receives_steering_prompts_within_its_turn(machine: Machine,
                 await runs.start(replace(steer, prompt=text))
             assert steered.value.run_id == run.id
         result = await run.result()
-        noted = [entry.event.message for entry in run.entries if isinstance(entry.event, Progress)]
+        noted = [entry.event.message for entry in run.log.since(0) if isinstance(entry.event, Progress)]
         assert (result.text.endswith("word1 word2"), result.error) == (True, None)
         assert [text for text in noted if "[[words" in text] == ["first [[words=3]]", "second [[words=2]]"]
         async with runs.run(replace(steer, prompt="[[words=1]]")) as after:

@@ -26,8 +26,6 @@ from clinvk.types.request import Image, RunRequest
 from clinvk.types.result import RunResult
 from polling import until
 
-pytestmark = pytest.mark.usefixtures("codex_way")
-
 PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 
 
@@ -139,7 +137,7 @@ async def test_answer_truncated_by_max_tokens_keeps_its_text_and_stop_reason(mac
     assert first.usage == Usage(100, 30, 20, 10)
     assert isinstance(second.ending, RunFinished)
     assert (second.ending.stop_reason, second.text) == ("max_tokens", "word1 word2")
-    assert second.usage in (None, Usage(200, 40, 50, 5))  # `exec` tells none
+    assert second.usage == Usage(200, 40, 50, 5)
 
 
 async def test_transient_failure_is_reported_as_progress_before_the_answer(machine: Machine) -> None:
@@ -258,14 +256,6 @@ async def test_prompt_is_never_parsed_as_a_flag_or_command(machine: Machine, pro
 async def test_one_megabyte_prompt_reaches_the_model(machine: Machine) -> None:
     result = await machine.run(ask("x" * 1_000_000 + "[[words=1]]"))
     assert result.text == "word1"
-
-
-async def test_rejected_flag_is_reported_with_the_message_of_the_cli(machine: Machine) -> None:
-    result = await machine.run(replace(ask("x"), sandbox_mode="full", extra=("--no-such-flag",)))
-    assert result.error
-    assert "--no-such-flag" in result.error.message
-    assert "stdin" not in result.error.message
-    assert result.error.exit_code == 2
 
 
 async def test_stopped_tool_leaves_no_files_in_the_project(machine: Machine) -> None:

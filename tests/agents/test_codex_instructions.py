@@ -12,7 +12,7 @@ from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.events import RunFinished
 from clinvk.types.request import RunRequest
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("codex_way")]
+pytestmark = pytest.mark.slow
 
 WORDS: list[tuple[ApprovalMode, SandboxMode]] = [
     ("default", "default"),

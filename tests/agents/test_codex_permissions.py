@@ -1,10 +1,9 @@
 """The approval and sandbox modes hold in Codex, against the model and against hostile settings.
 
 The user's folder and the project do all they can to reopen a sandbox: sandbox words and permission profiles of their
-own, rules that allow commands, notify programs, hooks that were trusted, MCP servers whose tools were approved. (Where
-there are rules Codex is run by `exec`, so that there are none where it is to be run by its server.) The model then
-calls every tool that could write. What counts is the disk; with `full` all of it acts, so that the tests of the other
-words prove something.
+own, rules that allow commands, notify programs, hooks that were trusted, MCP servers whose tools were approved. The
+model then calls every tool that could write. What counts is the disk; with `full` all of it acts, so that the tests of
+the other words prove something.
 """
 
 import json
@@ -23,7 +22,7 @@ from clinvk.types.errors import Unsupported
 from clinvk.types.events import RunFinished
 from clinvk.types.request import RunRequest
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("codex_way")]
+pytestmark = pytest.mark.slow
 
 MCP_SERVER = """\
 import json, pathlib, sys
@@ -50,10 +49,9 @@ ALL_MARKS = {
 class Battlefield:
     """A machine with hostile settings; each program that they start leaves a file in `marks`."""
 
-    def __init__(self, machine: Machine, way: str) -> None:
+    def __init__(self, machine: Machine, has_rules: bool) -> None:
         self.machine = machine
-        self._has_rules = way == "exec"
-        self._client = {"exec": "codex_exec", "app-server": "clinvk"}[way]
+        self._has_rules = has_rules
         self.marks = machine.outside / "marks"
         self.marks.mkdir()
         self._server = machine.outside / "server.py"
@@ -80,7 +78,6 @@ class Battlefield:
         result = await self.machine.run(replace(request, sandbox_mode=sandbox, approval_mode=approval))
         assert isinstance(result.ending, RunFinished), result.ending
         assert result.text.startswith("RESULTS "), result.text
-        assert f"'originator': '{self._client}'" in str(self.machine.exchanges(prompt)[-1]["headers"])
         return {mark.name for mark in self.marks.iterdir()}
 
     def clear(self) -> None:
@@ -94,7 +91,7 @@ class Battlefield:
 
     def _written(self) -> list[Path]:
         roots = (self.machine.home, self.machine.project, self.machine.outside)
-        found = [path for root in roots for path in root.rglob("*") if path.name.startswith(("in-", "out-"))]
+        found = [path for root in roots for path in root.rglob("*") if path.name.startswith(("in-", "out-", "git-"))]
         return [*found, *([self._temporary] if self._temporary.exists() else [])]
 
     @property
@@ -105,6 +102,7 @@ class Battlefield:
         outside, home = self.machine.outside, self.machine.home
         shells = [
             "touch in-touch",
+            "touch .git/git-touch",
             "echo x > in-redirect",
             "sh -c 'sleep 0.2; touch in-slow'",
             f"touch {outside}/out-touch",
@@ -189,8 +187,8 @@ class Battlefield:
 
 
 @pytest.fixture
-def field(machine: Machine, codex_way: str) -> Generator[Battlefield]:
-    field = Battlefield(machine, codex_way)
+def field(machine: Machine, codex_rules: bool) -> Generator[Battlefield]:
+    field = Battlefield(machine, codex_rules)
     yield field
     field.clear()
 

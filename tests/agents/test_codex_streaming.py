@@ -1,4 +1,4 @@
-"""Features of Codex's server beyond `codex exec`, with the same conversations in both."""
+"""What `codex app-server` streams, and its conversations."""
 
 import asyncio
 import json
@@ -16,8 +16,6 @@ from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextD
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
-BY_EXEC = ("--color=never",)
-
 
 def ask(prompt: str) -> RunRequest:
     return RunRequest(prompt=prompt, backend="codex")
@@ -25,12 +23,6 @@ def ask(prompt: str) -> RunRequest:
 
 def deltas(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, TextDelta)]
-
-
-def clients(machine: Machine, text: str) -> set[str]:
-    """Return the client names in Codex's requests to its model; `clinvk` is the server."""
-    entries = [json.loads(json.dumps(entry["headers"])) for entry in machine.exchanges(text)]
-    return {headers["originator"] for headers in entries}
 
 
 async def result(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[RunResult, str | None]:
@@ -64,11 +56,8 @@ async def test_message_repeated_after_a_dropped_stream_is_reported_once(machine:
     assert isinstance(events[-1], RunFinished)
 
 
-@pytest.mark.parametrize("extra", [(), BY_EXEC])
-async def test_message_completed_before_a_dropped_stream_is_reported_once(
-    machine: Machine, extra: tuple[str, ...]
-) -> None:
-    events = await machine.events(replace(ask("x [[say=one say='two three' drop=2 times=1]]"), extra=extra))
+async def test_message_completed_before_a_dropped_stream_is_reported_once(machine: Machine) -> None:
+    events = await machine.events(ask("x [[say=one say='two three' drop=2 times=1]]"))
     assert "".join(deltas(events)) == "one\n\ntwo three"
     assert isinstance(events[-1], RunFinished)
     assert len(machine.requests("x [[")) == 2
@@ -77,15 +66,13 @@ async def test_message_completed_before_a_dropped_stream_is_reported_once(
 @pytest.mark.first(2)
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
 @pytest.mark.parametrize("where", [".codex", "../home/.codex"])
-async def test_run_with_a_rules_file_uses_exec_and_ignores_the_rules(
-    machine: Machine, sandbox: SandboxMode, where: str
-) -> None:
+async def test_rules_cannot_leave_the_sandbox(machine: Machine, sandbox: SandboxMode, where: str) -> None:
     rules = machine.project / where / "rules" / "default.rules"
     rules.parent.mkdir(parents=True)
     rules.write_text('prefix_rule(pattern=["touch"], decision="allow")\n')
     prompt = f'x [[tool=shell cmd="touch {machine.outside}/out"]]'
     await machine.run(replace(ask(prompt), sandbox_mode=sandbox))
-    assert clients(machine, "x [[") == {"codex_exec"}
+    assert len(machine.requests("x [[")) == 2
     assert not list(machine.outside.iterdir())
 
 
@@ -98,12 +85,9 @@ async def test_requests_with_denied_commands_count_as_turns(machine: Machine) ->
     assert len(machine.requests("x [[")) < 9, "some may be asked until the interrupt has come"
 
 
-async def test_flag_unsupported_by_the_app_server_is_passed_to_exec(machine: Machine) -> None:
-    for extra in (("--color=never",), ("-c", 'model_verbosity="low"')):
-        await machine.run(replace(ask(f"x {extra}"), extra=extra))
-    assert clients(machine, "--color") == {"codex_exec"}
-    assert clients(machine, "model_verbosity") == {"clinvk"}
-    assert '"verbosity": "low"' in json.dumps(machine.requests("model_verbosity"))
+async def test_extra_settings_are_passed_on(machine: Machine) -> None:
+    await machine.run(replace(ask("x"), extra=("-c", 'model_verbosity="low"')))
+    assert '"verbosity": "low"' in json.dumps(machine.requests("x"))
 
 
 async def conversation(machine: Machine, *turns: RunRequest) -> list[RunResult]:
@@ -116,15 +100,15 @@ async def conversation(machine: Machine, *turns: RunRequest) -> list[RunResult]:
     return results
 
 
-async def test_conversation_switches_between_app_server_and_exec(machine: Machine) -> None:
+async def test_each_turn_has_its_own_tokens_and_effort(machine: Machine) -> None:
     """Each turn is counted alone, and thinks as hard as it says, or as the settings do: not as the turn before."""
     results = await conversation(
         machine,
         replace(ask("one [[info usage=100,20,30,10]]"), effort="high"),
-        replace(ask("two [[info usage=200,50,40,5]]"), extra=BY_EXEC),
+        ask("two [[info usage=200,50,40,5]]"),
         replace(ask("three [[info usage=7,6,5,4]]"), effort="low"),
         ask("four [[info usage=8,6,5,4]]"),
-        replace(ask("five [[info usage=9,6,5,4]]"), extra=BY_EXEC),
+        ask("five [[info usage=9,6,5,4]]"),
     )
     assert [told.usage.input_tokens for told in results if told.usage] == [100, 200, 7, 8, 9]
     asked = [body for word in ("one", "two", "three", "four", "five") for body in machine.requests(f"{word} [[")]
@@ -133,7 +117,6 @@ async def test_conversation_switches_between_app_server_and_exec(machine: Machin
         True
     ] * 5
     assert "one [[" in json.dumps(asked[-1])
-    assert clients(machine, "four [[") == {"clinvk"}
 
 
 async def test_turn_without_a_model_uses_the_model_from_the_settings(machine: Machine) -> None:
@@ -191,5 +174,4 @@ async def test_git_repository_is_not_added_to_trusted_projects(machine: Machine)
     before = config.read_bytes()
     await machine.run(replace(ask("x"), approval_mode="auto"))
     await machine.run(replace(ask("x"), sandbox_mode="workspace"))
-    assert clients(machine, "x") == {"clinvk"}
     assert config.read_bytes() == before

@@ -39,7 +39,7 @@ async def asked(run: RunTask) -> Interaction:
         async for logged in run.follow():
             if isinstance(logged.event, InteractionRequested):
                 return logged.event.interaction
-    raise AssertionError(f"nothing was asked: {run.entries}")
+    raise AssertionError(f"nothing was asked: {run.log.since(0)}")
 
 
 async def answered(runs: LocalRuns, run: RunTask, choice: Choice, reason: str = "") -> list[Event]:

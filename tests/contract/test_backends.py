@@ -26,6 +26,7 @@ class TestCodex(BackendContract):
     backend = BACKENDS["codex"]
     output = recorded("codex_server/text")
     answer = "word1 word2 word3"
+    unshown_options = ("max_turns",)
 
 
 class TestGemini(BackendContract):

@@ -20,6 +20,7 @@ from clinvk.backends.base import Host
 from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.executables import host
+from clinvk.runtime.run import execution
 from clinvk.runtime.run.task import Phase
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import Unsupported
@@ -114,11 +115,13 @@ async def test_update_of_megabytes_is_one_delta(tmp_path: Path) -> None:
         assert len(text(await events(runs, request(tmp_path, f"long {5 << 20}")))) == 5 << 20
 
 
-@pytest.mark.parametrize(("mode", "message"), [("mute", "did not answer within 1.5 s"), ("broken", "no such option")])
-async def test_program_that_does_not_speak_acp_fails_clearly(tmp_path: Path, mode: str, message: str) -> None:
+@pytest.mark.parametrize(("mode", "message"), [("mute", "did not answer within 0.5 s"), ("broken", "no such option")])
+async def test_program_that_does_not_speak_acp_fails_clearly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, message: str
+) -> None:
     async with running(tmp_path, mode) as runs:
         if mode == "mute":
-            runs.fallbacks.answer_timeout_s = 0.5
+            monkeypatch.setattr(execution, "START_TIMEOUT_S", 0.5)
         assert message in failure(await events(runs, request(tmp_path, "say hi"))).message
 
 
@@ -385,7 +388,9 @@ async def test_tools_of_a_client_are_called_through_the_bridge(sandbox_mode: str
             [stored] = (await server.client.get("/api/v1/runs")).json()["runs"]
             run = server.runs.live(stored["id"])
             assert run
-            assert [entry.event.name for entry in run.entries if isinstance(entry.event, ToolCall)] == ["get weather"]
+            assert [entry.event.name for entry in run.log.since(0) if isinstance(entry.event, ToolCall)] == [
+                "get weather"
+            ]
             messages += [first["message"], {"role": "tool", "tool_call_id": call["id"], "content": "sun"}]
             second = (await server.client.post(CHAT, json=body, headers=headers)).json()["choices"][0]["message"]
             assert '"text": "sun"' in second["content"]

@@ -62,7 +62,7 @@ async def test_queued_prompts_run_in_order_after_the_run_of_their_session(tmp_pa
         holder = await busy_session(runs, gate, ending)
         waiting = [await queued(runs, f"echo {number} >> {order}\n{STARTED}{DONE}", holder) for number in range(3)]
         assert [run.state for run in waiting] == ["queued"] * 3
-        assert [run.queue_position for run in waiting] == [1, 2, 3]
+        assert [run.slot.position for run in waiting] == [1, 2, 3]
         listed = (await store.runs(RunQuery(session_id=holder.session_id, state="queued"))).items
         assert {run.id for run in listed} == {run.id for run in waiting}
         gate.touch()
@@ -246,8 +246,8 @@ async def test_run_of_another_process_cannot_be_steered(tmp_path: Path) -> None:
 async def steerable(scripted: Scripted, server: LiveServer, *, accepts: bool = True, **body: object) -> dict[str, str]:
     """Start a run of a Codex that waits for a steering prompt in the middle of its answer."""
     said = codex_streams("one ", "two")
-    scripted.play(codex_streams("by itself"), when="by itself", server=True)
-    scripted.play([*said[:3], receive_steering(accepts=accepts), *said[3:]], when="begin", server=True)
+    scripted.play(codex_streams("by itself"), when="by itself")
+    scripted.play([*said[:3], receive_steering(accepts=accepts), *said[3:]], when="begin")
     run = await server.detached(backend="codex", prompt="begin", **body)
     await until(lambda: bool((live := server.runs.live(run["run_id"])) and live.log.text))
     return run

@@ -76,8 +76,8 @@ async def called(server: LiveServer) -> list[Message]:
 
 def play(scripted: Scripted, calls: dict[str, tuple[str, dict[str, JSON]]] = ROME) -> None:
     """Call tools and then answer; an agent that gets a conversation with outputs answers `rebuilt` at once."""
-    scripted.play([client_calls(calls), *codex_streams("it is sunny", answers=2)], server=True)
-    scripted.play(codex_streams("rebuilt"), server=True, when="result-of")
+    scripted.play([client_calls(calls), *codex_streams("it is sunny", answers=2)])
+    scripted.play(codex_streams("rebuilt"), when="result-of")
 
 
 class Limits(TypedDict, total=False):
@@ -156,7 +156,7 @@ async def test_repeated_request_gets_the_same_answer(scripted: Scripted) -> None
 
 async def test_repeated_request_joins_the_answer_that_still_streams(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is ", "sunny", answers=2)], server=True)
+    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is ", "sunny", answers=2)])
     async with serving(scripted.env) as server:
         messages = [*await called(server), output("call_rome")]
         first = asyncio.create_task(send(server, messages))
@@ -218,8 +218,8 @@ REQUIRED = {"type": "function", "function": {"name": "weather"}}
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_answer_without_the_required_call_is_asked_for_once_more(scripted: Scripted, stream: bool) -> None:
-    scripted.play(codex_streams("no call"), server=True)
-    scripted.play([client_calls(ROME), *codex_streams("it is sunny", answers=2)], server=True, when="is refused")
+    scripted.play(codex_streams("no call"))
+    scripted.play([client_calls(ROME), *codex_streams("it is sunny", answers=2)], when="is refused")
     async with serving(scripted.env) as server:
         response = await send(server, [QUESTION], tool_choice=REQUIRED, stream=stream)
         assert response.status_code == 200
@@ -233,7 +233,7 @@ async def test_answer_without_the_required_call_is_asked_for_once_more(scripted:
 
 
 async def test_request_fails_after_two_answers_without_the_required_call(scripted: Scripted) -> None:
-    scripted.play(codex_streams("no call"), server=True)
+    scripted.play(codex_streams("no call"))
     async with serving(scripted.env) as server:
         response = await send(server, [QUESTION], tool_choice="required")
         assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
@@ -242,8 +242,8 @@ async def test_request_fails_after_two_answers_without_the_required_call(scripte
 
 
 async def test_required_call_is_also_required_after_an_output(scripted: Scripted) -> None:
-    scripted.play([client_calls(ROME), *codex_streams("no call", answers=2)], server=True)
-    scripted.play([client_calls(OSLO)], server=True, when="is refused")
+    scripted.play([client_calls(ROME), *codex_streams("no call", answers=2)])
+    scripted.play([client_calls(OSLO)], when="is refused")
     async with serving(scripted.env) as server:
         messages = [*await called(server), output("call_rome")]
         assert call_ids(answer(await send(server, messages, tool_choice="required"))) == ["call_oslo"]
@@ -281,7 +281,7 @@ async def test_oldest_parked_run_is_stopped_above_the_limit(scripted: Scripted) 
 
 async def test_ended_runs_are_dropped_before_parked_runs(scripted: Scripted) -> None:
     play(scripted)
-    scripted.play([client_calls(OSLO), *codex_streams("cold", answers=2)], server=True, when="Oslo")
+    scripted.play([client_calls(OSLO), *codex_streams("cold", answers=2)], when="Oslo")
     async with serving(scripted.env, max_parked_runs=2) as server:
         oldest = await called(server)
         question: Message = {"role": "user", "content": "Oslo?"}
@@ -294,8 +294,8 @@ async def test_ended_runs_are_dropped_before_parked_runs(scripted: Scripted) -> 
 
 async def test_run_that_answers_is_not_stopped_by_the_limit(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is sunny", answers=2)], server=True)
-    scripted.play([client_calls(OSLO)], server=True, when="Oslo")
+    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is sunny", answers=2)])
+    scripted.play([client_calls(OSLO)], when="Oslo")
     async with serving(scripted.env, max_parked_runs=1) as server:
         messages = await called(server)
         working = asyncio.create_task(send(server, [*messages, output("call_rome")]))
@@ -333,7 +333,7 @@ async def test_conversation_continues_after_a_restart_of_the_server(scripted: Sc
 async def test_parked_run_holds_no_slot_and_waits_for_one_to_continue(scripted: Scripted, tmp_path: Path) -> None:
     go, started = tmp_path / "go", tmp_path / "started"
     async with run_parked(scripted, max_concurrent_runs=1, max_queued_runs=1) as (server, messages):
-        scripted.play([touch(started), wait_for(go), *codex_streams("busy")], server=True, when="long")
+        scripted.play([touch(started), wait_for(go), *codex_streams("busy")], when="long")
         busy = asyncio.create_task(send(server, [{"role": "user", "content": "long"}]))
         await until(started.exists)
         following = asyncio.create_task(send(server, [*messages, output("call_rome")]))
@@ -341,7 +341,7 @@ async def test_parked_run_holds_no_slot_and_waits_for_one_to_continue(scripted: 
         oldest = (await server.client.get("/api/v1/runs")).json()["runs"][-1]
         run = server.runs.live(oldest["id"])
         assert run
-        assert (oldest["state"], run.queue_position) == ("running", 1)
+        assert (oldest["state"], run.slot.position) == ("running", 1)
         assert scripted.outputs() == []
         refused = await send(server, [{"role": "user", "content": "one too many"}])
         assert refused.status_code == 503
@@ -354,7 +354,7 @@ async def test_parked_run_holds_no_slot_and_waits_for_one_to_continue(scripted: 
 async def test_run_stays_parked_while_the_queue_is_full(scripted: Scripted, tmp_path: Path) -> None:
     go, started = tmp_path / "go", tmp_path / "started"
     async with run_parked(scripted, max_concurrent_runs=1, max_queued_runs=0) as (server, messages):
-        scripted.play([touch(started), wait_for(go), *codex_streams("busy")], server=True, when="long")
+        scripted.play([touch(started), wait_for(go), *codex_streams("busy")], when="long")
         busy = asyncio.create_task(send(server, [{"role": "user", "content": "long"}]))
         await until(started.exists)
         messages = [*messages, output("call_rome")]
@@ -389,7 +389,7 @@ async def test_huge_output_reaches_the_agent_whole(scripted: Scripted) -> None:
 
 async def test_client_that_leaves_before_the_calls_stops_the_run(scripted: Scripted, tmp_path: Path) -> None:
     started = tmp_path / "started"
-    scripted.play([touch(started), wait_for(tmp_path / "never"), client_calls(ROME)], server=True)
+    scripted.play([touch(started), wait_for(tmp_path / "never"), client_calls(ROME)])
     async with serving(scripted.env) as server:
         asking = asyncio.create_task(send(server, [QUESTION]))
         await until(started.exists)
@@ -401,7 +401,7 @@ async def test_client_that_leaves_before_the_calls_stops_the_run(scripted: Scrip
 async def test_client_that_leaves_before_the_answer_to_its_output_stops_the_run(
     scripted: Scripted, tmp_path: Path
 ) -> None:
-    scripted.play([client_calls(ROME), wait_for(tmp_path / "never")], server=True)
+    scripted.play([client_calls(ROME), wait_for(tmp_path / "never")])
     async with serving(scripted.env) as server:
         messages = await called(server)
         asking = asyncio.create_task(send(server, [*messages, output("call_rome")]))
@@ -421,7 +421,7 @@ async def test_ended_run_is_forgotten_after_its_time_if_no_request_read_the_end(
 
 
 async def test_background_request_with_tools_leaves_the_agent_without_tools(scripted: Scripted) -> None:
-    scripted.play(codex_streams("hello"), server=True)
+    scripted.play(codex_streams("hello"))
     async with serving(scripted.env) as server:
         await respond(server, input="the weather?", background=True)
         await until(lambda: not server.runs.busy)
@@ -447,9 +447,7 @@ async def test_parked_time_counts_towards_no_timeout(scripted: Scripted) -> None
 
 
 async def test_each_answer_has_its_own_usage(scripted: Scripted) -> None:
-    scripted.play(
-        [client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)], server=True
-    )
+    scripted.play([client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)])
     async with serving(scripted.env) as server:
         messages: list[Message] = [QUESTION]
         used: list[dict[str, int]] = []
@@ -481,7 +479,7 @@ async def test_session_continues_with_the_output(scripted: Scripted) -> None:
 async def test_another_request_in_a_session_stops_its_parked_run(scripted: Scripted) -> None:
     """A client that gives up its tool call is not refused because the session is busy."""
     play(scripted)
-    scripted.play(codex_streams("never mind"), server=True, when="leave it")
+    scripted.play(codex_streams("never mind"), when="leave it")
     async with serving(scripted.env) as server:
         first = await send(server, [QUESTION], session="new")
         messages = [QUESTION, answer(first), {"role": "user", "content": "leave it"}]
@@ -497,7 +495,7 @@ async def test_metrics_show_parked_runs(scripted: Scripted) -> None:
 
 
 async def test_tool_choice_none_and_mode_client_leave_the_agent_without_tools(scripted: Scripted) -> None:
-    scripted.play(codex_streams("hello"), server=True)
+    scripted.play(codex_streams("hello"))
     async with serving(scripted.env) as server:
         await send(server, [QUESTION], tool_choice="none")
         await server.client.post(
@@ -510,7 +508,7 @@ async def test_tool_choice_none_and_mode_client_leave_the_agent_without_tools(sc
 
 @pytest.mark.parametrize(("mode", "has_own"), [("client", False), ("agent", True), ("both", True)])
 async def test_mode_of_the_server_decides_whose_tools_there_are(scripted: Scripted, mode: str, has_own: bool) -> None:
-    scripted.play(codex_streams("hello"), server=True)
+    scripted.play(codex_streams("hello"))
     async with serving(scripted.env, client_tools=mode) as server:
         await send(server, [QUESTION])
         await send(server, [QUESTION], tool_choice="none")
@@ -553,7 +551,7 @@ async def test_each_response_of_a_run_can_be_retrieved(scripted: Scripted) -> No
 
 async def test_items_of_each_answer_can_be_referenced(scripted: Scripted) -> None:
     play(scripted)
-    scripted.play(codex_streams("again"), server=True, when="more")
+    scripted.play(codex_streams("again"), when="more")
     question: JSON = {"role": "user", "content": "the weather?"}
     async with serving(scripted.env) as server:
         first = await respond(server, input=[question])
@@ -580,8 +578,8 @@ async def test_lost_run_continues_by_name_with_its_calls(scripted: Scripted) -> 
 
 async def test_required_call_is_asked_for_again_by_name_after_a_call_of_another_tool(scripted: Scripted) -> None:
     other: dict[str, tuple[str, dict[str, JSON]]] = {"call_other": ("other", {})}
-    scripted.play([client_calls(ROME), client_calls(other, answers=2), *codex_streams("no", answers=3)], server=True)
-    scripted.play([client_calls(OSLO)], server=True, when="refused")
+    scripted.play([client_calls(ROME), client_calls(other, answers=2), *codex_streams("no", answers=3)])
+    scripted.play([client_calls(OSLO)], when="refused")
     tools = [*FUNCTIONS, {**FUNCTIONS[0], "name": "other"}]
     async with serving(scripted.env) as server:
         first = await respond(server, input="the weather?", tools=tools)
@@ -601,8 +599,8 @@ async def test_second_of_two_outputs_by_name_starts_no_run_without_the_conversat
         await both_are_here.wait()
         return await admit(policy, request, key_name)
 
-    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is sunny", answers=2)], server=True)
-    scripted.play(codex_streams("lost"), server=True, when="result-of")
+    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is sunny", answers=2)])
+    scripted.play(codex_streams("lost"), when="result-of")
     async with serving(scripted.env) as server:
         first = await respond(server, input="the weather?")
         monkeypatch.setattr(KeyPolicy, "admit", admit_together)
@@ -688,8 +686,8 @@ async def test_stream_is_kept_alive_while_a_required_call_is_awaited(
     scripted: Scripted, tmp_path: Path, dialect: Dialect, body: dict[str, object], pulse: bytes
 ) -> None:
     go = tmp_path / "go"
-    scripted.play([wait_for(go), *codex_streams("no call")], server=True)
-    scripted.play([client_calls(ROME)], server=True, when="is refused")
+    scripted.play([wait_for(go), *codex_streams("no call")])
+    scripted.play([client_calls(ROME)], when="is refused")
     async with answering(dialect, scripted.env) as port, httpx.AsyncClient(timeout=60) as client:
         body = {"model": "codex", "stream": True, **body}
         async with client.stream("POST", f"http://127.0.0.1:{port}/", json=body) as response:
@@ -720,7 +718,7 @@ async def test_system_texts_after_an_output_reach_the_agent(scripted: Scripted) 
 async def test_run_that_is_continued_by_name_otherwise_gets_the_conversation(scripted: Scripted, change: str) -> None:
     """The parked run has other tools or another model. The request starts a run, and the parked run is stopped."""
     play(scripted)
-    scripted.play(codex_streams("never mind"), server=True, when="leave it")
+    scripted.play(codex_streams("never mind"), when="leave it")
     bodies: dict[str, dict[str, object]] = {
         "tools": {"tools": [*FUNCTIONS, {**FUNCTIONS[0], "name": "time"}]},
         "model": {"model": "codex/gpt-5.5"},
@@ -739,9 +737,7 @@ async def test_run_that_is_continued_by_name_otherwise_gets_the_conversation(scr
 
 @pytest.mark.one_machine
 async def test_run_continues_with_the_output_of_an_older_function(scripted: Scripted) -> None:
-    scripted.play(
-        [client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)], server=True
-    )
+    scripted.play([client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)])
     messages: list[Message] = [QUESTION]
     async with serving(scripted.env) as server:
         body = {"model": "codex", "functions": [{"name": "weather"}]}
@@ -774,7 +770,7 @@ async def test_invalid_call_of_a_strict_tool_is_repaired_before_the_client_gets_
     scripted: Scripted, api: str, stream: bool
 ) -> None:
     calls = [client_calls(WRONG | OSLO), client_calls(ROME, answers=2), *codex_streams("it is sunny", answers=3)]
-    scripted.play(calls, server=True)
+    scripted.play(calls)
     path, body = STRICT[api]
     prompt = "input" if api == "responses" else "messages"
     async with serving(scripted.env) as server:
@@ -791,7 +787,7 @@ async def test_invalid_call_of_a_strict_tool_is_repaired_before_the_client_gets_
 
 async def test_request_fails_after_two_invalid_calls_of_a_strict_tool(scripted: Scripted) -> None:
     again: dict[str, tuple[str, dict[str, JSON]]] = {"call_again": ("weather", {})}
-    scripted.play([client_calls(WRONG), client_calls(again, answers=2)], server=True)
+    scripted.play([client_calls(WRONG), client_calls(again, answers=2)])
     async with serving(scripted.env) as server:
         response = await send(server, [QUESTION], tools=STRICT["chat"][1]["tools"])
         assert response.status_code == 500
@@ -813,7 +809,7 @@ async def test_failed_check_of_a_strict_tool_ends_the_run(
 
     monkeypatch.setattr(strict_calls, "mismatch", check)
     monkeypatch.setattr(strict_calls, "_TIMEOUT_S", 0.2)
-    scripted.play([client_calls(ROME)], server=True)
+    scripted.play([client_calls(ROME)])
     async with serving(scripted.env) as server:
         response = await send(server, [QUESTION], tools=STRICT["chat"][1]["tools"])
         assert response.status_code == 500
@@ -827,7 +823,7 @@ async def test_failed_check_of_a_strict_tool_ends_the_run(
 
 async def test_responses_after_a_repaired_call_can_be_retrieved(scripted: Scripted) -> None:
     calls = [client_calls(WRONG), client_calls(ROME, answers=2), *codex_streams("it is sunny", answers=3)]
-    scripted.play(calls, server=True)
+    scripted.play(calls)
     async with serving(scripted.env) as server:
         first = await respond(server, input="the weather?", tools=STRICT["responses"][1]["tools"])
         second = await respond(
@@ -843,7 +839,7 @@ async def test_responses_after_a_repaired_call_can_be_retrieved(scripted: Script
 async def test_each_answer_of_a_run_may_be_repaired(scripted: Scripted) -> None:
     twice: dict[str, tuple[str, dict[str, JSON]]] = {"call_twice": ("weather", {})}
     calls = [client_calls(WRONG), client_calls(ROME, 2), client_calls(twice, 3), client_calls(OSLO, 4)]
-    scripted.play([*calls, *codex_streams("it is sunny", answers=5)], server=True)
+    scripted.play([*calls, *codex_streams("it is sunny", answers=5)])
     async with serving(scripted.env) as server:
         strict = STRICT["chat"][1]["tools"]
         messages = [QUESTION, answer(await send(server, [QUESTION], tools=strict)), output("call_rome")]

@@ -80,7 +80,7 @@ async def test_next_agent_takes_the_prompt_of_an_agent_that_cannot(first: str | 
         async with runs.run(prompt("second/large", model="mine", tags=("a",))) as run:
             result = await run.result()
         assert result.text == "hello"
-        assert [type(entry.event) for entry in run.entries][:2] == [RunStarted, Progress]
+        assert [type(entry.event) for entry in run.log.since(0)][:2] == [RunStarted, Progress]
         assert (run.request.backend, run.request.model) == ("second", "large")
         assert run.request.fell_back[0].error_code == failed.error_code
         record, session = await store.run(run.id), await store.session(run.session_id or "")
@@ -183,7 +183,7 @@ async def test_next_agent_waits_for_a_slot_of_its_backend(tmp_path: Path) -> Non
         holder = await runs.start(RunRequest(prompt="hi", backend="second"))
         run = await runs.start(prompt("second"))
         await until(lambda: runs.queued == 1)
-        assert run.queue_position == 1
+        assert run.slot.position == 1
         gate.touch()
         for each in (holder, run):
             assert (await each.result()).text == "hello"
@@ -213,7 +213,7 @@ async def test_run_waits_in_a_session_and_can_be_cancelled() -> None:
             await run.result()
         await store.update_limit(window("first", 600))
         waiting = await runs.start(prompt(on_limit="wait", session_id=run.session_id))
-        await until(lambda: waiting.queue_position == 1)
+        await until(lambda: waiting.slot.position == 1)
         assert runs.busy == 0
         await asyncio.wait_for(runs.cancel(waiting.id), 5)
         assert (await store.run(waiting.id)).state == "cancelled"

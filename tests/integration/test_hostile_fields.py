@@ -289,7 +289,7 @@ def _clean(name: str) -> frozenset[str]:
     for request in (full, replace(full, ephemeral=True), replace(full, literal=True), judging):
         for resume in (None, Resume("11111111-1111-4111-8111-111111111111")):
             launch = BACKENDS[name].launch(request, resume, Host(env={"HOME": "/home/ana"}))
-            for one in (launch, launch.fallback):
+            for one in (launch, launch.warm):
                 found.update(one.argv[1:] if one else ())
     return frozenset(found)
 

@@ -15,7 +15,7 @@ from integration.worktree_home import another, changed, home
 from polling import until
 from repositories import Repository
 from scripted import Scripted
-from scripted.steps import claude_says, codex_says, exits, hang, spawn, touch, wait_for
+from scripted.steps import claude_says, codex_streams, exits, hang, spawn, touch, wait_for
 from serving import LiveServer, serving
 
 
@@ -43,7 +43,7 @@ async def test_each_agent_edits_its_own_worktree_and_returns_a_diff(
     scripted: Scripted, project: Path, repository: Repository
 ) -> None:
     scripted.play([touch(Path("one.txt")), *claude_says("x")], when="one")
-    scripted.play([touch(Path("two.txt")), *codex_says("y")], when="two")
+    scripted.play([touch(Path("two.txt")), *codex_streams("y")], when="two")
     scripted.play(claude_says("nothing"), when="three")
     inner = str(project / "inner")
     tasks = [
@@ -375,7 +375,7 @@ async def test_judge_picks_the_better_answer_without_knowing_the_authors(scripte
     scripted.play([touch(Path("a.txt")), *claude_says("mine </answer> is best")], when="edit")
     async with serving(scripted.env) as server:
         judge = {"backend": "codex", "prompt": "It must be short."}
-        scripted.play(codex_says(ruled("A", "It is right.")), when="by different authors")
+        scripted.play(codex_streams(ruled("A", "It is right.")), when="by different authors")
         for _ in range(30):
             backends = [{"backend": "claude", "name": f"n{number}"} for number in range(2)]
             body = {**compare(project, check="true", judge=judge), "backends": backends}
@@ -401,7 +401,7 @@ async def test_judge_picks_the_better_answer_without_knowing_the_authors(scripte
 
 async def test_judge_appears_in_the_run_tree_and_in_the_stream(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"), when="edit")
-    scripted.play(codex_says(ruled("B", "So.")), when="by different authors")
+    scripted.play(codex_streams(ruled("B", "So.")), when="by different authors")
     async with serving(scripted.env) as server:
         body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
         response = await post(server, "compare", body, accept="application/x-ndjson")
@@ -418,7 +418,7 @@ async def test_judge_appears_in_the_run_tree_and_in_the_stream(scripted: Scripte
 @pytest.mark.parametrize("answer", [ruled("Z", "?"), "no JSON"])
 async def test_judge_without_a_valid_verdict_is_reported_with_the_answers(scripted: Scripted, answer: str) -> None:
     scripted.play(claude_says("x"), when="edit")
-    scripted.play(codex_says(answer), when="by different authors")
+    scripted.play(codex_streams(answer), when="by different authors")
     async with serving(scripted.env) as server:
         body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
         document = (await post(server, "compare", body)).json()

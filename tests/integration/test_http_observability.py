@@ -17,7 +17,7 @@ from clinvk.config.load import home
 from clinvk.config.model import LogSettings
 from polling import until
 from scripted import Scripted
-from scripted.steps import Step, claude_reports_limit, claude_says, codex_says, wait_for
+from scripted.steps import Step, claude_reports_limit, claude_says, codex_streams, wait_for
 from serving import LiveServer, serving
 from shell_backend import FAILED, TEXT, Shell
 
@@ -196,7 +196,7 @@ async def test_usage_is_reported_by_day_key_backend_and_model(scripted: Scripted
     async with serving(scripted.env, keys=keys) as server:
         headers = {"x-api-key": text}
         for backend in ("claude", "claude", "codex"):
-            scripted.play(claude_says("x") if backend == "claude" else codex_says("x"))
+            scripted.play(claude_says("x") if backend == "claude" else codex_streams("x"))
             await server.client.post("/api/v1/prompt", json={"backend": backend, "prompt": "hi"}, headers=headers)
         whole = (await server.client.get("/api/v1/usage", headers=headers)).json()
         grouped = (await server.client.get("/api/v1/usage?group_by=key", headers=headers)).json()

@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMess
 
 from clinvk.api.access.keys import ApiKeys
 from scripted import Scripted
-from scripted.steps import Step, claude_says, codex_says, exits, line, wait_for
+from scripted.steps import Step, claude_says, codex_streams, exits, line, wait_for
 from serving import LiveServer, serving
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
@@ -294,8 +294,8 @@ async def test_no_session_is_stored_without_a_session_header(scripted: Scripted)
         ("claude/opus", claude_says),
         ("sonnet", claude_says),
         ("unknown-model-9", claude_says),
-        ("codex", codex_says),
-        ("gpt-5.5", codex_says),
+        ("codex", codex_streams),
+        ("gpt-5.5", codex_streams),
     ],
 )
 async def test_model_selects_the_agent_and_is_returned_as_sent(

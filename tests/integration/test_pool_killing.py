@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clinvk.runtime.run import execution
 from clinvk.types.events import RunFailed, RunFinished
 from clinvk.types.result import RunResult
 from integration.pool_server import Server
@@ -61,7 +62,9 @@ def judge(result: RunResult, ticks: int, victims: set[int]) -> None:
 
 @pytest.mark.parametrize("capacity", [1, 8], ids=["a process a run", "shared"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_runs_recover_from_random_kills(tmp_path: Path, seed: int, capacity: int) -> None:
+async def test_runs_recover_from_random_kills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, capacity: int
+) -> None:
     chance = random.Random(seed)
     killer = Killer(chance)
     todo = [(chance.choice(KINDS), chance.randint(0, 30)) for _ in range(RUNS)]
@@ -77,7 +80,7 @@ async def test_runs_recover_from_random_kills(tmp_path: Path, seed: int, capacit
     async with Server(Lasting(tmp_path, capacity)) as server:
         patience = server.pool.timeouts
         patience.silence_s, patience.ping_timeout_s = 0.3, 2.0
-        server.runs.fallbacks.answer_timeout_s = 5.0
+        monkeypatch.setattr(execution, "ANSWER_TIMEOUT_S", 5.0)
         for kind in KINDS:
             await server.ask("say x", model=kind)
         killing = asyncio.create_task(killer.work())

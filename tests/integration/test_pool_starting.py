@@ -12,6 +12,7 @@ import pytest
 from clinvk.backends.base import Channel, Delivery, Host, Launch, ProtocolNotSupported
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import RunFailed
 from clinvk.types.request import RunRequest
@@ -61,9 +62,11 @@ class StrictChannel(LastingChannel):
         return super().receive(line)
 
 
-async def test_program_that_prints_a_word_and_never_answers_is_abandoned(tmp_path: Path) -> None:
+async def test_program_that_prints_a_word_and_never_answers_is_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "START_TIMEOUT_S", 0.5)
     async with Server(Welcoming(tmp_path)) as server:
-        server.runs.fallbacks.answer_timeout_s = 0.5
         assert (await server.ask("say x")).text == "x"
         assert server.runs.warm_stats
         assert server.runs.warm_stats.one_shot == ("lasting",)

@@ -42,8 +42,8 @@ async def test_program_that_answers_the_handshake_is_accepted_and_ended(tmp_path
 @pytest.mark.parametrize(
     ("argv", "why"),
     [
-        (("/bin/sh", "-c", "echo usage >&2; exit 64"), "it exited with code 64"),
-        (("/bin/sh", "-c", "echo '{'; echo hello"), "it exited with code 0"),
+        (("/bin/sh", "-c", "echo usage >&2; exit 64"), "the agent's process exited with code 64"),
+        (("/bin/sh", "-c", "echo '{'; echo hello"), "the agent's process exited with code 0"),
         (("/no/where",), "cannot start '/no/where': No such file or directory"),
     ],
     ids=["it ends", "it prints something else", "it is not there"],
@@ -66,7 +66,7 @@ async def test_private_files_exist_during_the_handshake_and_are_removed_after(tm
     script = f'echo "$FILE" > {seen}; cat "$FILE" >> {seen}'
     launch = Launch(argv=("/bin/sh", "-c", script), env={"FILE": f"{PRIVATE}/x"}, files={"x": b"content"})
     backend = Lasting(tmp_path)
-    assert await probe_launch(backend, replace(launch, long_lived=True)) == "it exited with code 0"
+    assert await probe_launch(backend, replace(launch, long_lived=True)) == "the agent's process exited with code 0"
     file, content = seen.read_text().splitlines()
     assert content == "content"
     assert not Path(file).parent.exists()

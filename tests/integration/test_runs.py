@@ -293,7 +293,7 @@ async def test_run_that_ends_by_itself_has_no_limit_as_stop_reason(script: str, 
 
 async def test_stopped_run_reports_the_tokens_so_far() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + USED + "exec sleep 300")) as run:
-        await until(lambda: bool(run.entries))
+        await until(lambda: bool(run.log.since(0)))
         await runs.cancel(run.id)
         assert run.ending
         assert run.ending.usage == Usage(8, 2)

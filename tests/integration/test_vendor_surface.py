@@ -39,7 +39,7 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says, codex_says, exits, wait_for
+from scripted.steps import claude_says, codex_streams, exits, wait_for
 from serving import LiveServer, services_of, serving
 from shell_backend import CALL, DONE, TEXT, Shell
 from timeouts import answering
@@ -593,7 +593,7 @@ async def test_session_starts_with_new_and_continues_with_only_the_last_turn(scr
 
 
 async def test_session_keeps_its_backend_for_an_unknown_model(scripted: Scripted) -> None:
-    scripted.play(codex_says("fine"))
+    scripted.play(codex_streams("fine"))
     header = "x-clinvk-session-id"
     async with serving(scripted.env, store=MemoryStore()) as server:
         first = await server.client.post(CHAT, json=asking(CHAT, model="codex"), headers={header: "new"})
@@ -756,7 +756,7 @@ async def test_another_backend_receives_the_whole_conversation(scripted: Scripte
     async with serving(scripted.env, store=store) as server:
         client = Chatting(server, "c-1")
         first = (await client.say("u1"))["x-clinvk-session-id"]
-        scripted.play(codex_says("a2"))
+        scripted.play(codex_streams("a2"))
         second = (await client.say("u1", "a1", "u2", model="codex"))["x-clinvk-session-id"]
     assert first != second
     assert [call.name for call in scripted.calls()] == ["claude", "codex"]

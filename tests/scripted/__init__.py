@@ -61,23 +61,22 @@ class Scripted:
         kept = {"CLINVK_WARM__ENABLED": "false"}
         return {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8", **kept, **measured}
 
-    def play(self, steps: Sequence[Step], *, when: str | None = None, reads: bool = True, server: bool = False) -> None:
+    def play(self, steps: Sequence[Step], *, when: str | None = None, reads: bool = True) -> None:
         """Set what the agent does from its next start on; afterwards it exits with 0.
 
         Args:
             steps: see `scripted.steps`.
             when: a text of the prompt for which this holds; None is any prompt. Later plays come first.
-            reads: stdin is read to its end before the first step.
-            server: it is for `codex app-server`, which is refused where no play is; it takes the first turn it is asked
-                for, and exits when stdin is closed.
+            reads: stdin is read to its end before the first step. As `codex app-server` the agent waits for a turn
+                instead, and exits when stdin is closed.
         """
-        self._plays.append([when, reads, [*steps], server])
+        self._plays.append([when, reads, [*steps]])
         beside = self.folder / "plays.tmp"
         beside.write_text(json.dumps(self._plays))
         beside.rename(self.folder / "plays.json")
 
     def calls(self) -> list[Call]:
-        """Return the starts of the agent so far, oldest first; `--version` and a refused server do not count."""
+        """Return the starts of the agent so far, oldest first; `--version` does not count."""
         return [self._call(entry) for entry in self._records() if "argv" in entry]
 
     def outputs(self) -> list[tuple[str, str]]:
@@ -91,10 +90,6 @@ class Scripted:
     def steerings(self) -> list[Record]:
         """Return the parameters of each `turn/steer` so far."""
         return [record(entry, "steered") for entry in self._records() if "steered" in entry]
-
-    def refusals(self) -> int:
-        """Return how often the agent was started as a server without a play."""
-        return sum("refused" in entry for entry in self._records())
 
     def grandchildren(self) -> list[int]:
         """Return the pids of all grandchildren that were ever started."""

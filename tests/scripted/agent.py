@@ -1,7 +1,7 @@
 """An agent CLI that plays a script. Installed under a CLI's name by `scripted.Scripted`; starts in milliseconds.
 
 Beside it lie `plays.json` (what to do, see `scripted.steps`), and what it writes: `calls.jsonl`, `PID.stdin`.
-Started as `app-server` it plays what is for that alone; where there is nothing, it is a CLI without one.
+Started as `app-server` it plays the first turn that it is asked for.
 Run with `-I -S`: it depends on nothing but the standard library, and imports little of that.
 """
 
@@ -229,10 +229,7 @@ def main() -> None:
         return
     serves = sys.argv[1:2] == ["app-server"]
     with open(os.path.join(FOLDER, "plays.json"), encoding="utf-8") as file:
-        plays = [(when, reads, steps) for when, reads, steps, server in json.load(file) if server == serves]
-    if serves and not plays:
-        record(refused=True)
-        sys.exit("error: unrecognized subcommand 'app-server'")
+        plays = json.load(file)
     record(name=os.path.basename(sys.argv[0]), argv=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())
     try:
         for step in choose(plays, serves):

@@ -166,50 +166,31 @@ def claude_reports_limit(resets_at: float, used: float = 0.82) -> Step:
     return line(json.dumps({"type": "rate_limit_event", "rate_limit_info": limit}))
 
 
-def codex_says(*messages: str, session: str = "01a20000-0000-7000-8000-000000000001") -> list[Step]:
-    """Answer as Codex 0.169.0 does, an item for each message."""
-    usage: JSON = {
-        "input_tokens": 12,
-        "cached_input_tokens": 2,
-        "cache_write_input_tokens": 0,
-        "output_tokens": 5,
-        "reasoning_output_tokens": 0,
-    }
-    items: list[JSON] = [
-        {"type": "item.completed", "item": {"id": f"item_{index}", "type": "agent_message", "text": text}}
-        for index, text in enumerate(messages)
-    ]
-    return _lines(
-        [
-            {"type": "thread.started", "thread_id": session},
-            {"type": "turn.started"},
-            *items,
-            {"type": "turn.completed", "usage": usage},
-        ]
-    )
-
-
 def client_calls(calls: dict[str, tuple[str, dict[str, JSON]]], answers: int = 1) -> Step:
     """Call client tools as `codex app-server` does (name and arguments by call id), and wait for all outputs.
 
-    It is for a play that is for a server. `answers` is the number of the model's answers so far, with this one.
+    `answers` is the number of the model's answers so far, with this one.
     """
     return {"client_calls": json.dumps(calls), "answers": answers}
 
 
 def receive_steering(*, accepts: bool = True) -> Step:
-    """Wait for `turn/steer`, and accept or refuse the prompt: for a play that is for a server."""
+    """Wait for `turn/steer`, and accept or refuse the prompt."""
     return {"steering": accepts}
 
 
-def codex_streams(*deltas: str, session: str = "01a20000-0000-7000-8000-000000000001", answers: int = 1) -> list[Step]:
-    """Answer as `codex app-server` 0.169.0 does, a notification for each delta: for a play that is for a server.
+CODEX_THREAD = "01a20000-0000-7000-8000-000000000001"
+"""The thread of every play of Codex."""
+
+
+def codex_streams(*deltas: str, answers: int = 1) -> list[Step]:
+    """Answer as `codex app-server` 0.169.0 does, a notification for each delta.
 
     `answers` is the number of the model's answers in the thread, with this one.
     """
 
     def notification(method: str, fields: dict[str, JSON]) -> JSON:
-        return {"method": method, "params": {"threadId": session, "turnId": "turn", **fields}}
+        return {"method": method, "params": {"threadId": CODEX_THREAD, "turnId": "turn", **fields}}
 
     counts = {"inputTokens": 12, "cachedInputTokens": 2, "outputTokens": 5, "reasoningOutputTokens": 0}
     tokens: JSON = {**counts}
@@ -258,4 +239,4 @@ def gemini_says(
 
 def says(backend: str, *texts: str) -> list[Step]:
     """Answer as the CLI of this backend does."""
-    return {"claude": claude_says, "codex": codex_says, "gemini": gemini_says}[backend](*texts)
+    return {"claude": claude_says, "codex": codex_streams, "gemini": gemini_says}[backend](*texts)

@@ -58,8 +58,8 @@ def launch(backend: str, words: Words, host: Host, model: str | None = None) -> 
 
 def model(launched: Launch | None) -> str | None:
     assert launched
-    argv = (launched.fallback or launched).argv
-    return next((word.partition("=")[2] for word in argv if word.startswith("--model=")), None)
+    named = (word.partition("=")[2] for word in launched.argv if word.startswith("--model="))
+    return str(launched.session_params["model"]) if "model" in launched.session_params else next(named, None)
 
 
 def test_page_describes_every_backend() -> None:
@@ -128,5 +128,5 @@ def test_page_states_the_effort_level_of_each_backend(backend: str) -> None:
     for effort, word in zip(EFFORTS, said, strict=True):
         asked = RunRequest(prompt="hello", workdir="/work", effort=effort)
         launched = BACKENDS[backend].launch(asked, None, USER)
-        told = " ".join([*(launched.fallback or launched).argv, *map(bytes.decode, launched.files.values())]).lower()
+        told = " ".join([*launched.argv, *map(bytes.decode, launched.files.values())]).lower()
         assert re.search(rf"effort\W+{word}\b|thinkinglevel\W+{word}\b", told)

@@ -38,10 +38,9 @@ def answered(name: str, exit_code: int, text: str) -> LoginStatus:
 
 @pytest.mark.parametrize("name", ["claude", "codex"])
 def test_trials_cover_every_flag_of_a_launch(name: str) -> None:
-    ways = [way for launch in launches(BACKENDS[name], HANDLE) for way in (launch, launch.fallback) if way]
-    used = {flag for way in ways for flag in flags_in(way.argv)}
+    used = {flag for launch in launches(BACKENDS[name], HANDLE) for flag in flags_in(launch.argv)}
     tried = {flag for trial in checkup(name).probes for flag in flags_in(trial.argv)}
-    assert len(used) > 10
+    assert used
     assert used <= tried
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.backends.base import Delivery, Host, ProtocolNotSupported
+from clinvk.backends.base import Delivery, Host
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import message
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
@@ -129,15 +129,21 @@ def test_no_events_are_emitted_before_a_run_starts() -> None:
     assert process.events == []
 
 
-@pytest.mark.parametrize("line", [b"error: unknown option '--input-format'", b"[]", b"\xff"])
-def test_unexpected_first_line_raises_not_spoken(line: bytes) -> None:
-    with pytest.raises(ProtocolNotSupported):
-        Process().receive(line)
+@pytest.mark.parametrize("line", [b"Welcome", b"[]", b"\xff"])
+def test_noise_before_the_first_line_is_ignored(line: bytes) -> None:
+    process = Process()
+    process.channel.start("r0", HELLO, None)
+    process.receive(line)
+    assert process.endings == []
 
 
-def test_exit_without_output_raises_not_spoken() -> None:
-    with pytest.raises(ProtocolNotSupported, match="no such flag"):
-        list(Process().channel.closed(1, b"no such flag\n"))
+def test_exit_without_output_fails_with_stderr() -> None:
+    process = Process()
+    process.channel.start("r0", HELLO, None)
+    process.take(*process.channel.closed(1, b"no such flag\n"))
+    assert [ending.message for ending in process.endings if isinstance(ending, RunFailed)] == [
+        "claude exited with code 1 before it reported a result: no such flag"
+    ]
 
 
 @pytest.mark.parametrize("heard", [(), (b'{"type":"control_response","response":{}}',)])

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Delivery, Host, Launch, ProtocolNotSupported, describe
 from clinvk.backends.codex import Codex
-from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
+from clinvk.types.choices import SANDBOX_MODES, SandboxMode
 from clinvk.types.events import (
     Event,
     Progress,
@@ -53,9 +53,7 @@ NOISE = (
 
 
 def launched(request: RunRequest, resume: Resume | None = None, host: Host = HOST) -> Launch:
-    launch = Codex().launch(request, resume, host)
-    assert launch.fallback
-    return launch
+    return Codex().launch(request, resume, host)
 
 
 class Message(msgspec.Struct):
@@ -361,6 +359,82 @@ def test_message_without_deltas_is_emitted_in_full() -> None:
 def test_full_message_adds_only_text_missing_from_its_deltas() -> None:
     full = item("completed", type="agentMessage", text="one two")
     assert turned(delta("one"), full) == [TextDelta("one"), TextDelta(" two")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "events"),
+    [
+        (
+            {"type": "mcpToolCall", "server": "s", "tool": "t", "arguments": [1], "status": "completed",
+             "result": {"content": [], "structuredContent": {"a": 1}}},
+            (ToolCall("i", "mcp__s__t", {"arguments": [1]}), ToolResult("i", '{"a":1}')),
+        ),
+        (
+            {"type": "mcpToolCall", "server": "s", "tool": "t", "arguments": None, "status": "failed",
+             "error": {"message": "needs approval"}},
+            (ToolCall("i", "mcp__s__t", {}), ToolResult("i", "needs approval", is_error=True)),
+        ),
+        (
+            {"type": "collabAgentToolCall", "tool": "spawnAgent", "prompt": "look", "receiverThreadIds": ["t1"],
+             "agentsStates": {"t1": {"status": "running"}}, "status": "failed"},
+            (
+                ToolCall("i", "spawn_agent", {"prompt": "look", "receiver_thread_ids": ["t1"]}),
+                ToolResult("i", '{"t1":{"status":"running"}}', is_error=True),
+            ),
+        ),
+        (
+            {"type": "webSearch", "query": "clinvk", "action": {"type": "search"}},
+            (ToolCall("i", "web_search", {"query": "clinvk"}), ToolResult("i", '{"type":"search"}')),
+        ),
+        (
+            {"type": "commandExecution", "command": "x", "aggregatedOutput": "", "status": "declined"},
+            (ToolCall("i", "command_execution", {"command": "x"}), ToolResult("i", "declined", is_error=True)),
+        ),
+        (
+            {"type": "commandExecution", "command": "x", "aggregatedOutput": "", "exitCode": 1, "status": "failed"},
+            (ToolCall("i", "command_execution", {"command": "x"}), ToolResult("i", "exit code 1", is_error=True)),
+        ),
+    ],
+)  # fmt: skip
+def test_tool_without_a_start_is_reported_at_its_end(fields: dict[str, object], events: tuple[Event, ...]) -> None:
+    assert turned(item("completed", **{"id": "i", **fields})) == [*events]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "stderr", "ending"),
+    [
+        (
+            1,
+            b"WARNING: proceeding, even though we could not create PATH aliases: x\nError finding codex home: y\n",
+            RunFailed("agent_failed", "Error finding codex home: y", 1),
+        ),
+        (
+            1,
+            b"Could not create otel exporter: OTel headers helper requires x\nError: Model provider `x` not found",
+            RunFailed("agent_failed", "Error: Model provider `x` not found", 1),
+        ),
+        (
+            2,
+            b"error: unrecognized subcommand 'app-server'\n\nUsage: codex [OPTIONS]\n",
+            RunFailed("agent_failed", "error: unrecognized subcommand 'app-server'", 2),
+        ),
+        (
+            1,
+            b"Error: thread/fork failed: invalid paginated history lineage for 01a2: missing source rollout",
+            None,
+        ),
+    ],
+)
+def test_exit_before_the_greeting_is_answered_fails_with_the_reason(
+    exit_code: int, stderr: bytes, ending: RunFailed | None
+) -> None:
+    process = Process()
+    [(_, told)] = [delivery for delivery in process.channel.closed(exit_code, stderr) if isinstance(delivery, tuple)]
+    if ending:
+        assert told == ending
+    else:
+        assert isinstance(told, RunFailed)
+        assert told.code == "session_not_found"
 
 
 def test_messages_are_separated_by_a_blank_line() -> None:
@@ -708,37 +782,6 @@ def test_turn_start_has_images_before_the_prompt_and_the_schema() -> None:
     assert launched(request).files == {}
 
 
-WORDS: dict[tuple[ApprovalMode, SandboxMode], str | None] = {
-    ("default", "default"): None,
-    ("auto", "default"): "workspace-write",
-    ("none", "default"): "danger-full-access",
-    **{(approval, "read-only"): "read-only" for approval in APPROVAL_MODES if approval != "always"},
-    **{(approval, "workspace"): "workspace-write" for approval in APPROVAL_MODES if approval != "always"},
-    **{(approval, "full"): "danger-full-access" for approval in APPROVAL_MODES if approval not in ("always", "ask")},
-}
-
-
-@pytest.mark.parametrize("words", WORDS)
-def test_modes_set_the_sandbox_of_the_thread_and_the_config_of_exec(
-    words: tuple[ApprovalMode, SandboxMode],
-) -> None:
-    launch = launched(replace(HELLO, approval_mode=words[0], sandbox_mode=words[1]))
-    assert launch.fallback
-    assert launch.session_params.get("sandbox") == WORDS[words]
-    assert launch.session_params["approvalPolicy"] == "never"
-    by_exec = [
-        word for flag, word in zip(launch.fallback.argv, launch.fallback.argv[1:], strict=False) if flag == "--config"
-    ]
-    assert launch.argv == ("codex", "app-server", *(part for word in by_exec for part in ("--config", word)))
-    assert (launch.env, launch.cwd) == (launch.fallback.env, launch.fallback.cwd)
-
-
-def test_every_supported_mode_pair_is_tested() -> None:
-    """Runs that ask have no alternative to the server: see `test_codex_approvals`."""
-    asking = 2
-    assert len(WORDS) == (len(APPROVAL_MODES) - 1) * len(SANDBOX_MODES) - asking
-
-
 def test_added_directories_are_writable_unless_read_only() -> None:
     request = replace(HELLO, add_dirs=("/d", "/e"), sandbox_mode="workspace")
     process = Process(request).begin_turn()
@@ -750,29 +793,33 @@ def test_added_directories_are_writable_unless_read_only() -> None:
 
 @pytest.mark.parametrize("folder", ["~/.codex", "/p/.codex", "/.codex"])
 @pytest.mark.parametrize("sandbox", SANDBOX_MODES)
-def test_rules_are_ignored_in_the_same_modes_as_exec(folder: str, sandbox: SandboxMode) -> None:
+def test_rules_cannot_leave_a_sandbox_that_denies_reading_them(folder: str, sandbox: SandboxMode) -> None:
     host = Host(env={"HOME": "/h"}, find=lambda place, pattern: [pattern] if place == f"{folder}/rules" else [])
     launch = Codex().launch(replace(HELLO, sandbox_mode=sandbox), None, host)
-    assert ("exec" in launch.argv) == ("--ignore-rules" in launch.argv) == (sandbox in ("read-only", "workspace"))
+    is_confined = sandbox in ("read-only", "workspace")
+    assert ('default_permissions="clinvk"' in launch.argv) == is_confined
+    assert ("sandbox" in launch.session_params) == (sandbox == "full")
+    profile = next((word for word in launch.argv if word.startswith("permissions.clinvk=")), "")
+    assert ('"/h/.codex/rules" = "deny"' in profile) == is_confined
 
 
-@pytest.mark.parametrize(
-    ("extra", "serves"),
-    [
-        (("-c", "model_verbosity=low"), True),
-        (("-cmodel_verbosity=low", "--config=web_search=live"), True),
-        (("--enable", "x", "--disable=y", "--strict-config"), True),
-        (("--color", "never"), False),
-        (("-c", "a=1", "--oss"), False),
-        (("--profile=x",), False),
-        (("-p", "x"), False),
-    ],
-)
-def test_extra_flags_supported_by_the_server_are_passed_to_it(extra: tuple[str, ...], serves: bool) -> None:
-    launch = Codex().launch(replace(HELLO, sandbox_mode="full", extra=extra), None, HOST)
-    assert (launch.fallback is not None) == serves
-    begin = 2 if serves else launch.argv.index("--skip-git-repo-check") + 1
-    assert launch.argv[begin : begin + len(extra)] == extra
+def test_workspace_with_rules_has_the_network_of_the_settings() -> None:
+    config = b"[sandbox_workspace_write]\nnetwork_access = true\n"
+    host = Host(
+        env={"HOME": "/h"},
+        read={"~/.codex/config.toml": config}.get,
+        find=lambda place, pattern: [pattern] if place == "~/.codex/rules" else [],
+    )
+    profiles = {
+        sandbox: next(
+            word
+            for word in Codex().launch(replace(HELLO, sandbox_mode=sandbox), None, host).argv
+            if word.startswith("permissions.clinvk=")
+        )
+        for sandbox in ("read-only", "workspace")
+    }
+    assert '"network" = {enabled = true}' in profiles["workspace"]
+    assert "network" not in profiles["read-only"]
 
 
 def test_dry_run_shows_the_sandbox_parameters() -> None:
@@ -922,16 +969,8 @@ def test_unexpected_first_response_raises_not_spoken(line: bytes) -> None:
         Process().receive(line)
 
 
-def test_banner_is_ignored_and_reported_only_if_no_response_follows() -> None:
-    process = Process().receive(b"Usage: codex [OPTIONS] [PROMPT]", b'"text"', b"")
-    assert process.events == []
-    with pytest.raises(ProtocolNotSupported, match=r"exited with code 2: Usage: codex \[OPTIONS\] \[PROMPT\]$"):
-        process.take(process.channel.closed(2, b""))
-
-
-def test_exit_before_the_first_response_raises_not_spoken() -> None:
-    with pytest.raises(ProtocolNotSupported, match=r"exited with code 2: error: unrecognized subcommand$"):
-        Process().take(Process().channel.closed(2, b"error: unrecognized subcommand\n"))
+def test_banner_is_ignored() -> None:
+    assert Process().receive(b"Usage: codex [OPTIONS] [PROMPT]", b'"text"', b"").events == []
 
 
 def test_exit_after_the_first_response_is_a_crash() -> None:

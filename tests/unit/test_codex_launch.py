@@ -1,4 +1,4 @@
-"""How `codex exec` is called for a request: pure, no process."""
+"""How `codex app-server` is called for a request: pure, no process."""
 
 import tomllib
 
@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends import shared
-from clinvk.backends.base import PRIVATE, Host, Launch, describe
+from clinvk.backends.base import PRIVATE, Host, Launch
 from clinvk.backends.codex import Codex
-from clinvk.backends.codex.exec import is_strict
+from clinvk.backends.codex.conversation import full_prompt, is_strict
 from clinvk.types.choices import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
 THREAD = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"
@@ -23,8 +23,7 @@ def host(config: str = "", environ: dict[str, str] | None = None, at: str = "~/.
 
 
 def launched(request: RunRequest, resume: Resume | None = None, on: Host | None = None) -> Launch:
-    launch = Codex().launch(request, resume, on or host())
-    return launch.fallback or launch
+    return Codex().launch(request, resume, on or host())
 
 
 def settings(launch: Launch) -> dict[str, str]:
@@ -33,26 +32,20 @@ def settings(launch: Launch) -> dict[str, str]:
     return dict(value.split("=", 1) for flag, value in pairs if flag == "--config")
 
 
-def test_plain_prompt_passes_no_sandbox_flags() -> None:
-    assert launched(HELLO).argv == (
-        "codex",
-        "--ask-for-approval=never",
-        "exec",
-        "--json",
-        "--skip-git-repo-check",
-        "--cd=/p",
-        "--config",
-        "features.unbounded_connection_retries=false",
-        "--config",
-        "features.goals=false",
+def test_plain_prompt_leaves_the_sandbox_to_the_settings() -> None:
+    launch = launched(HELLO)
+    assert launch.argv == (
+        *("codex", "app-server"),
+        *("--config", "features.unbounded_connection_retries=false", "--config", "features.goals=false"),
     )
+    assert launch.session_params == {"cwd": "/p", "approvalPolicy": "never"}
 
 
 @pytest.mark.parametrize("sandbox", SANDBOX_MODES)
 @pytest.mark.parametrize("resume", [None, Resume(THREAD)])
 def test_goals_are_disabled(sandbox: SandboxMode, resume: Resume | None) -> None:
     launch = Codex().launch(replace(HELLO, sandbox_mode=sandbox), resume, host())
-    for one in (launch, launch.fallback, launch.warm):
+    for one in (launch, launch.warm):
         assert one
         assert settings(one)["features.goals"] == "false"
 
@@ -61,43 +54,38 @@ def test_agent_starts_in_the_working_directory() -> None:
     assert launched(HELLO).cwd == "/p"
 
 
-BYPASS = "--dangerously-bypass-approvals-and-sandbox"
-WORDS: dict[tuple[ApprovalMode, SandboxMode], tuple[str, ...]] = {
-    ("default", "default"): ("--ask-for-approval=never",),
-    ("default", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
-    ("default", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
-    ("default", "full"): ("--ask-for-approval=never", "--sandbox=danger-full-access"),
-    ("auto", "default"): ("--ask-for-approval=never", "--sandbox=workspace-write"),
-    ("auto", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
-    ("auto", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
-    ("auto", "full"): ("--ask-for-approval=never", "--sandbox=danger-full-access"),
-    ("ask", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
-    ("ask", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
-    ("none", "default"): (BYPASS,),
-    ("none", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
-    ("none", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
-    ("none", "full"): ("--ask-for-approval=never", "--sandbox=danger-full-access"),
+FULL, READ, WRITE = "danger-full-access", "read-only", "workspace-write"
+MODES: dict[tuple[ApprovalMode, SandboxMode], tuple[str, str | None]] = {
+    ("default", "default"): ("never", None),
+    ("default", "read-only"): ("never", READ),
+    ("default", "workspace"): ("never", WRITE),
+    ("default", "full"): ("never", FULL),
+    ("auto", "default"): ("never", WRITE),
+    ("auto", "read-only"): ("never", READ),
+    ("auto", "workspace"): ("never", WRITE),
+    ("auto", "full"): ("never", FULL),
+    ("ask", "default"): ("on-request", None),
+    ("ask", "read-only"): ("never", READ),
+    ("ask", "workspace"): ("never", WRITE),
+    ("ask", "full"): ("untrusted", FULL),
+    ("none", "default"): ("never", FULL),
+    ("none", "read-only"): ("never", READ),
+    ("none", "workspace"): ("never", WRITE),
+    ("none", "full"): ("never", FULL),
 }
-BY_SERVER = {("ask", "default"), ("ask", "full")}
-"""The mode pairs that `exec` cannot honour."""
 
 
 @pytest.mark.parametrize("sandbox", SANDBOX_MODES)
 @pytest.mark.parametrize("approval", APPROVAL_MODES)
-def test_each_mode_pair_has_its_flags_or_is_rejected(approval: ApprovalMode, sandbox: SandboxMode) -> None:
+def test_each_mode_pair_has_its_parameters_or_is_rejected(approval: ApprovalMode, sandbox: SandboxMode) -> None:
     request = replace(HELLO, approval_mode=approval, sandbox_mode=sandbox)
-    if (approval, sandbox) in BY_SERVER:
-        assert "app-server" in launched(request).argv
-        return
-    if (approval, sandbox) not in WORDS:
+    if (approval, sandbox) not in MODES:
         with pytest.raises(Unsupported, match="read-only") as refused:
             launched(request)
         assert refused.value.field == "approval_mode"
         return
-    argv = launched(request).argv
-    kinds = ("--ask-for-approval", "--sandbox", "--ignore", "--dangerously")
-    assert tuple(flag for flag in argv if flag.startswith(kinds)) == WORDS[approval, sandbox]
-    assert argv.index("exec") == (1 if BYPASS in argv else 2)
+    params = launched(request).session_params
+    assert (params["approvalPolicy"], params.get("sandbox")) == MODES[approval, sandbox]
 
 
 def test_capabilities_match_the_supported_modes() -> None:
@@ -152,12 +140,13 @@ def test_read_only_finds_mcp_servers_in_the_system_config() -> None:
 
 
 @pytest.mark.parametrize("at", ["~/.codex/config.toml", "/etc/codex/config.toml"])
-def test_read_only_clears_the_telemetry_headers_helper(at: str) -> None:
+def test_read_only_sends_no_telemetry_with_headers_from_a_program(at: str) -> None:
     on = host('[otel]\nheaders_helper = "/bin/x"\n', at=at)
     read_only = replace(HELLO, sandbox_mode="read-only")
-    assert settings(launched(read_only, on=on))["otel.headers_helper"] == '""'
-    assert "otel.headers_helper" not in settings(launched(replace(HELLO, sandbox_mode="workspace"), on=on))
-    assert "otel.headers_helper" not in settings(launched(read_only))
+    for name in ("otel.exporter", "otel.trace_exporter", "otel.metrics_exporter"):
+        assert settings(launched(read_only, on=on))[name] == '"none"'
+        assert name not in settings(launched(replace(HELLO, sandbox_mode="workspace"), on=on))
+        assert name not in settings(launched(read_only))
 
 
 @pytest.mark.parametrize("name", ["connectors", "memory_tool"])
@@ -185,14 +174,16 @@ def test_read_only_is_rejected_if_other_environments_are_configured(home: str, f
     with pytest.raises(Unsupported, match=r"environments\.toml") as refused:
         launched(replace(HELLO, sandbox_mode="read-only"), on=on)
     assert refused.value.field == "sandbox_mode"
-    assert "--sandbox=workspace-write" in launched(replace(HELLO, sandbox_mode="workspace"), on=on).argv
+    launch = launched(replace(HELLO, sandbox_mode="workspace"), on=on)
+    assert launch.session_params["sandbox"] == "workspace-write"
 
 
 def test_read_only_is_rejected_with_an_exec_server() -> None:
     on = host("", {"HOME": "/h", "CODEX_EXEC_SERVER_URL": "ws://127.0.0.1:1"})
     with pytest.raises(Unsupported, match="CODEX_EXEC_SERVER_URL"):
         launched(replace(HELLO, sandbox_mode="read-only"), on=on)
-    assert "--sandbox=workspace-write" in launched(replace(HELLO, sandbox_mode="workspace"), on=on).argv
+    launch = launched(replace(HELLO, sandbox_mode="workspace"), on=on)
+    assert launch.session_params["sandbox"] == "workspace-write"
 
 
 @pytest.mark.parametrize("config", ["x = [", "projects = 3"])
@@ -225,13 +216,13 @@ def test_read_only_is_rejected_without_a_home_directory() -> None:
 
 
 def test_read_only_adds_no_writable_directory() -> None:
-    argv = launched(replace(HELLO, sandbox_mode="read-only", add_dirs=("/d",))).argv
-    assert not [flag for flag in argv if flag.startswith("--add-dir")]
+    params = launched(replace(HELLO, sandbox_mode="read-only", add_dirs=("/d",))).session_params
+    assert "runtimeWorkspaceRoots" not in params
 
 
 def test_workspace_has_the_requested_and_a_private_temporary_directory() -> None:
     launch = launched(replace(HELLO, sandbox_mode="workspace", add_dirs=("/d", "/e")))
-    assert [flag for flag in launch.argv if flag.startswith("--add-dir")] == ["--add-dir=/d", "--add-dir=/e"]
+    assert launch.session_params["runtimeWorkspaceRoots"] == ["/p", "/d", "/e"]
     config = settings(launch)
     assert config["sandbox_workspace_write.writable_roots"] == "[]"
     assert config["sandbox_workspace_write.exclude_slash_tmp"] == "true"
@@ -251,12 +242,12 @@ def test_workspace_has_the_requested_and_a_private_temporary_directory() -> None
     ],
 )
 def test_model_is_an_alias_or_a_cli_model_name(asked: str, given: str) -> None:
-    assert f"--model={given}" in launched(replace(HELLO, model=asked)).argv
+    assert launched(replace(HELLO, model=asked)).session_params["model"] == given
 
 
 @pytest.mark.parametrize("model", [None, "", "balanced", "default"])
 def test_balanced_model_is_the_cli_default(model: str | None) -> None:
-    assert not [flag for flag in launched(replace(HELLO, model=model)).argv if flag.startswith("--model")]
+    assert "model" not in launched(replace(HELLO, model=model)).session_params
 
 
 def test_aliases_map_to_listed_models() -> None:
@@ -336,47 +327,19 @@ def test_only_a_strict_schema_is_passed_to_codex(schema: dict[str, object], stri
     assert is_strict(schema) is strict
     request = replace(HELLO, output_schema=schema)
     launch = launched(request)
-    assert (f"--output-schema={PRIVATE}/schema.json" in launch.argv) is strict
     assert launch.retries_schema is not strict
-    told = Codex().channel(launch, Host()).start("run", request, None).decode()
-    assert ("<json_schema>" in told) is not strict
+    assert ("<json_schema>" in full_prompt(request, None, "")) is not strict
     assert launched(replace(request, ephemeral=True)).retries_schema is False
 
 
-def test_schema_and_images_are_written_to_private_files() -> None:
-    images = (Image("image/png", b"1"), Image("image/svg+xml", b"2"))
-    launch = launched(replace(HELLO, images=images, output_schema=CLOSED))
-    assert launch.files == {
-        "image-0.png": b"1",
-        "image-1.svgxml": b"2",
-        "schema.json": b'{"type":"object","additionalProperties":false}',
-    }
-    assert [flag for flag in launch.argv if PRIVATE in flag] == [
-        f"--image={PRIVATE}/image-0.png",
-        f"--image={PRIVATE}/image-1.svgxml",
-        f"--output-schema={PRIVATE}/schema.json",
-    ]
+def test_ephemeral_run_has_an_ephemeral_thread() -> None:
+    assert launched(replace(HELLO, ephemeral=True)).session_params["ephemeral"] is True
 
 
-def test_ephemeral_run_passes_the_ephemeral_flag() -> None:
-    assert "--ephemeral" in launched(replace(HELLO, ephemeral=True)).argv
-
-
-def test_exec_turns_are_counted_by_clinvk() -> None:
-    assert launched(replace(HELLO, max_turns=3)).max_turns == 3
-    assert launched(replace(HELLO, max_turns=0)).max_turns is None
-
-
-def test_app_server_turns_are_counted_by_its_channel() -> None:
-    launch = Codex().launch(replace(HELLO, max_turns=3), None, host())
-    assert launch.fallback
+def test_turns_are_counted_by_the_channel() -> None:
+    launch = launched(replace(HELLO, max_turns=3))
     assert launch.warm
     assert (launch.max_turns, launch.warm.max_turns) == (None, None)
-
-
-def test_resume_follows_all_flags() -> None:
-    launch = launched(replace(HELLO, sandbox_mode="workspace", extra=("--strict-config",)), Resume(THREAD))
-    assert launch.argv[-2:] == ("resume", THREAD)
 
 
 @pytest.mark.parametrize("handle", ["--last", "x", "", THREAD + "0"])
@@ -385,20 +348,15 @@ def test_only_a_thread_id_can_be_resumed(handle: str) -> None:
         launched(HELLO, Resume(handle))
 
 
-def test_fork_reads_its_prompt_from_stdin() -> None:
-    """Without the dash Codex forks, and asks nothing."""
-    assert launched(HELLO, Resume(THREAD, fork=True)).argv[-3:] == ("fork", THREAD, "-")
-
-
 def test_resumed_thread_gets_the_system_prompt_before_the_prompt() -> None:
     """A thread keeps its first developer instructions, whatever a later turn sets."""
     request = replace(HELLO, system_prompt="be brief")
     for resume in (Resume(THREAD), Resume(THREAD, fork=True)):
         launch = launched(request, resume)
         assert not [argument for argument in launch.argv if argument.startswith("developer_instructions")]
-        sent = Codex().channel(launch, Host()).start("run", request, resume)
-        assert sent == f"<system_prompt>\nbe brief\n</system_prompt>\n\n{HELLO.prompt}".encode()
-    assert Codex().channel(launched(request), Host()).start("run", request, None) == HELLO.prompt.encode()
+        prompt = f"<system_prompt>\nbe brief\n</system_prompt>\n\n{HELLO.prompt}"
+        assert full_prompt(request, resume, "") == prompt
+    assert full_prompt(request, None, "") == HELLO.prompt
 
 
 @pytest.mark.parametrize(
@@ -409,7 +367,7 @@ def test_resumed_thread_gets_the_system_prompt_before_the_prompt() -> None:
         "-m", "-mx", "--model=x", "--json", "--ephemeral", "-i/x", "--image=/x", "-o", "-o/x",
         "--output-last-message=/x", "--output-schema=/x", "--ignore-rules", "--ignore-user-config",
         "--full-auto", "--yolo", "--approve-for-me",
-        BYPASS, "--dangerously-bypass-hook-trust", "--trust", "--worktree", "-h", "--help", "-V", "--version", "--",
+        "--dangerously-bypass-hook-trust", "--trust", "--worktree", "-h", "--help", "-V", "--version", "--",
         "resume", "fork", "review", "help", "exec", "e", "--skip-git-repo-check",
     ],
 )  # fmt: skip
@@ -430,24 +388,20 @@ def test_extra_config_value_managed_by_clinvk_is_rejected(sandbox: SandboxMode, 
 
 def passed_on(launch: Launch, count: int) -> tuple[str, ...]:
     """Return the position of the extra flags: before all restricting flags of clinvk."""
-    begin = launch.argv.index("--skip-git-repo-check") + 1
-    return launch.argv[begin : begin + count]
+    return launch.argv[2 : 2 + count]
 
 
-HARMLESS = (("--oss",), ("--color=never",), ("-c", 'model_verbosity="low"'), ("--local-provider", "ollama", "--oss"))
+HARMLESS = (("--strict-config",), ("-c", 'model_verbosity="low"'), ("--config=web_search=live",))
 HARMFUL = (
-    ("-p", "x"),
-    ("-px",),
-    ("--profile=x",),
     ("--enable", "hooks"),
     ("--disable=x",),
     ("-c", "features.hooks=true"),
     ("-cnotify=['x']",),
     ("--config=mcp_servers.x.command='y'",),
     ("-c",),
-    ("--of-the-future",),
-    ("a word",),
 )
+UNKNOWN = (("-p", "x"), ("--profile=x",), ("--color=never",), ("--oss",), ("--of-the-future",), ("a word",))
+"""Flags that `codex app-server` does not have."""
 
 
 @pytest.mark.parametrize("extra", HARMLESS)
@@ -456,7 +410,7 @@ def test_harmless_extra_flags_are_passed_on(sandbox: SandboxMode, extra: tuple[s
     assert passed_on(launched(replace(HELLO, sandbox_mode=sandbox, extra=extra)), len(extra)) == extra
 
 
-@pytest.mark.parametrize("extra", HARMFUL)
+@pytest.mark.parametrize("extra", HARMFUL + UNKNOWN)
 @pytest.mark.parametrize("words", [("default", "read-only"), ("none", "workspace"), ("auto", None), (None, None)])
 def test_other_extra_flags_are_rejected_in_a_sandbox(
     words: tuple[ApprovalMode | None, SandboxMode | None], extra: tuple[str, ...]
@@ -465,10 +419,16 @@ def test_other_extra_flags_are_rejected_in_a_sandbox(
         launched(replace(HELLO, approval_mode=words[0], sandbox_mode=words[1], extra=extra))
 
 
-@pytest.mark.parametrize("extra", HARMFUL[:-1])
+@pytest.mark.parametrize("extra", HARMFUL)
 def test_other_extra_flags_are_passed_on_without_restrictions(extra: tuple[str, ...]) -> None:
     for request in (replace(HELLO, sandbox_mode="full"), replace(HELLO, approval_mode="none")):
         assert passed_on(launched(replace(request, extra=extra)), len(extra)) == extra
+
+
+@pytest.mark.parametrize("extra", UNKNOWN)
+def test_flags_that_the_server_does_not_have_are_rejected(extra: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidRequest, match=r"accepted: --strict-config, --config, --enable, --disable"):
+        launched(replace(HELLO, sandbox_mode="full", extra=extra))
 
 
 def test_nul_character_in_a_system_prompt_is_rejected() -> None:
@@ -555,19 +515,3 @@ def test_openai_models_are_claimed(model: str) -> None:
 @pytest.mark.parametrize("model", ["claude-opus", "gemini-3", "opus", "o", "ollama", "", "my-gpt"])
 def test_other_models_are_not_claimed(model: str) -> None:
     assert not Codex().claims_model(model)
-
-
-ARCHIVED = {f"~/.codex/archived_sessions/rollout-*{THREAD}.jsonl": ["/h/.codex/archived_sessions/rollout-x.jsonl"]}
-BY_EXEC = ("--color=never",)
-"""What the server does not take."""
-
-
-@pytest.mark.parametrize("fork", [False, True])
-def test_archived_thread_is_unarchived_before_exec_resumes_it(fork: bool) -> None:
-    """The server unarchives threads itself."""
-    on = Host(env={"HOME": "/h"}, find=lambda folder, pattern: ARCHIVED.get(f"{folder}/{pattern}", []))
-    by_exec = Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD, fork=fork), on)
-    assert by_exec.setup == ("unarchive", THREAD)
-    assert describe(by_exec, 5).startswith(f"codex unarchive {THREAD}\ncd /p && codex ")
-    assert not Codex().launch(HELLO, Resume(THREAD), on).setup
-    assert not Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD), host()).setup

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.pool.agent_programs import fingerprint
+from clinvk.runtime.pool.file_fingerprints import fingerprint
 
 LATER = "changed, and longer"
 

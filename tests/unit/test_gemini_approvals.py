@@ -153,7 +153,7 @@ def test_run_that_asks_uses_the_protocol_and_keeps_plan_mode_closed() -> None:
         assert "--acp" in launch.argv
         assert b"exit_plan_mode" in launch.files["limits.toml"]
         assert "grants.toml" not in launch.files
-    assert (own.ping, own.fallback) == (b"", None)
+    assert own.ping == b""
 
 
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])

@@ -360,9 +360,11 @@ def test_run_interrupted_before_its_session_exists_sends_no_prompt() -> None:
 
 
 @pytest.mark.parametrize("code", [1, 42])
-def test_process_that_exits_before_a_response_does_not_speak_the_protocol(code: int) -> None:
-    with pytest.raises(ProtocolNotSupported):
-        list(Process().channel.closed(code, b"Unknown argument: acp"))
+def test_process_that_exits_before_a_response_fails_its_run(code: int) -> None:
+    process = Process()
+    process.start("r0")
+    process.take(*process.channel.closed(code, b"Unknown argument: acp"))
+    assert [ending.exit_code for ending in process.endings if isinstance(ending, RunFailed)] == [code]
 
 
 @pytest.mark.parametrize("refusal", [b'{"id":0,"error":{"code":-32601,"message":"no"}}', b'{"id":0,"error":"no"}'])

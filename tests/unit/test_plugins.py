@@ -85,5 +85,5 @@ FlagProbe Host Image Interaction InteractionAnswer InteractionRequested InvalidR
 LoginProbe LoginStatus NotResumable OneShotChannel PRIVATE ProbeOutput Progress ProtocolNotSupported QuestionField
 Remark Report Resume RunFailed RunFinished RunRequest RunStarted SessionNotFound SteerReply TextDecoder TextDelta
 ThinkingDelta ToolCall ToolCallDelta ToolOutput ToolResult Unsupported Usage crash_ending decode_line plain_prompt
-refuse_extra refuse_options with_schema
+refuse_options with_schema
 """

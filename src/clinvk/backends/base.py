@@ -92,7 +92,7 @@ class Host(msgspec.Struct, frozen=True):
 
 
 class ProtocolNotSupported(Exception):
-    """A process does not speak its channel's protocol. The process got no prompt, so the run can use a fallback."""
+    """A process does not speak its channel's protocol. The process got no prompt."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,12 +134,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         long_lived: stdin stays open until the run has ended.
 
         wrapper: the command before `argv`, which runs the process in a sandbox.
-        setup: arguments of a CLI command that runs to completion first, in no particular directory; the outcome is
-            ignored.
         links: symbolic links in the private folder with their targets; `~` in a target is the home. If a link's name
             ends in `/`, the target is a folder and is created if missing.
         session_params: conversation settings that the process receives before the prompt.
-        fallback: the launch to use if the CLI does not speak the long-lived protocol (`ProtocolNotSupported`).
         stop_signal: the signal on which this CLI stops and cleans up.
         stops_tools_first: stop the tools before the CLI, because the CLI would kill the tools without letting them
             clean up.
@@ -172,10 +169,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     long_lived: bool = False
 
     wrapper: tuple[str, ...] = ()
-    setup: tuple[str, ...] = ()
     links: dict[str, str] = {}
     session_params: dict[str, object] = {}
-    fallback: "Launch | None" = None
     stop_signal: int = SIGTERM
     stops_tools_first: bool = False
     client_tools: tuple[ClientTool, ...] = ()
@@ -365,8 +360,7 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
         [*(f"{name}={shlex.quote(shown(value))}" for name, value in launch.env.items())]
         + [shlex.quote(shown(argument)) for argument in (*launch.wrapper, *launch.argv)]
     )
-    lines = [shlex.join((launch.argv[0], *launch.setup))] if launch.setup else []
-    lines.append(f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command)
+    lines = [f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command]
     if launch.session_params:
         lines.append(f"# opening on stdin: {msgspec.json.encode(launch.session_params).decode()}")
     lines.append(f"# prompt: {prompt_bytes} bytes on stdin")

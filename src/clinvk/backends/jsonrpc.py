@@ -76,7 +76,6 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
         self._numbers = count()
         self._greeting_id: int | None = None
         self._speaks = False
-        self._banner = ""
         self._held: list[bytes] = []
         self._calls: dict[int, Call] = {}
         self._open: dict[str, Run] = {}
@@ -103,10 +102,8 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
         """
         message = self._read(line)
         if message is None:
-            if not self._speaks:
-                self._banner = self._banner or line[:80].decode(errors="replace")
-                if self._is_strict and line.startswith(b"{"):
-                    raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
+            if self._is_strict and not self._speaks and line.startswith(b"{"):
+                raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
         elif message.method:
             yield from self._notified(message)
         elif message.id == self._greeting_id and not self._speaks:
@@ -115,14 +112,7 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
             yield from self._answered(call, message)
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        """Yield an ending for each run that is still open.
-
-        Raises:
-            ProtocolNotSupported: the process exited by itself and never answered the greeting.
-        """
-        if not self._speaks and exit_code < 128:  # a signal (128 and above) does not show which protocol the CLI speaks
-            said = self.stderr_message(stderr) or self._banner or "nothing on stderr"
-            raise ProtocolNotSupported(f"it exited with code {exit_code}: {said}")
+        """Yield an ending for each run that is still open."""
         for run in [*self._open]:
             yield run, self._lost(self._open.pop(run), exit_code, stderr)
 

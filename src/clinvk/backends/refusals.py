@@ -67,16 +67,3 @@ def refuse_incapable(backend: Backend, request: RunRequest, resume: Resume | Non
     }.items():
         if is_lacking:
             raise Unsupported(f"{name} has no option {field}", field)
-
-
-def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> None:
-    """Refuse `extra` flags that would override flags set by clinvk.
-
-    Raises:
-        InvalidRequest: an `extra` flag is reserved, with or without `=value`; `why` ends the message.
-    """
-    reserved = tuple(reserved)
-    for index, argument in enumerate(extra):
-        flag = argument.split("=", 1)[0]
-        if flag in reserved:
-            raise InvalidRequest(f"extra flag {argument!r} is not accepted: {why}", f"extra[{index}]")

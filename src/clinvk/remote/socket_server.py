@@ -190,7 +190,7 @@ class _ClientConnection:
                 return frames.RunStatus(run_id) if is_live else frames.Refused("the run is not in this server")
             case frames.QueuePosition(run_id=run_id):
                 run = self._runs.live(run_id)
-                return frames.RunStatus(run_id, queue_position=run.queue_position if run else None)
+                return frames.RunStatus(run_id, queue_position=run.slot.position if run else None)
             case frames.CreateLogin():
                 return self._control.create_login()
             case frames.RestRequest():
@@ -198,7 +198,7 @@ class _ClientConnection:
 
     async def _start(self, command: frames.RunCommand) -> frames.RunStatus:
         run = await self._runs.start(command.request, self._environ_of(command))
-        return frames.RunStatus(run.id, run.session_id, run.queue_position)
+        return frames.RunStatus(run.id, run.session_id, run.slot.position)
 
     async def _run_prompt(self, command: frames.RunCommand) -> frames.RunUpdate:
         """Run the prompt, send its events, and return its end."""

@@ -16,7 +16,6 @@ from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import AgentEnvironment
 from clinvk.runtime.interactions import Interactions
-from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool, WarmStats
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
@@ -76,7 +75,6 @@ class LocalRuns:
         tags = process_tags.choose_tags()
         self._resource_limits = ResourceLimits(settings.agents, tags.server, open_files)
         self.spawner = Spawner(tags, self._resource_limits)
-        self.fallbacks = ProtocolSupport()
         self._schemas = SchemaChecker(self.spawner, environ)
         self._settings = settings
         self._store = store
@@ -125,12 +123,7 @@ class LocalRuns:
     @property
     def warm_stats(self) -> WarmStats | None:
         """Counts and memory of the warm agent processes; None if no process is kept warm."""
-        if self.pool is None:
-            return None
-        one_shot = tuple(
-            name for name, path in self._environment.paths.items() if not self.fallbacks.is_supported(path)
-        )
-        return replace(self.pool.stats, one_shot=one_shot)
+        return self.pool.stats if self.pool else None
 
     def resize(self, server: ServerSettings) -> None:
         """Change how many runs may be active at once, and how many may wait."""
@@ -379,7 +372,6 @@ class LocalRuns:
             launch=await self._look_up_launch(environment, backend, request, resume),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
-            fallbacks=self.fallbacks,
             relaunch=partial(self._look_up_launch, environment, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs and not user_environment else None,
             hold=environment.hold(self.spawner, request.workdir),

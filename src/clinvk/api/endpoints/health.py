@@ -67,9 +67,7 @@ class WarmHealth(KeptHealth, frozen=True):
     """The agent processes that are up for prompts to come: all, and by backend."""
 
     backends: Annotated[dict[str, KeptHealth], Meta(description="Backends whose processes may stay warm.")]
-    one_shot: Annotated[
-        tuple[str, ...], Meta(description="Backends whose program does not support a long-lived process.")
-    ]
+    one_shot: Annotated[tuple[str, ...], Meta(description="Backends whose long-lived processes fail at present.")]
 
 
 class CapacityHealth(msgspec.Struct, frozen=True):

@@ -197,7 +197,7 @@ class Answer:
         """
         start = self._start
         if start.after:
-            yield [self.run.entries[0]]  # the start of the run
+            yield [self.run.log.since(0)[0]]  # the start of the run
         if start.open_calls:
             events = [*start.open_calls, RunFinished("tool_use", Usage())]
             yield [Logged(number, self.run.created_at, event) for number, event in enumerate(events, start.after)]

@@ -190,7 +190,7 @@ class _PromptRequest(Exchange):
     async def _accept(self, call: Call, run: RunTask) -> None:
         """Respond with the location of the run, and let the run continue in the background."""
         assert isinstance(self._dialect, SupportsAsync), "no other format asks for it"
-        facts = replace(run_facts(run), queue_position=run.queue_position)
+        facts = replace(run_facts(run), queue_position=run.slot.position)
         body = self._dialect.accepted(call, facts, run.state)
         if self._dialect.is_model_api:
             await self._response.send(200, self._dialect.result_type, body, _headers(call, run))

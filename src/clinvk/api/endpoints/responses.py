@@ -75,7 +75,7 @@ async def _response(services: Services, response_id: str) -> response_object.Res
     """Rebuild a response from the record and the events of its run."""
     run, data = await _find(services, response_id)
     if live := services.runs.live(run.id):
-        entries = [*live.entries]
+        entries = live.log.since(0)
     elif run.state in UNDER_WAY:
         entries = []
     else:

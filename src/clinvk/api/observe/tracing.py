@@ -111,9 +111,9 @@ class Tracing:
         span.end(_ns(run.ended_at) if run.ended_at else None)
 
     def _trace_tools(self, span: Span, run: RunTask) -> None:
-        ends = {entry.event.id: entry for entry in run.entries if isinstance(entry.event, ToolResult)}
+        ends = {entry.event.id: entry for entry in run.log.since(0) if isinstance(entry.event, ToolResult)}
         context = trace.set_span_in_context(span)
-        for at, call in ((entry.at, entry.event) for entry in run.entries if isinstance(entry.event, ToolCall)):
+        for at, call in ((entry.at, entry.event) for entry in run.log.since(0) if isinstance(entry.event, ToolCall)):
             end = ends.get(call.id)
             tool = self._tracer.start_span(
                 f"execute_tool {call.name}",

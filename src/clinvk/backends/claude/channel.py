@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported
+from clinvk.backends.base import Channel, Delivery
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.approvals import Approvals, PermissionRequest, control_response, denial
 from clinvk.backends.claude.client_tools import ToolServer
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import greeting, message
 from clinvk.backends.mcp_tools import McpMessage
-from clinvk.backends.shared import crash_ending, decode_line
+from clinvk.backends.shared import decode_line
 from clinvk.types.events import AwaitingTools, RunFailed, RunFinished
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
@@ -50,7 +50,6 @@ class _Control(msgspec.Struct, frozen=True):
 
 
 _CONTROLS = msgspec.json.Decoder(_Control)
-_ANY: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class ConversationChannel(Channel):
@@ -67,7 +66,6 @@ class ConversationChannel(Channel):
         self._approvals = approvals
         self._decoder = ClaudeDecoder()
         self._last: wire.Result | None = None
-        self._speaks = False
 
     def greet(self) -> bytes:
         """Return a request that the process answers as soon as its startup is complete."""
@@ -84,15 +82,7 @@ class ConversationChannel(Channel):
         return self.greet() + message(request) if greets else message(request)
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
-        """Parse one line of stdout and yield events of the run, or answers for stdin.
-
-        Raises:
-            ProtocolNotSupported: the first line is not a JSON object.
-        """
-        if not self._speaks:
-            if not isinstance(decode_line(_ANY, line), dict):
-                raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
-            self._speaks = True
+        """Parse one line of stdout and yield events of the run, or answers for stdin."""
         if _CONTROL in line[:_HEAD]:
             yield from self._control_answer(line)
         elif self._run:
@@ -114,21 +104,10 @@ class ConversationChannel(Channel):
         return _INTERRUPT if run == self._run else None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        """Yield the ending of the open run, if any.
-
-        Raises:
-            ProtocolNotSupported: the process exited without a signal and printed nothing.
-        """
-        if not self._speaks and exit_code < 128:  # otherwise a signal ended the process
-            raise ProtocolNotSupported(
-                f"it exited with code {exit_code}: {self.stderr_message(stderr) or 'nothing on stderr'}"
-            )
+        """Yield the ending of the open run, if any."""
         if self._run:
             run, self._run = self._run, ""
-            yield (
-                run,
-                self._decoder.closed(exit_code, stderr) if self._speaks else crash_ending("claude", exit_code, stderr),
-            )
+            yield run, self._decoder.closed(exit_code, stderr)
 
     def _events(self, line: bytes) -> Iterator[Delivery]:
         run = self._run

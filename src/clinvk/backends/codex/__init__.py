@@ -1,4 +1,4 @@
-"""Codex, the agent CLI of OpenAI, versions 0.163 to 0.171. A run is one `codex app-server` or `codex exec` process.
+"""Codex, the agent CLI of OpenAI, versions 0.163 to 0.171. A run is a turn of `codex app-server`.
 
 Model names and the purpose of each model come from `codex debug models`, which agrees across these versions. `balanced`
 sends no model: the CLI then uses the user's default, or the newest model for everyday work.
@@ -15,23 +15,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clinvk.backends import shared
-from clinvk.backends.base import ALL_CAPABILITIES, MAX_RUNS, PRIVATE, Backend, Channel, Host, Launch
+from clinvk.backends.base import ALL_CAPABILITIES, MAX_RUNS, Backend, Channel, Host, Launch
 from clinvk.backends.codex import client_tools, flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
-from clinvk.backends.codex.exec import ExecChannel, full_prompt, supports_schema
+from clinvk.backends.codex.conversation import full_prompt, supports_schema
 from clinvk.backends.codex.flags import SETTING, disabled_skills
 from clinvk.backends.codex.sandbox import Sandbox, sandbox
 from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
 from clinvk.backends.refusals import refuse_cost_limit
-from clinvk.backends.shared import (
-    EFFORT_LEVELS,
-    aliases,
-    conversation_id,
-    image_extension,
-    native_effort,
-    parent_directories,
-)
-from clinvk.types.errors import InvalidRequest, Unsupported
+from clinvk.backends.shared import EFFORT_LEVELS, aliases, conversation_id, native_effort, parent_directories
+from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -53,7 +46,6 @@ _MAX_PROMPT_CHARACTERS = 1_048_576
 _THREAD = "threadId"
 """The parameter that names the thread."""
 
-_SCHEMA = "schema.json"
 _INSTRUCTIONS_FILE = "AGENTS.md"
 """The private file that holds the instructions to put before the prompt."""
 
@@ -84,7 +76,7 @@ class Codex(Backend):
     folders: tuple[str, ...] = ("~/.codex", "$CODEX_HOME")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        """Return the launch for this request: `codex app-server` where the request allows, else `codex exec`."""
+        """Return the launch of a `codex app-server` for this request."""
         refuse_cost_limit(request, self.name)
         _check_texts(request)
         offers_tools = bool(request.client_tools) or not request.own_tools
@@ -99,99 +91,41 @@ class Codex(Backend):
         config = {**_CONFIG, **restrictions.config, **_config(request, begun)}
         if request.literal:
             config |= disabled_skills(prompt)
-        if not request.own_tools:
-            config |= client_tools.CONFIG
-        settings = _settings(config)
-        argv = (
-            self.executable,
-            *restrictions.approval,
-            "exec",
-            "--json",
-            "--skip-git-repo-check",
-            *request.extra,  # first: later settings win, and a flag without a value cannot swallow `resume`
-            *restrictions.sandbox,
-            *_options(request),
-            *settings,
-            *(_resume_args(resume) if resume else ()),
-        )
-        _check_length(argv, restrictions)
         files = {**restrictions.files, **({_INSTRUCTIONS_FILE: missing.encode()} if missing else {})}
-        schema = {_SCHEMA: msgspec.json.encode(request.output_schema)} if supports_schema(request) else {}
-        exec_launch = Launch(
+        session_params = _session_params(request, resume, restrictions, host)
+        switches: tuple[str, ...] = ()
+        if offers_tools:
+            session_params |= client_tools.session_params(request)
+        if not request.own_tools:
+            switches = client_tools.FLAGS
+            config |= client_tools.CONFIG
+            files[client_tools.CATALOG] = client_tools.catalog(host.models or b"{}")
+        argv = (self.executable, "app-server", *request.extra, *switches, *_settings(config))
+        _check_length(argv, restrictions)
+        launch = Launch(
             argv=argv,
             env=restrictions.env,
             cwd=request.workdir,
-            files={**files, **_images(request), **schema},
-            max_turns=request.max_turns or None,
+            files=files,
+            long_lived=True,
+            session_params=session_params,
+            stops_tools_first=True,
+            client_tools=request.client_tools,
             retries_schema=not supports_schema(request) and not request.ephemeral,
             asks=restrictions.policy != "never",
         )
-        if offers_tools:
-            return self._with_client_tools(exec_launch, request, resume, restrictions, settings, host)
-        if exec_launch.asks and not flags.supported_by_server(request.extra):
-            raise Unsupported("codex cannot ask for approval with these extra flags", "approval_mode")
-        if restrictions.has_rules or not flags.supported_by_server(request.extra):
-            return msgspec.structs.replace(exec_launch, setup=_unarchived(resume, host))
-        server_launch = msgspec.structs.replace(
-            exec_launch,
-            stops_tools_first=True,
-            argv=(self.executable, "app-server", *request.extra, *settings),
-            files=files,
-            long_lived=True,
-            max_turns=None,  # the channel counts the requests
-            session_params=_session_params(request, resume, restrictions, host),
-        )
-        session_params = {name: value for name, value in server_launch.session_params.items() if name != _THREAD}
-        reads = _read_at_start(request, host)
-        warm = msgspec.structs.replace(server_launch, session_params=session_params, reads=reads, ping=PING)
-        return msgspec.structs.replace(server_launch, fallback=None if exec_launch.asks else exec_launch, warm=warm)
-
-    def _with_client_tools(
-        self,
-        launch: Launch,
-        request: RunRequest,
-        resume: Resume | None,
-        restrictions: Sandbox,
-        settings: list[str],
-        host: Host,
-    ) -> Launch:
-        """Return the launch of a server that offers the client's tools.
-
-        Raises:
-            Unsupported: the server cannot honour the request with its own tools.
-        """
-        if request.own_tools and (restrictions.has_rules or not flags.supported_by_server(request.extra)):
-            raise Unsupported("codex cannot offer the client's tools with rules, or with these extra flags", "tools")
-        files: dict[str, bytes] = {}
-        if not request.own_tools:
-            files[client_tools.CATALOG] = client_tools.catalog(host.models or b"{}")
-        switches = () if request.own_tools else client_tools.FLAGS
-        params = {**_session_params(request, resume, restrictions, host), **client_tools.session_params(request)}
-        server = msgspec.structs.replace(
-            launch,
-            argv=(self.executable, "app-server", *request.extra, *switches, *settings),
-            files=files,
-            long_lived=True,
-            max_turns=None,
-            client_tools=request.client_tools,
-            session_params=params,
-            stops_tools_first=True,
-        )
-        params = {name: value for name, value in params.items() if name != _THREAD}
         kept = msgspec.structs.replace(
-            server,
-            session_params=params,
+            launch,
+            session_params={name: value for name, value in session_params.items() if name != _THREAD},
             reads=_read_at_start(request, host),
             ping=PING,
-            max_runs=2 * MAX_RUNS,  # most of the runs only wait for their clients
+            max_runs=2 * MAX_RUNS if offers_tools else MAX_RUNS,  # most runs with tools only wait for their clients
         )
-        return msgspec.structs.replace(server, warm=kept)
+        return msgspec.structs.replace(launch, warm=kept)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine of one process."""
         missing = launch.files.get(_INSTRUCTIONS_FILE, b"").decode()
-        if not launch.session_params:
-            return ExecChannel(missing)
         is_kept = bool(launch.ping)
         return AppServerChannel(launch.session_params, missing, is_kept, launch.client_tools, asks=launch.asks)
 
@@ -216,7 +150,7 @@ class Codex(Backend):
 
 
 def _session_params(request: RunRequest, resume: Resume | None, restrictions: Sandbox, host: Host) -> dict[str, object]:
-    """Return the parameters of the thread. Settings carry every other option, as with `exec`."""
+    """Return the parameters of the thread. Settings carry every other option."""
     place = request.workdir or host.resolve("")
     session_params: dict[str, object] = {
         "cwd": place,
@@ -231,16 +165,6 @@ def _session_params(request: RunRequest, resume: Resume | None, restrictions: Sa
     return {name: value for name, value in session_params.items() if value}
 
 
-def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:
-    """Return the arguments that unarchive the thread, or none if the thread is not archived.
-
-    A server that died while closing a thread leaves the thread archived, and `exec` cannot resume an archived thread.
-    """
-    thread = conversation_id(resume, "codex") if resume else ""
-    archive = f"{user_files.folder(host, host.resolve(''))}/archived_sessions"
-    return ("unarchive", thread) if thread and host.find(archive, f"rollout-*{thread}.jsonl") else ()
-
-
 def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
     """Return the files that a server reads at start: login, settings and instructions. A thread keeps its own copy."""
     workdir = host.resolve(request.workdir or "")
@@ -251,27 +175,6 @@ def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
 
 def _model(request: RunRequest) -> str | None:
     return _ALIASES.get(request.model, request.model) if request.model else None
-
-
-def _options(request: RunRequest) -> list[str]:
-    model = _model(request)
-    return [
-        *([f"--cd={request.workdir}"] if request.workdir else []),
-        *([f"--model={model}"] if model else []),
-        *(f"--image={PRIVATE}/{name}" for name in _images(request)),
-        *([f"--output-schema={PRIVATE}/{_SCHEMA}"] if supports_schema(request) else []),
-        *(["--ephemeral"] if request.ephemeral else []),
-    ]
-
-
-def _images(request: RunRequest) -> dict[str, bytes]:
-    return {f"image-{index}.{image_extension(image)}": image.data for index, image in enumerate(request.images)}
-
-
-def _resume_args(resume: Resume) -> tuple[str, ...]:
-    """Return the arguments that resume or fork a thread. A fork reads its prompt from stdin only if given `-`."""
-    thread = conversation_id(resume, "codex")
-    return ("fork", thread, "-") if resume.fork else ("resume", thread)
 
 
 def _config(request: RunRequest, begun: Sandbox | None) -> dict[str, str]:

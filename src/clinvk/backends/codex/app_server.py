@@ -4,10 +4,8 @@ Recorded with Codex 0.163.0 and 0.169.0; 0.171.0 prints the same lines. A run se
 (or `thread/resume`, `thread/fork`), then `turn/start`, and waits for each response before the next request. A process
 holds several threads, and interleaves the notifications of the threads and of the threads of sub-agents.
 
-The server starts as fast as `codex exec` and uses as much memory (both 149 ms to the first text of a model that answers
-at once, 141 MB), because `exec` runs the same server internally. Every run that can use the server does, whether the
-client streams or not. The server has two limits: no equivalent of `exec --ignore-rules`, so rules stay in force, and
-fewer flags than `exec`.
+`codex exec` runs the same server internally: it starts no faster and uses as much memory (149 ms to the first text of a
+model that answers at once, 141 MB).
 
 A process that is kept holds each thread open, so the next turn of the thread starts at once. Any other process that
 resumes the thread is refused ("already has an active writer"). `thread/unsubscribe` does not release the thread, and
@@ -16,8 +14,8 @@ together, and the server handles the two in order. The channel closes a thread t
 run whose turn failed or could not start, and closes an idle thread on request. If the process exits between the two
 requests, the thread stays archived and cannot be resumed; the next run of the thread unarchives the thread.
 
-A resumed thread would use the model and effort of its last turn, unless the request names the model provider. `exec`
-names the provider, so the channel reads the provider from the settings.
+A resumed thread would use the model and effort of its last turn, unless the request names the model provider, which the
+channel therefore reads from the settings.
 """
 
 from collections.abc import Iterator
@@ -27,8 +25,7 @@ import msgspec
 from clinvk import __version__
 from clinvk.backends.base import Delivery, SteerReply
 from clinvk.backends.codex import approvals, client_tools, failures, wire
-from clinvk.backends.codex.conversation import Conversation, Thread
-from clinvk.backends.codex.exec import full_prompt, supports_schema
+from clinvk.backends.codex.conversation import Conversation, Thread, full_prompt, supports_schema
 from clinvk.backends.jsonrpc import Message, RpcChannel
 from clinvk.backends.shared import base64_data
 from clinvk.types.errors import Cancelled

@@ -25,7 +25,7 @@ REFUSALS: dict[str, dict[str, object]] = {
     "item/tool/requestUserInput": {"answers": {}},
     "mcpServer/elicitation/request": {"action": "cancel"},
 }
-"""Responses to requests that nobody is asked about. `exec` also cancels elicitation."""
+"""Responses to requests that nobody is asked about."""
 
 _DECISIONS = {"allow": "accept", "allow_session": "acceptForSession", "deny": "decline", "deny_and_stop": "cancel"}
 

@@ -4,48 +4,27 @@ Codex reports an unknown flag as an error before it shows the help.
 """
 
 import re
-from collections.abc import Iterator
 
-from clinvk.backends.base import PRIVATE, Backend, Host, Launch
-from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, flags_in, launches
+from clinvk.backends.base import PRIVATE, Backend, Host
+from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, launches
 from clinvk.backends.codex import user_files
 
-_UNKNOWN = re.compile(r"unexpected argument '(-[^'=]+)")
+_UNKNOWN = re.compile(r"(?:unexpected argument|unrecognized subcommand) '([^'=]+)")
 
 
 def checkup(backend: Backend, host: Host) -> Checkup:
     """Return the checks for the installed Codex."""
     return Checkup(
         empty_home={"CODEX_HOME": PRIVATE},
-        probes=tuple(_trial(launch) for launch in _covering(backend)),
+        probes=(FlagProbe((*next(launches(backend)).argv, "--help"), _lacking),),  # every launch has the same flags
         login=_by_provider(host) or LoginProbe((backend.executable, "login", "status"), _login, in_user_home=True),
     )
-
-
-def _trial(launch: Launch) -> FlagProbe:
-    return FlagProbe((*launch.argv, "--help"), _lacking_in_server if launch.fallback else _lacking)
-
-
-def _covering(backend: Backend) -> Iterator[Launch]:
-    """Yield a small set of launches that covers every flag of `codex app-server` and of `codex exec`."""
-    seen: set[tuple[str, ...]] = set()
-    for launch in (way for planned in launches(backend) for way in (planned.fallback, planned) if way):
-        command = tuple(word for word in launch.argv if word in ("app-server", "exec", "resume", "fork"))
-        new = {(*command, flag) for flag in flags_in(launch.argv)} - seen
-        if new:
-            seen |= new
-            yield launch
 
 
 def _lacking(answer: ProbeOutput) -> tuple[str, ...] | None:
     if unknown := _UNKNOWN.search(answer.text):
         return (unknown[1],)
     return () if answer.exit_code == 0 else None
-
-
-def _lacking_in_server(answer: ProbeOutput) -> tuple[str, ...]:
-    """Return the missing flags; none if the CLI has no server, because every run then uses `codex exec`."""
-    return _lacking(answer) or ()
 
 
 def _login(answer: ProbeOutput) -> LoginStatus:

@@ -60,8 +60,7 @@ _KINDS = {
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOISE = re.compile(
-    r"Reading (prompt|additional input) from stdin"
-    r"|WARNING: proceeding, even though"
+    r"WARNING: proceeding, even though"
     r"|warning: Untrusted project-local configuration"
     r"|.* is marked as untrusted in the effective configuration"
     r"|Could not create otel exporter: OTel headers helper requires"

@@ -9,21 +9,9 @@ import re
 from collections.abc import Sequence
 
 from clinvk.backends import shared
-from clinvk.backends.refusals import refuse_extra
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 
-_LONG = {
-    **{"-a": "--ask-for-approval", "-c": "--config", "-C": "--cd", "-h": "--help", "-i": "--image", "-m": "--model"},
-    **{"-o": "--output-last-message", "-p": "--profile", "-s": "--sandbox", "-V": "--version"},
-}
-_RESERVED = (
-    *("--add-dir", "--approve-for-me", "--ask-for-approval", "--cd", "--dangerously-bypass-approvals-and-sandbox"),
-    *("--dangerously-bypass-hook-trust", "--ephemeral", "--full-auto", "--help", "--ignore-rules"),
-    *("--ignore-user-config", "--image", "--json", "--experimental-json", "--model", "--output-last-message"),
-    *("--output-schema", "--remote", "--sandbox", "--skip-git-repo-check", "--trust", "--version", "--worktree"),
-    *("--yolo", "--", "e", "exec", "fork", "help", "resume", "review"),
-)
 _RESERVED_KEYS = (
     *("approval_policy", "approvals_reviewer", "cwd", "default_permissions", "developer_instructions", "model"),
     *("permissions", "projects", "sandbox_mode", "sandbox_workspace_write"),
@@ -32,67 +20,55 @@ _HARMLESS_KEYS = (
     *("model_auto_compact_token_limit", "model_context_window", "model_provider", "model_reasoning_effort"),
     *("model_reasoning_summary", "model_verbosity", "service_tier", "tool_output_token_limit", "web_search"),
 )
-_HARMLESS_SWITCHES = ("--oss", "--strict-config")
-_HARMLESS_OPTIONS = ("--color", "--local-provider", "--thread-source", "--config")
+_STRICT = "--strict-config"
+_CONFIG = "--config"
+_FEATURES = ("--enable", "--disable")
 _SAFE_SETTINGS = (
     '(model_reasoning_effort|model_reasoning_summary|model_verbosity)=("[a-z]+"|[a-z]+)'
     r"|(model_auto_compact_token_limit|model_context_window|tool_output_token_limit)=\d+"
 )
-SAFE_FLAGS: Flags = {
-    "-c": _SAFE_SETTINGS,
-    "--config": _SAFE_SETTINGS,
-    "--color": "always|never|auto",
-    "--strict-config": None,
-}
+SAFE_FLAGS: Flags = {"-c": _SAFE_SETTINGS, _CONFIG: _SAFE_SETTINGS, _STRICT: None}
 """Harmless flags that also select no model and no service: safe in requests from anybody."""
-
-_SERVER_SWITCHES = ("--strict-config",)
-_SERVER_OPTIONS = ("--config", "--enable", "--disable")
 
 
 def check(extra: tuple[str, ...], is_open: bool) -> None:
-    """Refuse flags that would override clinvk and, if the agent runs in a sandbox, all except a few harmless flags.
+    """Refuse flags that `codex app-server` does not have and, if the agent runs in a sandbox, those that may weaken it.
 
     Raises:
         InvalidRequest: an argument of `extra` is not accepted.
     """
-    long_forms = tuple(_long_form(argument) for argument in extra)
-    refuse_extra(long_forms, _RESERVED, "clinvk sets it from the request's own fields")
+    long_forms = tuple(map(_long_form, extra))
     for index, argument in enumerate(long_forms):
-        if argument.partition("=")[0] == "--config":
+        if argument.partition("=")[0] == _CONFIG:
             _check_key(index, _value(long_forms, index), is_open)
-    if not is_open and (index := _first_other(long_forms, _HARMLESS_SWITCHES, _HARMLESS_OPTIONS)) is not None:
-        accepted = ", ".join((*_HARMLESS_SWITCHES, *_HARMLESS_OPTIONS))
+    options = (_CONFIG, *_FEATURES) if is_open else (_CONFIG,)
+    if (index := _first_other(long_forms, options)) is not None:
+        where = "" if is_open else " in a sandbox"
+        accepted = ", ".join((_STRICT, *options))
         raise InvalidRequest(
-            f"extra flag {extra[index]!r} is not accepted in a sandbox (accepted: {accepted})", f"extra[{index}]"
+            f"extra flag {extra[index]!r} is not accepted{where} (accepted: {accepted})", f"extra[{index}]"
         )
 
 
-def supported_by_server(extra: tuple[str, ...]) -> bool:
-    """Return whether `codex app-server` supports all of these flags."""
-    return _first_other([_long_form(argument) for argument in extra], _SERVER_SWITCHES, _SERVER_OPTIONS) is None
-
-
-def _first_other(long_forms: Sequence[str], switches: Sequence[str], options: Sequence[str]) -> int | None:
-    """Return the index of the first argument that is neither a switch nor an option with its value, or None."""
+def _first_other(long_forms: Sequence[str], options: Sequence[str]) -> int | None:
+    """Return the index of the first argument that is no switch and no option with its value, or None."""
     rest = iter(enumerate(long_forms))
     for index, argument in rest:
         flag, joined, _ = argument.partition("=")
         if flag in options:
             if not joined:
                 next(rest, None)
-        elif argument not in switches:
+        elif argument != _STRICT:
             return index
     return None
 
 
 def _long_form(argument: str) -> str:
-    """Return the long form of a short flag, with `=` before an attached value."""
-    long = _LONG.get(argument[:2])
-    if long is None or argument.startswith("--"):
+    """Return the long form of `-c`, with `=` before an attached value."""
+    if not argument.startswith("-c"):
         return argument
     value = argument[2:].removeprefix("=")
-    return f"{long}={value}" if value else long
+    return f"{_CONFIG}={value}" if value else _CONFIG
 
 
 def _value(long_forms: tuple[str, ...], index: int) -> str:

@@ -1,14 +1,14 @@
 """The restrictions on Codex: approval and sandbox modes as flags, and overrides for settings that would weaken them.
 
-The sandbox is the only protection of Codex, unless the user is asked for approval. Tried with `codex exec` and `codex
-app-server` of 0.163.0, 0.169.0 and 0.171.0 against a scripted model that calls shell, patch and MCP tools. The
-following act outside the sandbox, and this module disables them:
+The sandbox is the only protection of Codex, unless the user is asked for approval. Tried with `codex app-server` of
+0.163.0, 0.169.0 and 0.171.0 against a scripted model that calls shell, patch and MCP tools. The following act outside
+the sandbox, and this module disables them:
 
-- `rules/*.rules` of the user or of a trusted project run the commands that the rules allow; `codex app-server` has no
-  flag against rules, so clinvk does not use the server if rules exist;
+- `rules/*.rules` of the user or of a trusted project allow commands outside the sandbox, and no setting ignores rules.
+  But Codex runs no command outside a sandbox that denies reading a path: such a command could read the path. So if the
+  user has rules, the sandbox is a permission profile that denies reading the rules;
 - MCP servers of the user or of a trusted project run; no flag ignores every server, so clinvk disables each server;
-- `notify` programs and hooks run; from 0.171 on, so does the program that supplies the headers of telemetry, without
-  which Codex sends no telemetry;
+- `notify` programs and hooks run; from 0.171 on, so does the program that supplies the headers of telemetry;
 - the programs of the user's `environments.toml` run and confine the commands that run in them; no flag ignores the
   file, so `read-only` is refused if the file exists or if the environment has the address of such a program;
 - the older names of the features `apps` and `memories` turn the features on, whatever the current names say;
@@ -43,7 +43,11 @@ from clinvk.types.request import RunRequest
 
 _TEMPORARY = "temporary"
 _FULL = "danger-full-access"
+_READ = "read-only"
 _WORKSPACE = "workspace-write"
+
+_PROFILE = "clinvk"
+"""The name of the permission profile."""
 
 _WORKSPACE_ONLY = {
     "sandbox_workspace_write.writable_roots": "[]",
@@ -75,34 +79,30 @@ _EXEC_SERVER = "CODEX_EXEC_SERVER_URL"
 """The variable with the address of a program that runs the commands instead, with or without the sandbox."""
 
 _HEADERS_HELPER = "headers_helper"
-"""A key of `[otel]`, set only if the user set the key. With `--strict-config`, 0.169 reports the unknown key as an
-error.
-"""
+"""The key of `[otel]` with a program. Codex refuses to start with an empty program, and runs none without exporters."""
+
+_NO_TELEMETRY = {f"otel.{name}": '"none"' for name in ("exporter", "trace_exporter", "metrics_exporter")}
 
 
 class Sandbox(msgspec.Struct, frozen=True):
     """The restrictions on the agent.
 
     Attributes:
-        mode: the CLI's name for the sandbox mode; "" leaves the mode to the settings.
+        mode: the CLI's name for the sandbox mode; "" leaves the mode to the settings, or to a profile in `config`.
         directories: writable directories in addition to the working directory.
-        no_rules: ignore rules.
-        bypasses: run without approval and without a sandbox.
+        has_folder: the agent's temporary directory is inside the private folder.
         config: values for `-c`, in TOML.
         instructions: the project instructions that Codex omits because clinvk marks the project as untrusted.
         own_instructions: the developer instructions in the user's settings, which `instructions` would replace.
-        has_rules: rules exist that only a flag of `codex exec` disables.
-        policy: when Codex asks its user; a policy other than `never` needs the server.
+        policy: when Codex asks its user.
     """
 
     mode: str = ""
     directories: tuple[str, ...] = ()
-    no_rules: bool = False
-    bypasses: bool = False
+    has_folder: bool = False
     config: dict[str, str] = {}
     instructions: str = ""
     own_instructions: str = ""
-    has_rules: bool = False
     policy: str = "never"
 
     @property
@@ -111,34 +111,14 @@ class Sandbox(msgspec.Struct, frozen=True):
         return self.mode == _FULL
 
     @property
-    def _has_folder(self) -> bool:
-        """Whether the agent's temporary directory is inside the private folder."""
-        return self.no_rules and self.mode == _WORKSPACE
-
-    @property
-    def approval(self) -> tuple[str, ...]:
-        """The flags of `codex`, before `exec`."""
-        return () if self.bypasses else ("--ask-for-approval=never",)
-
-    @property
-    def sandbox(self) -> tuple[str, ...]:
-        """Flags of `codex exec`."""
-        mode = "--dangerously-bypass-approvals-and-sandbox" if self.bypasses else f"--sandbox={self.mode}"
-        return (
-            *([mode] if self.mode else []),
-            *(["--ignore-rules"] if self.no_rules else []),
-            *(f"--add-dir={path}" for path in self.directories),
-        )
-
-    @property
     def env(self) -> dict[str, str]:
         """The agent's environment variables. `TMPDIR` is writable in the sandbox."""
-        return {"TMPDIR": f"{PRIVATE}/{_TEMPORARY}"} if self._has_folder else {}
+        return {"TMPDIR": f"{PRIVATE}/{_TEMPORARY}"} if self.has_folder else {}
 
     @property
     def files(self) -> dict[str, bytes]:
         """The files that create the temporary directory in the private folder."""
-        return {f"{_TEMPORARY}/.keep": b""} if self._has_folder else {}
+        return {f"{_TEMPORARY}/.keep": b""} if self.has_folder else {}
 
 
 def sandbox(request: RunRequest, host: Host) -> Sandbox:
@@ -163,8 +143,6 @@ def sandbox(request: RunRequest, host: Host) -> Sandbox:
     if request.approval_mode == "ask":
         policy = _ASKING_POLICIES.get(request.sandbox_mode or "default", restrictions.policy)
         restrictions = msgspec.structs.replace(restrictions, policy=policy)
-    if restrictions.no_rules:
-        restrictions = msgspec.structs.replace(restrictions, has_rules=settings.has_rules())
     if "projects" not in restrictions.config:
         return restrictions
     return msgspec.structs.replace(
@@ -177,15 +155,15 @@ def sandbox(request: RunRequest, host: Host) -> Sandbox:
 def _restrictions(request: RunRequest, settings: "_EffectiveSettings") -> Sandbox:
     directories = request.add_dirs
     match request.sandbox_mode or "default", request.approval_mode or "default":
-        case "read-only", _:  # every file is readable: `add_dirs` need no flag
-            return Sandbox("read-only", no_rules=True, config=settings.read_only())
+        case "read-only", _:  # every file is readable without `add_dirs`
+            return settings.against_rules(Sandbox(_READ, config=settings.read_only()))
         case "workspace", _:
             config = {**_WORKSPACE_ONLY, **settings.untrusted_projects()}
-            return Sandbox(_WORKSPACE, directories, no_rules=True, config=config)
+            return settings.against_rules(Sandbox(_WORKSPACE, directories, has_folder=True, config=config))
         case "full", _:
             return Sandbox(_FULL, directories, config=settings.untrusted_projects())
         case "default", "none":
-            return Sandbox(_FULL, directories, bypasses=True, config=settings.untrusted_projects())
+            return Sandbox(_FULL, directories, config=settings.untrusted_projects())
         case "default", "auto":
             return Sandbox(_WORKSPACE, directories, config=settings.untrusted_projects())
         case _:
@@ -228,11 +206,35 @@ class _EffectiveSettings:
             return ""
         return project_instructions(self._host, self.settings, self._workdir)
 
-    def has_rules(self) -> bool:
-        """Return whether the user or a project, trusted or not, has rules."""
-        projects = (PurePath(place, ".codex") for place in self._places)
-        folders = (user_files.folder(self._host, str(self._workdir)), *projects)
-        return any(self._host.find(f"{folder}/rules", "*.rules") for folder in folders)
+    def against_rules(self, sandbox: Sandbox) -> Sandbox:
+        """Return the same sandbox as a permission profile that rules cannot leave, if the user has rules.
+
+        Codex ignores the rules of a project that is marked as untrusted, and a profile holds against the rules of any
+        other project as well.
+        """
+        folder = f"{user_files.folder(self._host, str(self._workdir))}/rules"
+        if not self._has_rules(folder):
+            return sandbox
+        if folder.startswith("~"):
+            folder = self._host.env.get("HOME", "") + folder[1:]
+        access = {folder: "deny"} if sandbox.mode == _READ else {folder: "deny", ":slash_tmp": "read"}
+        profile = {
+            "extends": shared.toml_string(":read-only" if sandbox.mode == _READ else ":workspace"),
+            "filesystem": shared.toml_table({path: shared.toml_string(right) for path, right in access.items()}),
+        }
+        if sandbox.mode == _WORKSPACE and self.settings.sandbox_workspace_write.get("network_access") is True:
+            profile["network"] = "{enabled = true}"
+        config = {
+            **sandbox.config,
+            "default_permissions": shared.toml_string(_PROFILE),
+            f"permissions.{_PROFILE}": shared.toml_table(profile),
+        }
+        return msgspec.structs.replace(sandbox, mode="", config=config)
+
+    def _has_rules(self, folder: str) -> bool:
+        """Return whether the user, or a project, has rules."""
+        projects = (f"{place.rstrip('/')}/.codex/rules" for place in self._places)
+        return any(self._host.find(each, "*.rules") for each in (folder, *projects))
 
     def untrusted_projects(self) -> dict[str, str]:
         """Return overrides that ignore a project's settings unless the user trusts the project.
@@ -265,7 +267,7 @@ class _EffectiveSettings:
             **_untrusted(self._places),
             **({"mcp_servers": shared.toml_table(servers)} if servers else {}),
             **{f"features.{name}": "false" for name in _OLDER_NAMES if name in self.settings.features},
-            **({f"otel.{_HEADERS_HELPER}": '""'} if _HEADERS_HELPER in self.settings.otel else {}),
+            **(_NO_TELEMETRY if _HEADERS_HELPER in self.settings.otel else {}),
         }
 
 

@@ -134,10 +134,17 @@ class RequestCounter:
         self.is_exhausted = self.is_exhausted or (self._most is not None and self._ended >= self._most)
 
 
-class ItemDecoder:
-    """Turn the items and errors of a turn into events; `last_error` is the last error after which no retry follows."""
+class TurnDecoder:
+    """Turn the notifications of a thread into the events of a run, which is one turn of the thread.
 
-    def __init__(self, *, wants_json: bool, most_requests: int | None = None) -> None:
+    Attributes:
+        model: the model of the thread, once known.
+        last_error: the last error after which no retry follows.
+    """
+
+    def __init__(self, *, wants_json: bool, before: events.Usage | None, most_requests: int | None = None) -> None:
+        """Set `before` to the tokens of the thread's former turns, or None if unknown."""
+        self.model: str | None = None
         self.last_error = ""
         self._wants_json = wants_json
         self._messages = ItemText(events.TextDelta)
@@ -145,67 +152,6 @@ class ItemDecoder:
         self._answer = ""
         self._called: set[str] = set()
         self._requests = RequestCounter(most_requests)
-
-    @property
-    def structured_output(self) -> object:
-        """The JSON value of the last message, if the request has a schema."""
-        return wire.structured(self._answer) if self._wants_json else None
-
-    def item_started(self, item: wire.Item) -> Iterator[events.Event]:
-        """Yield the events of an item that has started or changed."""
-        if item.kind == "todo_list":
-            yield wire.plan(item.items)
-        elif (call := item.call()) and item.id not in self._called:
-            self._called.add(item.id)
-            if item.kind != "web_search":  # the model API searches within its answer
-                self._requests.record_call(item.id)
-                self._advance()
-            yield call
-
-    def item_completed(self, item: wire.Item) -> Iterator[events.Event]:
-        """Yield the events of a complete item; instantaneous items have not been reported as begun."""
-        match item.kind:
-            case "agent_message":
-                self._answer = item.text
-                self._requests.record_text()
-                yield from self._messages.complete(item.id, item.text)
-            case "reasoning":
-                yield from self._thoughts.complete(item.id, item.text or "\n\n".join(item.summary))
-            case "error":  # a warning, after which the turn continues
-                yield events.Progress("warning", item.message)
-            case _:
-                yield from self.item_started(item)
-                if item.id in self._called:
-                    self._requests.record_result(item.id)
-                    yield item.tool_result()
-
-    def error_reported(self, message: str, *, will_retry: bool) -> Iterator[events.Event]:
-        """Handle an error. The end of the turn repeats the error that caused the end, so store only the message."""
-        if not will_retry:
-            self.last_error = message
-        elif ending := failures.refused_login(message):
-            yield ending
-        else:
-            self._messages.cut()
-            self._thoughts.cut()
-            yield events.Progress("retry", message)
-
-    def _advance(self) -> None:
-        """Record that the model received its earlier text, which therefore does not come again."""
-        self._messages.advance()
-        self._thoughts.advance()
-
-
-class TurnDecoder(ItemDecoder):
-    """Turn the notifications of a thread into the events of a run, which is one turn of the thread.
-
-    `model` is the model of the thread, once known.
-    """
-
-    def __init__(self, *, wants_json: bool, before: events.Usage | None, most_requests: int | None = None) -> None:
-        """Set `before` to the tokens of the thread's former turns, or None if unknown."""
-        super().__init__(wants_json=wants_json, most_requests=most_requests)
-        self.model: str | None = None
         self._before = before
         self._after: events.Usage | None = None
         self._early_warnings: list[events.Event] = []
@@ -262,12 +208,12 @@ class TurnDecoder(ItemDecoder):
                 yield from self._thoughts.piece(params.item_id, params.delta, params.summary_index)
             case "item/started":
                 self._compacts = self._compacts or params.item.compacts
-                yield from self.item_started(params.item)
+                yield from self._item_started(params.item)
             case "item/completed":
                 self._compacts = self._compacts and not params.item.compacts
-                yield from self.item_completed(params.item)
+                yield from self._item_completed(params.item)
             case "error":
-                yield from self.error_reported(params.error.text, will_retry=params.will_retry)
+                yield from self._error_reported(params.error.text, will_retry=params.will_retry)
             case "turn/plan/updated":
                 yield wire.plan(params.plan)
             case "thread/tokenUsage/updated":
@@ -296,7 +242,7 @@ class TurnDecoder(ItemDecoder):
         turns = self._requests.count
         match turn.status:
             case "completed" if not self._is_cut:
-                return events.RunFinished(usage=self.usage, structured_output=self.structured_output, turns=turns)
+                return events.RunFinished(usage=self.usage, structured_output=self._structured_output, turns=turns)
             case "completed" | "interrupted" if self.is_out_of_turns:
                 return events.RunFinished("max_turns", usage=self.usage, turns=turns)
             case "interrupted":
@@ -307,3 +253,48 @@ class TurnDecoder(ItemDecoder):
                 return self.ending(turn.error.message, bytes(turn.error.codex_error_info))
             case _:
                 return self.ending(self.last_error or "codex ended the turn without success")
+
+    @property
+    def _structured_output(self) -> object:
+        """The JSON value of the last message, if the request has a schema."""
+        return wire.structured(self._answer) if self._wants_json else None
+
+    def _item_started(self, item: wire.Item) -> Iterator[events.Event]:
+        """Yield the events of an item that has started or changed."""
+        if (call := item.call()) and item.id not in self._called:
+            self._called.add(item.id)
+            if item.kind != "web_search":  # the model API searches within its answer
+                self._requests.record_call(item.id)
+                self._advance()
+            yield call
+
+    def _item_completed(self, item: wire.Item) -> Iterator[events.Event]:
+        """Yield the events of a complete item; instantaneous items have not been reported as begun."""
+        match item.kind:
+            case "agent_message":
+                self._answer = item.text
+                self._requests.record_text()
+                yield from self._messages.complete(item.id, item.text)
+            case "reasoning":
+                yield from self._thoughts.complete(item.id, "\n\n".join(item.summary))
+            case _:
+                yield from self._item_started(item)
+                if item.id in self._called:
+                    self._requests.record_result(item.id)
+                    yield item.tool_result()
+
+    def _error_reported(self, message: str, *, will_retry: bool) -> Iterator[events.Event]:
+        """Handle an error. The end of the turn repeats the error that caused the end, so store only the message."""
+        if not will_retry:
+            self.last_error = message
+        elif ending := failures.refused_login(message):
+            yield ending
+        else:
+            self._messages.cut()
+            self._thoughts.cut()
+            yield events.Progress("retry", message)
+
+    def _advance(self) -> None:
+        """Record that the model received its earlier text, which therefore does not come again."""
+        self._messages.advance()
+        self._thoughts.advance()

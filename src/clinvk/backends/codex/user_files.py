@@ -38,6 +38,7 @@ class CodexConfig(msgspec.Struct):
     features: dict[str, object] = {}
     otel: dict[str, object] = {}
     projects: dict[str, _Project] = {}
+    sandbox_workspace_write: dict[str, object] = {}
     model_providers: dict[str, _Provider] = {}
     model_provider: str = ""
     sandbox_mode: object = None

@@ -1,9 +1,8 @@
-"""The lines of `codex exec --json` and of `codex app-server` as structs.
+"""The lines of `codex app-server` as structs.
 
-The sources are the output of 0.163.0, 0.169.0 and 0.171.0, `codex-rs/exec/src/exec_events.rs` in the CLI's repository,
-and the schema that `codex app-server generate-json-schema` writes. Both commands print the same items: `exec` names
-types and fields in snake case, the server in camel case. The structs have only the fields that a run needs, and are as
-lenient as possible, so that a future form of a line cannot hide the end of a turn.
+The sources are the output of 0.163.0, 0.169.0 and 0.171.0, and the schema that `codex app-server generate-json-schema`
+writes. The structs have only the fields that a run needs, and are as lenient as possible, so that a future form of a
+line cannot hide the end of a turn.
 """
 
 import re
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-from clinvk.backends.codex.request_wire import Meta, NetworkHost, Question
 from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Message
 from clinvk.backends.shared import EpochSeconds, decode_line, unified_diff
@@ -26,7 +24,7 @@ _ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 _KINDS = frozenset(
     {
-        *("agent_message", "reasoning", "error", "todo_list", _COMPACTION),
+        *("agent_message", "reasoning", _COMPACTION),
         *("command_execution", "file_change", "mcp_tool_call", "web_search", "collab_tool_call", "dynamic_tool_call"),
         "function_call",
     }
@@ -42,17 +40,15 @@ _METHODS = frozenset(
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step of the agent's plan: `text` and `completed` from `exec`, `step` and `status` from the server."""
+    """A step of the agent's plan."""
 
-    text: str = ""
-    completed: bool = False
     step: str = ""
     status: str = ""
 
 
 def plan(steps: tuple[Step, ...]) -> Progress:
     """Return the progress of a plan, which the CLI sends in full on each update."""
-    ahead = [step.text or step.step for step in steps if not (step.completed or step.status == "completed")]
+    ahead = [step.step for step in steps if step.status != "completed"]
     progress = f"{len(steps) - len(ahead)}/{len(steps)} done"
     return Progress("plan", f"{progress}; next: {ahead[0]}" if ahead and ahead[0] else progress)
 
@@ -94,18 +90,17 @@ class Failure(msgspec.Struct, frozen=True, rename="camel"):
         return f"{self.message} ({self.additional_details})" if self.additional_details else self.message
 
 
-class _McpResult(msgspec.Struct, frozen=True, rename={"server_structured": "structuredContent"}):
+class _McpResult(msgspec.Struct, frozen=True, rename="camel"):
     """The result of an MCP tool: MCP content blocks."""
 
     content: tuple[dict[str, object], ...] = ()
     structured_content: object = None
-    server_structured: object = None
 
     @property
     def text(self) -> str:
         """The text blocks, or the whole result as JSON if the result has no text blocks."""
         texts = [str(block["text"]) for block in self.content if "text" in block]
-        structured = self.server_structured if self.structured_content is None else self.structured_content
+        structured = self.structured_content
         return "\n".join(texts) if texts else _json(self.content if structured is None else structured)
 
 
@@ -115,15 +110,13 @@ class _ContentItem(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-class Item(msgspec.Struct, frozen=True):
-    """An item of a turn, as `exec` prints it; `type` determines which fields are relevant."""
+class Item(msgspec.Struct, frozen=True, rename="camel"):
+    """An item of a turn; `type` determines which fields are relevant."""
 
     type: str = ""
     id: str = ""
     text: str = ""
     summary: tuple[str, ...] = ()
-    message: str = ""
-    items: tuple[Step, ...] = ()
     status: str = ""
     command: str = ""
     aggregated_output: str | None = None
@@ -141,6 +134,8 @@ class Item(msgspec.Struct, frozen=True):
     agents_states: dict[str, object] = {}
     content_items: tuple[_ContentItem, ...] | None = None
     success: bool | None = None
+    name: str = ""
+    raw_call_id: str = msgspec.field(default="", name="call_id")
 
     @property
     def kind(self) -> str:
@@ -200,16 +195,6 @@ class Item(msgspec.Struct, frozen=True):
         return ToolResult(self.id, output, is_error)
 
 
-class _ServerItem(Item, frozen=True, rename="camel"):
-    aggregated_output: str | None = None
-    exit_code: int | None = None
-    receiver_thread_ids: tuple[str, ...] = ()
-    agents_states: dict[str, object] = {}
-    content_items: tuple[_ContentItem, ...] | None = None
-    name: str = ""
-    raw_call_id: str = msgspec.field(default="", name="call_id")
-
-
 class Totals(msgspec.Struct, frozen=True, rename="camel"):
     """Token totals of the thread, including former turns. Input includes cached tokens, output includes reasoning."""
 
@@ -229,23 +214,6 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
     total: Totals = Totals()
     last: Totals = Totals()
-
-
-class ExecLine(msgspec.Struct, frozen=True):
-    """A line of `codex exec --json`; `type` determines which fields are relevant."""
-
-    type: str
-    thread_id: str = ""
-    item: Item = Item()
-    usage: dict[str, int] | None = None
-    error: Failure = Failure()
-    message: str = ""
-
-    @property
-    def totals(self) -> Usage | None:
-        """The token totals of the thread, including former turns."""
-        names = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_output_tokens")
-        return None if self.usage is None else Usage(*(self.usage.get(name, 0) for name in names))
 
 
 class Turn(msgspec.Struct, frozen=True, rename="camel"):
@@ -297,6 +265,35 @@ def _length(minutes: int) -> str:
     return f"{minutes // size}{unit}"
 
 
+class NetworkHost(msgspec.Struct, frozen=True):
+    """A host that a command wants to reach."""
+
+    host: str = ""
+
+
+class _Option(msgspec.Struct, frozen=True):
+    label: str
+    description: str = ""
+
+
+class Question(msgspec.Struct, frozen=True, rename="camel"):
+    """A question of the model to the user."""
+
+    id: str
+    question: str
+    options: tuple[_Option, ...] | None = None
+    is_other: bool = False
+    is_secret: bool = False
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """The tool call for which an MCP server needs an approval, if `codex_approval_kind` is `mcp_tool_call`."""
+
+    codex_approval_kind: str = ""
+    tool_name: str = ""
+    tool_params: dict[str, object] = {}
+
+
 class Params(msgspec.Struct, frozen=True, rename="camel"):
     """The parameters of a notification, or of a request to the user.
 
@@ -308,7 +305,7 @@ class Params(msgspec.Struct, frozen=True, rename="camel"):
     thread_id: str = ""
     turn_id: str | None = None
     turn: Turn = Turn()
-    item: _ServerItem = _ServerItem()
+    item: Item = Item()
     item_id: str = ""
     delta: str = ""
     summary_index: int = 0
@@ -352,7 +349,6 @@ class Result(msgspec.Struct, frozen=True):
     turn: Turn | None = None
 
 
-EXEC_LINES = msgspec.json.Decoder(ExecLine)
 MESSAGES = msgspec.json.Decoder(Message[Params, Result])
 
 

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from math import inf
 from typing import Self
 
 import msgspec
@@ -56,7 +55,7 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
 class WarmStats(PoolStats, frozen=True, kw_only=True):
     """Counts of all warm processes, and of each backend that may be kept warm; `memory_limit_bytes` 0 means no limit.
 
-    `one_shot` lists backends whose program turned out not to speak its long-lived protocol.
+    `one_shot` lists backends whose last process did not speak its protocol, so that each run has its own process.
     """
 
     backends: Mapping[str, PoolStats]
@@ -94,9 +93,11 @@ class Pool:
     def stats(self) -> WarmStats:
         """The current counts and memory of the workers."""
         names = self._settings.kept_backends
+        mute = {group.backend for group in self._worker_set.groups.values() if group.is_mute}
         return WarmStats(
             **asdict(self._stats_of(*names)),
             backends={name: self._stats_of(name) for name in names},
+            one_shot=tuple(sorted(mute)),
             slots=self._settings.max_processes,
             memory_limit_bytes=self._settings.max_memory_mb * MIB,
         )
@@ -154,7 +155,7 @@ class Pool:
         if not trusted or is_done or worker.past_runs + 1 >= worker.launch.max_runs:
             worker.retire()
         if trusted and handle.is_over:
-            worker.group.failures = 0
+            worker.group.failures, worker.group.is_mute = 0, False
             worker.is_proven = True
         try:
             await self._end_tools(handle, trusted=trusted)
@@ -193,16 +194,10 @@ class Pool:
         if worker.launch.resumes == "any" and len(worker.held) > MAX_HELD:
             worker.release_session(min(worker.held, key=lambda handle: worker.held[handle].since))
 
-    def evict(self, handle: PooledProcess, reason: str, *, speaks_protocol: bool = True) -> None:
-        """Retire a failed worker, and delay the next start in its group.
-
-        If the program does not speak its protocol, no worker starts until another run asks for a worker.
-        """
-        worker = handle.worker
-        worker.retire()
-        worker.group.blame(worker, reason)
-        if not speaks_protocol:
-            worker.group.last_requested_at = -inf
+    def evict(self, handle: PooledProcess, reason: str) -> None:
+        """Retire a failed worker, and delay the next start in its group."""
+        handle.worker.retire()
+        handle.worker.group.blame(handle.worker, reason)
 
     async def forget(self, handle: str, except_worker: Worker | None = None) -> None:
         """Drop a conversation that is resumed elsewhere from all workers except `except_worker`.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
-from clinvk.backends.base import ProtocolNotSupported, Report
+from clinvk.backends.base import Report
 from clinvk.runtime.process.process import Process
 from clinvk.types.errors import AgentCrashed, AgentFailed
 from clinvk.types.events import Ending, RunFailed, RunStarted, ToolCall, Waiting
@@ -30,7 +30,6 @@ class PooledProcess:
         is_over: the run's ending has arrived.
         is_lost: the process was lost before the run's ending arrived.
         is_answered: the process has printed something since the run began.
-        is_unsupported: the process does not speak its protocol.
         has_begun: the process has printed something about the run.
         began_at: when the prompt was sent, by the loop's clock.
         wake: makes the run read its new lines.
@@ -51,17 +50,11 @@ class PooledProcess:
         self.began_at = inf
         self.unread_bytes = 0
         self._unread: list[tuple[bytes, list[Report]]] = []
-        self._refusal = ""
 
     @property
     def process(self) -> Process:
         """The process that carries the run."""
         return self.worker.process
-
-    @property
-    def is_unsupported(self) -> bool:
-        """Whether the process does not speak its protocol."""
-        return bool(self._refusal)
 
     def begin(self, request: RunRequest, resume: Resume | None) -> None:
         """Send the prompt."""
@@ -119,23 +112,11 @@ class PooledProcess:
         if self.is_over:
             return
         self.is_lost = True
-        if not self.is_unsupported:
-            self.add(b"", RunFailed(AgentCrashed.code, reason, exit_code=self.process.exit_code))
-        self.wake()
-
-    def refuse(self, reason: str) -> None:
-        """Make the run's next `read` raise `ProtocolNotSupported`."""
-        self._refusal = reason
+        self.add(b"", RunFailed(AgentCrashed.code, reason, exit_code=self.process.exit_code))
         self.wake()
 
     def read(self) -> list[tuple[bytes, list[Report]]]:
-        """Return the lines since the last call with their events.
-
-        Raises:
-            ProtocolNotSupported: the process does not speak the protocol.
-        """
-        if self._refusal:
-            raise ProtocolNotSupported(self._refusal)
+        """Return the lines since the last call with their events."""
         unread, self._unread = self._unread, []
         was_paused, self.unread_bytes = self.unread_bytes > PAUSE_BYTES, 0
         if was_paused:

@@ -10,7 +10,7 @@ from math import inf
 import msgspec
 
 from clinvk.config.model import WarmSettings
-from clinvk.runtime.pool.agent_programs import Fingerprint, fingerprint
+from clinvk.runtime.pool.file_fingerprints import Fingerprint, fingerprint
 from clinvk.runtime.pool.worker import Worker
 from clinvk.runtime.pool.worker_set import WorkerGroup, WorkerSet, can_begin
 from clinvk.runtime.process.spawn import Spawner
@@ -247,7 +247,8 @@ class Reaper:
         While one group waits for room, less recently used groups do not take the room.
         """
         for group in sorted(self.worker_set.groups.values(), key=lambda group: -group.last_requested_at):
-            if now - group.last_requested_at > self._settings.idle_secs or now < group.not_before:
+            is_wanted = now - group.last_requested_at <= self._settings.idle_secs and not group.is_mute
+            if not is_wanted or now < group.not_before:
                 continue
             ready = sum(1 for worker in group.workers if worker.free_slots and can_begin(worker, _REPLACE_AT))
             while ready < self._spares(group, now) and self._has_capacity(group, including=self.worker_set.ending):

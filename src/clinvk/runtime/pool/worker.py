@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from clinvk.backends.base import Channel, Delivery, Launch, ProtocolNotSupported
-from clinvk.runtime.pool.agent_programs import Fingerprint
+from clinvk.runtime.pool.file_fingerprints import Fingerprint
 from clinvk.runtime.pool.pooled_process import PAUSE_BYTES, PooledProcess
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
@@ -237,8 +237,6 @@ class Worker:
                     recipients[handle] = None
                     handle.add(line, delivery[1])
         except ProtocolNotSupported as exc:
-            for handle in self.handles.values():
-                handle.refuse(str(exc))
             self.fail(str(exc))
         except Exception:
             logger.exception("cannot decode the output of a kept process of %s", self.launch.argv[0])
@@ -257,7 +255,8 @@ class Worker:
         for handle in self.handles.values():
             handle.is_lost = handle.is_lost or not handle.is_over
         self._deliver(b"", lambda: self.channel.closed(code, stderr))
-        self.fail(f"the agent's process exited with code {code}")
+        said = "" if self.is_ready else self.channel.stderr_message(stderr)
+        self.fail(f"the agent's process exited with code {code}{f': {said}' if said else ''}")
 
     def _output_closed(self) -> None:
         if self.process.exit_code is None and not self.is_gone:

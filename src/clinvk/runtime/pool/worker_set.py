@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.base import Backend, Host, Launch
-from clinvk.runtime.pool.agent_programs import Fingerprint, fingerprint
+from clinvk.runtime.pool.file_fingerprints import Fingerprint, fingerprint
 from clinvk.runtime.pool.worker import Worker
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import Process
@@ -80,6 +80,7 @@ class WorkerGroup:
         begin_times: when runs that begin a conversation came, for which any ready worker would do.
         failures: the number of failures since a run last went well.
         not_before: no worker is started before this time.
+        is_mute: the last worker that failed never spoke its protocol. Only a run starts a worker then.
     """
 
     def __init__(self, spec: WorkerSpec, files: WorkerFiles) -> None:
@@ -90,6 +91,7 @@ class WorkerGroup:
         self.begin_times: deque[float] = deque(maxlen=64)
         self.failures = 0
         self.not_before = 0.0
+        self.is_mute = False
 
     @property
     def backend(self) -> str:
@@ -116,7 +118,7 @@ class WorkerGroup:
         """Adopt the current fingerprints, and retire workers that were started with changed files."""
         has_changed = files.read != self.files.read
         if has_changed:
-            self.failures, self.not_before = 0, 0.0
+            self.failures, self.not_before, self.is_mute = 0, 0.0, False
         if files != self.files:
             self.files = files
             for worker in self.workers:
@@ -127,7 +129,7 @@ class WorkerGroup:
         """Count a failure and delay the next start, longer with each failure in a row without a good run."""
         if worker.is_blamed:
             return
-        worker.is_blamed = True
+        worker.is_blamed, self.is_mute = True, not worker.is_ready
         is_stable = worker.is_ready and time.monotonic() > worker.since + _STABLE_AFTER_S
         self.failures = 1 if worker.is_proven or is_stable else self.failures + 1
         self.not_before = time.monotonic() + min(_MAX_BACKOFF_S, 0.25 * 2.0**self.failures)

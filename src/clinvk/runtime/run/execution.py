@@ -37,11 +37,11 @@ _TOOLS_GRACE_S = 1.0
 INTERRUPTED_TIMEOUT_S = 1.0
 """How long an interrupted agent may take to end its turn."""
 
-_SETUP_TIMEOUT_S = 10.0
-"""How long the preparing command before an agent may take."""
+ANSWER_TIMEOUT_S = 10.0
+"""How long a process that has spoken its protocol before may take to answer."""
 
-_COLD_TIMEOUT_FACTOR = 3
-"""How many times longer a process may take to answer that was still starting, and that no fallback could replace."""
+START_TIMEOUT_S = 30.0
+"""How long a process may take to start and to answer."""
 
 
 async def drive(task: RunTask) -> None:
@@ -82,49 +82,22 @@ async def _run(task: RunTask) -> None:
 
 
 async def _run_own(task: RunTask) -> None:
-    """Run the agent in the run's own process; if the CLI does not speak the planned protocol, use the other protocol.
+    """Run the agent in the run's own process, one for each turn, with the private folder of the launch.
 
     Raises:
-        ClinvkError: the agent cannot start, or speaks neither protocol.
+        ClinvkError: the agent cannot start, or does not speak the protocol of its channel.
     """
-    launch = task.spec.fallbacks.choose(task.spec.path, task.spec.launch)
-    try:
-        await _run_launch(task, launch)
-    except ProtocolNotSupported as exc:
-        if launch.fallback is None:
-            need = " for approval_mode ask" if launch.asks else ""
-            raise AgentCrashed(f"{task.spec.path} cannot be talked to{need}: {exc}") from exc
-        task.protocol_failure = str(exc)
-        await _run_launch(task, launch.fallback)
-
-
-async def _run_launch(task: RunTask, launch: Launch) -> None:
-    """Run in one process for each turn, with the launch's private folder."""
-    task.spec = replace(task.spec, launch=launch)
-    folder = PrivateFolder(launch, task.spec.env, task.spawner.server_id)
+    folder = PrivateFolder(task.spec.launch, task.spec.env, task.spawner.server_id)
     try:
         await folder.prepare()
-        if launch.setup:
-            await _run_setup(task, launch)
         await _run_process(task, folder)
         while task.phase < Phase.ENDED:
             await finish_shielded(asyncio.to_thread(folder.add, task.spec.launch))
             await _run_process(task, folder)
+    except ProtocolNotSupported as exc:
+        raise AgentCrashed(f"{task.spec.path} cannot be talked to: {exc}") from exc
     finally:
         await folder.clear()
-
-
-async def _run_setup(task: RunTask, launch: Launch) -> None:
-    """Run the preparing command before the agent. A failure is ignored: the agent itself reports the cause best."""
-    process = task.spawner.spawn((task.spec.path, *launch.setup), task.spec.env, None, task.wake)
-    until = task.now() + _SETUP_TIMEOUT_S
-    try:
-        process.write(b"", close=True)
-        while process.exit_code is None and not task.stopped_by and task.now() < until:
-            await task.alarm.wait_until(until)
-            process.take()
-    finally:
-        await task.spawner.sweep(process)
 
 
 async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
@@ -148,7 +121,6 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
             if task.phase is Phase.ENDED:
                 task.slot.release()
         finally:
-            task.last_process = None  # the process refers to the task: a cycle would keep the prompt in memory
             await task.spawner.sweep(process)
 
 
@@ -159,11 +131,9 @@ async def _converse(task: RunTask, process: Process, launch: Launch, socket: Too
     """
     spec = task.spec
     handle = OwnProcess(task.id, process, spec.backend.channel(launch, spec.host), launch.long_lived, socket)
-    io = task.open_io(handle, launch, answer_timeout_factor=1 if launch.fallback else _COLD_TIMEOUT_FACTOR)
+    io = task.open_io(handle, launch, START_TIMEOUT_S)
     ending = await task.listen(io)
     if is_reported := ending is io.ending:
-        if task.request.output_schema is None:  # else the answer may be asked for again
-            task.free_slot_at_exit(process)
         if isinstance(ending, RunFailed) and ending.exit_code is None:
             await _wait_for_exit(task, process)
             ending = replace(ending, exit_code=process.exit_code)
@@ -243,7 +213,7 @@ async def _run_pooled(task: RunTask) -> bool:
     if pool is None:
         return False
     # A verbose run shows its agent's stderr; the stderr of a shared process belongs to no run.
-    if launch and task.request.warm and not task.request.verbose and spec.fallbacks.is_supported(spec.path):
+    if launch and task.request.warm and not task.request.verbose:
         real_path = await spec.check() if spec.check else launch.cwd
         if real_path == launch.cwd:  # a warm process starts only in the directory of its key
             worker = WorkerSpec(spec.backend, spec.host, spec.path, launch)
@@ -281,21 +251,17 @@ async def _converse_in_pool(task: RunTask, pool: Pool, process: PooledProcess, l
     if task.stopped_by:  # before the prompt was sent
         await task.end(task.stopped_by)
         return not process.is_lost, False
-    was_ready = process.worker.is_ready
-    io = task.open_io(process, launch, answer_timeout_factor=1 if was_ready else _COLD_TIMEOUT_FACTOR)
+    io = task.open_io(process, launch, ANSWER_TIMEOUT_S if process.worker.is_ready else START_TIMEOUT_S)
     try:
         ending = await task.listen(io)
     except ProtocolNotSupported as exc:
-        speaks_protocol = was_ready and not process.is_unsupported
-        pool.evict(process, str(exc), speaks_protocol=speaks_protocol)
-        if not speaks_protocol:
-            task.protocol_failure = str(exc)
+        pool.evict(process, str(exc))
         return False, False
     is_reported = ending is io.ending
     if process.is_lost:
         pool.evict(process, process.worker.failure)
         # A run that has logged more than the start cannot start again.
-        if is_reported and all(isinstance(entry.event, RunStarted) for entry in task.entries):
+        if is_reported and all(isinstance(entry.event, RunStarted) for entry in task.log.since(0)):
             return False, False
     if not is_reported:
         await _interrupt(task, io)

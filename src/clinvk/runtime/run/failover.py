@@ -26,7 +26,6 @@ async def fall_back(task: RunTask, error: ClinvkError) -> None:
     """
     candidates = task.candidates
     error.message = task.redacted(error.message)
-    task.protocol_failure = ""
     task.slot.release()
     try:
         candidates.reject(error)

@@ -8,7 +8,6 @@ from math import inf
 import msgspec
 
 from clinvk.backends.base import Backend, Host, Launch, ProtocolNotSupported, Report, SteerReply
-from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES
@@ -54,7 +53,6 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     resume: Resume | None
     no_progress_s: float
-    fallbacks: ProtocolSupport
     relaunch: Callable[[RunRequest, Resume], Awaitable[Launch]]
     check: Callable[[], Awaitable[str]] | None = None
     hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
@@ -118,7 +116,6 @@ class RunIO:
         events: the events since the last `take`; their lines have `events_bytes` bytes.
         used: the tokens so far; None if the agent has not reported any.
         limits: the states of limits that were reported since the list was last emptied.
-        protocol_failure: why the process does not speak its channel's protocol; empty unless found out.
     """
 
     def __init__(
@@ -130,13 +127,13 @@ class RunIO:
         now: float,
         spent_s: float,
         max_tokens: float,
-        answer_timeout_factor: int,
+        answer_timeout_s: float,
     ) -> None:
         """Send the prompt. Earlier processes of the run have used `spent_s` of the time limit.
 
         At `max_tokens` input and output tokens the run ends.
 
-        The process gets `answer_timeout_factor` times the usual time to answer in its channel's protocol.
+        The process must answer in its channel's protocol within `answer_timeout_s`.
         """
         self.process = process
         self.ending: Ending | None = None
@@ -149,7 +146,6 @@ class RunIO:
         self.used: Usage | None = None
         self.limits: list[LimitWindow] = []
         self._steerings: list[tuple[str, asyncio.Future[bool]]] = []
-        self.protocol_failure = ""
         self._own = process if isinstance(process, OwnProcess) else None
         self._early_stderr: list[Event] | None = []
         self._timeout_s = spec.request.timeout_s
@@ -157,7 +153,7 @@ class RunIO:
         self._max_turns = launch.max_turns or inf
         self._max_tokens = max_tokens
         self._is_over_budget = False
-        self._answer_s = spec.fallbacks.answer_timeout_s * answer_timeout_factor if launch.long_lived else inf
+        self._answer_s = answer_timeout_s if launch.long_lived else inf
         self._answer_by = now + self._answer_s
         self._wall_at = now + max(0.1, self._timeout_s - spent_s) if self._timeout_s else inf
         self._progress_at = now
@@ -167,19 +163,19 @@ class RunIO:
         process.begin(spec.request, spec.resume)
 
     def read(self, now: float) -> None:
-        """Read new output into `events`, `ending` and `protocol_failure`.
+        """Read new output into `events` and `ending`.
 
         Stderr is held back until the agent has reported its start, which must be the first event of a stream.
+
+        Raises:
+            ProtocolNotSupported: the process does not speak its channel's protocol.
         """
         for line in self._own.process.take_stderr() if self._own else ():
             early = self.events if self._early_stderr is None else self._early_stderr
             early.append(Progress("stderr", line.decode(errors="replace")))
-        try:
-            self._read_stdout(now)
-        except ProtocolNotSupported as exc:
-            self.protocol_failure = str(exc)
+        self._read_stdout(now)
         if now >= self._answer_by and not self.process.is_answered:
-            self.protocol_failure = f"it did not answer within {self._answer_s:g} s"
+            raise ProtocolNotSupported(f"it did not answer within {self._answer_s:g} s")
         if self._early_stderr is not None and (self.events or self.ending):
             self.events[1:1] = self._early_stderr
             self._early_stderr = None

@@ -4,7 +4,7 @@ import asyncio
 import enum
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from math import inf
 
 from msgspec.structs import replace
@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from clinvk.backends.base import Launch, ProtocolNotSupported
 from clinvk.runtime.interactions import Interactions, ReadyAnswer, RunInteractions
 from clinvk.runtime.pool.pooled_process import PooledProcess
-from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import answer_filter, sum_endings
@@ -79,7 +78,6 @@ class RunTask:
         refusal: why the agent could not start, if the run failed because no agent started.
         stopped_by: the ending that a caller of `stop` asked for.
         no_grace: whether the agent gets no time to stop by itself.
-        protocol_failure: why the CLI does not speak its long-lived protocol; empty unless found out.
         raw: the last line of JSON that the agent printed.
         alarm: wakes the task, at the latest at the next deadline.
         resolve: answers an interaction of the run, as `Interactions.answer`.
@@ -87,7 +85,6 @@ class RunTask:
         conversation: the agent's id of the run's conversation, once reported.
         earlier_turns: the ending of the earlier turns of the run together; None in the first turn.
         budgets: how many times the run may use the budget of its request.
-        last_process: the final process of the run, once that process has reported the ending.
     """
 
     task: asyncio.Task[None]
@@ -119,9 +116,7 @@ class RunTask:
         self.refusal: ClinvkError | None = None
         self.stopped_by: Ending | None = None
         self.no_grace = False
-        self.protocol_failure = ""
         self.raw = b""
-        self.last_process: Process | None = None
         self.alarm = Alarm()
         self.wake = self.alarm.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
@@ -137,7 +132,6 @@ class RunTask:
         self.conversation: str | None = None
         self.earlier_turns: Ending | None = None
         self.budgets = 1
-        self._is_long_lived = False
         self._io: RunIO | None = None
         self._inline_io: RunIO | None = None
         self._fault: Exception | None = None
@@ -152,19 +146,9 @@ class RunTask:
         return "queued" if self.started_at is None else "running"
 
     @property
-    def queue_position(self) -> int | None:
-        """The position in the queue, from 1; None if the run does not wait in the queue."""
-        return self.slot.position
-
-    @property
     def ending(self) -> Ending | None:
         """The ending; None before the run has ended."""
         return self.log.ending
-
-    @property
-    def entries(self) -> Sequence[Logged]:
-        """All events so far."""
-        return self.log.since(0)
 
     @property
     def session_id(self) -> str | None:
@@ -267,16 +251,13 @@ class RunTask:
         self.started_at = self.started_at or time.time()
         await self.recorder.spawned(self.started_at)
 
-    def open_io(self, process: OwnProcess | PooledProcess, launch: Launch, answer_timeout_factor: int = 1) -> RunIO:
-        """Send the prompt to a process. A process that is still starting gets `answer_timeout_factor` times as long."""
-        self._is_long_lived = launch.long_lived
+    def open_io(self, process: OwnProcess | PooledProcess, launch: Launch, answer_timeout_s: float) -> RunIO:
+        """Send the prompt to a process."""
         spent_s = time.time() - self.started_at if self.started_at else 0.0
         used = self.earlier_turns.usage if self.earlier_turns else None
         max_tokens = (self.request.max_total_tokens or inf) * self.budgets - (used.total_tokens if used else 0)
         text_filter = answer_filter(self.request)
-        self._io = RunIO(
-            process, self.spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_factor
-        )
+        self._io = RunIO(process, self.spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_s)
         return self._io
 
     def on_output(self) -> None:
@@ -285,8 +266,6 @@ class RunTask:
         Most events only need a log entry and are logged here. Waking the run's task for each piece would cost as much
         as all other work on the piece.
         """
-        if self.last_process and self.last_process.exit_code is not None:
-            self.slot.release()
         io, self._inline_io = self._inline_io, None
         try:
             if io and self._log_inline(io):
@@ -296,12 +275,6 @@ class RunTask:
             self._fault = exc
         self.wake()
 
-    def free_slot_at_exit(self, process: Process) -> None:
-        """Free the slot when the run's last process exits, before the run is completely stored."""
-        self.last_process = process
-        if process.exit_code is not None:
-            self.slot.release()
-
     def _log_inline(self, io: RunIO) -> bool:
         """Log new events; return False if the run's task must handle the output as well."""
         if self.log.is_ahead or self.phase is Phase.STOPPING:
@@ -310,7 +283,6 @@ class RunTask:
         io.read(now)
         if (
             io.ending
-            or io.protocol_failure
             or io.limits
             or any(isinstance(event, RunStarted | Waiting | InteractionResolved) for event in io.events)
             or self._strict_calls.must_check(io.events)
@@ -323,7 +295,7 @@ class RunTask:
         """Log the agent's events until the run ends, is stopped or reaches a limit; return the ending.
 
         Raises:
-            ProtocolNotSupported: the process does not speak the expected protocol.
+            ProtocolNotSupported: the process does not speak its channel's protocol.
         """
         while True:
             if self._fault:
@@ -338,8 +310,6 @@ class RunTask:
                     await self.recorder.limit_reported(io.limits.pop(0))
             if ending := self._strict_calls.failure or io.ending or self.stopped_by or io.limit(self.now()):
                 return ending
-            if io.protocol_failure:
-                raise ProtocolNotSupported(io.protocol_failure)
             if self._outputs and self.slot.held:
                 io.answer(self._outputs, self.now())
                 self._outputs = ()
@@ -360,7 +330,6 @@ class RunTask:
 
     async def ask(self, interaction: Interaction) -> InteractionAnswer | None:
         """Ask the user between two turns, and wait for the answer and a slot; return None if the run was stopped."""
-        self.last_process = None  # an exit must not release the slot of the next turn
         await self.record([InteractionRequested(interaction)], 0)
         while not self.stopped_by:
             if self._interactions.has_answers and self.slot.reacquire():
@@ -381,7 +350,8 @@ class RunTask:
 
     async def drain(self, io: RunIO) -> None:
         """Log the remaining output of a stopped agent; drop the events if the log is ahead of its readers."""
-        io.read(self.now())
+        with suppress(ProtocolNotSupported):  # the run has another ending
+            io.read(self.now())
         events, size = io.take()
         if not self.log.is_ahead:
             await self.record(events, size)
@@ -392,10 +362,6 @@ class RunTask:
         for event in events if self.log.count else self.candidates.open_with(events):
             if isinstance(event, RunStarted) and not self.earlier_turns:
                 self.conversation = event.backend_session_id or self.conversation
-                if self.protocol_failure:
-                    self.spec.fallbacks.note_failure(self.spec.path, self.protocol_failure)
-                elif self._is_long_lived:
-                    self.spec.fallbacks.note_success(self.spec.path)
                 await self.recorder.started(event)
             if isinstance(event, Waiting):
                 self.slot.release()

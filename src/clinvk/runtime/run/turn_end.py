@@ -76,5 +76,5 @@ async def _prepare(task: RunTask, request: RunRequest, ending: Ending) -> bool:
     except InvalidRequest:  # the file system of the directory no longer responds
         return False
     task.earlier_turns = sum_endings(task.earlier_turns, ending) if task.earlier_turns else ending
-    task.spec = replace(spec, request=request, resume=resume, launch=launch.fallback or launch)
+    task.spec = replace(spec, request=request, resume=resume, launch=launch)
     return True

@@ -19,7 +19,6 @@ from clinvk.backends.checkup_base import (
 )
 from clinvk.cli.admin.doctor.machine import Check, Status, is_kept_warm
 from clinvk.config.model import Settings
-from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.worker import probe_protocol
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.executables import run_tool
@@ -28,6 +27,7 @@ from clinvk.types.errors import ClinvkError
 from clinvk.types.request import RunRequest
 
 _TIMEOUT_S = 30.0
+_PROBE_TIMEOUT_S = 10.0
 _PACKAGE_MANAGERS = ("apt-get install", "dnf install", "pacman -S", "zypper install")
 
 
@@ -125,11 +125,11 @@ class _Probe(NamedTuple):
         if warm_launch is None:
             return [], ""
         channel = self.backend.channel(warm_launch, host)
-        why = await probe_protocol(
-            self.spawner, self.path, warm_launch, channel, isolated_env, ProtocolSupport().answer_timeout_s
+        why = await probe_protocol(self.spawner, self.path, warm_launch, channel, isolated_env, _PROBE_TIMEOUT_S)
+        effect = (
+            "cannot be used ({})" if launch.long_lived else "cannot stay warm ({}); each prompt starts a new process"
         )
-        remarks = [Remark(f"cannot stay warm ({why}); each prompt starts a new process")] if why else []
-        return remarks, channel.login_hint()
+        return [Remark(effect.format(why))] if why else [], channel.login_hint()
 
     async def _missing_flags(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
         answer = await self._answer(trial.argv, env)

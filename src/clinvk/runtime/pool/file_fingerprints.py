@@ -1,14 +1,10 @@
-"""Agent programs: whether a program speaks its long-lived protocol, and whether its files are unchanged."""
+"""Fingerprints of the files that an agent reads, its program included: they show whether a file has changed."""
 
-import logging
 import os
 from collections.abc import Collection, Mapping
 from itertools import chain, islice
 
-from clinvk.backends.base import Launch
 from clinvk.runtime.process.private_folder import at_home
-
-logger = logging.getLogger(__name__)
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Files with inode, size and ctime. The mtime is useless: npm gives all files of a package the same mtime."""
@@ -68,50 +64,3 @@ def _entries(folder: str) -> "list[os.DirEntry[str]]":
             return [*islice(entries, _MAX_ENTRIES)]
     except OSError:
         return []
-
-
-_MAX_FAILURES = 3
-"""Number of consecutive failures after which a program counts as unable to speak a protocol spoken before."""
-
-
-class ProtocolSupport:
-    """The programs that do not speak their long-lived protocol, or not within `answer_timeout_s` of the start.
-
-    A replaced program counts as another program.
-    """
-
-    def __init__(self, answer_timeout_s: float = 10.0) -> None:
-        self.answer_timeout_s = answer_timeout_s
-        self._unsupported: dict[str, Fingerprint] = {}
-        self._proven: dict[str, Fingerprint] = {}
-        self._failures: dict[str, int] = {}
-
-    def choose(self, path: str, launch: Launch) -> Launch:
-        """Return the planned launch, or its alternative if the program is known not to speak the planned protocol."""
-        return launch.fallback if launch.fallback and not self.is_supported(path) else launch
-
-    def is_supported(self, path: str) -> bool:
-        """Return whether a program speaks its long-lived protocol, as far as known."""
-        return path not in self._unsupported or self._unsupported[path] != fingerprint((path,), {})
-
-    def note_success(self, path: str) -> None:
-        """Note that a program has begun a run in its long-lived protocol."""
-        self._failures[path] = 0
-        self._proven[path] = fingerprint((path,), {})
-
-    def note_failure(self, path: str, reason: str) -> None:
-        """Note that a program without its long-lived protocol has begun a run one-shot: use one-shot from now on.
-
-        A program that has spoken the protocol before gets `_MAX_FAILURES` attempts.
-        """
-        if not self.is_supported(path):
-            return
-        now = fingerprint((path,), {})
-        self._failures[path] = self._failures.get(path, 0) + 1
-        if self._proven.get(path) == now and self._failures[path] < _MAX_FAILURES:
-            logger.warning(
-                "a process of %s did not speak its protocol: %s; its run starts another process", path, reason
-            )
-            return
-        self._unsupported[path] = now
-        logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, reason)
