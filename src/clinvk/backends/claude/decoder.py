@@ -25,13 +25,11 @@ from clinvk.backends.shared import (
 from clinvk.types import errors, events
 
 _SYNTHETIC = "<synthetic>"
-_NONE = wire.TokenCounts()
 _ANSWER_TOOL = "StructuredOutput"
 """The tool with which the model answers a JSON schema; the input of the call is `Result.structured_output`."""
 
 _UNPROMPTED = ("task-notification", "peer")
 """Origins of turns that no prompt began: a background task, or another session of the user."""
-
 
 NO_CONVERSATION = "No conversation found"
 """The first words of Claude Code's error for a session id that is unknown in the working directory."""
@@ -163,11 +161,11 @@ class ClaudeDecoder(Decoder):
             case "message_start":
                 self._begin(part.message.id)
                 self._cut = True
-                self.usage += replace(wire.tokens(part.message.usage or _NONE), output_tokens=0)
+                self.usage += replace(wire.tokens(part.message.usage), output_tokens=0)
                 yield self.usage + self._subagents
             case "message_delta":
                 self._cut = False
-                self.usage += events.Usage(output_tokens=wire.tokens(part.usage or _NONE).output_tokens)
+                self.usage += events.Usage(output_tokens=wire.tokens(part.usage).output_tokens)
                 yield self.usage + self._subagents
             case "message_stop":
                 self.asks_client = frozenset(self._client_calls)
@@ -191,7 +189,7 @@ class ClaudeDecoder(Decoder):
         """Count a message of a sub-agent, of which Claude Code reports the input tokens but not all output tokens."""
         if isinstance(line, wire.Assistant) and line.message.id not in self._subagent_messages:
             self._subagent_messages.add(line.message.id)
-            self._subagents += wire.tokens(line.message.usage or _NONE)
+            self._subagents += wire.tokens(line.message.usage)
             yield self.usage + self._subagents
 
     def _begin(self, message_id: str) -> None:
@@ -213,7 +211,7 @@ class ClaudeDecoder(Decoder):
             return
         if message.id != self._message_id:
             self._begin(message.id)
-            self.usage += wire.tokens(message.usage or _NONE) if message.stop_reason else events.Usage()
+            self.usage += wire.tokens(message.usage) if message.stop_reason else events.Usage()
         for block in message.content:
             match block.type:
                 case "text":

@@ -73,7 +73,6 @@ class Message(msgspec.Struct, frozen=True):
     model: str = ""
     usage: TokenCounts | None = None
     stop_reason: str | None = None
-    usage: TokenCounts | None = None
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -237,8 +236,10 @@ def _encoded(fields: dict[str, msgspec.Raw]) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def tokens(counts: ModelUsage | TokenCounts) -> Usage:
-    """Return the usage in clinvk's form, in which cached tokens are part of the input."""
+def tokens(counts: ModelUsage | TokenCounts | None) -> Usage:
+    """Return the usage in clinvk's form, in which cached tokens are part of the input; None counts as zero."""
+    if counts is None:
+        return Usage()
     cached = counts.cache_read_input_tokens or 0
     return Usage(
         input_tokens=(counts.input_tokens or 0) + cached + (counts.cache_creation_input_tokens or 0),
