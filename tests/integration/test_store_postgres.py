@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from acceptance.server import Server
 from clinvk.api.access.key_file import KeyFile, KeyLimits, KeyTable
 from clinvk.api.access.keys import ApiKeys
-from clinvk.store.postgres.database import Database, fetch, identity
+from clinvk.store.postgres.database import Database, identity
 from clinvk.store.postgres.postgres import PostgresStore
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery
 from clinvk.types.errors import ClinvkError, SessionBusy, StoreUnavailable
@@ -90,7 +90,7 @@ async def until_judging(url: str) -> None:
 
     async def is_up() -> bool:
         async with database.connection() as db:
-            return (await fetch(db, query))[0][0]
+            return (await db.fetch(query))[0][0]
 
     await until_told(is_up)
     await database.close()

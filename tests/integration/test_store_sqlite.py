@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from clinvk.store.protocol import InteractionQuery, RunQuery, SessionQuery
 from clinvk.store.rows import SESSIONS
-from clinvk.store.sqlite import lists, turns
+from clinvk.store.sqlite import lists
 from clinvk.store.sqlite.database import MIGRATIONS, Database
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.store.sqlite.threads import THREADS as READERS
 from clinvk.store.sqlite.threads import ReaderThreads
+from clinvk.store.sqlite.turns import SqliteTurns
 from clinvk.types.errors import SessionBusy, SessionNotFound, StoreUnavailable
 from clinvk.types.events import RunFailed, TextDelta
 from polling import until
@@ -462,14 +463,14 @@ async def test_runs_of_a_dead_process_are_interrupted_and_their_session_can_be_r
 
 async def test_reads_while_a_store_is_opened_wait_for_recovery(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, run_id = await left_behind(home)
-    recovering, may_go_on, recover = threading.Event(), threading.Event(), turns.recover
+    recovering, may_go_on, recover = threading.Event(), threading.Event(), SqliteTurns.recover
 
-    def late(*given: Any) -> int:
+    async def late(*given: Any) -> int:
         recovering.set()
         may_go_on.wait(60)
-        return recover(*given)
+        return await recover(*given)
 
-    monkeypatch.setattr(turns, "recover", late)
+    monkeypatch.setattr(SqliteTurns, "recover", late)
     async with SqliteStore(home) as store, asyncio.TaskGroup() as group:
         first = group.create_task(store.count())
         await until(recovering.is_set)
@@ -674,13 +675,20 @@ def test_no_list_query_scans_a_table(home: Path) -> None:
     assert not [step for step in plans if "USING INDEX" in step], "it reads rows only to pass over them"
 
 
-def test_list_of_interactions_is_read_by_an_index(home: Path) -> None:
-    connection = Database(home, 10).connect()
+async def test_list_of_interactions_is_read_by_an_index(home: Path) -> None:
     statements: list[str] = []
-    connection.set_trace_callback(statements.append)
-    for filters in ({}, {"status": "pending"}, {"run_id": "x"}, {"session_id": "x"}):
-        assert lists.interactions(connection, replace(InteractionQuery(), **filters)) == []
-    connection.set_trace_callback(None)
+
+    class Traced(Database):
+        def connect_to_read(self) -> sqlite3.Connection:
+            connection = super().connect_to_read()
+            connection.set_trace_callback(statements.append)
+            return connection
+
+    async with SqliteStore(home, database=Traced(home, 10)) as store:
+        for filters in ({}, {"status": "pending"}, {"run_id": "x"}, {"session_id": "x"}):
+            assert await store.interactions(replace(InteractionQuery(), **filters)) == []
+    statements = [statement for statement in statements if statement.startswith("SELECT")]
+    connection = await asyncio.to_thread(Database(home, 10).connect)
     plans = [step[3] for one in statements for step in connection.execute(f"EXPLAIN QUERY PLAN {one}")]
     connection.close()
     assert [plan.partition(" USING INDEX ")[2].split()[0] for plan in plans if "USING INDEX" in plan] == [

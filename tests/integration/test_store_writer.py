@@ -55,23 +55,6 @@ async def test_end_that_is_never_stored_is_logged(tmp_path: Path, caplog: pytest
     assert told.endswith(f"another program has held its lock for {PATIENCE_S:g} s")
 
 
-async def test_pending_writes_are_bounded_and_dropped_ones_are_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    done: list[int] = []
-    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, max_unstored=2)
-    await writer.write(lambda _: None)
-    other = locked(tmp_path)
-    for number in range(3):
-        with pytest.raises(StoreUnavailable):
-            await writer.write(lambda _, number=number: done.append(number), retry=True)
-    other.close()
-    await writer.close()
-    assert done == [1, 2]
-    (told,) = [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR]
-    assert told.startswith("the ends of 1 runs are not kept: ")
-
-
 async def test_failed_required_write_is_logged_after_its_caller_is_cancelled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,9 +7,8 @@ a chunk keeps the lengths, numbers and times of the merged deltas.
 
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from copy import copy
 from itertools import accumulate, pairwise
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -59,14 +58,7 @@ class Table(Generic[_T]):
         self.at = at
         self._type = type_
         self._coded = coded
-        self._mark = "?"
         self.by_id = self.select("WHERE id = ?")
-
-    def with_mark(self, mark: str) -> Self:
-        """Return the table with another mark for the parameters of statements than the question mark."""
-        other = copy(self)
-        other._mark, other.by_id = mark, self.select(f"WHERE id = {mark}")
-        return other
 
     def select(self, rest: str) -> str:
         """Return a statement for selecting whole rows."""
@@ -75,16 +67,16 @@ class Table(Generic[_T]):
     def insert(self, *more: str) -> str:
         """Return a statement for inserting a row; `more` are columns after the fields."""
         names = (*self.columns, *more)
-        marks = ", ".join([self._mark] * len(names))
+        marks = ", ".join("?" * len(names))
         return f"INSERT INTO {self.name} ({_names(names)}) VALUES ({marks})"  # noqa: S608 - our own names
 
     def update(self, columns: Sequence[str]) -> str:
         """Return a statement that updates columns of the row with an id."""
-        return f"UPDATE {self.name} SET {self.assignments(columns)} WHERE id = {self._mark}"  # noqa: S608 - our own names
+        return f"UPDATE {self.name} SET {self.assignments(columns)} WHERE id = ?"  # noqa: S608 - our own names
 
     def assignments(self, columns: Sequence[str]) -> str:
         """Return the assignments of parameters to columns."""
-        return ", ".join(f"{name} = {self._mark}" for name in columns)
+        return ", ".join(f"{name} = ?" for name in columns)
 
     def values(self, item: _T, columns: Sequence[str] | None = None) -> tuple[Value, ...]:
         """Return an item's values for `columns`, by default for all columns."""

@@ -10,6 +10,7 @@ import select
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import psycopg
@@ -46,7 +47,27 @@ _LOCK_MIGRATIONS = "SELECT pg_advisory_xact_lock(hashtext('clinvk ' || current_s
 _HAS_SCHEMA = "SELECT to_regclass('clinvk_schema') IS NOT NULL"
 _VERSION = "SELECT coalesce(max(version), 0) FROM clinvk_schema"
 
-Connection = AsyncConnection[TupleRow]
+_Raw = AsyncConnection[TupleRow]
+
+
+class Connection:
+    """A connection for operations, in which a question mark in a statement stands for a value."""
+
+    def __init__(self, raw: _Raw) -> None:
+        self.raw = raw
+
+    async def fetch(self, statement: str, *values: object) -> list[TupleRow]:
+        """Return the rows of a query."""
+        return await (await self.raw.execute(_query(statement), values or None)).fetchall()
+
+    async def execute(self, statement: str, *values: object) -> int:
+        """Run a statement, and return the number of rows that it changed."""
+        return (await self.raw.execute(_query(statement), values or None)).rowcount
+
+
+@lru_cache
+def _query(statement: str) -> bytes:
+    return statement.replace("?", "%s").encode()
 
 
 class Database:
@@ -112,47 +133,47 @@ class Database:
     async def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
-            await self._idle.pop().close()
+            await self._idle.pop().raw.close()
 
     async def _connected(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
             if not _is_lost(connection):
                 return connection
-            await connection.close()
-        connection = await AsyncConnection.connect(self._conninfo, autocommit=True)
+            await connection.raw.close()
+        connection = Connection(await AsyncConnection.connect(self._conninfo, autocommit=True))
         try:
-            connection.adapters.register_dumper(str, _EscapedText)
-            connection.adapters.register_loader("text", _UnescapedText)
-            await execute(connection, _PREPARE)
+            connection.raw.adapters.register_dumper(str, _EscapedText)
+            connection.raw.adapters.register_loader("text", _UnescapedText)
+            await connection.execute(_PREPARE)
         except BaseException:
-            await connection.close()
+            await connection.raw.close()
             raise
         return connection
 
     async def _return(self, connection: Connection) -> None:
-        if connection.info.transaction_status == TransactionStatus.IDLE:
+        if connection.raw.info.transaction_status == TransactionStatus.IDLE:
             self._idle.append(connection)
         else:
-            await connection.close()
+            await connection.raw.close()
 
     async def _migrate(self, connection: Connection) -> None:
         """Apply the missing migrations. Safe if several processes migrate at once."""
         files = await asyncio.to_thread(lambda: [file.read_text() for file in sorted(MIGRATIONS.glob("*.sql"))])
-        ((has_schema,),) = await fetch(connection, _HAS_SCHEMA)
-        if has_schema and (await fetch(connection, _VERSION))[0][0] == len(files):
+        ((has_schema,),) = await connection.fetch(_HAS_SCHEMA)
+        if has_schema and (await connection.fetch(_VERSION))[0][0] == len(files):
             return
-        async with connection.transaction():
-            await execute(connection, _LOCK_MIGRATIONS)
-            await execute(connection, "CREATE TABLE IF NOT EXISTS clinvk_schema (version integer NOT NULL)")
-            ((version,),) = await fetch(connection, _VERSION)
+        async with connection.raw.transaction():
+            await connection.execute(_LOCK_MIGRATIONS)
+            await connection.execute("CREATE TABLE IF NOT EXISTS clinvk_schema (version integer NOT NULL)")
+            ((version,),) = await connection.fetch(_VERSION)
             if version > len(files):
                 raise StoreUnavailable(
                     f"{self.address}: is of a newer clinvk (schema {version}); this one knows {len(files)}"
                 )
             for number, file in enumerate(files[version:], start=version + 1):
-                await execute(connection, file)
-                await execute(connection, "INSERT INTO clinvk_schema VALUES (%s)", number)
+                await connection.raw.execute(file.encode())
+                await connection.execute("INSERT INTO clinvk_schema VALUES (?)", number)
 
 
 @asynccontextmanager
@@ -169,25 +190,15 @@ async def connected(url: str, timeout_s: float = TIMEOUT_S, migrates: bool = Tru
 async def identity(url: str, timeout_s: float) -> str:
     """Return the id of a database, however its URL is written. Raises as `connected`."""
     async with connected(url, timeout_s) as db:
-        return (await fetch(db, "SELECT id FROM identity"))[0][0]
+        return (await db.fetch("SELECT id FROM identity"))[0][0]
 
 
 async def examine(url: str, timeout_s: float) -> str:
     """Describe the sessions in a database. Change nothing. Raises as `connected`."""
     async with connected(url, timeout_s, migrates=False) as db:
-        ((has_table,),) = await fetch(db, "SELECT to_regclass('sessions') IS NOT NULL")
-        count = (await fetch(db, "SELECT count(*) FROM sessions"))[0][0] if has_table else 0
+        ((has_table,),) = await db.fetch("SELECT to_regclass('sessions') IS NOT NULL")
+        count = (await db.fetch("SELECT count(*) FROM sessions"))[0][0] if has_table else 0
     return f"{count or 'none'} stored in {Database(url).address}"
-
-
-async def fetch(connection: Connection, statement: str, *values: object) -> list[TupleRow]:
-    """Return the rows of a query."""
-    return await (await connection.execute(statement.encode(), values or None)).fetchall()
-
-
-async def execute(connection: Connection, statement: str, *values: object) -> int:
-    """Run a statement, and return the number of rows that it changed."""
-    return (await connection.execute(statement.encode(), values or None)).rowcount
 
 
 def _first_line(error: BaseException) -> str:
@@ -197,14 +208,14 @@ def _first_line(error: BaseException) -> str:
 def _is_lost(connection: Connection) -> bool:
     """Return whether the server has closed an idle connection. Does not block."""
     poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
+    poll.register(connection.raw.fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 
 def _disconnect(connection: Connection) -> None:
     """End a connection whose server does not answer. The pending operation fails at once."""
-    if not connection.closed:
-        with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+    if not connection.raw.closed:
+        with socket.socket(fileno=os.dup(connection.raw.fileno())) as sock:
             sock.shutdown(socket.SHUT_RDWR)
 
 

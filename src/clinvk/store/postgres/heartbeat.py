@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from clinvk.store.postgres.database import Database, execute, fetch
+from clinvk.store.postgres.database import Database
 from clinvk.types.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -16,13 +16,13 @@ INTERVAL_S = 1.0
 
 _TIMEOUT_S = 2.0
 _REPORT = (
-    "INSERT INTO owners VALUES (%s, %s, %s, clock_timestamp())"
+    "INSERT INTO owners VALUES (?, ?, ?, clock_timestamp())"
     " ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at,"
     " returned_at = CASE WHEN owners.seen_at < excluded.seen_at - interval '4 s' THEN excluded.seen_at"
     " ELSE owners.returned_at END RETURNING returned_at = seen_at"
 )
 _LEAVE = (
-    "DELETE FROM owners WHERE id = %s OR (seen_at < clock_timestamp() - interval '1 day'"
+    "DELETE FROM owners WHERE id = ? OR (seen_at < clock_timestamp() - interval '1 day'"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = owners.id AND under_way))"
 )
 
@@ -48,7 +48,7 @@ class Heartbeat:
     async def report(self) -> None:
         """Report this process as alive. Raises `StoreUnavailable`."""
         async with self._database.connection(_TIMEOUT_S) as db:
-            ((has_returned,),) = await fetch(db, _REPORT, self.owner, socket.gethostname(), os.getpid())
+            ((has_returned,),) = await db.fetch(_REPORT, self.owner, socket.gethostname(), os.getpid())
         self._has_reported = True
         if has_returned:
             self._on_return()
@@ -69,5 +69,5 @@ class Heartbeat:
         with suppress(StoreUnavailable):
             if self._has_reported:
                 async with self._database.connection(_TIMEOUT_S) as db:
-                    await execute(db, _LEAVE, self.owner)
+                    await db.execute(_LEAVE, self.owner)
         await self._database.close()

@@ -4,8 +4,10 @@ import os
 from contextlib import closing
 
 from clinvk.store.rows import INTERACTIONS, RUNS, SESSIONS, Unreadable
-from clinvk.store.sqlite import lists, turns
+from clinvk.store.sqlite import lists
 from clinvk.store.sqlite.database import Database, skipping
+from clinvk.store.sqlite.owners import OwnerLocks
+from clinvk.store.sqlite.turns import SqliteConnection, SqliteTurns, complete, rehearse
 from clinvk.types.errors import StoreUnavailable
 
 
@@ -35,5 +37,5 @@ def examine(home: str | os.PathLike[str], lock_timeout_s: float) -> tuple[int, s
         lists.examine(db, RUNS, damage.append)
         lists.examine(db, INTERACTIONS, damage.append)
         if damage:
-            turns.rehearse(db)
+            complete(rehearse(SqliteConnection(db), SqliteTurns(OwnerLocks(database.home))))
     return count, damage[0] if damage else ""

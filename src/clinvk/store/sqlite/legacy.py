@@ -16,7 +16,8 @@ import msgspec
 
 from clinvk.store import protocol
 from clinvk.store.protocol import settled_record
-from clinvk.store.sqlite import turns
+from clinvk.store.sqlite.turns import SqliteTurns
+from clinvk.store.turns import Connection
 from clinvk.types.choices import SessionStatus
 from clinvk.types.events import Usage
 from clinvk.types.session import Session
@@ -106,13 +107,13 @@ def read(file: LegacyFile) -> LegacySession:
         return file, str(exc)
 
 
-def import_sessions(connection: "sqlite3.Connection", files: Sequence[LegacySession], at: float) -> int:
+async def import_sessions(db: Connection, turns: SqliteTurns, files: Sequence[LegacySession], at: float) -> int:
     """Insert the sessions read from files, and return how many were new."""
     count = 0
     for file, session in files:
         damage = session if isinstance(session, str) else None
-        connection.execute(_REMEMBER, (file.name, file.size, file.mtime_ns, damage))
-        count += isinstance(session, Session) and turns.insert(connection, session, imported_at=at)
+        await db.execute(_REMEMBER, file.name, file.size, file.mtime_ns, damage)
+        count += isinstance(session, Session) and await turns.insert(db, session, imported_at=at)
     return count
 
 

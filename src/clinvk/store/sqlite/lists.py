@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from clinvk.store.protocol import InteractionQuery, Page, RunQuery, SessionQuery
+from clinvk.store.protocol import Page, RunQuery, SessionQuery
 from clinvk.store.rows import (
-    INTERACTIONS,
     RUNS,
     SESSIONS,
     Table,
@@ -31,9 +30,8 @@ from clinvk.store.rows import (
     to_json,
 )
 from clinvk.store.sqlite.database import skipping
-from clinvk.types.events import Logged, Usage
-from clinvk.types.interaction import Interaction
-from clinvk.types.record import RunRecord, UsageOfDay
+from clinvk.types.events import Logged
+from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
 from clinvk.types.text import readable
 
@@ -60,11 +58,6 @@ _MAY_CONTINUE = (
     "SELECT count(*) = 0 OR sum(parent_id IS NULL AND key_name = '' AND json_extract(request, '$.over_http') IS NULL)"
     " FROM runs WHERE session_id = (SELECT id FROM sessions WHERE key = ?)"
 )
-_USAGE = (
-    "SELECT day, key_name, backend, model, runs, cost_usd,"
-    " input_tokens, output_tokens, cached_tokens, reasoning_tokens FROM usage"
-    " WHERE day >= ?1 AND (?2 IS NULL OR key_name = ?2) ORDER BY day, key_name, backend, model"
-)
 _COSTS = (
     "SELECT session_id, sum(cost_usd) FROM runs"
     " WHERE session_id IN (SELECT value FROM json_each(?)) AND cost_usd IS NOT NULL GROUP BY session_id"
@@ -77,7 +70,6 @@ _Row = TypeVar("_Row", bound=Struct)
 Note = Callable[[str], None]
 
 _RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
-_INTERACTION_FILTERS = ("status", "run_id", "session_id")
 
 _Conditions = list[tuple[str, tuple[Value, ...]]]
 """SQL conditions, each with the values of the parameters."""
@@ -159,24 +151,6 @@ def costs(connection: "sqlite3.Connection", session_ids: Sequence[str], note: No
     with skipping(note):
         return dict(connection.execute(_COSTS, (to_json(session_ids).decode(),)).fetchall())
     return {}
-
-
-def interactions(connection: "sqlite3.Connection", query: InteractionQuery) -> list[Interaction]:
-    """List interactions."""
-    filters = {name: value for name in _INTERACTION_FILTERS if (value := getattr(query, name)) is not None}
-    where = f"WHERE {' AND '.join(f'{name} = ?' for name in filters)}" if filters else ""
-    select = INTERACTIONS.select(f"{where} ORDER BY created_at DESC, key DESC LIMIT ?")
-    return [*map(INTERACTIONS.read, connection.execute(select, (*filters.values(), query.limit)))]
-
-
-def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None) -> list[UsageOfDay]:
-    """Return the usage of runs by day, key, backend and model."""
-    return [
-        UsageOfDay(
-            day=day, key_name=key, backend=backend, model=model, runs=runs, cost_usd=cost_usd, usage=Usage(*tokens)
-        )
-        for day, key, backend, model, runs, cost_usd, *tokens in connection.execute(_USAGE, (first_day, key_name))
-    ]
 
 
 def _session_groups(connection: "sqlite3.Connection", query: SessionQuery) -> _Groups:

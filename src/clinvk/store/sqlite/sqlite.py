@@ -9,14 +9,15 @@ not damage the database.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clinvk.store import protocol, rows
-from clinvk.store.protocol import InteractionQuery, Page, RunQuery, SessionQuery, settled_record
-from clinvk.store.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS, Table, Unreadable
-from clinvk.store.sqlite import legacy, lists, turns
+from clinvk.store.protocol import Page, RunQuery, SessionQuery
+from clinvk.store.records import Operation, RecordStore
+from clinvk.store.rows import LIMITS, SESSIONS, WITHDRAWN, Unreadable
+from clinvk.store.sqlite import legacy, lists
 from clinvk.store.sqlite.database import (
     NO_SPACE,
     Database,
@@ -28,10 +29,11 @@ from clinvk.store.sqlite.database import (
 from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
+from clinvk.store.sqlite.turns import SqliteConnection, SqliteTurns, complete, rehearse
+from clinvk.store.turns import Connection
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged
-from clinvk.types.interaction import Interaction
-from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
+from clinvk.types.record import LimitWindow, RunRecord
 from clinvk.types.session import Session
 
 if TYPE_CHECKING:
@@ -42,15 +44,6 @@ _BEGIN_TIMEOUT_S = 30.0
 _HANGS_AFTER_S = 10.0
 _IMPORT_STEP = 100
 
-_OUTCOME = ("status", "resolved_at", "answered_by", "answer")
-_IDS: dict[protocol.Kind, str] = {
-    "session": "SELECT id FROM sessions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
-    "run": "SELECT id FROM runs WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
-    "interaction": "SELECT id FROM interactions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
-}
-_ADD_INTERACTION = INTERACTIONS.insert()
-_RESOLVE = f"{INTERACTIONS.update(_OUTCOME)} AND status = 'pending'"
-_LIMITS = LIMITS.select("WHERE resets_at > ? ORDER BY backend, resets_at, window")
 _OWNER = "SELECT owner FROM runs WHERE id = ?"
 _EVENTS = "SELECT key FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
@@ -61,10 +54,9 @@ _CLAIM_SPACE = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob(
 _FREE_SPACE = "DELETE FROM imports WHERE name = '/room'"
 
 _T = TypeVar("_T")
-_Item = TypeVar("_Item", Session, RunRecord, Interaction)
 
 
-class SqliteStore:
+class SqliteStore(RecordStore[SqliteTurns]):
     """Sessions and runs in `clinvk.db` of a clinvk home.
 
     The file is opened for the first operation, and opened again after a failure, so the store recovers from failures.
@@ -85,14 +77,12 @@ class SqliteStore:
         """`database` and `owners` replace the database and the owners of the home."""
         self._database = database or Database(home, lock_timeout_s)
         self._owners = owners or OwnerLocks(self._database.home)
+        super().__init__(SqliteTurns(self._owners), on_run)
         self._writer = WriterThread(
             self._database, self._recover_at_open, on_commit=on_commit, note=self._record_damage
         )
         self._readers = ReaderThreads(self._database)
-        self._on_run = on_run
         self._new_sessions = 0
-        self.on_lost: list[Callable[[str], None]] = []
-        self.damage = ""
         self._damaged: tuple[int, int] | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,30 +99,26 @@ class SqliteStore:
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Insert a run before its start, and claim its session."""
 
-        def begin(db: "sqlite3.Connection") -> Session | None:
+        async def begin(db: Connection) -> Session | None:
             if self.damage:
-                turns.rehearse(db)
-            return turns.begin(db, self._owners, run, session, must_exist)
+                await rehearse(db, self._turns)
+            return await self._turns.begin(db, run, session, must_exist)
 
         stored = await self._insert(run, begin)
         self._index_at_intervals()
         return stored
 
-    async def enqueue(self, run: RunRecord, session: Session, is_next: bool = False) -> Session:
-        """Insert a run that waits until its session is free."""
-        return await self._insert(run, lambda db: turns.enqueue(db, self._owners, run, session, is_next))
+    async def _write(self, operation: Operation[_T], retry: bool = False) -> _T:
+        return await self._writer.write(lambda db: complete(operation(SqliteConnection(db))), retry)
 
-    async def claim(self, run_id: str, session_id: str) -> Session | None:
-        """Claim the session of a run that waits, if no other run comes first."""
-        return await self._writer.write(lambda db: turns.claim(db, self._owners, run_id, session_id))
-
-    async def _insert(self, run: RunRecord, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+    async def _insert(self, run: RunRecord, operation: Operation[_T]) -> _T:
         """Insert a run by an operation, or withdraw the run if the caller leaves."""
         try:
             async with asyncio.timeout(_BEGIN_TIMEOUT_S):
-                stored = await self._writer.write(operation)
+                stored = await self._write(operation)
         except (asyncio.CancelledError, TimeoutError) as exc:
-            self._writer.submit(lambda db: turns.withdraw(db, run.id))
+            stop = self._turns.stop
+            self._writer.submit(lambda db: complete(stop(SqliteConnection(db), run.id, "cancelled", WITHDRAWN)))
             if isinstance(exc, TimeoutError):
                 raise self._unresponsive(_BEGIN_TIMEOUT_S) from exc
             raise
@@ -141,71 +127,40 @@ class SqliteStore:
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session soon, and in any case before the next read of this store."""
-        self._writer.schedule(run.id, lambda db: turns.update(db, run, session))
+        self._writer.schedule(run.id, lambda db: complete(self._turns.update(SqliteConnection(db), run, session)))
         self._on_run(run)
 
     async def reassign(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session before a change of agent or a wait."""
         self._writer.forget(run.id)
-        await self._writer.write(lambda db: turns.reassign(db, run, session))
+        await self._write(lambda db: self._turns.reassign(db, run, session))
         self._on_run(run)
-
-    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
-        """Store events of runs in one transaction."""
-
-        def append(db: "sqlite3.Connection") -> None:
-            for run_id, new in events.items():
-                turns.append(db, run_id, rows.pack_events(new))
-
-        await self._writer.write(append)
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Store the end of a run with its last events, and release its session."""
         self._writer.forget(run.id)
-        await self._writer.write(lambda db: turns.end(db, run, session, rows.pack_events(events)), retry=True)
+        await self._write(lambda db: self._turns.end(db, run, session, events), retry=True)
         self._on_run(run)
-
-    async def session(self, reference: str) -> Session:
-        """Return a session."""
-        return await self._find(SESSIONS, reference, "session")
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
-        return await self._read(lambda db: lists.sessions(db, query, self._record_damage))
+        return await self._query(lambda db: lists.sessions(db, query, self._record_damage))
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
         """Return the newest session that the next prompt may continue."""
-        return await self._read(lambda db: lists.current(db, backend, working_dir))
+        return await self._query(lambda db: lists.current(db, backend, working_dir))
 
     async def create(self, session: Session) -> None:
         """Insert a session without a run."""
-        if not await self._writer.write(lambda db: turns.insert(db, settled_record(session))):
-            raise ValueError(f"session {session.id!r} is there already")
+        await super().create(session)
         self._index_at_intervals()
-
-    async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
-        """Set title and tags; None leaves a value unchanged."""
-        return await self._describe(session_id, rows.described(title, tags))
-
-    async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
-        """Change some tags."""
-        return await self._describe(session_id, rows.tagged(add, remove))
-
-    async def delete(self, session_id: str) -> None:
-        """Delete a session, its runs, and the events of the runs."""
-        await self._delete(lambda db: turns.delete(db, self._owners, session_id))
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete the sessions last used or imported before a time. Return the number of deleted sessions."""
         await self.recover()
-        if dry_run:
-            return await self._read(lambda db: turns.count_old(db, before))
-        number = 0
-        while deleted := await self._delete(lambda db: turns.clean(db, before)):
-            number += deleted
-        while await self._writer.write(lambda db: turns.clean_runs(db, before)):
-            pass
-        await self._writer.write(turns.forget_groups)
+        number = await super().clean(before, dry_run)
+        if not dry_run:
+            await self._write(self._turns.forget_groups)
         return number
 
     async def count(self) -> int:
@@ -215,10 +170,6 @@ class SqliteStore:
                 return await self._count()
         except TimeoutError as exc:
             raise self._unresponsive(_COUNT_TIMEOUT_S) from exc
-
-    async def last_used(self) -> float | None:
-        """Return when a session was last used, in seconds since the epoch; None if there is no session."""
-        return await self._read(lambda db: db.execute("SELECT max(last_used) FROM sessions").fetchone()[0])
 
     def _unresponsive(self, timeout_s: float) -> StoreUnavailable:
         error = f"does not answer within {timeout_s:g} s; another program may hold its lock, or its disk hangs"
@@ -231,69 +182,35 @@ class SqliteStore:
             await self._writer.write(lambda db: db.execute(_CLAIM_SPACE).rowcount)
             await self._writer.write(lambda db: db.execute(_FREE_SPACE).rowcount)
         if self.damage:
-            await self._writer.write(turns.rehearse)
+            await self._write(lambda db: rehearse(db, self._turns))
 
         def count(db: "sqlite3.Connection") -> int:
             self._database.check()
             return lists.count(db, SESSIONS, self._record_damage)
 
-        return await self._read(count)
-
-    async def run(self, reference: str) -> RunRecord:
-        """Return a run."""
-        return await self._find(RUNS, reference, "run")
+        return await self._query(count)
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
         """List runs."""
-        return await self._read(lambda db: lists.runs(db, query, self._record_damage))
+        return await self._query(lambda db: lists.runs(db, query, self._record_damage))
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Return the stored events of a run after number `after`, at most `limit`."""
-        return await self._read(lambda db: _events(db, run_id, after, limit, self._record_damage))
+        return await self._query(lambda db: _events(db, run_id, after, limit, self._record_damage))
 
     async def costs(self, session_ids: Sequence[str]) -> dict[str, float]:
         """Return the sum of the known costs of the runs of sessions, by session."""
-        return await self._read(lambda db: lists.costs(db, session_ids, self._record_damage))
+        return await self._query(lambda db: lists.costs(db, session_ids, self._record_damage))
 
     async def pid_of(self, run_id: str) -> int | None:
         """Return the pid of the live process that began a run; None if unknown."""
-        row = await self._read(lambda db: db.execute(_OWNER, (run_id,)).fetchone())
+        row = await self._query(lambda db: db.execute(_OWNER, (run_id,)).fetchone())
         return await self._readers.call(lambda: self._owners.pid_of(row[0])) if row else None
-
-    async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
-        """Return the usage of ended runs from a day on, in order of days."""
-        return await self._read(lambda db: lists.usage(db, first_day, key_name))
-
-    async def add_interaction(self, interaction: Interaction) -> None:
-        """Store a new interaction."""
-        await self._writer.write(lambda db: db.execute(_ADD_INTERACTION, INTERACTIONS.values(interaction)).rowcount)
-
-    async def resolve_interaction(self, resolved: Interaction) -> Interaction:
-        """Store the outcome of a pending interaction, and return the stored interaction."""
-
-        def resolve(db: "sqlite3.Connection") -> Interaction:
-            id_ = (_unique_id(db, resolved.id, resolved.id, "interaction"),)
-            db.execute(_RESOLVE, (*INTERACTIONS.values(resolved, _OUTCOME), *id_))
-            return INTERACTIONS.read(db.execute(INTERACTIONS.by_id, id_).fetchone())
-
-        return await self._writer.write(resolve)
-
-    async def interaction(self, reference: str) -> Interaction:
-        """Return an interaction."""
-        return await self._find(INTERACTIONS, reference, "interaction")
-
-    async def interactions(self, query: InteractionQuery) -> list[Interaction]:
-        """List interactions, newest first."""
-        return await self._read(lambda db: lists.interactions(db, query))
 
     async def update_limit(self, window: LimitWindow) -> None:
         """Store the newest state of a limit soon, and in any case before the next read of this store."""
         key = f"limit {window.backend} {window.window}"
         self._writer.schedule(key, lambda db: db.execute(LIMITS.insert(), LIMITS.values(window)))
-
-    async def limits(self) -> list[LimitWindow]:
-        """Return the newest states of the limits whose windows have not ended."""
-        return await self._read(lambda db: [*map(LIMITS.read, db.execute(_LIMITS, (time.time(),)))])
 
     async def size(self) -> int:
         """Return the size of the store on disk, in bytes."""
@@ -301,12 +218,12 @@ class SqliteStore:
 
     async def recover(self) -> int:
         """Mark the runs of dead processes as interrupted. Return the number of runs."""
-        return await self._writer.write(lambda db: turns.recover(db, self._owners))
+        return await self._write(self._turns.recover)
 
     async def import_earlier(self) -> ImportReport:
         """Import the sessions of an earlier clinvk in the same home, except already imported sessions."""
         folder = self._database.home / legacy.FOLDER
-        found = await self._read(lambda db: legacy.find_sessions(db, folder))
+        found = await self._query(lambda db: legacy.find_sessions(db, folder))
         if isinstance(found, str):
             return ImportReport(0, (DamagedFile(folder, found),))
         damaged: list[DamagedFile] = []
@@ -314,22 +231,16 @@ class SqliteStore:
         for start in range(0, len(found), _IMPORT_STEP):
             batch = found[start : start + _IMPORT_STEP]
             files = await self._readers.call(lambda batch=batch: [legacy.read(file) for file in batch])
-            count += await self._writer.write(lambda db, files=files: legacy.import_sessions(db, files, at))
+            count += await self._write(partial(legacy.import_sessions, turns=self._turns, files=files, at=at))
             damaged += [DamagedFile(file.path, damage) for file, damage in files if isinstance(damage, str)]
             while await self._writer.write(lists.index_sessions):
                 pass
         return ImportReport(count, tuple(damaged))
 
-    async def _find(self, table: Table[_Item], reference: str, kind: protocol.Kind) -> _Item:
-        """Return the item of a reference."""
-        prefix = protocol.check_prefix(reference, kind)
+    async def _read(self, operation: Operation[_T]) -> _T:
+        return await self._query(lambda db: complete(operation(SqliteConnection(db))))
 
-        def find(db: "sqlite3.Connection") -> _Item:
-            return table.read(db.execute(table.by_id, (_unique_id(db, prefix, reference, kind),)).fetchone())
-
-        return await self._read(find)
-
-    async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+    async def _query(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         def read(db: "sqlite3.Connection") -> _T:
             try:
                 with damage_as_unreadable():
@@ -338,8 +249,9 @@ class SqliteStore:
                 self._record_damage(exc.message)
                 raise
 
-        if self._writer.is_behind or not self._writer.is_open:
+        if not self._writer.is_open:
             await self._writer.catch_up()
+        await self._store_pending()
         try:
             return await self._readers.read(read)
         except Unreadable:
@@ -354,27 +266,26 @@ class SqliteStore:
         if not self.damage:
             self.damage, self._damaged = damage, self._database.identity()
 
-    async def _delete(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+    async def _store_pending(self) -> None:
+        if self._writer.is_behind:
+            await self._writer.catch_up()
+
+    async def _remove(self, operation: Operation[_T]) -> _T:
         """Run a deletion. On a full disk, free the reserve and retry."""
         try:
-            return await self._writer.write(operation)
+            return await self._write(operation)
         except StoreUnavailable as exc:
             if not is_error(exc.__cause__, NO_SPACE) or not await self._readers.call(self._database.free_reserve):
                 raise
-        return await self._writer.write(operation)
-
-    async def _describe(self, session_id: str, change: Callable[[Session], Session]) -> Session:
-        if self._writer.is_behind:
-            await self._writer.catch_up()
-        return await self._writer.write(lambda db: turns.describe(db, session_id, change))
+        return await self._write(operation)
 
     def _recover_at_open(self, db: "sqlite3.Connection") -> None:
         if self._damaged != self._database.identity():
             self.damage = ""
         with skipping(self._record_damage):
-            if turns.dead_owners(db, self._owners):
+            if complete(self._turns.dead_runs(SqliteConnection(db))):
                 with transaction(db):
-                    turns.recover(db, self._owners)
+                    complete(self._turns.recover(SqliteConnection(db)))
             self._owners.remove_stale()
 
     def _index_at_intervals(self) -> None:
@@ -388,11 +299,6 @@ def _probe(db: "sqlite3.Connection") -> None:
     """Change a value twice, back to the old value: SQLite does not write an unchanged row."""
     db.execute(_PROBE)
     db.execute(_PROBE)
-
-
-def _unique_id(db: "sqlite3.Connection", prefix: str, reference: str, kind: protocol.Kind) -> str:
-    found = db.execute(_IDS[kind], (prefix, prefix, protocol.MAX_CANDIDATES + 1)).fetchall()
-    return protocol.only_match([key for (key,) in found], reference, kind)
 
 
 def _events(

@@ -6,7 +6,6 @@ Operations that arrive while the writer is busy share the next transaction (grou
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MAX_UNSTORED = 10_000
 _SCHEDULE_DELAY_S = 0.05
 
 _T = TypeVar("_T")
@@ -69,14 +67,13 @@ class WriterThread:
         self,
         database: Database,
         on_open: "Callable[[sqlite3.Connection], None]",
-        max_unstored: int = _MAX_UNSTORED,
         on_commit: Callable[[float], None] | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_open` is called with a new connection before any transaction.
 
-        `max_unstored` limits the operations kept in memory for a retry. `on_commit` is called in the writer's thread
-        with the duration of each writing transaction, in seconds; `note` with damage of the database.
+        `on_commit` is called in the writer's thread with the duration of each writing transaction, in seconds; `note`
+        with damage of the database.
         """
         self.last_error: StoreUnavailable | None = None
         self._database = database
@@ -85,10 +82,9 @@ class WriterThread:
         self._waiting: list[_Job] = []
         self._scheduled: dict[str, _Job] = {}
         self._runs_scheduled = False
-        self._max_unstored = max_unstored
         self._on_commit = on_commit
         self._note = note
-        self._unstored: deque[_Job] = deque()
+        self._unstored: list[_Job] = []
         self._batch: asyncio.Future[None] | None = None
         self._batch_began = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -253,7 +249,6 @@ class WriterThread:
             if is_error(error.__cause__, DAMAGED):
                 self._note(error.message)
             self._unstored.extend(job for job in jobs if job.retry)
-            self._drop_unstored(len(self._unstored) - self._max_unstored)
             if not is_error(error.__cause__, LOCKED):
                 self._disconnect()
 
@@ -274,15 +269,9 @@ class WriterThread:
         """Try the unstored jobs a last time, and close the connection."""
         if self._unstored:
             self._execute([])
-        self._drop_unstored(len(self._unstored))
+        if self._unstored:
+            logger.error("the ends of %d runs are not kept: %s", len(self._unstored), self.last_error)
         self._disconnect()
-
-    def _drop_unstored(self, number: int) -> None:
-        """Drop the oldest unstored operations, and log an error."""
-        for _ in range(number):
-            self._unstored.popleft()
-        if number > 0:
-            logger.error("the ends of %d runs are not kept: %s", number, self.last_error)
 
     def _disconnect(self) -> None:
         if connection := self._connection:
