@@ -244,6 +244,62 @@ def test_of_two_workers_with_one_name_that_start_together_one_stops(cluster: Clu
         assert nodes(cluster.gateway()) == ["one"]
 
 
+def _start(gateway: Server, **body: object) -> httpx.Response:
+    """Start a run in the background."""
+    body = {"backend": "claude", "prompt": "hi", "detach": True, **body}
+    return gateway.client.post("/api/v1/prompt", json=body, headers={"prefer": "respond-async"})
+
+
+def test_limit_of_a_key_counts_the_runs_of_all_nodes(cluster: Cluster, clinvk: Clinvk) -> None:
+    cluster.agent.play([hang()])
+    ana, ben = (
+        clinvk.run("keys", "create", *arguments, env=SECRET).stdout.strip()
+        for arguments in (("ana", "--max-runs", "1"), ("ben",))
+    )
+    cluster.worker("one")
+    two = cluster.worker("two")
+    gateway = cluster.gateway()
+
+    def start(node: str, key: str = ana) -> str:
+        gateway.client.headers["x-api-key"] = key
+        return _start(gateway, node=node).json()["run_id"]
+
+    def becomes(state: str, run_id: str) -> None:
+        until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["state"] == state)
+
+    first = start("one")
+    becomes("running", first)
+    until(lambda: [node["running"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]] == [1, 0])
+    second = start("two")
+    becomes("running", start("two", ben))
+    becomes("queued", second)
+    gateway.client.post(f"/api/v1/runs/{first}/cancel")
+    becomes("running", second)
+    until(lambda: [node["running"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]] == [0, 2])
+    third = start("one")
+    becomes("queued", third)
+    two.kill()
+    becomes("running", third)
+
+
+def test_run_is_refused_only_if_the_queues_of_all_nodes_are_full(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cluster.agent.play([wait_for(gate), *claude_says("done")])
+    full = {"CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1", "CLINVK_SERVER__MAX_QUEUED_RUNS": "1"}
+    cluster.worker("one", **full)
+    cluster.worker("two", **full)
+    gateway = cluster.gateway()
+    accepted = [_start(gateway) for _ in range(4)]
+    assert sorted(each.headers["x-clinvk-node"] for each in accepted) == ["one", "one", "two", "two"]
+    refused = _start(gateway)
+    assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+    assert int(refused.headers["retry-after"]) > 0
+    gate.touch()
+    for each in accepted:
+        run = f"/api/v1/runs/{each.json()['run_id']}"
+        until(lambda run=run: gateway.client.get(run).json()["state"] == "finished")
+
+
 def test_agent_of_a_worker_cannot_answer_what_it_asks(cluster: Cluster, tmp_path: Path) -> None:
     cluster.worker("one")
     gateway = cluster.gateway(CLINVK_SERVER__TRUSTED_PROXIES="127.0.0.1")

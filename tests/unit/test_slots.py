@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from clinvk.runtime.slots import QueueLimits, Slot, SlotRequest, Slots
+from clinvk.runtime.slots import ClientRuns, QueueLimits, Slot, SlotRequest, Slots
 from clinvk.types.errors import QueueFull
 
 
@@ -252,6 +252,79 @@ def test_client_at_its_concurrency_limit_cannot_fill_the_queue() -> None:
     slots = Slots(QueueLimits(4, queued=10, queued_bytes=100), {"ana": 1}.get)
     assert len(queue(slots, "ana", 99)) == 1 + 6
     assert len(queue(slots, "ben", 4)) == 4
+
+
+def test_limit_of_a_client_counts_its_runs_on_other_machines() -> None:
+    slots = Slots(QueueLimits(4, queued=99), {"ana": 2}.get)
+    slots.count_elsewhere({"ana": ClientRuns(1), "ben": ClientRuns(9)})
+    first, second = queue(slots, "ana", 2)
+    assert (first.held, second.held, slots.queued) == (True, False, 1)
+    assert [place.held for place in queue(slots, "ben", 2)] == [True, True]
+    with pytest.raises(QueueFull, match="1 here and 1 on other machines of 2 runs are under way"):
+        slots.acquire(SlotRequest("claude", "ana"), lambda: None, may_wait=False)
+    slots.count_elsewhere({})
+    assert second.held
+
+
+def test_free_slot_goes_to_the_client_with_the_fewest_slots_on_all_machines() -> None:
+    slots = Slots(QueueLimits(1, queued=99))
+    (working,), (ana,), (ben,) = (queue(slots, client, 1) for client in ("eve", "ana", "ben"))
+    assert (ana.position, ben.position) == (1, 2)
+    slots.count_elsewhere({"ana": ClientRuns(1)})
+    assert (ana.position, ben.position) == (2, 1)
+    working.release()
+    assert ben.held
+    ben.release()
+    assert ana.held
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_limit_of_a_client_is_kept_on_all_machines_in_the_order_of_arrival(seed: int) -> None:
+    chance, limit = random.Random(seed), 3
+    machines = [Slots(QueueLimits(20, queued=999), {"ana": limit}.get) for _ in range(3)]
+    places: list[Slot] = []
+
+    def exchange() -> None:
+        """Let each machine hear of the others until nothing changes."""
+        for machine in machines * 4:
+            others = [other.clients().get("ana", ClientRuns()) for other in machines if other is not machine]
+            held, since = (list(each) for each in zip(*others, strict=True))
+            machine.count_elsewhere({"ana": ClientRuns(sum(map(int, held)), min(since))})
+
+    for _ in range(200):
+        if places and chance.random() < 0.45:
+            places.pop(chance.randrange(len(places))).release()
+        else:
+            places.append(chance.choice(machines).acquire(SlotRequest("claude", "ana"), lambda: None))
+            if places[-1].held and chance.random() < 0.1:  # it waits for a person
+                places[-1].release()
+                exchange()
+                places[-1].reacquire()
+        exchange()
+        waiting = [place.arrived_at for place in places if not place.held]
+        assert sum(machine.busy for machine in machines) == min(limit, len(places))
+        assert not waiting or sorted(waiting) == waiting
+        held = [place.arrived_at for place in places if place.held]
+        assert not waiting or max(held) < min(waiting)
+
+
+def test_machine_reports_its_clients_with_the_most_slots_and_changes_of_those_with_a_limit() -> None:
+    slots = Slots(QueueLimits(999, queued=9), {"ana": 1}.get)
+    changes: list[dict[str, ClientRuns]] = []
+    slots.on_limited = lambda: changes.append(slots.clients())
+    for number in range(300):
+        queue(slots, f"client{number}", 1)
+    queue(slots, "", 5)
+    assert not changes
+    first, second = queue(slots, "ana", 2)
+    assert "ana" not in slots.clients(), "others came first"
+    first.release()
+    queue(slots, "ben", 2)
+    assert len(changes) == 3
+    found = slots.clients()
+    assert (len(found), found["ben"].held) == (200, 2)
+    second.release()
+    assert len(changes) == 4
 
 
 def test_backend_without_a_limit_can_use_all_slots() -> None:

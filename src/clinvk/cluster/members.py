@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from clinvk.cluster.messages import PROTOCOL, Announcement
 from clinvk.dialects.dialect import DirectoryNotAllowed
+from clinvk.runtime.slots import ClientRuns
 from clinvk.types.errors import (
     BackendUnavailable,
     InvalidRequest,
@@ -70,6 +71,7 @@ class Member:
         self.announcement = announcement
         self.seen_at = at
         self.assigned = 0
+        self.clients = {name: ClientRuns(held, at - wait_s) for name, (held, wait_s) in announcement.clients.items()}
 
     @property
     def load(self) -> float:
@@ -101,13 +103,11 @@ class Members:
         if announcement.state == "left":
             self._leave(announcement.process)
             return False
+        self._members[announcement.process] = Member(announcement, self._now())
         if known is None:
-            self._members[announcement.process] = Member(announcement, self._now())
             self._warn_about(announcement)
             return True
-        is_interrupted = known.announcement.connections != announcement.connections
-        known.announcement, known.seen_at, known.assigned = announcement, self._now(), 0
-        if is_interrupted:
+        if known.announcement.connections != announcement.connections:
             _call(self.on_interrupted, announcement.process)
         return False
 
@@ -139,6 +139,16 @@ class Members:
     def all_nodes(self) -> Iterator[Member]:
         """Yield all workers, also those that are leaving or have another version of the messages."""
         return (member for member in self._members.values() if member.announcement.node)
+
+    def clients_elsewhere(self, process: str) -> dict[str, ClientRuns]:
+        """Return the runs of clients on all nodes but that of a process."""
+        found: dict[str, ClientRuns] = {}
+        for member in self.all_nodes():
+            if member.announcement.process != process and self.state_of(member) != "incompatible":
+                for client, (held, since) in member.clients.items():
+                    known = found.get(client, ClientRuns())
+                    found[client] = ClientRuns(known.held + held, min(known.waits_since, since))
+        return found
 
     def node(self, name: str) -> Member | None:
         """Return the worker of a name that takes requests, or None."""

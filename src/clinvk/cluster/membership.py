@@ -32,6 +32,7 @@ from clinvk.config.saving import replace_file
 from clinvk.orchestrate.admission import Admit
 from clinvk.orchestrate.orchestration import Nodes
 from clinvk.runtime.process.waiting import in_background
+from clinvk.runtime.slots import Slots
 from clinvk.store.opening import store_name
 from clinvk.types.errors import ConfigError, StoreUnavailable
 from clinvk.types.request import Placement
@@ -42,6 +43,9 @@ SECRET_VARIABLE = "CLINVK_CLUSTER_SECRET"  # noqa: S105  # a name
 
 _ANSWER_TIMEOUT_S = 2.0
 _STORE_TIMEOUT_S = 1.0
+_MIN_INTERVAL_S = 0.05
+"""A server does not announce itself more often."""
+
 _FIRST_ANNOUNCEMENTS_S = 0.3
 """How long a gateway waits at its start for the nodes, which announce themselves to a new server at once."""
 
@@ -60,13 +64,14 @@ class Membership:
         self._process = os.urandom(8).hex()
         self._signer = Signer(b"")
         self._members = Members()
-        self._new_member = asyncio.Event()
+        self._announce_soon = asyncio.Event()
         self._has_warned = False
         self._started_at = time.time()
         self._namesake = asyncio.Event()
         self._exits = AsyncExitStack()
         self._broker: Broker | None = None
         self._gateway: Gateway | None = None
+        self._slots: Slots | None = None
         self.part_nodes: Callable[[Placement, Admit, Mapping[str, Any]], Nodes] | None = None
 
     @property
@@ -128,6 +133,9 @@ class Membership:
                 services.parked_runs.on_call = ParkedCalls(broker, self._process, services.background).change
                 services.access.keys.trusts_gateways = True
                 forward_changes(services, broker, signer, self._process)
+                self._slots = services.runs.slots
+                self._slots.on_limited = self._announce_soon.set
+                members.on_lost.append(self._count_elsewhere)
                 name = f"node.{self._settings.cluster.node}"
                 await broker.subscribe(name, lambda received: broker.send(received.reply, self._process.encode()))
             if self.listens:
@@ -154,14 +162,15 @@ class Membership:
         return self.nodes()
 
     async def _announce(self, services: Services, broker: Broker) -> None:
-        """Announce this server every second, and when another server has started."""
+        """Announce this server every second, and at once when another server has started or a limit is concerned."""
         while True:
             await self._identify_store()
-            self._new_member.clear()
+            self._announce_soon.clear()
             broker.send("members", self._signer.sign(self._announcement(services, broker)))
+            await asyncio.sleep(_MIN_INTERVAL_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_INTERVAL_S):
-                    await self._new_member.wait()
+                    await self._announce_soon.wait()
 
     async def _identify_store(self) -> None:
         """Learn the name of the store, as soon as its database answers."""
@@ -176,7 +185,7 @@ class Membership:
         if has_left or not self.runs_agents:
             return replace(common, state="left" if has_left else "up")
         runs = services.runs
-        codes = runs.refusals.codes()
+        codes, now = runs.refusals.codes(), time.monotonic()
         return replace(
             common,
             node=self._settings.cluster.node,
@@ -186,13 +195,14 @@ class Membership:
             running=runs.busy,
             queued=runs.queued,
             max_runs=runs.capacity.runs,
+            clients={name: (held, now - since) for name, (held, since) in runs.slots.clients().items()},
             state="stopping" if services.state.stopping.is_set() else "up",
         )
 
     async def _stop(self, services: Services) -> None:
         """Announce the stop of this server without delay."""
         await services.state.stopping.wait()
-        self._new_member.set()
+        self._announce_soon.set()
 
     async def _check(self, broker: Broker) -> None:
         while True:
@@ -208,10 +218,16 @@ class Membership:
             self._has_warned = True
             return
         if self._members.note(announcement) and announcement.process != self._process:
-            self._new_member.set()
+            self._announce_soon.set()
+        if announcement.process != self._process:
+            self._count_elsewhere()
         is_namesake = self.runs_agents and announcement.node == self._settings.cluster.node
         if is_namesake and (announcement.started_at, announcement.process) < (self._started_at, self._process):
             self._namesake.set()
+
+    def _count_elsewhere(self, _: str = "") -> None:
+        if self._slots:
+            self._slots.count_elsewhere(self._members.clients_elsewhere(self._process))
 
     async def _refuse_namesake(self) -> None:
         """Stop this server if an older one has the name of its node: both may have started at the same time."""

@@ -149,6 +149,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
         store: the store of the process, which all processes of a cluster must share.
         labels: what requests can ask for.
         max_runs: how many runs may be active at once.
+        clients: of each client the number of held slots, and for how long a run has waited only because the client is
+            at its limit, in seconds; minus infinity without such a run.
         state: `stopping` means that the process takes no new runs, `left` is its last announcement.
     """
 
@@ -164,6 +166,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     queued: int = 0
     max_runs: int = 0
+    clients: dict[str, tuple[int, float]] = {}
     state: Literal["up", "stopping", "left"] = "up"
 
 

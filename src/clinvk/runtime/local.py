@@ -91,7 +91,7 @@ class LocalRuns:
             self._observers = (*observers, self.notifier.observe)
         self._notifying = self.notifier.sending() if self.notifier else nullcontext()
         self.capacity: Capacity = capacity(server)
-        self._slots = Slots(queue_limits(server, self.capacity.runs), max_runs_of)
+        self.slots = Slots(queue_limits(server, self.capacity.runs), max_runs_of)
         self._live: dict[str, RunTask] = {}
         self._tasks = asyncio.TaskGroup()
         store.on_lost.append(partial(self.stop, at_once=True, ending=LOST))
@@ -108,17 +108,17 @@ class LocalRuns:
     @property
     def busy(self) -> int:
         """The number of runs that hold a slot."""
-        return self._slots.busy
+        return self.slots.busy
 
     @property
     def queued(self) -> int:
         """The number of runs that wait for a slot."""
-        return self._slots.queued
+        return self.slots.queued
 
     @property
     def occupancy(self) -> Occupancy:
         """The numbers of running and waiting runs, by backend."""
-        return self._slots.occupancy(self._registry)
+        return self.slots.occupancy(self._registry)
 
     @property
     def warm_stats(self) -> WarmStats | None:
@@ -128,7 +128,7 @@ class LocalRuns:
     def resize(self, server: ServerSettings) -> None:
         """Change how many runs may be active at once, and how many may wait."""
         self.capacity = capacity(server)
-        self._slots.resize(queue_limits(server, self.capacity.runs))
+        self.slots.resize(queue_limits(server, self.capacity.runs))
 
     async def __aenter__(self) -> Self:
         self._resource_limits.open()
@@ -219,7 +219,7 @@ class LocalRuns:
 
     async def wait_for_capacity(self, request: RunRequest) -> None:
         """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
-        await self._slots.wait_for_capacity(SlotRequest(request.backend, request.client))
+        await self.slots.wait_for_capacity(SlotRequest(request.backend, request.client))
 
     def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
         """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
@@ -228,7 +228,7 @@ class LocalRuns:
             QueueFull: the queue lacks room for the first request, or for the memory of all.
         """
         first = SlotRequest(requests[0].backend, requests[0].client)
-        return self._slots.reserved(first, sum(map(held_bytes, requests)))
+        return self.slots.reserved(first, sum(map(held_bytes, requests)))
 
     def stop(self, run_id: str, at_once: bool = False, ending: RunFailed = CANCELLED) -> None:
         """Stop a queued or running run; with `at_once` the agent gets no time to stop by itself."""
@@ -322,7 +322,7 @@ class LocalRuns:
     ) -> Slot:
         """Take a slot or a place in the queue, as `Slots.acquire`, for the agent of a request."""
         size = 0 if request.part else held_bytes(request)  # `reserved` counts the memory of a part
-        return self._slots.acquire(SlotRequest(request.backend, request.client, size), on_grant, may_wait, is_blocked)
+        return self.slots.acquire(SlotRequest(request.backend, request.client, size), on_grant, may_wait, is_blocked)
 
     def _on_interaction(self, interaction: Interaction) -> None:
         self._show_interaction(interaction)

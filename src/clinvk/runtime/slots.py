@@ -5,9 +5,12 @@ Also estimates how much memory a waiting run holds.
 
 import asyncio
 import sys
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from heapq import nlargest
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +21,7 @@ from clinvk.types.request import RunRequest
 
 _RETRY_AFTER_S = 5.0
 _MIB = 1024 * 1024
+_MAX_REPORTED_CLIENTS = 200
 
 
 class SlotRequest(NamedTuple):
@@ -37,13 +41,14 @@ class SlotRequest(NamedTuple):
 class Slot:
     """A run's place: first in the queue, then a slot while `held`. A place that `is_blocked` gets no slot yet."""
 
-    __slots__ = ("__weakref__", "_slots", "held", "is_blocked", "number", "on_grant", "run")
+    __slots__ = ("__weakref__", "_slots", "arrived_at", "held", "is_blocked", "number", "on_grant", "run")
 
     def __init__(
         self, slots: "Slots", run: SlotRequest, number: int, on_grant: Callable[[], None], is_blocked: bool
     ) -> None:
         self.run = run
         self.number = number
+        self.arrived_at = time.monotonic()
         self.held = False
         self.is_blocked = is_blocked
         self.on_grant = on_grant
@@ -69,6 +74,22 @@ class Slot:
         """
         self._slots.reacquire(self)
         return self.held
+
+
+class ClientRuns(NamedTuple):
+    """The runs of a client.
+
+    Attributes:
+        held: how many slots they hold.
+        waits_since: when the first run arrived that waits only because the client is at its limit, by the monotonic
+            clock; infinite without such a run.
+    """
+
+    held: int = 0
+    waits_since: float = inf
+
+
+_NO_RUNS = ClientRuns()
 
 
 class Occupancy(NamedTuple):
@@ -113,9 +134,14 @@ class Slots:
     earliest run. A full backend or client blocks no other. No client can fill the queue: a client's queued runs,
     in number and in bytes, may not exceed the room left for the other clients.
 
+    In a cluster, `count_elsewhere` counts what clients hold on other machines, for their limits and their turns. At its
+    limit, a client's next slot goes to the run that waits for it the longest on any machine. Machines hear of each
+    other with a delay, in which a client may exceed its limit.
+
     Attributes:
         busy: the number of held slots.
         queued: the number of places in the queue.
+        on_limited: called when a client with a limit takes or releases a slot.
     """
 
     def __init__(self, limits: QueueLimits, max_runs_of: Callable[[str], int | None] = lambda _: None) -> None:
@@ -123,6 +149,8 @@ class Slots:
         self.busy = self.queued = 0
         self._limits = limits
         self._max_runs_of = max_runs_of
+        self.on_limited: Callable[[], None] | None = None
+        self._elsewhere: Mapping[str, ClientRuns] = {}
         self._last_number = 0
         self._returning: list[Slot] = []
         self._held: dict[str, int] = {}
@@ -144,6 +172,26 @@ class Slots:
                 if backend in queued:
                     queued[backend] += len(line)
         return Occupancy(running, queued, self._limits.total, self._limits.queued)
+
+    def count_elsewhere(self, clients: Mapping[str, ClientRuns]) -> None:
+        """Count the runs of clients on other machines from now on, and serve the next runs."""
+        if clients != self._elsewhere:
+            self._elsewhere = clients
+            self._grant_slots()
+
+    def clients(self) -> dict[str, ClientRuns]:
+        """Return the runs of the clients for other machines; of very many, the clients with the most slots."""
+        queued = (self._first_waiting(client) for client in self._clients.values() if client.queued)
+        returning = (slot for slot in self._returning if self._has_slot(slot.run.backend))
+        waits_since: dict[str, float] = {}
+        for slot in (*filter(None, queued), *returning):
+            name = slot.run.client
+            if self._max_runs_of(name) is not None:
+                waits_since[name] = min(slot.arrived_at, waits_since.get(name, inf))
+        held = {name: client.held for name, client in self._clients.items() if client.held}
+        names = (name for name in {**held, **waits_since} if name)  # this machine's user is nobody elsewhere
+        found = ((name, ClientRuns(held.get(name, 0), waits_since.get(name, inf))) for name in names)
+        return dict(nlargest(_MAX_REPORTED_CLIENTS, found, key=lambda item: item[1].held))
 
     def acquire(
         self, run: SlotRequest, on_grant: Callable[[], None], may_wait: bool = True, is_blocked: bool = False
@@ -224,11 +272,13 @@ class Slots:
             return None
         before = sum(number < slot.number for line in own.lines.values() for number in line)
         position, is_earlier = before + 1, True
-        for client in self._clients.values():
+        own_held = own.held + self._held_elsewhere(run.client)
+        for name, client in self._clients.items():
             if client is own:
                 is_earlier = False
                 continue
-            is_before = client.held < own.held or (client.held == own.held and is_earlier)
+            held = client.held + self._held_elsewhere(name)
+            is_before = held < own_held or (held == own_held and is_earlier)
             position += min(client.queued, before + is_before)
         return position
 
@@ -259,11 +309,13 @@ class Slots:
         self._held[run.backend] = self._held.get(run.backend, 0) + added
         self._clients[run.client].held += added
         self._clients.move_to_end(run.client)
+        if self.on_limited and self._max_runs_of(run.client) is not None:
+            self.on_limited()
 
-    def _no_slot_reason(self, run: SlotRequest) -> str:
+    def _no_slot_reason(self, run: SlotRequest, arrived_at: float = inf) -> str:
         """Return why no slot is free for a run, or an empty string."""
-        if self._has_slot(run.backend) and not self._is_at_limit(run.client):
-            return ""
+        if self._has_slot(run.backend):
+            return self._limit_reason(run.client, arrived_at)
         return f"no slot is free: {self.busy} of {self._limits.total} runs are under way (server.max_concurrent_runs)"
 
     def _queue_full_reason(self, client: str, held_bytes: int) -> str:
@@ -295,15 +347,27 @@ class Slots:
         limit = self._limits.per_backend
         return self.busy < self._limits.total and not (limit and self._held.get(backend, 0) >= limit)
 
-    def _is_at_limit(self, client: str) -> bool:
-        """Return whether a client holds its maximum of slots."""
+    def _held_elsewhere(self, client: str) -> int:
+        return self._elsewhere.get(client, _NO_RUNS).held
+
+    def _limit_reason(self, client: str, arrived_at: float) -> str:
+        """Return why the limit of a client allows no slot for its run that arrived at a time, or an empty string."""
         limit = self._max_runs_of(client)
-        return limit is not None and client in self._clients and self._clients[client].held >= limit
+        if limit is None:
+            return ""
+        held = self._clients[client].held if client in self._clients else 0
+        elsewhere, waits_since = self._elsewhere.get(client, _NO_RUNS)
+        if held + elsewhere < limit and arrived_at <= waits_since:
+            return ""
+        places = f" here and {elsewhere} on other machines" if elsewhere else ""
+        return (
+            f"no slot is free for this client: {held}{places} of {limit} runs are under way (max_runs of its API key)"
+        )
 
     def _grant_slots(self) -> None:
         """Assign free slots to the next runs."""
         for slot in [*self._returning]:
-            if not self._no_slot_reason(slot.run):
+            if not self._no_slot_reason(slot.run, slot.arrived_at):
                 self._returning.remove(slot)
                 self._grant(slot)
         while self.queued and (first := self._next_slot()):
@@ -329,15 +393,21 @@ class Slots:
             return None
         fewest, first = 0, None
         for name, client in self._clients.items():
-            if not client.queued or (first and client.held >= fewest) or self._is_at_limit(name):
+            held = client.held + self._held_elsewhere(name)
+            if not client.queued or (first and held >= fewest):
                 continue
-            lines = (line for backend, line in client.lines.items() if self._has_slot(backend))
-            heads = (next((slot for slot in line.values() if not slot.is_blocked), None) for line in lines)
-            if heads := [slot for slot in heads if slot]:
-                fewest, first = client.held, min(heads, key=lambda slot: slot.number)
+            waiting = self._first_waiting(client)
+            if waiting and not self._limit_reason(name, waiting.arrived_at):
+                fewest, first = held, waiting
                 if not fewest:
                     break
         return first
+
+    def _first_waiting(self, client: _Client) -> Slot | None:
+        """Return the earliest queued run of a client whose backend has a free slot."""
+        lines = (line for backend, line in client.lines.items() if self._has_slot(backend))
+        heads = (next((slot for slot in line.values() if not slot.is_blocked), None) for line in lines)
+        return min(filter(None, heads), key=lambda slot: slot.number, default=None)
 
     def _leave_line(self, slot: Slot) -> bool:
         """Take a place out of its line; return False if the place is in no line."""
