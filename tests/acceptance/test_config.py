@@ -35,7 +35,8 @@ def test_show_prints_every_value_with_its_source(clinvk: Clinvk) -> None:
 
 
 def test_variable_with_one_underscore_after_the_section_is_named_with_the_right_one(clinvk: Clinvk) -> None:
-    variables = {"CLINVK_SERVER_PORT": "3", "CLINVK_API_KEYS": "x", "CLINVK_SOMETHING_ELSE": "x"}
+    valid = {"CLINVK_API_KEYS": "x", "CLINVK_CLUSTER_SECRET": "x"}
+    variables = {"CLINVK_SERVER_PORT": "3", "CLINVK_SOMETHING_ELSE": "x", **valid}
     done = clinvk.run("--dry-run", "hello", env=variables)
     assert done.returncode == 0
     (warning,) = [line for line in done.stderr.splitlines() if "CLINVK_" in line]

@@ -19,6 +19,7 @@ from clinvk.config.setting_values import (
     raise_invalid,
 )
 from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
+from clinvk.types.redaction import without_secrets
 from clinvk.types.text import BACKEND_NAME, nearest
 
 
@@ -63,7 +64,7 @@ def settings_of(
 def _warn_about_variables(environ: Mapping[str, str], notes: Notes, backends: Backends) -> None:
     """Warn about variables such as `CLINVK_SERVER_PORT`: the section must end with two underscores."""
     sections = tuple(f"CLINVK_{field.upper()}_" for field in Settings.__struct_fields__)
-    for name in (name for name in environ if name.startswith(sections) and "__" not in name):
+    for name in (name for name in without_secrets(environ) if name.startswith(sections) and "__" not in name):
         known = ["CLINVK_" + "__".join(keys).upper() for keys, _ in all_keys(backends)]
         if near := nearest(name, known, likeness=0.8):
             notes.info(f"warning: {name} has no effect; did you mean {near}?")
