@@ -24,7 +24,7 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 from polling import until
-from scripted.steps import says
+from scripted.steps import CODEX_THREAD, says
 from serving import LiveServer, serving
 from standin.document import JSON
 
@@ -38,11 +38,20 @@ _AGENT = """\
 #!/bin/sh
 here=${0%/*} name=${0##*/}
 if [ "$1" = --version ]; then echo '9.9.9'; exit; fi
-if [ "$1" = app-server ]; then exit 2; fi
 { pwd -P; printf '%s\\0' "$name" "$@"; } > "$here/calls/$$"
-while read -r _; do :; done
-while IFS= read -r said; do printf '%s\\n' "$said"; done < "$here/$name.says"
-"""
+say() { while IFS= read -r said; do printf '%s\\n' "$said"; done < "$here/$name.says"; }
+if [ "$1" != app-server ]; then while read -r _; do :; done; say; exit; fi
+while IFS= read -r asked; do
+    number=${asked#'{"id":'} && number=${number%%,*}
+    case $asked in
+    *'"method":"initialized"'*) ;;
+    *'"method":"config/read"'*) echo "{\\"id\\":$number,\\"result\\":{\\"config\\":{}}}" ;;
+    *'"method":"thread/'*) echo "{\\"id\\":$number,\\"result\\":{\\"thread\\":{\\"id\\":\\"THREAD\\"}}}" ;;
+    *'"method":"turn/start"'*) echo "{\\"id\\":$number,\\"result\\":{\\"turn\\":{\\"id\\":\\"turn\\"}}}" && say ;;
+    *) echo "{\\"id\\":$number,\\"result\\":{}}" ;;
+    esac
+done
+""".replace("THREAD", CODEX_THREAD)
 
 FLAGS = [
     *("--dangerously-skip-permissions", "--permission-mode=bypassPermissions", "--yolo", "-y", "--approval-mode=yolo"),

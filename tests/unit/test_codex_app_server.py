@@ -956,17 +956,9 @@ def test_process_killed_before_it_answers_is_reported_as_crashed() -> None:
     assert [event.code for event in process.told if isinstance(event, RunFailed)] == ["agent_crashed"]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        b'{"type":"thread.started","thread_id":"x"}',
-        b"{}",
-        refusal(0, "no such method"),
-    ],
-)
-def test_unexpected_first_response_raises_not_spoken(line: bytes) -> None:
+def test_refused_greeting_raises_not_spoken() -> None:
     with pytest.raises(ProtocolNotSupported):
-        Process().receive(line)
+        Process().receive(refusal(0, "no such method"))
 
 
 def test_banner_is_ignored() -> None:

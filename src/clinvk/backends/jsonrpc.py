@@ -64,9 +64,6 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
     _has_version = True
     """Whether each message names the JSON-RPC version."""
 
-    _is_strict = False
-    """Whether a JSON line that is no message shows, before the greeting, that the program does not speak JSON-RPC."""
-
     _ready = b""
     """The notification that follows the response to the greeting."""
 
@@ -98,13 +95,12 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
         """Parse one line of stdout.
 
         Raises:
-            ProtocolNotSupported: the process does not speak JSON-RPC, or refused the greeting.
+            ProtocolNotSupported: the process refused the greeting.
         """
         message = self._read(line)
         if message is None:
-            if self._is_strict and not self._speaks and line.startswith(b"{"):
-                raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
-        elif message.method:
+            return
+        if message.method:
             yield from self._notified(message)
         elif message.id == self._greeting_id and not self._speaks:
             yield self._greeted(message)

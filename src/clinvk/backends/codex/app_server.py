@@ -103,7 +103,6 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
 
     capacity = 16
     _has_version = False
-    _is_strict = True
     _ready = b'{"method":"initialized"}\n'
 
     def __init__(

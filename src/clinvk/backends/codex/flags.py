@@ -6,7 +6,6 @@ find a disabled skill. If the prompt is data, the run disables every skill that 
 """
 
 import re
-from collections.abc import Sequence
 
 from clinvk.backends import shared
 from clinvk.policy.rules import Flags
@@ -37,30 +36,20 @@ def check(extra: tuple[str, ...], is_open: bool) -> None:
     Raises:
         InvalidRequest: an argument of `extra` is not accepted.
     """
-    long_forms = tuple(map(_long_form, extra))
-    for index, argument in enumerate(long_forms):
-        if argument.partition("=")[0] == _CONFIG:
-            _check_key(index, _value(long_forms, index), is_open)
     options = (_CONFIG, *_FEATURES) if is_open else (_CONFIG,)
-    if (index := _first_other(long_forms, options)) is not None:
-        where = "" if is_open else " in a sandbox"
-        accepted = ", ".join((_STRICT, *options))
-        raise InvalidRequest(
-            f"extra flag {extra[index]!r} is not accepted{where} (accepted: {accepted})", f"extra[{index}]"
-        )
-
-
-def _first_other(long_forms: Sequence[str], options: Sequence[str]) -> int | None:
-    """Return the index of the first argument that is no switch and no option with its value, or None."""
-    rest = iter(enumerate(long_forms))
-    for index, argument in rest:
-        flag, joined, _ = argument.partition("=")
+    arguments = iter(enumerate(extra))
+    for index, argument in arguments:
+        flag, joined, value = _long_form(argument).partition("=")
         if flag in options:
-            if not joined:
-                next(rest, None)
+            value = value if joined else next(arguments, (index, ""))[1]
+            if flag == _CONFIG:
+                _check_key(index, value, is_open)
         elif argument != _STRICT:
-            return index
-    return None
+            where = "" if is_open else " in a sandbox"
+            accepted = ", ".join((_STRICT, *options))
+            raise InvalidRequest(
+                f"extra flag {argument!r} is not accepted{where} (accepted: {accepted})", f"extra[{index}]"
+            )
 
 
 def _long_form(argument: str) -> str:
@@ -69,11 +58,6 @@ def _long_form(argument: str) -> str:
         return argument
     value = argument[2:].removeprefix("=")
     return f"{_CONFIG}={value}" if value else _CONFIG
-
-
-def _value(long_forms: tuple[str, ...], index: int) -> str:
-    _, joined, value = long_forms[index].partition("=")
-    return value if joined else "".join(long_forms[index + 1 : index + 2])
 
 
 def _check_key(index: int, setting: str, is_open: bool) -> None:

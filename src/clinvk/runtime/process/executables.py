@@ -196,9 +196,5 @@ async def output(spawner: Spawner, argv: Sequence[str], environ: Mapping[str, st
 
 async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:
     """Return the version that a CLI prints, or None if the CLI fails or times out."""
-    try:
-        answer = await run_tool(spawner, (path, "--version"), environ, _VERSION_TIMEOUT_S)
-    except (ClinvkError, TimeoutError):
-        return None
-    words = answer.stdout.decode(errors="replace").split()
+    words = (await output(spawner, (path, "--version"), environ) or b"").decode(errors="replace").split()
     return next((word.lstrip("v") for word in words if word[:1].isdigit() or word[:2].lstrip("v").isdigit()), None)
