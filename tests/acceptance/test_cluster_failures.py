@@ -1,5 +1,6 @@
 """A cluster of real processes whose clocks, versions, networks and servers fail."""
 
+import signal
 import threading
 import time
 from collections.abc import Generator
@@ -122,6 +123,13 @@ def test_clocks_that_differ_declare_nobody_dead(
         until(lambda run_id=run_id: state_of(gateway, run_id) == "interrupted")
         run = gateway.client.get(f"/api/v1/runs/{run_id}").json()
         assert run["started_at"] <= run["ended_at"]
+    for node in clocks:
+        cluster.worker(node, **clocks[node])
+    key = clinvk.run("keys", "create", "ana", "--expires", "1h", env=store).stdout.strip()
+    until(lambda: gateway.client.get("/api/v1/sessions").status_code == 401)
+    gateway.client.headers["x-api-key"] = key
+    until(lambda: gateway.prompt("hi", node="behind").status_code == 200)
+    assert gateway.prompt("hi", node="ahead").status_code == 401, "for this node the key has expired"
 
 
 LOST_AFTER_S = 4
@@ -282,6 +290,35 @@ def test_worker_that_loses_postgres_for_a_while_goes_on_with_its_runs(
         runs = gateway.client.get("/api/v1/runs", params={"limit": 1000}).json()["runs"]
         states = [run["state"] for run in runs if run["error_code"] != "cancelled"]  # a run that one could not begin
         assert states == ["finished"] * len(cluster.agent.calls())
+
+
+@pytest.mark.slow
+def test_worker_that_was_suspended_finishes_its_detached_runs(
+    cluster: Cluster, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    gate, store = tmp_path / "gate", {"CLINVK_STORE__URL": postgres.empty()}
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    worker = cluster.worker("one", **store)
+    gateway = cluster.gateway(**store)
+    detached = gateway.detached("slow")["run_id"]
+    body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
+    with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
+        events = lines(response.iter_lines())
+        run_id = next(events)["content"]["run_id"]
+        assert next(events)["type"] == "message"
+        worker.process.send_signal(signal.SIGSTOP)
+        *_, last = events
+        assert last["content"]["code"] == "node_unavailable"
+    for each in (run_id, detached):
+        until(lambda each=each: state_of(gateway, each) == "interrupted")
+    worker.process.send_signal(signal.SIGCONT)
+    until(lambda: state_of(gateway, run_id) == "cancelled")
+    gate.touch()
+    until(lambda: state_of(gateway, detached) == "finished")
+    assert gateway.client.get(f"/api/v1/runs/{detached}").json()["output"] == "half whole"
+    until(lambda: gateway.prompt("hi").status_code == 200)
+    assert len(cluster.agent.calls()) == gateway.client.get("/api/v1/runs").json()["total"] == 3
 
 
 def busy(gateway: Server) -> dict[str, int]:
