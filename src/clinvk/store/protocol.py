@@ -311,8 +311,8 @@ class SessionStore(Protocol):
 class KeyStore(Protocol):
     """A store that also has the API keys of several machines: the text of the key file of one machine."""
 
-    async def keys(self) -> tuple[int, str | None]:
-        """Return a number that each change increases, and the text; None before the first change. Change nothing."""
+    async def keys(self) -> str | None:
+        """Return the text, or None before the first change. Change nothing."""
         ...
 
     async def change_keys(self, edit: Callable[[str | None], str], dry_run: bool) -> None:

@@ -112,17 +112,6 @@ class KeyFile:
         self.place = f"{self.path}"
         self.removal = f"rm {self.path}"
 
-    async def stamp(self) -> tuple[int, ...]:
-        """Return a value that changes with the content or mode of the file, without a read; empty without a file."""
-        return await asyncio.to_thread(self._stamp)
-
-    def _stamp(self) -> tuple[int, ...]:
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return ()
-        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
     async def read(self) -> tuple[ApiKey, ...] | None:
         """Return the keys, or None if there is no file.
 
@@ -247,14 +236,9 @@ class KeyTable(KeyFile):
         self.removal = "DELETE FROM keys in the database of store.url"
         self._store = store
 
-    async def stamp(self) -> tuple[int, ...]:
-        """Return a value that changes with the keys. Raises `StoreUnavailable`."""
-        version, _ = await self._store.keys()
-        return version, *await super().stamp()
-
     async def read(self) -> tuple[ApiKey, ...] | None:
         """Return the keys, or None if there are none yet. Raises `ConfigError`, `StoreUnavailable`."""
-        _, text = await self._store.keys()
+        text = await self._store.keys()
         return await super().read() if text is None else _decoded(text, self.place)
 
     async def _change(self, change: _Change, dry_run: bool = False) -> None:

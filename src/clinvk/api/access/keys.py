@@ -151,21 +151,18 @@ async def read_keys(
 
 @asynccontextmanager
 async def watch_key_sources(keys: ApiKeys, file: KeyFile) -> AsyncGenerator[None]:
-    """Reload the keys when the file changes, and store in the file when keys were used, inside this context."""
+    """Reload the keys of the file at intervals, and store in the file when keys were used, inside this context."""
     async with in_background(_watch(keys, file)):
         yield
     await _store_usage(keys, file)
 
 
 async def _watch(keys: ApiKeys, file: KeyFile) -> None:
-    stamp, error, store_usage_at = None, "", 0.0
+    error, store_usage_at = "", 0.0
     while True:
         previous_error = error
         try:
-            found = await file.stamp()
-            if found != stamp or error:
-                stamp = found
-                keys.replace_file_keys(await file.read())
+            keys.replace_file_keys(await file.read())
             error = ""
         except (ConfigError, StoreUnavailable) as exc:
             error = exc.message

@@ -53,7 +53,7 @@ _SIZE = (
     " WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
 )
 
-_KEYS = "SELECT version, content FROM keys"
+_KEYS = "SELECT content FROM keys"
 _HAS_KEYS = "SELECT to_regclass('keys') IS NOT NULL"
 _LOCK_KEYS = "LOCK TABLE keys IN SHARE ROW EXCLUSIVE MODE"
 _INSERT_KEYS = "INSERT INTO keys VALUES (1, ?)"
@@ -190,18 +190,19 @@ class PostgresStore(RecordStore[PostgresTurns]):
         update = partial(self._write, lambda db: db.execute(_UPDATE_LIMIT, *LIMITS.values(window)))
         self._store_soon(f"limit {window.backend} {window.window}", _Pending(update))
 
-    async def keys(self) -> tuple[int, str | None]:
-        """Return the version and the text of the API keys. Change nothing, not even an empty database."""
+    async def keys(self) -> str | None:
+        """Return the text of the API keys, or None. Change nothing, not even an empty database."""
         async with self._database.connection(migrates=False) as db:
             ((has_keys,),) = await db.fetch(_HAS_KEYS)
-            return next(iter(await db.fetch(_KEYS)), (0, None)) if has_keys else (0, None)
+            stored = await db.fetch(_KEYS) if has_keys else []
+        return stored[0][0] if stored else None
 
     async def change_keys(self, edit: Callable[[str | None], str], dry_run: bool) -> None:
         """Replace the text of the API keys by the result of `edit`; with `dry_run`, only call `edit`."""
         async with self._database.connection() as db, db.raw.transaction():
             await db.execute(_LOCK_KEYS)
             stored = await db.fetch(_KEYS)
-            text = edit(stored[0][1] if stored else None)
+            text = edit(stored[0][0] if stored else None)
             if not dry_run:
                 await db.execute(_UPDATE_KEYS if stored else _INSERT_KEYS, text)
 

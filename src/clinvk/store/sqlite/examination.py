@@ -7,7 +7,7 @@ from clinvk.store.rows import INTERACTIONS, RUNS, SESSIONS, Unreadable
 from clinvk.store.sqlite import lists
 from clinvk.store.sqlite.database import Database, skipping
 from clinvk.store.sqlite.owners import OwnerLocks
-from clinvk.store.sqlite.turns import SqliteConnection, SqliteTurns, complete, rehearse
+from clinvk.store.sqlite.turns import SqliteTurns, blocking, rehearse
 from clinvk.types.errors import StoreUnavailable
 
 
@@ -37,5 +37,6 @@ def examine(home: str | os.PathLike[str], lock_timeout_s: float) -> tuple[int, s
         lists.examine(db, RUNS, damage.append)
         lists.examine(db, INTERACTIONS, damage.append)
         if damage:
-            complete(rehearse(SqliteConnection(db), SqliteTurns(OwnerLocks(database.home))))
+            turns = SqliteTurns(OwnerLocks(database.home))
+            blocking(lambda connection: rehearse(connection, turns))(db)
     return count, damage[0] if damage else ""

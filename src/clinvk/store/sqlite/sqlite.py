@@ -29,7 +29,7 @@ from clinvk.store.sqlite.database import (
 from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
-from clinvk.store.sqlite.turns import SqliteConnection, SqliteTurns, complete, rehearse
+from clinvk.store.sqlite.turns import SqliteTurns, blocking, rehearse
 from clinvk.store.turns import Connection
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged
@@ -109,7 +109,7 @@ class SqliteStore(RecordStore[SqliteTurns]):
         return stored
 
     async def _write(self, operation: Operation[_T], retry: bool = False) -> _T:
-        return await self._writer.write(lambda db: complete(operation(SqliteConnection(db))), retry)
+        return await self._writer.write(blocking(operation), retry)
 
     async def _insert(self, run: RunRecord, operation: Operation[_T]) -> _T:
         """Insert a run by an operation, or withdraw the run if the caller leaves."""
@@ -117,8 +117,7 @@ class SqliteStore(RecordStore[SqliteTurns]):
             async with asyncio.timeout(_BEGIN_TIMEOUT_S):
                 stored = await self._write(operation)
         except (asyncio.CancelledError, TimeoutError) as exc:
-            stop = self._turns.stop
-            self._writer.submit(lambda db: complete(stop(SqliteConnection(db), run.id, "cancelled", WITHDRAWN)))
+            self._writer.submit(blocking(lambda db: self._turns.stop(db, run.id, "cancelled", WITHDRAWN)))
             if isinstance(exc, TimeoutError):
                 raise self._unresponsive(_BEGIN_TIMEOUT_S) from exc
             raise
@@ -127,7 +126,7 @@ class SqliteStore(RecordStore[SqliteTurns]):
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session soon, and in any case before the next read of this store."""
-        self._writer.schedule(run.id, lambda db: complete(self._turns.update(SqliteConnection(db), run, session)))
+        self._writer.schedule(run.id, blocking(lambda db: self._turns.update(db, run, session)))
         self._on_run(run)
 
     async def reassign(self, run: RunRecord, session: Session | None) -> None:
@@ -238,7 +237,7 @@ class SqliteStore(RecordStore[SqliteTurns]):
         return ImportReport(count, tuple(damaged))
 
     async def _read(self, operation: Operation[_T]) -> _T:
-        return await self._query(lambda db: complete(operation(SqliteConnection(db))))
+        return await self._query(blocking(operation))
 
     async def _query(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         def read(db: "sqlite3.Connection") -> _T:
@@ -283,9 +282,9 @@ class SqliteStore(RecordStore[SqliteTurns]):
         if self._damaged != self._database.identity():
             self.damage = ""
         with skipping(self._record_damage):
-            if complete(self._turns.dead_runs(SqliteConnection(db))):
+            if blocking(self._turns.dead_runs)(db):
                 with transaction(db):
-                    complete(self._turns.recover(SqliteConnection(db)))
+                    blocking(self._turns.recover)(db)
             self._owners.remove_stale()
 
     def _index_at_intervals(self) -> None:

@@ -1,7 +1,7 @@
 """The operations on sessions, runs and events in SQLite, run in the writer's thread."""
 
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
@@ -76,13 +76,17 @@ class SqliteConnection:
         return self.raw.execute(statement, values).rowcount  # pyright: ignore[reportArgumentType]  # values of columns
 
 
-def complete(operation: Coroutine[Any, Any, _T]) -> _T:
-    """Run an operation on a `SqliteConnection` to its end, in a thread without an event loop."""
-    try:
-        operation.send(None)
-    except StopIteration as exc:
-        return exc.value
-    raise AssertionError("an operation on SQLite has suspended")
+def blocking(operation: Callable[[Connection], Coroutine[Any, Any, _T]]) -> "Callable[[sqlite3.Connection], _T]":
+    """Return an operation as a function for a thread without an event loop."""
+
+    def run(connection: "sqlite3.Connection") -> _T:
+        try:
+            operation(SqliteConnection(connection)).send(None)
+        except StopIteration as exc:
+            return exc.value
+        raise AssertionError("an operation on SQLite has suspended")
+
+    return run
 
 
 class SqliteTurns(Turns):
