@@ -129,7 +129,9 @@ class WorkerGroup:
         """Count a failure and delay the next start, longer with each failure in a row without a good run."""
         if worker.is_blamed:
             return
-        worker.is_blamed, self.is_mute = True, not worker.is_ready
+        worker.is_blamed = True
+        was_killed = worker.was_started and (worker.process.exit_code or 0) >= 128  # shows no lack of a protocol
+        self.is_mute = not (worker.is_ready or was_killed)
         is_stable = worker.is_ready and time.monotonic() > worker.since + _STABLE_AFTER_S
         self.failures = 1 if worker.is_proven or is_stable else self.failures + 1
         self.not_before = time.monotonic() + min(_MAX_BACKOFF_S, 0.25 * 2.0**self.failures)
