@@ -13,6 +13,7 @@ from acceptance.server import Server
 from acceptance.terminal import on_terminal
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import RunsFlags
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions.runs import list_all
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.table import width
@@ -35,6 +36,11 @@ STEPS = 'steps: [{name: plan, prompt: "first"}, {backend: codex, prompt: "bad"},
 
 def listed(clinvk: Clinvk, *arguments: str) -> list[RunItem]:
     return clinvk.json(RunsListed, "runs", "list", *arguments).runs
+
+
+def list_in_process(clinvk: Clinvk, flags: RunsFlags) -> int:
+    """Run `clinvk runs list` in this process."""
+    return list_all(flags, CommandContext(flags, clinvk.agent.env, Notes({}), BACKENDS))
 
 
 def asked(clinvk: Clinvk, prompt: str, *arguments: str, backend: str = "claude") -> str:
@@ -146,7 +152,7 @@ def test_paged_list_skips_parts_and_repeats_no_run(
         runs = [listed(clinvk)[0].id, *runs]
     monkeypatch.setattr("clinvk.cli.sessions.runs._PAGE", 2)
     for limit in (0, 2):
-        assert list_all(RunsFlags(json=True, limit=limit), clinvk.agent.env, Notes({}), BACKENDS) == 0
+        assert list_in_process(clinvk, RunsFlags(json=True, limit=limit)) == 0
         told = msgspec.json.decode(capfd.readouterr().out, type=RunsListed)
         assert [run.id for run in told.runs] == runs[: limit or None]
 
@@ -163,10 +169,10 @@ def test_list_reads_only_one_extra_run_unless_it_skips_parts(clinvk: Clinvk, mon
     for prompt in ("one", "two", "three"):
         asked(clinvk, prompt)
     for with_parts in (True, False):
-        assert list_all(RunsFlags(limit=1, parts=with_parts), clinvk.agent.env, Notes({}), BACKENDS) == 0
+        assert list_in_process(clinvk, RunsFlags(limit=1, parts=with_parts)) == 0
     assert pages == [(2, 0), (2, 0)]
     assert clinvk.run("parallel", stdin=json.dumps([{"prompt": "one"}] * 3).encode()).returncode == 0
-    assert list_all(RunsFlags(limit=1), clinvk.agent.env, Notes({}), BACKENDS) == 0
+    assert list_in_process(clinvk, RunsFlags(limit=1)) == 0
     assert pages[2:] == [(2, 0), (500, 2)]
 
 

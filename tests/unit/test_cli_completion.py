@@ -7,6 +7,14 @@ import pytest
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.admin.completion import candidates
 from clinvk.cli.parse.commands import COMMANDS
+from clinvk.cli.parse.flags import Flags
+from clinvk.cli.parse.settings import CommandContext
+from clinvk.cli.terminal.output import Notes
+
+
+def context(home: Path) -> CommandContext:
+    return CommandContext(Flags(), {"HOME": str(home)}, Notes({}), BACKENDS)
+
 
 OFFERED: list[tuple[str, list[str], list[str]]] = [
     ("", ["config", "doctor", "serve"], ["show", "--model", "__complete"]),
@@ -61,7 +69,7 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
 
 @pytest.mark.parametrize(("line", "some", "none"), OFFERED, ids=[line for line, _, _ in OFFERED])
 def test_last_word_is_completed(tmp_path: Path, line: str, some: list[str], none: list[str]) -> None:
-    found = candidates(line.split(" "), {"HOME": str(tmp_path)}, BACKENDS)
+    found = candidates(line.split(" "), context(tmp_path))
     assert set(some) <= set(found)
     assert not set(none) & set(found)
 
@@ -69,5 +77,5 @@ def test_last_word_is_completed(tmp_path: Path, line: str, some: list[str], none
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_and_flags_have_descriptions(tmp_path: Path, name: str) -> None:
     *before, last = name.split()
-    assert candidates([*before, last[:-1]], {"HOME": str(tmp_path)}, BACKENDS)[last]
-    assert all(candidates([*name.split(), "--"], {"HOME": str(tmp_path)}, BACKENDS).values())
+    assert candidates([*before, last[:-1]], context(tmp_path))[last]
+    assert all(candidates([*name.split(), "--"], context(tmp_path)).values())

@@ -8,7 +8,8 @@ import yaml
 
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.settings import backends_of, trace_of
+from clinvk.cli.parse.settings import CommandContext, backends_of
+from clinvk.cli.terminal.output import Notes
 from clinvk.config.model import BackendSettings, Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,8 +50,8 @@ def test_example_has_every_key() -> None:
 
 
 def test_copy_of_the_example_changes_no_setting() -> None:
-    defaults = trace_of(Flags(), {"HOME": "/home/user"}, {}, BACKENDS)
-    assert trace_of(Flags(config=str(EXAMPLE)), {"HOME": "/home/user"}, {}, BACKENDS) == defaults
+    defaults = CommandContext(Flags(), {"HOME": "/home/user"}, Notes({}), BACKENDS).trace()
+    assert CommandContext(Flags(config=str(EXAMPLE)), {"HOME": "/home/user"}, Notes({}), BACKENDS).trace() == defaults
     assert defaults.places == {}
 
 
@@ -58,18 +59,22 @@ def test_example_has_the_default_of_every_key(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(uncommented())
     registry = backends_of(str(file), {"HOME": "/home/user"}, BACKENDS)
-    settings = trace_of(Flags(config=str(file)), {"HOME": "/home/user"}, {}, registry).settings
+    settings = CommandContext(Flags(config=str(file)), {"HOME": "/home/user"}, Notes({}), registry).trace().settings
     aider = BackendSettings(command=("aider", "--yes-always", "--no-pretty", "--message", "{prompt}"))
     mine = BackendSettings(acp=("my-agent", "--acp"), folders=("~/.my-agent",))
     assert settings.backends == {"claude": BackendSettings(), "mine": mine, "aider": aider}
-    defaults = trace_of(Flags(), {"HOME": "/home/user"}, {}, BACKENDS).settings
+    defaults = CommandContext(Flags(), {"HOME": "/home/user"}, Notes({}), BACKENDS).trace().settings
     assert msgspec.structs.replace(settings, backends={}) == defaults
 
 
 def test_empty_list_of_kept_backends_differs_from_the_default() -> None:
-    settings = trace_of(Flags(), {"HOME": "/home/user"}, {}, BACKENDS).settings
+    settings = CommandContext(Flags(), {"HOME": "/home/user"}, Notes({}), BACKENDS).trace().settings
     assert settings.warm.kept_backends == ("claude", "codex")
-    none = trace_of(Flags(), {"HOME": "/home/user", "CLINVK_WARM__KEPT_BACKENDS": "[]"}, {}, BACKENDS).settings
+    none = (
+        CommandContext(Flags(), {"HOME": "/home/user", "CLINVK_WARM__KEPT_BACKENDS": "[]"}, Notes({}), BACKENDS)
+        .trace()
+        .settings
+    )
     assert none.warm.kept_backends == ()
 
 

@@ -12,6 +12,8 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.cli.admin.service import plan_service, warnings_of
 from clinvk.cli.admin.unit_files import Account, ServicePlan, service_files
 from clinvk.cli.parse.flags import ServiceFlags
+from clinvk.cli.parse.settings import CommandContext
+from clinvk.cli.terminal.output import Notes
 from clinvk.config.model import AgentSettings, ServerSettings, Settings
 from clinvk.types.errors import ConfigError, InvalidRequest
 
@@ -198,15 +200,20 @@ def account(tmp_path: Path) -> Account:
     return ANA._replace(home=tmp_path)
 
 
+def planned(flags: ServiceFlags, environ: dict[str, str], account: Account) -> ServicePlan:
+    """Return what `clinvk service print` would print."""
+    return plan_service(flags, CommandContext(flags, environ, Notes({}), BACKENDS), account)
+
+
 def warnings(account: Account, environ: dict[str, str], **flags: Any) -> str:
     """Return the warnings of `clinvk service print`."""
-    found = plan_service(ServiceFlags(**flags), environ, account, BACKENDS)
+    found = planned(ServiceFlags(**flags), environ, account)
     return "\n".join(warnings_of(found, environ, BACKENDS))
 
 
 def test_path_contains_only_agent_and_system_folders(account: Account) -> None:
     environ = {"PATH": f"{account.home}/else:{account.home}/bin:relative"}
-    folders = plan_service(ServiceFlags(), environ, account, BACKENDS).env["PATH"].split(":")
+    folders = planned(ServiceFlags(), environ, account).env["PATH"].split(":")
     assert folders[:2] == [f"{account.home}/bin", f"{account.home}/.local/bin"]
     assert not {f"{account.home}/else", "relative"}.intersection(folders)
     assert {"/usr/local/bin", "/usr/bin", "/bin"} <= set(folders)
@@ -216,7 +223,7 @@ def test_path_contains_only_agent_and_system_folders(account: Account) -> None:
 def test_command_line_reflects_flags_and_account(account: Account, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("server: {shutdown_grace_secs: 7}")
     flags = ServiceFlags(host="0.0.0.0", port=3000, config=str(tmp_path / "own.yaml"), workdir=str(tmp_path))
-    found = plan_service(flags, {"CLINVK_HOME": "/srv/clinvk"}, account, BACKENDS)
+    found = planned(flags, {"CLINVK_HOME": "/srv/clinvk"}, account)
     arguments = ["serve", "--host", "0.0.0.0", "--port", "3000", "--config", str(tmp_path / "own.yaml")]
     assert list(found.argv)[-7:] == arguments
     assert (found.folder, found.secrets) == (tmp_path, Path("/srv/clinvk/service.env"))
@@ -235,7 +242,7 @@ def test_api_keys_in_the_environment_are_reported_but_not_written(account: Accou
     assert "CLINVK_API_KEYS is not written" in warnings(account, environ)
     assert "clinvk keys create NAME" in warnings(account, environ)
     assert "very-secret" not in warnings(account, environ)
-    files = service_files("systemd", plan_service(ServiceFlags(), environ, account, BACKENDS))
+    files = service_files("systemd", planned(ServiceFlags(), environ, account))
     assert "very-secret" not in "".join(files.values())
 
 
@@ -249,9 +256,9 @@ def test_agents_that_would_run_as_root_are_reported(account: Account, for_machin
 
 def test_invalid_settings_are_rejected(account: Account) -> None:
     with pytest.raises(ConfigError, match="portt"):
-        plan_service(ServiceFlags(), {"CLINVK_SERVER__PORTT": "1"}, account, BACKENDS)
+        planned(ServiceFlags(), {"CLINVK_SERVER__PORTT": "1"}, account)
 
 
 def test_newline_in_a_path_cannot_inject_a_unit_line(account: Account) -> None:
     with pytest.raises(InvalidRequest, match="cannot be written"):
-        plan_service(ServiceFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account, BACKENDS)
+        planned(ServiceFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account)

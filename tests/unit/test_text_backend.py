@@ -10,7 +10,8 @@ from clinvk.backends.base import Host
 from clinvk.backends.registry import BACKENDS
 from clinvk.backends.text import MAX_ARGUMENT_BYTES, TextBackend
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.settings import backends_of, trace_of
+from clinvk.cli.parse.settings import CommandContext, backends_of
+from clinvk.cli.terminal.output import Notes
 from clinvk.types.errors import ConfigError, InvalidRequest, Unsupported
 from clinvk.types.events import RunFailed, RunFinished, TextDelta
 from clinvk.types.request import Image, RunRequest
@@ -89,7 +90,7 @@ def settings(folder: Path, text: str, environ: Mapping[str, str] | None = None) 
     file.write_text(text)
     environ = {"HOME": str(folder), **(environ or {})}
     registry = backends_of(str(file), environ, BACKENDS)
-    found = trace_of(Flags(config=str(file)), environ, {}, registry).settings
+    found = CommandContext(Flags(config=str(file)), environ, Notes({}), registry).trace().settings
     assert [name for name in registry if name not in BACKENDS] == sorted(found.backends.keys() - BACKENDS.keys())
     return {name: own.command for name, own in found.backends.items()}
 

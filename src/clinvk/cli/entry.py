@@ -15,7 +15,7 @@ from clinvk.cli.terminal.output import Notes, has_colors, print_text
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
 if TYPE_CHECKING:
-    from clinvk.backends.registry import Backends
+    from clinvk.cli.parse.settings import CommandContext
 
 
 def enter(argv: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdo
         if not is_utf8(argument):
             raise InvalidRequest(f"argument {number} is not valid UTF-8: {os.fsencode(argument)!r:.80}")
     if argv[:1] == [commands.COMPLETE]:
-        return commands.load("admin.completion:complete")(argv[1:], environ, _backends(None, environ))
+        return commands.load("admin.completion:complete")(argv[1:], _context(Flags(), environ, notes))
     command, flags = arguments.read(argv)
     if not has_stdout and command != "serve":
         raise ClinvkError("stdout is closed")
@@ -60,17 +60,17 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdo
     if not command and "--" not in argv and len(flags.words) == 1 and not _is_meant(flags, notes):
         return exits.CANCELLED
     start = commands.load(commands.command_of(command).start)
-    backends = _backends(flags.config, environ)
+    context = _context(flags, environ, notes)
     gc.freeze()
     gc.enable()
-    return start(flags, environ, notes, backends)
+    return start(flags, context)
 
 
-def _backends(config: str | None, environ: Mapping[str, str]) -> "Backends":
+def _context(flags: Flags, environ: Mapping[str, str], notes: Notes) -> "CommandContext":
     from clinvk.backends.registry import BACKENDS  # help and version do not wait for the imports
-    from clinvk.cli.parse.settings import backends_of
+    from clinvk.cli.parse.settings import CommandContext, backends_of
 
-    return backends_of(config, environ, BACKENDS)
+    return CommandContext(flags, environ, notes, backends_of(flags.config, environ, BACKENDS))
 
 
 def _is_meant(flags: Flags, notes: Notes) -> bool:

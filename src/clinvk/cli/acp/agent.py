@@ -3,24 +3,22 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from clinvk import __version__
 from clinvk.backends import acp_wire as wire
-from clinvk.backends.registry import Backends
 from clinvk.cli.acp.connection import METHOD_NOT_FOUND, Id, Incoming, connected
 from clinvk.cli.acp.session import Context, EditorSession
 from clinvk.cli.acp.updates import TurnUpdates, chunk
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.settings import directory, settings_of
+from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.prompt.display import report_runtime_warnings
 from clinvk.cli.prompt.prompt import ServerOrLocalRuns
 from clinvk.cli.sessions.local_store import ALL, open_store
 from clinvk.cli.sessions.session_text import short_title
 from clinvk.cli.terminal import streams
-from clinvk.cli.terminal.output import Notes
 from clinvk.dialects.rest.views import time
 from clinvk.runtime.process import executables
 from clinvk.store.protocol import RunQuery, SessionQuery
@@ -42,26 +40,27 @@ _CAPABILITIES = wire.AgentCapabilities(
 logger = logging.getLogger(__name__)
 
 
-def acp(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def acp(flags: Flags, context: CommandContext) -> int:
     """Serve an editor on stdin and stdout until the editor closes stdin.
 
     Raises:
         ClinvkError: the settings are invalid, or stdin or stdout is not a pipe.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    found = (name for name, each in backends.items() if executables.find(each, settings, environ))
-    names = [settings.default_backend, *(name for name in found if settings.backend(name).enabled)]
-    agents = {name: backends[name] for name in names}
+    found = (
+        name for name, each in context.backends.items() if executables.find(each, context.settings, context.environ)
+    )
+    names = [context.settings.default_backend, *(name for name in found if context.settings.backend(name).enabled)]
+    agents = {name: context.backends[name] for name in names}
 
     async def serve() -> None:
-        async with open_store(settings, environ) as store, connected() as connection, asyncio.TaskGroup() as group:
-            runs = ServerOrLocalRuns(settings, environ, backends, store, notes, is_verbose=False)
-            agent = EditorAgent(Context(connection, store, runs, group, settings, agents, flags.model))
+        async with open_store(context) as store, connected() as connection, asyncio.TaskGroup() as group:
+            runs = ServerOrLocalRuns(context, store, is_verbose=False)
+            agent = EditorAgent(Context(connection, store, runs, group, context.settings, agents, flags.model))
             async for message in connection.messages():
                 await agent.receive(message)
             agent.close()
 
-    with report_runtime_warnings(notes):
+    with report_runtime_warnings(context.notes):
         streams.run(serve())
     return 0
 

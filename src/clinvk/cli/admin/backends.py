@@ -8,22 +8,22 @@ from clinvk.backends.base import Backend
 from clinvk.backends.presets import PRESETS, enabling_command
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import JsonFlags
-from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
+from clinvk.cli.parse.settings import CommandContext
+from clinvk.cli.terminal.output import columns, print_json, print_text
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
 
 
-def backends(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def backends(flags: JsonFlags, context: CommandContext) -> int:
     """Print every agent with its state, and its path or install command.
 
     Raises:
         ClinvkError: the settings are invalid, or the backend does not exist.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    chosen = [backend for name, backend in backends.items() if flags.backend in (None, name)]
-    found = {backend.name: executables.find(backend, settings, environ) for backend in chosen}
+    settings = context.settings
+    chosen = [backend for name, backend in context.backends.items() if flags.backend in (None, name)]
+    found = {backend.name: executables.find(backend, settings, context.environ) for backend in chosen}
     if flags.wants_json:
         print_json({"backends": [_as_json(backend, settings, found[backend.name]) for backend in chosen]})
         return 0
@@ -36,9 +36,9 @@ def backends(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
         for backend in chosen
     ]
     print_text("\n".join(table([Column("BACKEND"), Column("STATE"), Column("PROGRAM", 12)], rows, columns())))
-    for name, _, command in disabled_presets(backends, environ) if flags.backend is None else ():
-        notes.info(f"{name} is installed; to enable it: {command}")
-    notes.info("clinvk doctor checks versions and logins")
+    for name, _, command in disabled_presets(context.backends, context.environ) if flags.backend is None else ():
+        context.notes.info(f"{name} is installed; to enable it: {command}")
+    context.notes.info("clinvk doctor checks versions and logins")
     return 0
 
 
@@ -50,14 +50,14 @@ def disabled_presets(backends: Backends, environ: Mapping[str, str]) -> Iterator
             yield name, path, enabling_command(name)
 
 
-def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def models(flags: JsonFlags, context: CommandContext) -> int:
     """Print the known models of every agent with their aliases; other names are passed on to the agent.
 
     Raises:
         ClinvkError: the settings are invalid, or the backend does not exist.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    chosen = [backend for name, backend in backends.items() if flags.backend in (None, name)]
+    settings = context.settings
+    chosen = [backend for name, backend in context.backends.items() if flags.backend in (None, name)]
     if flags.wants_json:
         print_json(
             {
@@ -73,8 +73,10 @@ def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
     rows = [row for backend in chosen for row in _model_rows(backend)]
     print_text("\n".join(table([Column("BACKEND"), Column("MODEL"), Column("ALIASES")], rows, columns())))
     if own := [each.name for each in chosen if not each.models and not settings.backend(each.name).command]:
-        notes.info(f"not known to clinvk: the models of {', '.join(own)}; --model takes the ids and names of the agent")
-    notes.info("an alias chooses a model of any agent; other names are passed on unchanged")
+        context.notes.info(
+            f"not known to clinvk: the models of {', '.join(own)}; --model takes the ids and names of the agent"
+        )
+    context.notes.info("an alias chooses a model of any agent; other names are passed on unchanged")
     return 0
 
 

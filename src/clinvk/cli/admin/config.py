@@ -5,19 +5,19 @@ Secrets are hidden, except in a single value that `config get` prints.
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from clinvk.backends.presets import PRESETS
-from clinvk.backends.registry import Backends, unknown_backend
+from clinvk.backends.registry import unknown_backend
 from clinvk.cli.parse.flags import Flags, JsonFlags
-from clinvk.cli.parse.settings import redefinitions, trace_of
+from clinvk.cli.parse.settings import CommandContext, redefinitions
 from clinvk.cli.terminal.input import ask
-from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_json, print_text
+from clinvk.cli.terminal.output import WOULD_EXECUTE, print_json, print_text
 from clinvk.config import setting_values
-from clinvk.config.load import home, nested, settings_file, trace
+from clinvk.config.load import nested, settings_file, trace
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, is_agent_variable
 from clinvk.runtime.process.resource_limits import capacity
@@ -64,19 +64,19 @@ _SOURCE_COLUMN = 44
 _INDEX = re.compile(r"\[\d+\]")
 
 
-def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def show(flags: JsonFlags, context: CommandContext) -> int:
     """Print all settings, and where each comes from.
 
     Raises:
         ConfigError: they are invalid.
     """
-    found = trace_of(flags, environ, {}, backends)
-    settings = {name: without_secrets(name, value) for name, value in _flat(found.settings, backends).items()}
-    file, _ = settings_file(flags.config, environ)
+    found = context.trace()
+    settings = {name: without_secrets(name, value) for name, value in _flat(found.settings, context.backends).items()}
+    file, _ = settings_file(flags.config, context.environ)
     if flags.wants_json:
         sources = {".".join(name): found.places.get(name, _DEFAULT) for name in settings}
         shown_file = str(file) if file.exists() else None
-        print_json({"home": str(home(environ)), "file": shown_file, "settings": nested(settings), "sources": sources})
+        print_json({"home": str(context.home), "file": shown_file, "settings": nested(settings), "sources": sources})
         return 0
     from clinvk.config.yaml_file import document  # `config get` of one value does not wait for the import of YAML
 
@@ -89,15 +89,15 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
     return 0
 
 
-def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def get(flags: JsonFlags, context: CommandContext) -> int:
     """Print one setting or section.
 
     Raises:
         ConfigError: there is no such key, or the settings are invalid.
     """
     name = setting_values.split(flags.words[0])
-    kind = setting_values.kind_of(SourcedValue(name, None, "config get", ""), backends)
-    settings = _flat(trace_of(flags, environ, {}, backends).settings, name[1:2] or backends)
+    kind = setting_values.kind_of(SourcedValue(name, None, "config get", ""), context.backends)
+    settings = _flat(context.trace().settings, name[1:2] or context.backends)
     if setting_values.is_section(kind):
         depth = len(name)
         inside = {
@@ -131,7 +131,7 @@ def _tell_value(value: Value, as_json: bool) -> None:
             print_text(str(value))
 
 
-def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def set_key(flags: Flags, context: CommandContext) -> int:
     """Write one setting into the settings file.
 
     Raises:
@@ -142,18 +142,18 @@ def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Ba
     dotted, text = flags.words
     keys = setting_values.split(dotted)
     preset = keys[1] if keys[0] == "backends" and len(keys) > 1 and keys[1] in PRESETS else ""
-    if preset and preset not in backends and not setting_values.is_definition(keys):
-        raise ConfigError(f"config set: {unknown_backend(preset, backends)}")
-    wanted = setting_change(dotted, text, backends, environ)
+    if preset and preset not in context.backends and not setting_values.is_definition(keys):
+        raise ConfigError(f"config set: {unknown_backend(preset, context.backends)}")
+    wanted = setting_change(dotted, text, context.backends, context.environ)
     shown = without_secrets(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
     done = f"{dotted} = {(','.join(shown) if isinstance(shown, tuple) else shown) or '(empty)'}"
     same = f"{dotted} was already set so"
-    _write(flags, environ, notes, backends, lambda file, left: file.with_setting(wanted, left), done, same)
-    _warn_if_beaten(wanted.keys, environ, notes, backends)
+    _write(flags, context, lambda file, left: file.with_setting(wanted, left), done, same)
+    _warn_if_beaten(wanted.keys, context)
     return 0
 
 
-def unset(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def unset(flags: Flags, context: CommandContext) -> int:
     """Take a setting or a section out of the settings file.
 
     Raises:
@@ -161,18 +161,18 @@ def unset(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Back
     """
     dotted = flags.words[0]
     done, same = f"removed {dotted}", f"{dotted} was not set"
-    _write(flags, environ, notes, backends, lambda file, left: file.without_setting(dotted, left), done, same)
-    _warn_if_beaten(setting_values.split(dotted), environ, notes, backends)
+    _write(flags, context, lambda file, left: file.without_setting(dotted, left), done, same)
+    _warn_if_beaten(setting_values.split(dotted), context)
     return 0
 
 
-def path(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def path(flags: Flags, context: CommandContext) -> int:
     """Print the path of the settings file, which need not exist."""
-    print_text(str(settings_file(flags.config, environ)[0]))
+    print_text(str(settings_file(flags.config, context.environ)[0]))
     return 0
 
 
-def edit(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def edit(flags: Flags, context: CommandContext) -> int:
     """Open the settings file in the user's editor until the settings are valid, or the user stops: the old file stays.
 
     Raises:
@@ -182,8 +182,8 @@ def edit(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backe
     import shlex
     import subprocess
 
-    file, _ = settings_file(flags.config, environ)
-    command = [*shlex.split(environ.get("VISUAL") or environ.get("EDITOR") or "vi"), str(file)]
+    file, _ = settings_file(flags.config, context.environ)
+    command = [*shlex.split(context.environ.get("VISUAL") or context.environ.get("EDITOR") or "vi"), str(file)]
     if flags.dry_run:
         print_text(f"{WOULD_EXECUTE}\n{shlex.join(command)}")
         return 0
@@ -197,9 +197,9 @@ def edit(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backe
         if code:
             raise ClinvkError(f"the editor {command[0]!r} exited with {code}")
         try:
-            trace_of(flags, environ, {}, backends)
+            context.trace()
         except ConfigError as exc:
-            notes.error(exc.message)
+            context.notes.error(exc.message)
             if os.isatty(0) and ask("Edit again? [Y/n] ").lower() in ("\n", "y\n", "yes\n"):
                 continue
             if before is None:
@@ -207,7 +207,7 @@ def edit(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backe
             else:
                 file.write_bytes(before)
             raise ConfigError(f"{file}: not changed, since the new settings are invalid") from exc
-        notes.info(f"{file}: the settings are valid" if file.exists() else f"{file}: not written")
+        context.notes.info(f"{file}: the settings are valid" if file.exists() else f"{file}: not written")
         return 0
 
 
@@ -215,25 +215,17 @@ Edit = Callable[["SettingsText", OnInvalid], str]
 """Return the changed text; pass each mistake that remains in the text to the second argument."""
 
 
-def _write(
-    flags: Flags,
-    environ: Mapping[str, str],
-    notes: Notes,
-    backends: Backends,
-    edit: Edit,
-    done: str,
-    same: str,
-) -> None:
+def _write(flags: Flags, context: CommandContext, edit: Edit, done: str, same: str) -> None:
     from clinvk.config.edit import SettingsText
     from clinvk.config.saving import change_file
 
-    file, is_named = settings_file(flags.config, environ)
+    file, is_named = settings_file(flags.config, context.environ)
     left: list[ConfigError] = []
 
     def checked(text: str) -> str:
-        before = SettingsText(text, file, backends, environ)
+        before = SettingsText(text, file, context.backends, context.environ)
         after = edit(before, left.append)
-        old, new = (_unserved(each.settings(), environ, backends) for each in (before, before._replace(text=after)))
+        old, new = (_unserved(each.settings(), context) for each in (before, before._replace(text=after)))
         if added := [message for mistake, message in new.items() if mistake not in old]:
             raise ConfigError(f"{file}: not changed: {added[0]}")
         left.extend(map(ConfigError, new.values()))
@@ -241,12 +233,12 @@ def _write(
 
     is_changed = change_file(file, checked, make_folder=not is_named, dry_run=flags.dry_run)
     only = "dry run, nothing written: " if flags.dry_run else ""
-    notes.info(f"{only}{file}: {done if is_changed else same}")
+    context.notes.info(f"{only}{file}: {done if is_changed else same}")
     for error in left:
-        notes.info(f"still wrong: {error.message}")
+        context.notes.info(f"still wrong: {error.message}")
 
 
-def _unserved(settings: Settings, environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
+def _unserved(settings: Settings, context: CommandContext) -> dict[str, str]:
     """Return the settings that commands, or only `serve`, refuse on this machine, although each value is of its type.
 
     The keys are the messages without their index in a list, which another change moves.
@@ -256,18 +248,18 @@ def _unserved(settings: Settings, environ: Mapping[str, str], backends: Backends
     mistakes = [*map(ConfigError, redefinitions(settings).values()), *auth.access_mistakes(settings.server)]
     try:
         settings.notifications.check()
-        workdirs.WorkdirPolicy(settings, environ, backends).check_default()
+        workdirs.WorkdirPolicy(settings, context.environ, context.backends).check_default()
     except ConfigError as exc:
         mistakes.append(exc)
     return {_INDEX.sub("", mistake.message, count=1): mistake.message for mistake in mistakes}
 
 
-def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: Notes, backends: Backends) -> None:
+def _warn_if_beaten(name: tuple[str, ...], context: CommandContext) -> None:
     """Print a note if an environment variable overrides the setting. Mistakes in other settings are ignored."""
     errors: list[ConfigError] = []
-    place = trace(None, environ, {}, backends, errors.append).places.get(name)
-    if place and place in environ:
-        notes.info(f"the variable {place} overrides the file while it is set")
+    place = trace(None, context.environ, {}, context.backends, errors.append).places.get(name)
+    if place and place in context.environ:
+        context.notes.info(f"the variable {place} overrides the file while it is set")
 
 
 def _leaves(section: dict[str, object]) -> Iterator[tuple[tuple[str, ...], Value]]:

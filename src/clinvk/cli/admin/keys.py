@@ -3,14 +3,14 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits, Right, key_source
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends.registry import Backends, backend_named
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
-from clinvk.cli.parse.settings import age_s, directory, trace_of
+from clinvk.cli.parse.settings import CommandContext, age_s, directory
 from clinvk.cli.sessions.session_text import Fields, TextView
 from clinvk.cli.terminal.output import Notes, columns, date_and_time, print_json, print_text
 from clinvk.cli.terminal.table import Column
@@ -24,7 +24,7 @@ _MAX_S = 100 * 365 * 86_400
 _T = TypeVar("_T")
 
 
-def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def create(flags: KeyFlags, context: CommandContext) -> int:
     """Create a key and print it.
 
     Raises:
@@ -33,26 +33,26 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: 
         ConfigError: the key file cannot be used.
     """
     name = flags.words[0]
-    limits, expires_at = _limits(flags, backends), _expires_at(flags.expires)
-    _check_settings(limits, flags, environ, notes, backends)
+    limits, expires_at = _limits(flags, context.backends), _expires_at(flags.expires)
+    _check_settings(limits, context)
     rights = tuple(dict.fromkeys(flags.right))
 
     async def add(file: KeyFile) -> tuple[bool, str]:
         return not await file.read(), await file.create(name, limits, flags.dry_run, expires_at, rights)
 
-    is_first, key = _over_keys(flags, environ, backends, add)
+    is_first, key = _over_keys(context, add)
     described = _describe(limits, rights) + (f"; expires {date_and_time(expires_at)}" if expires_at else "")
     if flags.dry_run:
-        notes.info(f"would create key {name!r}: {described}")
+        context.notes.info(f"would create key {name!r}: {described}")
         return 0
-    notes.info(f"created key {name!r}: {described}. Copy it now; it is not shown again")
+    context.notes.info(f"created key {name!r}: {described}. Copy it now; it is not shown again")
     if is_first:
-        notes.info("every request to a server of this home needs a key from now on")
+        context.notes.info("every request to a server of this home needs a key from now on")
     print_text(key)
     return 0
 
 
-def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def list_all(flags: JsonFlags, context: CommandContext) -> int:
     """Print the keys.
 
     Raises:
@@ -62,7 +62,7 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
     async def read(file: KeyFile) -> tuple[KeyFile, Sequence[ApiKey] | None]:
         return file, await file.read()
 
-    file, keys = _over_keys(flags, environ, backends, read)
+    file, keys = _over_keys(context, read)
     if flags.wants_json:
         print_json({"keys": [*map(_as_json, keys or ())]})
     elif keys:
@@ -76,13 +76,13 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
         )
         print_text("\n".join(view.table(fields, keys)))
     elif keys is None:
-        notes.info("no keys yet: create one with clinvk keys create NAME")
+        context.notes.info("no keys yet: create one with clinvk keys create NAME")
     else:
-        _warn_none_left(file, notes)
+        _warn_none_left(file, context.notes)
     return 0
 
 
-def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def revoke(flags: Flags, context: CommandContext) -> int:
     """Revoke a key.
 
     Raises:
@@ -93,27 +93,25 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Bac
 
     async def remove(file: KeyFile) -> None:
         await file.revoke(name, flags.dry_run)
-        notes.info(f"{'would revoke' if flags.dry_run else 'revoked'} key {name!r}")
+        context.notes.info(f"{'would revoke' if flags.dry_run else 'revoked'} key {name!r}")
         if not await file.read():
-            _warn_none_left(file, notes)
+            _warn_none_left(file, context.notes)
 
-    _over_keys(flags, environ, backends, remove)
+    _over_keys(context, remove)
     return 0
 
 
-def _over_keys(
-    flags: Flags, environ: Mapping[str, str], backends: Backends, work: Callable[[KeyFile], Awaitable[_T]]
-) -> _T:
+def _over_keys(context: CommandContext, work: Callable[[KeyFile], Awaitable[_T]]) -> _T:
     """Return the result of work on the keys. Only an error in `store` matters."""
     errors: list[ConfigError] = []
-    settings = trace_of(flags, environ, {}, backends, errors.append).settings
+    settings = context.trace(errors.append).settings
     for error in errors:
         if " store." in error.message:
             raise error
 
     async def run() -> _T:
-        async with open_store(settings, environ) as store:
-            return await work(key_source(store, environ))
+        async with open_store(settings, context.environ) as store:
+            return await work(key_source(store, context.environ))
 
     return asyncio.run(run())
 
@@ -161,9 +159,7 @@ def _check_range(flag: str, value: float | None, allowed: tuple[float, float]) -
         raise InvalidRequest(f"{flag}: {value} is not from {least:g} to {most:,.0f}")
 
 
-def _check_settings(
-    limits: KeyLimits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: Backends
-) -> None:
+def _check_settings(limits: KeyLimits, context: CommandContext) -> None:
     """Print a warning for each directory of the key that the settings or built-in rules close to every request.
 
     Raises:
@@ -172,13 +168,13 @@ def _check_settings(
     if not (limits.workdirs or limits.notify):
         return
     errors: list[ConfigError] = []
-    settings = trace_of(flags, environ, {}, backends, errors.append).settings
+    settings = context.trace(errors.append).settings
     if message := settings.notifications.unknown_name(limits.notify):
         raise InvalidRequest(f"--notify: {message}")
-    workdirs = WorkdirPolicy(settings, environ, backends)
+    workdirs = WorkdirPolicy(settings, context.environ, context.backends)
     for path in limits.workdirs:
         if why := workdirs.refusal_throughout(path):
-            notes.info(f"warning: no request gets into {path!r} with this key: it {why}")
+            context.notes.info(f"warning: no request gets into {path!r} with this key: it {why}")
 
 
 def _as_json(key: ApiKey) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """`clinvk mcp`: an MCP server on stdin and stdout."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from clinvk.api.access import auth
@@ -13,65 +13,59 @@ from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.api.server.app import Router
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import streams
-from clinvk.cli.terminal.output import Notes
-from clinvk.config.load import home
-from clinvk.config.model import Settings
 from clinvk.remote.frames import RestRequest, RestResponse
 from clinvk.remote.remote_runs import ServerDeclined, call_rest_on_server
 from clinvk.remote.socket_path import path_of
 from clinvk.types.errors import InvalidRequest
 
 
-def mcp(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def mcp(flags: Flags, context: CommandContext) -> int:
     """Serve the client on stdin and stdout until it closes stdin.
 
     Raises:
         ClinvkError: the settings are invalid, the SDK is not installed, or stdin is not a pipe.
         KeyboardInterrupt: a signal ended the command.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     require_sdk()
     if not streams.is_pipe(0):
         raise InvalidRequest(
             "an MCP client starts clinvk mcp and speaks with it over stdin and stdout: see docs/mcp.md"
         )
-    streams.run(_serve(settings, environ, backends, real_directory(flags.workdir)))
+    streams.run(_serve(context, real_directory(flags.workdir)))
     return 0
 
 
-async def _serve(settings: Settings, environ: Mapping[str, str], backends: Backends, workdir: str) -> None:
+async def _serve(context: CommandContext, workdir: str) -> None:
     from clinvk.api.mcp import protocol
 
-    async with _open_rest(settings, environ, backends) as rest:
+    async with _open_rest(context) as rest:
 
         async def send(request: RestRequest) -> RestResponse:
             """Send a request to the server of the home, if its agents run in the environment of this command."""
-            if settings.warm.command_line and path_of(home(environ)).exists():
+            if context.settings.warm.command_line and path_of(context.home).exists():
                 try:
-                    return await call_rest_on_server(request, settings, environ, backends)
+                    return await call_rest_on_server(request, context.settings, context.environ, context.backends)
                 except ServerDeclined:
                     pass
             return await rest.send(request)
 
-        api = RestApi(send, settings.default_backend, None if workdir == "/" else workdir)
+        api = RestApi(send, context.settings.default_backend, None if workdir == "/" else workdir)
         await protocol.serve_lines(protocol.create_server(lambda _: api), _lines(), streams.Stdout(1).write)
 
 
 @asynccontextmanager
-async def _open_rest(
-    settings: Settings, environ: Mapping[str, str], backends: Backends
-) -> AsyncGenerator[InProcessRest]:
+async def _open_rest(context: CommandContext) -> AsyncGenerator[InProcessRest]:
     """Open the REST API inside this process. On exit, end the runs of this process."""
+    settings, observers = context.settings, Observers((), LiveEvents())
     access = await auth.access_of(settings.server, ApiKeys(), [])
     async with (
-        open_store(settings, environ) as store,
+        open_store(context) as store,
         asyncio.TaskGroup() as group,
-        open_services(settings, environ, backends, store, access, Observers((), LiveEvents()), group) as services,
+        open_services(settings, context.environ, context.backends, store, access, observers, group) as services,
     ):
         yield InProcessRest(Router(ENDPOINTS, services), services)
         await services.end_orchestrations()

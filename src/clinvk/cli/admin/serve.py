@@ -7,10 +7,9 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import OpenFlags, ServeFlags, WorkerFlags
-from clinvk.cli.parse.settings import directory, settings_of
-from clinvk.cli.terminal.output import STDERR, Notes, has_colors, print_text, wrap
+from clinvk.cli.parse.settings import CommandContext, directory
+from clinvk.cli.terminal.output import STDERR, has_colors, print_text, wrap
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import split_list
 from clinvk.logs import TerminalFormatter
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 _ANSWER_TIMEOUT_S = 3
 
 
-def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def serve(flags: ServeFlags, context: CommandContext) -> int:
     """Serve until a signal arrives; return the exit code.
 
     Raises:
@@ -35,26 +34,20 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends:
         "server.port": flags.port,
         "log.requests": flags.verbose or None,
     }
-    return _serve(flags, environ, notes, backends, more, listens=True, insecure=flags.insecure)
+    return _serve(flags, context, more, listens=True, insecure=flags.insecure)
 
 
-def work(flags: WorkerFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def work(flags: WorkerFlags, context: CommandContext) -> int:
     """Run the agents of this machine for the gateways of a cluster until a signal arrives; return the exit code.
 
     Raises:
         ClinvkError: the worker did not start.
     """
-    return _serve(flags, environ, notes, backends, {}, listens=False)
+    return _serve(flags, context, {}, listens=False)
 
 
 def _serve(
-    flags: WorkerFlags,
-    environ: Mapping[str, str],
-    notes: Notes,
-    backends: Backends,
-    own: Mapping[str, object],
-    listens: bool,
-    insecure: bool = False,
+    flags: WorkerFlags, context: CommandContext, own: Mapping[str, object], listens: bool, insecure: bool = False
 ) -> int:
     if flags.ephemeral:
         raise InvalidRequest("a server has no --ephemeral: set it per request")
@@ -68,12 +61,13 @@ def _serve(
     if flags.quiet:
         more |= {"log.level": "error", "log.requests": False}
 
+    environ = context.environ
+
     def load() -> Settings:
-        settings = settings_of(flags, environ, more, notes, backends)
+        settings = context.overriding(more).settings
         if flags.model is None:
             return settings
-        model = {f"backends.{settings.default_backend}.model": flags.model}
-        return settings_of(flags, environ, more | model, notes, backends)
+        return context.overriding(more | {f"backends.{settings.default_backend}.model": flags.model}).settings
 
     settings = load()
     cluster = None
@@ -95,13 +89,17 @@ def _serve(
         """Print the greeting in a thread, so that a stalled reader of stdout does not stop the server."""
         if not flags.quiet:
             is_short = view is not None and os.isatty(1) and not cluster
-            text = partial(serve_view.greeting, ready, settings, environ, backends) if is_short else partial(str, ready)
+            text = (
+                partial(serve_view.greeting, ready, settings, environ, context.backends)
+                if is_short
+                else partial(str, ready)
+            )
             Thread(target=_print, args=(text,), daemon=True).start()
 
-    return server.serve(settings, environ, backends, announce, load, insecure, view, cluster)
+    return server.serve(settings, environ, context.backends, announce, load, insecure, view, cluster)
 
 
-def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def open_page(flags: OpenFlags, context: CommandContext) -> int:
     """Open the console of a running server in the user's browser, and print its address.
 
     If the server requires a key, the address logs in once. The token is in the fragment, which no browser sends.
@@ -115,8 +113,8 @@ def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes, backen
     from clinvk.api.server import port_owner
     from clinvk.remote.remote_runs import create_login
 
-    server = settings_of(flags, environ, {"server.port": flags.port}, notes, backends).server
-    link = asyncio.run(create_login(environ))
+    server = context.overriding({"server.port": flags.port}).settings.server
+    link = asyncio.run(create_login(context.environ))
     if link and flags.port in (None, link.port):
         page = f"{port_owner.address(port_owner.local_host(link.host), link.port)}/"
         page += f"#login={link.token}" if link.token else ""
@@ -126,7 +124,7 @@ def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes, backen
             raise ClinvkError(f"no server answers at {page}; start one with `clinvk serve`, or use --port")
     print_text(page)
     if not flags.dry_run and not webbrowser.open(page):
-        notes.info("no browser was found")
+        context.notes.info("no browser was found")
     return 0
 
 

@@ -11,9 +11,9 @@ from clinvk.backends.registry import Backends
 from clinvk.cli.admin.completion import MANAGERS
 from clinvk.cli.admin.unit_files import Account, ServicePlan, service_files
 from clinvk.cli.parse.flags import ServiceFlags
-from clinvk.cli.parse.settings import directory, trace_of
-from clinvk.cli.terminal.output import Notes, print_text
-from clinvk.config.load import home, settings_file
+from clinvk.cli.parse.settings import CommandContext, directory
+from clinvk.cli.terminal.output import print_text
+from clinvk.config.load import settings_file
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import unknown_name
 
@@ -29,22 +29,22 @@ _INHERITED = ("CLINVK_HOME", "CLINVK_CONFIG")
 _KEYS = "CLINVK_API_KEYS"
 
 
-def show(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def show(flags: ServiceFlags, context: CommandContext) -> int:
     """Print the files of the service on stdout, and warnings on stderr.
 
     Raises:
         ConfigError: the settings are invalid, so the server would not start.
         InvalidRequest: the user does not exist, or a value cannot be written to a unit.
     """
-    manager, account = _manager(flags), _account_of(flags, environ)
-    plan = plan_service(flags, environ, account, backends)
+    manager, account = _manager(flags), _account_of(flags, context.environ)
+    plan = plan_service(flags, context, account)
     files = service_files(manager, plan)
     # XML must begin with its own first line; above a unit stands its path, as in `systemctl cat`.
     units = (text if text.startswith("<?xml") else f"# {path}\n{text}" for path, text in files.items())
     print_text("\n".join(units).rstrip("\n"))
-    for text in warnings_of(plan, environ, backends):
-        notes.info(f"warning: {text}")
-    notes.info("clinvk help service has the commands that install it")
+    for text in warnings_of(plan, context.environ, context.backends):
+        context.notes.info(f"warning: {text}")
+    context.notes.info("clinvk help service has the commands that install it")
     return 0
 
 
@@ -77,28 +77,26 @@ def _account_of(flags: ServiceFlags, environ: Mapping[str, str]) -> Account:
     return Account(user.pw_name, user.pw_uid, Path(user.pw_dir), True)
 
 
-def plan_service(flags: ServiceFlags, environ: Mapping[str, str], account: Account, backends: Backends) -> ServicePlan:
+def plan_service(flags: ServiceFlags, context: CommandContext, account: Account) -> ServicePlan:
     """Return what the service runs. The settings of the account are loaded, so that the server will start.
 
     Raises:
         ConfigError: the settings are invalid.
         InvalidRequest: a flag is wrong, or a value has a character that a unit cannot hold.
     """
-    environ = {**environ, "HOME": str(account.home)}
-    settings = trace_of(flags, environ, {"server.host": flags.host, "server.port": flags.port}, backends).settings
+    environ = {**context.environ, "HOME": str(account.home)}
+    own = CommandContext(flags, environ, context.notes, context.backends)
+    settings = own.overriding({"server.host": flags.host, "server.port": flags.port}).trace().settings
     inherited = {name: environ[name] for name in _INHERITED if environ.get(name)}
     script = os.path.abspath(sys.argv[0])
     command = (script,) if os.path.basename(script) == "clinvk" else (sys.executable, "-m", "clinvk")
-    executables = [backend.executable for backend in backends.values()]
+    executables = [backend.executable for backend in context.backends.values()]
     plan = ServicePlan(
         account=account,
         argv=(*command, "serve", *_arguments(flags, environ)),
-        home=home(environ),
+        home=own.home,
         workdir=None if flags.workdir is None else Path(directory(flags.workdir, "--workdir")),
-        env={
-            "PATH": _search_path(environ, account, executables),
-            **inherited,
-        },
+        env={"PATH": _search_path(environ, account, executables), **inherited},
         settings=settings,
         has_socket=flags.socket,
     )

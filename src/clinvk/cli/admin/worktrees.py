@@ -3,9 +3,8 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import ApplyFlags, DeleteFlags, WorktreesFlags, WorktreeShowFlags
-from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions.local_store import ALL, directory_filter, open_store, print_answer, text_view
 from clinvk.cli.sessions.session_text import (
     PROMPT,
@@ -19,10 +18,8 @@ from clinvk.cli.sessions.session_text import (
 )
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.input import confirm, without_context
-from clinvk.cli.terminal.output import Notes, columns, has_colors, print_bytes, print_json, print_text
+from clinvk.cli.terminal.output import columns, has_colors, print_bytes, print_json, print_text
 from clinvk.cli.terminal.table import Column, one_line, readable_patch
-from clinvk.config.load import home
-from clinvk.config.model import Settings
 from clinvk.dialects.rest import views
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
@@ -35,21 +32,20 @@ from clinvk.types.record import RunRecord
 _FILES_NAMED = 20
 
 
-def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def list_all(flags: WorktreesFlags, context: CommandContext) -> int:
     """Print the worktrees.
 
     Raises:
         InvalidRequest: `--here` outside of a repository.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     where = directory_filter(flags, flags.here)
-    found = streams.run(_worktrees(environ).list(where))
+    found = streams.run(_worktrees(context).list(where))
     if flags.wants_json:
         print_json({"worktrees": [*map(_as_json, found)]})
         return 0
-    view = text_view(settings, environ)
+    view = text_view(context)
     directories = {listed.id: os.path.realpath(listed.path) for listed in found}
-    prompts = streams.run(_prompts(directories, settings, environ, notes))
+    prompts = streams.run(_prompts(directories, context))
     fields: Fields[WorktreeListed] = (
         (Column("ID"), lambda listed: listed.id),
         (Column("STATE"), lambda listed: listed.state),
@@ -64,24 +60,23 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes, ba
     if found:
         print_text("\n".join(view.table(fields, found)))
     else:
-        notes.info("no worktrees" if where else "no worktrees; --isolation worktree creates them")
+        context.notes.info("no worktrees" if where else "no worktrees; --isolation worktree creates them")
     for listed in found:
         if listed.problem:
-            notes.error(f"{listed.id}: {listed.problem}")
+            context.notes.error(f"{listed.id}: {listed.problem}")
     return 0
 
 
-def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def show(flags: WorktreeShowFlags, context: CommandContext) -> int:
     """Print a worktree, the runs of its agents, and the diff: outside of a terminal as a patch for git.
 
     Raises:
         InvalidRequest: there is no such worktree.
         ClinvkError: with `--diff`, there is no diff.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
 
     async def shown() -> WorktreeListed:
-        worktrees = _worktrees(environ)
+        worktrees = _worktrees(context)
         return await worktrees.show(await worktrees.find(flags.words[0]))
 
     listed = streams.run(shown())
@@ -90,52 +85,52 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes, bac
     has_head = flags.wants_json or not flags.diff
     if not has_head and patch is None:
         raise ClinvkError(missing)
-    runs = streams.run(_runs(os.path.realpath(listed.path), settings, environ, notes)) if has_head else []
+    runs = streams.run(_runs(os.path.realpath(listed.path), context)) if has_head else []
     if flags.wants_json:
         diff = None if patch is None else patch.decode(errors="replace")
         print_json({**_as_json(listed), "runs": [*map(views.run_item, runs)], "diff": diff})
         return 0
     if has_head:
-        print_text("\n".join(_details(listed, runs, text_view(settings, environ))))
+        print_text("\n".join(_details(listed, runs, text_view(context))))
     if patch:
-        _tell_patch(patch, has_head, settings.output.color and has_colors(1, environ))
+        _tell_patch(patch, has_head, context.settings.output.color and has_colors(1, context.environ))
     if listed.problem or patch is None:
-        notes.error(missing)
+        context.notes.error(missing)
     return 0
 
 
-def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def apply(flags: ApplyFlags, context: CommandContext) -> int:
     """Apply the changes of a worktree to the tree that it was made from.
 
     Raises:
         InvalidRequest: there is no such worktree, or it is in use or unchanged, or its changes do not apply or are
             applied already.
     """
-    settings_of(flags, environ, {}, notes, backends)
+    context.load()
 
     async def applied() -> WorktreeApplied:
-        worktrees = _worktrees(environ)
+        worktrees = _worktrees(context)
         return await worktrees.apply(await worktrees.find(flags.words[0]), flags.keep, flags.dry_run)
 
     done = streams.run(applied())
     for warning in done.warnings:
-        notes.error(f"{done.id} stays: {warning}")
+        context.notes.error(f"{done.id} stays: {warning}")
     verb = "would apply" if flags.dry_run else "applied"
-    place = directory(done.repository, home_of(environ.get("HOME")))
+    place = directory(done.repository, home_of(context.environ.get("HOME")))
     more = len(done.files) - _FILES_NAMED
     lines = [f"{verb} {done.id} to {place}, uncommitted", *map(_named_file, done.files[:_FILES_NAMED])]
     return print_answer(flags, done, "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
 
 
-def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def discard(flags: DeleteFlags, context: CommandContext) -> int:
     """Remove worktrees with all changes in them; ask first on a terminal.
 
     Raises:
         InvalidRequest: a word matches no worktree, a worktree is in use, or there is no terminal to ask on; nothing
             was removed.
     """
-    settings_of(flags, environ, {}, notes, backends)
-    worktrees = _worktrees(environ)
+    context.load()
+    worktrees = _worktrees(context)
 
     async def wanted() -> list[str]:
         ids = list(dict.fromkeys([await worktrees.find(word) for word in flags.words]))
@@ -144,21 +139,21 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backen
 
     ids = streams.run(wanted())
     if not (flags.yes or flags.dry_run):
-        files = {listed.id: len(listed.files) for listed in streams.run(_worktrees(environ).list())}
+        files = {listed.id: len(listed.files) for listed in streams.run(_worktrees(context).list())}
         counted = [f"{id_} (changed files: {files.get(id_, 0)})" for id_ in ids]
         if not confirm("discard", counted, "worktrees"):
-            notes.info("nothing was discarded")
+            context.notes.info("nothing was discarded")
             return exits.CANCELLED
     if not flags.dry_run:
-        streams.run(_worktrees(environ).discard(*ids))
+        streams.run(_worktrees(context).discard(*ids))
     verb = "would discard" if flags.dry_run else "discarded"
     answer = {"discarded": ids, "dry_run": flags.dry_run}
     return print_answer(flags, answer, "\n".join(f"{verb} {id_}" for id_ in ids))
 
 
-def _worktrees(environ: Mapping[str, str]) -> KeptWorktrees:
+def _worktrees(context: CommandContext) -> KeptWorktrees:
     """Return the worktrees of the user's clinvk home, for one event loop."""
-    return KeptWorktrees(Spawner(process_tags.choose_tags()), home(environ), environ)
+    return KeptWorktrees(Spawner(process_tags.choose_tags()), context.home, context.environ)
 
 
 def _as_json(listed: WorktreeListed) -> dict[str, object]:
@@ -168,31 +163,29 @@ def _as_json(listed: WorktreeListed) -> dict[str, object]:
     return {**fields, "made_at": views.time(listed.made_at), "problem": listed.problem or None}
 
 
-async def _prompts(
-    directories: Mapping[str, str], settings: Settings, environ: Mapping[str, str], notes: Notes
-) -> dict[str, str]:
+async def _prompts(directories: Mapping[str, str], context: CommandContext) -> dict[str, str]:
     """Return the first prompt of the newest session in each worktree; `directories` are by the ids of worktrees."""
     prompts: dict[str, str] = {}
     try:
-        async with open_store(settings, environ) as store:
+        async with open_store(context) as store:
             for id_, path in directories.items():
                 for session in (await store.sessions(SessionQuery(working_dir=path, limit=1))).items:
                     prompts[id_] = without_context(session.initial_prompt)
     except ClinvkError as exc:
-        notes.error(f"the prompts are unknown: {exc.message}")
+        context.notes.error(f"the prompts are unknown: {exc.message}")
     return prompts
 
 
-async def _runs(directory: str, settings: Settings, environ: Mapping[str, str], notes: Notes) -> list[RunRecord]:
+async def _runs(directory: str, context: CommandContext) -> list[RunRecord]:
     """Return the runs of the sessions in a directory, given without links, oldest first."""
     runs: list[RunRecord] = []
     try:
-        async with open_store(settings, environ) as store:
+        async with open_store(context) as store:
             sessions = await store.sessions(SessionQuery(working_dir=directory, limit=ALL))
             for session in sessions.items:
                 runs += (await store.runs(RunQuery(session_id=session.id, limit=ALL))).items
     except ClinvkError as exc:
-        notes.error(f"the runs in this worktree are unknown: {exc.message}")
+        context.notes.error(f"the runs in this worktree are unknown: {exc.message}")
     return sorted(runs, key=lambda run: run.created_at)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from typing import Annotated
 
@@ -10,22 +9,21 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from clinvk.backends.registry import Backends, backend_named
+from clinvk.backends.registry import backend_named
 from clinvk.cli.orchestrate import task_files
 from clinvk.cli.orchestrate.outcomes import OutputFolder, open_output_folder
 from clinvk.cli.orchestrate.task_files import TaskFile, with_backends, with_flags
 from clinvk.cli.orchestrate.view import OutcomeView, resume_command
 from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
-from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt import background
 from clinvk.cli.prompt.display import report_runtime_warnings
-from clinvk.cli.prompt.prompt import freeing, refuse_detached, request_of
+from clinvk.cli.prompt.prompt import local_runs, refuse_detached, request_of
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.streams import on_signals
-from clinvk.config.load import home
 from clinvk.config.model import Settings, complete
 from clinvk.config.setting_values import split_list
 from clinvk.dialects.rest import batch_bodies
@@ -64,17 +62,16 @@ _chain_file = msgspec.json.Decoder(batch_bodies.ChainBody)
 _FLAGS_OF_STEPS = ("file", "backend", "model", "workdir", "ephemeral")
 
 
-def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def parallel(flags: ParallelFlags, context: CommandContext) -> int:
     """Run the tasks of a file or of stdin; return the exit code.
 
     Raises:
         ClinvkError: nothing ran.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    base = real_directory(flags.workdir)
-    file = task_files.read(flags.file, "tasks", notes.info)
+    settings, base = context.settings, real_directory(flags.workdir)
+    file = task_files.read(flags.file, "tasks", context.notes.info)
     body = file.decode(_parallel_file)
-    view = OutcomeView(flags, settings, environ, notes, flags.detach or bool(body.detach))
+    view = OutcomeView(flags, context, flags.detach or bool(body.detach))
     is_dry_run = settings.unified_flags.dry_run or body.dry_run
     folder = None
     try:
@@ -82,11 +79,11 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes, bac
         if body.output_dir and view.is_detached:
             raise InvalidRequest("output_dir: nothing is written by agents in the background", "output_dir")
         if body.output_dir and not is_dry_run:
-            folder = open_output_folder(body.output_dir, base, len(plan.parts), notes)
+            folder = open_output_folder(body.output_dir, base, len(plan.parts), context.notes)
     except InvalidRequest as exc:
         raise file.placed(exc) from exc
     with closing(folder) if folder else nullcontext():
-        return _run(view, backends, plan, file, folder)
+        return _run(view, plan, file, folder)
 
 
 def _parallel_plan(body: ParallelFile, flags: ParallelFlags, base: str, settings: Settings) -> Parallel:
@@ -103,21 +100,20 @@ def _parallel_plan(body: ParallelFile, flags: ParallelFlags, base: str, settings
     )
 
 
-def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def chain(flags: ChainFlags, context: CommandContext) -> int:
     """Run the steps of a file or of stdin, or the unfinished steps of an earlier chain; return the exit code.
 
     Raises:
         ClinvkError: nothing ran.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    base = real_directory(flags.workdir)
-    view = OutcomeView(flags, settings, environ, notes, flags.detach)
+    settings, base = context.settings, real_directory(flags.workdir)
+    view = OutcomeView(flags, context, flags.detach)
     if flags.resume_from is not None:
         for name in _FLAGS_OF_STEPS:
             if getattr(flags, name) not in (None, False):
                 raise InvalidRequest(f"--resume-from runs the original steps; remove --{name}", f"--{name}")
-        return _run(view, backends, flags.resume_from)
-    file = task_files.read(flags.file, "steps", notes.info)
+        return _run(view, flags.resume_from)
+    file = task_files.read(flags.file, "steps", context.notes.info)
     body = file.decode(_chain_file)
     view = view._replace(is_detached=flags.detach or bool(body.detach))
     try:
@@ -130,10 +126,10 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes, backends:
         plan = replace(plan, parts=with_flags(plan.parts, "steps", base, flags))
     except InvalidRequest as exc:
         raise file.placed(exc) from exc
-    return _run(view, backends, plan, file)
+    return _run(view, plan, file)
 
 
-def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def compare(flags: CompareFlags, context: CommandContext) -> int:
     """Run the prompt of the command line and of stdin with several agents; return the exit code.
 
     Raises:
@@ -143,35 +139,33 @@ def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes, backe
         agents = flags.backend if "," in flags.backend else "A,B"
         raise InvalidRequest(f"compare takes several agents: --backends {agents}", "--backend")
     no_limit = 0 if flags.timeout == 0 else None
-    settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit}, notes, backends)
-    names = _backends(flags, settings, environ, notes, backends)
-    request = request_of(flags, settings)
-    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.info)
+    context = context.overriding({"unified_flags.command_timeout_secs": no_limit})
+    names = _backends(flags, context)
+    request = request_of(flags, context.settings)
+    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, context.notes.info)
     plan = _compare_plan(flags, names, replace(request, prompt=text))
-    return _run(OutcomeView(flags, settings, environ, notes, flags.detach), backends, plan)
+    return _run(OutcomeView(flags, context, flags.detach), plan)
 
 
-def _backends(
-    flags: CompareFlags, settings: Settings, environ: Mapping[str, str], notes: Notes, backends: Backends
-) -> list[str]:
+def _backends(flags: CompareFlags, context: CommandContext) -> list[str]:
     """Return the names of the requested backends; `--all-backends` means the available ones."""
     if flags.all_backends == (flags.backends is not None):
         raise InvalidRequest("compare needs either --backends A,B or --all-backends; see clinvk help compare")
     if flags.backends is not None:
         names = list(split_list(flags.backends))
         for name in names:
-            backend_named(name, backends)
+            backend_named(name, context.backends)
         if not names:
             raise InvalidRequest("--backends is empty; list at least one agent", "--backends")
         return names
     available: list[str] = []
-    for name, backend in backends.items():
+    for name, backend in context.backends.items():
         try:
-            executables.check_enabled(backend, settings)
-            executables.require(backend, settings, environ)
+            executables.check_enabled(backend, context.settings)
+            executables.require(backend, context.settings, context.environ)
             available.append(name)
         except BackendUnavailable as exc:
-            notes.info(f"skipping {name}: {exc.message}")
+            context.notes.info(f"skipping {name}: {exc.message}")
     if not available:
         raise BackendUnavailable("no backend is available; run clinvk doctor")
     return available
@@ -193,18 +187,11 @@ def _compare_plan(flags: CompareFlags, names: list[str], request: RunRequest) ->
     )
 
 
-def _run(
-    view: OutcomeView,
-    backends: Backends,
-    plan: Plan | str,
-    file: TaskFile | None = None,
-    folder: OutputFolder | None = None,
-) -> int:
+def _run(view: OutcomeView, plan: Plan | str, file: TaskFile | None = None, folder: OutputFolder | None = None) -> int:
     """Run a plan to the end, and return the exit code. All agents have exited by then.
 
     Args:
         view: prints progress and the outcome.
-        backends: the agent CLIs.
         plan: the plan, or the id of a chain to resume.
         file: the file of the plan, to name the line of an invalid part.
         folder: receives the outcome of each task.
@@ -214,37 +201,31 @@ def _run(
     """
     if view.is_detached:
         refuse_detached(view.flags)
-    rules.check_nesting_depth(rules.nesting_depth(view.environ), view.settings.unified_flags.max_depth)
+    rules.check_nesting_depth(rules.nesting_depth(view.context.environ), view.context.settings.unified_flags.max_depth)
     logging.getLogger("clinvk").addHandler(logging.NullHandler())
     try:
-        return asyncio.run(_run_plan(view, backends, plan, file, folder))
+        return asyncio.run(_run_plan(view, plan, file, folder))
     except asyncio.CancelledError:
-        view.notes.hurry()
-        view.notes.error("cancelled")
+        view.context.notes.hurry()
+        view.context.notes.error("cancelled")
         return exits.CANCELLED
 
 
-async def _run_plan(
-    view: OutcomeView, backends: Backends, plan: Plan | str, file: TaskFile | None, folder: OutputFolder | None
-) -> int:
-    settings, environ, notes = view.settings, view.environ, view.notes
+async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, folder: OutputFolder | None) -> int:
+    context, settings, notes = view.context, view.context.settings, view.context.notes
     stop = asyncio.Event()
-    async with open_store(settings, environ) as store:
+    async with open_store(context) as store:
         requested = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
-        settings_with_slots = _with_slots(settings, agents_at_once(requested))
-        async with LocalRuns(
-            settings_with_slots, store, environ, backends, release_elsewhere=freeing(environ), home=home(environ)
-        ) as runs:
+        async with local_runs(context, store, _with_slots(settings, agents_at_once(requested))) as runs:
             orchestrations = Orchestrations(
-                runs, store, runs.spawner, executables.inherited(settings, environ), cluster=settings.cluster
+                runs, store, runs.spawner, executables.inherited(settings, context.environ), cluster=settings.cluster
             )
             try:
-                plan = await _admitted(view, backends, requested, orchestrations, store)
+                plan = await _admitted(context, requested, orchestrations, store)
             except ClinvkError as exc:
                 raise (file.refused(exc) if file else exc) from exc
             if view.is_detached and not is_dry_run(plan):
-                wants_json = view.flags.wants_json
-                return await background.start((plan, requested), settings, environ, notes, wants_json)
+                return await background.start((plan, requested), context, view.flags.wants_json)
             with report_runtime_warnings(notes):
                 async with orchestrations.start(plan, requested) as orchestration:
                     _report_warnings(notes, orchestration.warnings)
@@ -289,8 +270,8 @@ async def _drive(
             task.cancel()
         else:
             stop.set()
-            view.notes.hurry()
-            view.notes.info("stopping all agents; press Ctrl-C again to kill them")
+            view.context.notes.hurry()
+            view.context.notes.info("stopping all agents; press Ctrl-C again to kill them")
 
     async def stop_when_set() -> None:
         await stop.wait()
@@ -307,9 +288,9 @@ async def _drive(
 
 
 async def _admitted(
-    view: OutcomeView, backends: Backends, requested: Plan, orchestrations: Orchestrations, store: SessionStore
+    context: CommandContext, requested: Plan, orchestrations: Orchestrations, store: SessionStore
 ) -> Plan:
-    settings = view.settings
+    settings, backends = context.settings, context.backends
 
     async def admit(request: RunRequest) -> RunRequest:
         session = await store.session(request.session_id) if request.session_id else None
@@ -322,7 +303,7 @@ async def _admitted(
         return replace(request, timeout_s=request.timeout_s or settings.unified_flags.command_timeout_secs or None)
 
     def require(backend: str) -> None:
-        executables.require(backend_named(backend, backends), settings, view.environ)
+        executables.require(backend_named(backend, backends), settings, context.environ)
 
     return await orchestrations.admit(requested, admit, require)
 

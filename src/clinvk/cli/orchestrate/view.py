@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from difflib import unified_diff
 from itertools import zip_longest
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from typing import NamedTuple
 from clinvk.cli.orchestrate.outcomes import event_printer, last_line, outcome
 from clinvk.cli.orchestrate.progress import COLORS, LiveProgress, PartQuestions, ProgressLines, part_label, status
 from clinvk.cli.parse.flags import CompareFlags, OrchestrationFlags
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.questions import Answer
 from clinvk.cli.sessions.session_text import ANSWER, BACKEND, TITLE, Fields, TextView, failure, tokens
 from clinvk.cli.terminal.output import (
     WOULD_EXECUTE,
-    Notes,
     columns,
     duration,
     escape_controls,
@@ -26,7 +26,6 @@ from clinvk.cli.terminal.output import (
     without_sequences,
 )
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, readable_patch, width
-from clinvk.config.model import Settings
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Plan, Summary, is_dry_run, is_ephemeral
 
@@ -46,9 +45,7 @@ class OutcomeView(NamedTuple):
     """
 
     flags: OrchestrationFlags
-    settings: Settings
-    environ: Mapping[str, str]
-    notes: Notes
+    context: CommandContext
     is_detached: bool = False
 
     @property
@@ -59,7 +56,7 @@ class OutcomeView(NamedTuple):
     @property
     def has_lines(self) -> bool:
         """Whether stderr gets a line when a part begins or ends."""
-        return not (self.is_stream or self.flags.quiet or self.notes.can_draw or self.flags.wants_json)
+        return not (self.is_stream or self.flags.quiet or self.context.notes.can_draw or self.flags.wants_json)
 
     def observer(self, plan: Plan, stop: Callable[[], None]) -> PartObserver:
         """Return an observer that shows the progress of a plan; the observer may call `stop` to end all agents."""
@@ -67,14 +64,18 @@ class OutcomeView(NamedTuple):
             return event_printer(plan, stop)
         if is_dry_run(plan) or self.flags.quiet:
             return PartObserver()
-        if self.notes.can_draw:
-            return LiveProgress(plan, self.notes, self.settings.output.color and not self.environ.get("NO_COLOR"))
-        return PartObserver() if self.flags.wants_json else ProgressLines(plan, self.notes)
+        if self.context.notes.can_draw:
+            return LiveProgress(
+                plan,
+                self.context.notes,
+                self.context.settings.output.color and not self.context.environ.get("NO_COLOR"),
+            )
+        return PartObserver() if self.flags.wants_json else ProgressLines(plan, self.context.notes)
 
     def questions(self, plan: Plan, answer: Answer) -> tuple[PartObserver, ...]:
         """Return an observer that asks what agents ask, or names the command to answer; a stream has the events."""
         asks = not self.is_stream and any(part.request.approval_mode == "ask" for part in plan.parts)
-        return (PartQuestions(plan, answer, self.notes, self.environ),) if asks else ()
+        return (PartQuestions(plan, answer, self.context.notes, self.context.environ),) if asks else ()
 
     def print(self, summary: Summary) -> None:
         """Print the outcome on stdout and remarks on stderr."""
@@ -88,12 +89,12 @@ class OutcomeView(NamedTuple):
 
     def _text(self, summary: Summary) -> list[str]:
         """Return the lines for stdout. A dry run has commands in place of answers, and no table."""
-        output = self.settings.output
-        is_colored = output.color and has_colors(1, self.environ)
+        output = self.context.settings.output
+        is_colored = output.color and has_colors(1, self.context.environ)
         view = TextView(time.time(), None, columns(), colored(COLORS) if is_colored else None)
         if is_dry_run(summary.plan):
             return [WOULD_EXECUTE, *answers(summary, view), *map(printable, dry_run_judge(summary))]
-        view = view._replace(is_rendered=renders_markdown(output, self.environ))
+        view = view._replace(is_rendered=renders_markdown(output, self.context.environ))
         lines: list[str] = []
         has_answers = self._has_answers(summary)
         if has_answers:
@@ -103,16 +104,16 @@ class OutcomeView(NamedTuple):
             lines += differences(summary, view)
         if has_answers:
             lines += map(printable, failed_checks(summary))
-        return lines + overview(summary, view, self.settings.output.show_tokens)
+        return lines + overview(summary, view, self.context.settings.output.show_tokens)
 
     def _has_answers(self, summary: Summary) -> bool:
         """Return whether the text on stdout has the answers, and the errors of failed parts."""
-        is_aggregated = self.settings.parallel.aggregate_output or summary.plan.kind != "parallel"
+        is_aggregated = self.context.settings.parallel.aggregate_output or summary.plan.kind != "parallel"
         return is_aggregated and not self.flags.quiet
 
     def _remark(self, summary: Summary) -> None:
         """Print warnings about worktrees, errors that no progress line reported, and the command that resumes."""
-        plan, notes = summary.plan, self.notes
+        plan, notes = summary.plan, self.context.notes
         shared = Counter(warning for result in summary.results if result.change for warning in result.change.warnings)
         for result in summary.results:
             who = part_label(plan, result.index, result.part)

@@ -19,7 +19,7 @@ class Command(NamedTuple):
 
     Attributes:
         start: the function that runs the command, as `module:function` of this package; empty if `entry` answers. The
-            function takes the flags, the environment, the notes and the backends.
+            function takes the flags and a `CommandContext`.
         flags: the type of the flags.
         arguments: the arguments that are not flags. `?` marks an optional one, `...` one that may be repeated,
             `?...` one that may be repeated or left out. ID, KEY, COMMAND, MANAGER and SHELL are completed.

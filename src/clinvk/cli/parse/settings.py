@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from clinvk.backends.presets import PRESETS
 from clinvk.backends.registry import BUILT_IN, KEPT_BY_DEFAULT, Backends, Definition, unknown_backend, with_definitions
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
-from clinvk.config.load import SettingsTrace, backend_keys, trace
+from clinvk.config.load import SettingsTrace, backend_keys, home, trace
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import (
     DEFINING,
@@ -44,21 +46,72 @@ def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backen
     )
 
 
-def settings_of(
-    flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], notes: Notes, backends: Backends
-) -> Settings:
-    """Load the settings, overridden by the flags, and apply the color setting to the notes.
+class CommandContext:
+    """What a command depends on besides its own flags.
 
-    `more` has the values of a command's own flags, by dotted key; None is not given.
-
-    Raises:
-        ConfigError: a source has an unknown key or an invalid value.
-        BackendUnavailable: the backend of `--backend` does not exist.
+    Attributes:
+        flags: the flags of the command, which override the other sources of the settings.
+        environ: the environment.
+        notes: writes on stderr.
+        backends: the built-in backends, and those of the settings.
     """
-    settings = trace_of(flags, environ, more, backends).settings
-    notes.allow_color(settings.output.color)
-    _warn_about_variables(environ, notes, backends)
-    return settings
+
+    def __init__(
+        self,
+        flags: Flags,
+        environ: Mapping[str, str],
+        notes: Notes,
+        backends: Backends,
+        more: Mapping[str, object] | None = None,
+    ) -> None:
+        self.flags = flags
+        self.environ = environ
+        self.notes = notes
+        self.backends = backends
+        self._more = more or {}
+
+    def overriding(self, more: Mapping[str, object]) -> Self:
+        """Return a context where flags override further settings, by dotted key; None is not given."""
+        return type(self)(self.flags, self.environ, self.notes, self.backends, more)
+
+    @property
+    def home(self) -> Path:
+        """The folder of clinvk's own files."""
+        return home(self.environ)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings. They are loaded at the first use, and then apply to the color of the notes.
+
+        Raises:
+            ConfigError: a source has an unknown key or an invalid value.
+            BackendUnavailable: the backend of `--backend` does not exist.
+        """
+        settings = self.trace().settings
+        self.notes.allow_color(settings.output.color)
+        _warn_about_variables(self.environ, self.notes, self.backends)
+        return settings
+
+    def load(self) -> None:
+        """Load the settings now. Raises like `settings`."""
+        _ = self.settings
+
+    def trace(self, reject: OnInvalid = raise_invalid) -> SettingsTrace:
+        """Load the settings with the source of each one; pass every error to `reject`."""
+        flags = self.flags
+        if flags.backend is not None and flags.backend not in self.backends:
+            raise BackendUnavailable(unknown_backend(flags.backend, self.backends))
+        given: dict[str, object] = {
+            "default_backend": flags.backend,
+            "output.format": flags.output_format,
+            "unified_flags.dry_run": flags.dry_run or None,
+            **self._more,
+        }
+        defaults = {("warm", "kept_backends"): KEPT_BY_DEFAULT}
+        found = trace(flags.config, self.environ, given, self.backends, reject, defaults)
+        for keys, mistake in redefinitions(found.settings).items():
+            reject(ConfigError(f"{found.places[keys]}: {mistake}"))
+        return found
 
 
 def _warn_about_variables(environ: Mapping[str, str], notes: Notes, backends: Backends) -> None:
@@ -68,28 +121,6 @@ def _warn_about_variables(environ: Mapping[str, str], notes: Notes, backends: Ba
         known = ["CLINVK_" + "__".join(keys).upper() for keys, _ in all_keys(backends)]
         if near := nearest(name, known, likeness=0.8):
             notes.info(f"warning: {name} has no effect; did you mean {near}?")
-
-
-def trace_of(
-    flags: Flags,
-    environ: Mapping[str, str],
-    more: Mapping[str, object],
-    backends: Backends,
-    reject: OnInvalid = raise_invalid,
-) -> SettingsTrace:
-    """Load the settings with the source of each one; pass every error to `reject`."""
-    if flags.backend is not None and flags.backend not in backends:
-        raise BackendUnavailable(unknown_backend(flags.backend, backends))
-    given: dict[str, object] = {
-        "default_backend": flags.backend,
-        "output.format": flags.output_format,
-        "unified_flags.dry_run": flags.dry_run or None,
-        **more,
-    }
-    found = trace(flags.config, environ, given, backends, reject, {("warm", "kept_backends"): KEPT_BY_DEFAULT})
-    for keys, mistake in redefinitions(found.settings).items():
-        reject(ConfigError(f"{found.places[keys]}: {mistake}"))
-    return found
 
 
 def redefinitions(settings: Settings) -> dict[tuple[str, ...], str]:

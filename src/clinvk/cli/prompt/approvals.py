@@ -2,22 +2,20 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 import msgspec
 
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import AnswerFlags, ApprovalsFlags, JsonFlags
-from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt import interaction_text
 from clinvk.cli.prompt.questions import Question, TerminalQuestions
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, find_interaction, open_store, over_store, print_answer, text_view
 from clinvk.cli.terminal import streams
-from clinvk.cli.terminal.output import Notes, duration, print_json, print_text, visible
+from clinvk.cli.terminal.output import duration, print_json, print_text, visible
 from clinvk.cli.terminal.table import Column, one_line
-from clinvk.config.model import Settings
 from clinvk.dialects.rest.interactions import interaction_view
 from clinvk.runtime.interactions import Interactions
 from clinvk.runtime.process import process_tags
@@ -31,17 +29,16 @@ NOBODY_WAITS = "no agent waits for an answer"
 _POLL_S = 0.2
 
 
-def list_all(flags: ApprovalsFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def list_all(flags: ApprovalsFlags, context: CommandContext) -> int:
     """Print what agents ask; with `--all` also what was asked before."""
-    settings = settings_of(flags, environ, {}, notes, backends)
     query = InteractionQuery() if flags.all else InteractionQuery(status="pending", limit=ALL)
-    found = over_store(settings, environ, notes, lambda store: store.interactions(query))
+    found = over_store(context, lambda store: store.interactions(query))
     if flags.wants_json:
         print_json({"interactions": [*map(interaction_view, found)]})
     elif found:
-        print_text("\n".join(_table(found, text_view(settings, environ), flags.all)))
+        print_text("\n".join(_table(found, text_view(context), flags.all)))
     else:
-        notes.info("no agent has asked anything yet" if flags.all else NOBODY_WAITS)
+        context.notes.info("no agent has asked anything yet" if flags.all else NOBODY_WAITS)
     return 0
 
 
@@ -67,15 +64,14 @@ def _status(interaction: Interaction) -> str:
     return interaction.answer.choice if interaction.answer else interaction.status
 
 
-def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def show(flags: JsonFlags, context: CommandContext) -> int:
     """Print what an agent asks, and how to answer.
 
     Raises:
         InteractionNotFound, AmbiguousId: the ID names no interaction, or several.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    found = over_store(settings, environ, notes, lambda store: find_interaction(store, flags.words[0]))
-    view = text_view(settings, environ)
+    found = over_store(context, lambda store: find_interaction(store, flags.words[0]))
+    view = text_view(context)
     fields = {
         "id": found.id,
         "backend": found.backend,
@@ -92,11 +88,11 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
     shown = "\n".join([*text.named_lines(fields), "", *body])
     code = print_answer(flags, interaction_view(found), shown)
     if found.status == "pending" and not flags.wants_json:
-        notes.info(f"to answer: {interaction_text.answer_command(found)}")
+        context.notes.info(f"to answer: {interaction_text.answer_command(found)}")
     return code
 
 
-def answer(flags: AnswerFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def answer(flags: AnswerFlags, context: CommandContext) -> int:
     """Answer what an agent asks; without a choice, ask on the terminal.
 
     Raises:
@@ -105,18 +101,17 @@ def answer(flags: AnswerFlags, environ: Mapping[str, str], notes: Notes, backend
         InteractionAnswered, InteractionEnded: the interaction is not pending.
         AgentCannotAnswer: an agent has started this command.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     process_tags.refuse_agent(os.getpid())
     if len(flags.words) < 2 and not (flags.words and flags.set):
-        return streams.run(_ask(flags.words[0] if flags.words else None, settings, environ, notes))
+        return streams.run(_ask(flags.words[0] if flags.words else None, context))
     reference, choice, *_ = *flags.words, "answer"
 
     async def answered(store: SessionStore) -> Interaction:
         interaction = await find_interaction(store, reference)
         given = _answer(flags, choice, interaction)
-        return await Interactions(store, settings.interactions).answer(interaction.id, given)
+        return await Interactions(store, context.settings.interactions).answer(interaction.id, given)
 
-    resolved = over_store(settings, environ, notes, answered)
+    resolved = over_store(context, answered)
     done = f"{choice} {text.short_id(resolved.id)}  {interaction_text.subject(resolved)}"
     return print_answer(flags, interaction_view(resolved), done)
 
@@ -140,19 +135,19 @@ def _answer(flags: AnswerFlags, choice: str, interaction: Interaction) -> Intera
     return msgspec.convert(given, InteractionAnswer)
 
 
-async def _ask(reference: str | None, settings: Settings, environ: Mapping[str, str], notes: Notes) -> int:
+async def _ask(reference: str | None, context: CommandContext) -> int:
     """Ask on the terminal for the answer to one interaction, or to each that is pending."""
-    questions = TerminalQuestions(notes, environ)
+    questions = TerminalQuestions(context.notes, context.environ)
     if not questions.can_ask:
         raise InvalidRequest("answer needs ID and CHOICE: there is no terminal to ask on; see clinvk approvals list")
-    async with open_store(settings, environ, notes) as store, in_background(questions.run()):
-        answer = Interactions(store, settings.interactions).answer
+    async with open_store(context, imports=True) as store, in_background(questions.run()):
+        answer = Interactions(store, context.settings.interactions).answer
         found = await store.interactions(InteractionQuery(status="pending", limit=ALL))
         for interaction in reversed(found) if reference is None else [await find_interaction(store, reference)]:
             workdir = (await store.run(interaction.run_id)).workdir
             questions.open(Question(interaction, interaction.backend, workdir, answer))
         if not questions.pending:
-            notes.info(NOBODY_WAITS)
+            context.notes.info(NOBODY_WAITS)
         while questions.pending:
             for interaction in questions.pending:
                 stored = await store.interaction(interaction.id)

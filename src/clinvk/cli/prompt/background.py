@@ -2,13 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 
 import msgspec
 
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.display import footer
 from clinvk.cli.prompt.interaction_text import outcome, waiting_note
 from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending
@@ -18,7 +16,6 @@ from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
 from clinvk.cli.sessions.session_text import duration_of, short_id
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, columns, print_json, print_text, renders_markdown
-from clinvk.config.model import Settings
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.remote import frames
@@ -36,24 +33,18 @@ _ASKS_EVERY = 5
 """How many reads of the store share one question to the server for the position in the queue."""
 
 
-async def start(
-    work: RunRequest | tuple[Plan, Plan],
-    settings: Settings,
-    environ: Mapping[str, str],
-    notes: Notes,
-    wants_json: bool,
-) -> int:
+async def start(work: RunRequest | tuple[Plan, Plan], context: CommandContext, wants_json: bool) -> int:
     """Start a prompt, or a plan and the plan before its admission, in the background, and print the run's id.
 
     Raises:
         ClinvkError: no server is up, or it does not run this.
     """
     try:
-        started = await start_on_server(work, settings, environ)
+        started = await start_on_server(work, context.settings, context.environ)
     except ServerDeclined as exc:
         why = f"which does not run this: {exc}" if str(exc) else "and none is running: start one with clinvk serve"
         raise ClinvkError(f"--detach needs the server of this home, {why}") from exc
-    report(started, notes, wants_json, prints_id=True)
+    report(started, context.notes, wants_json, prints_id=True)
     return 0
 
 
@@ -79,45 +70,42 @@ def report(started: frames.RunStatus, notes: Notes, wants_json: bool, prints_id:
     notes.info(f"{what}; to follow: clinvk runs follow {short_id(started.run_id)}")
 
 
-def follow(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def follow(flags: Flags, context: CommandContext) -> int:
     """Print the past events of a run, then new ones until the end; return the exit code of the run.
 
     Raises:
         RunNotFound, AmbiguousId: the ID names no run, or several; or an ephemeral run has ended.
         InvalidRequest: the run has parts instead of events.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    return streams.run(_follow(flags, settings, environ, notes))
+    return streams.run(_follow(flags, context))
 
 
-async def _follow(flags: Flags, settings: Settings, environ: Mapping[str, str], notes: Notes) -> int:
-    async with open_store(settings, environ) as store:
+async def _follow(flags: Flags, context: CommandContext) -> int:
+    async with open_store(context) as store:
         run = await find_run(store, flags.words[0])
         try:
             if run.kind == "prompt":
-                return await _follow_prompt(flags, run, store, settings, environ, notes)
+                return await _follow_prompt(flags, run, store, context)
             if flags.output_format == "stream-json":
                 raise InvalidRequest(f"run {short_id(run.id)} has no events of its own; follow one of its parts")
-            run, parts = await _until_parts_end(run, store, notes)
+            run, parts = await _until_parts_end(run, store, context.notes)
         except streams.BrokenStdout:
             return exits.CANCELLED
-    print_text(runs.run_text(run, parts, text_view(settings, environ)))
+    print_text(runs.run_text(run, parts, text_view(context)))
     return {"finished": 0, "cancelled": exits.CANCELLED}.get(run.state, exits.FAILED)
 
 
-async def _follow_prompt(
-    flags: Flags, run: RunRecord, store: SessionStore, settings: Settings, environ: Mapping[str, str], notes: Notes
-) -> int:
-    stdout = streams.Stdout(1)
+async def _follow_prompt(flags: Flags, run: RunRecord, store: SessionStore, context: CommandContext) -> int:
+    stdout, notes, output = streams.Stdout(1), context.notes, context.settings.output
     is_stream = flags.output_format == "stream-json"
-    is_rendered = not is_stream and renders_markdown(settings.output, environ) and "output_schema" not in run.request
+    is_rendered = not is_stream and renders_markdown(output, context.environ) and "output_schema" not in run.request
     text = MarkdownPrinter(lambda: columns() or 80) if is_rendered else TextPrinter()
     printer = UnifiedEncoder(record_facts(run)) if is_stream else text
     elapsed_s = time.time() - run.started_at if run.started_at else 0.0
     status = StatusLine(run.backend, notes.can_draw and is_rendered, is_kept=True, elapsed_s=elapsed_s)
     ending: Ending | None = None
     async with status.shown(notes):
-        async for batch in poll_events(store, run, _Pause(environ, notes).wait):
+        async for batch in poll_events(store, run, _Pause(context).wait):
             for _, at, event in batch:
                 if data := printer.feed(event, at):
                     status.hide()
@@ -150,9 +138,9 @@ def _note(event: Event, run: RunRecord, notes: Notes) -> None:
 class _Pause:
     """Waits between two reads of the store, and reports where a run waits in the queue of the server."""
 
-    def __init__(self, environ: Mapping[str, str], notes: Notes) -> None:
-        self._environ = environ
-        self._notes = notes
+    def __init__(self, context: CommandContext) -> None:
+        self._environ = context.environ
+        self._notes = context.notes
         self._number = 0
         self._reported = ""
 

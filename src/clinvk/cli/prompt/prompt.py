@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.registry import Backends, backend_named
+from clinvk.backends.registry import backend_named
 from clinvk.cli.parse.flags import Flags, PromptFlags, RunFlags
-from clinvk.cli.parse.settings import directory, settings_of
+from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.prompt.display import RunDisplay
-from clinvk.cli.prompt.session_choice import SessionChoice, is_wanted, mode_change, newest, newest_session, resumed
-from clinvk.cli.sessions.local_store import open_store, real_directory
+from clinvk.cli.prompt.session_choice import SessionChoice, is_wanted, mode_change, newest, resumed
+from clinvk.cli.sessions.local_store import open_store, over_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
-from clinvk.cli.terminal.output import STDERR, WOULD_EXECUTE, Notes, print_text, printable
+from clinvk.cli.terminal.output import STDERR, WOULD_EXECUTE, print_text, printable
 from clinvk.config.load import home
 from clinvk.config.model import Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
@@ -32,6 +32,7 @@ from clinvk.types.request import Image, RunRequest, fallback_of
 from clinvk.types.session import Session
 
 if TYPE_CHECKING:
+    from clinvk.runtime.local import LocalRuns
     from clinvk.runtime.runs import FollowedRun
 
 
@@ -105,6 +106,15 @@ def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
     return free
 
 
+def local_runs(context: CommandContext, store: SessionStore, settings: Settings | None = None) -> "LocalRuns":
+    """Return the runs of this process; `settings` take the place of those of the context."""
+    from clinvk.runtime.local import LocalRuns  # imports that a prompt through a server does not need
+
+    environ = context.environ
+    free, where = freeing(environ), context.home
+    return LocalRuns(settings or context.settings, store, environ, context.backends, release_elsewhere=free, home=where)
+
+
 class ServerOrLocalRuns(NamedTuple):
     """A `Runner` that starts and imports only what a run needs.
 
@@ -112,11 +122,8 @@ class ServerOrLocalRuns(NamedTuple):
     `warm.command_line` says whether to ask a server at all.
     """
 
-    settings: Settings
-    environ: Mapping[str, str]
-    backends: Backends
+    context: CommandContext
     store: SessionStore
-    notes: Notes
     is_verbose: bool
 
     @asynccontextmanager
@@ -125,33 +132,23 @@ class ServerOrLocalRuns(NamedTuple):
         async with AsyncExitStack() as stack:
             run = await self._through_server(request, stack)
             if not run:
-                from clinvk.runtime.local import LocalRuns
-
-                where = home(self.environ)
-                local = LocalRuns(
-                    self.settings,
-                    self.store,
-                    self.environ,
-                    self.backends,
-                    release_elsewhere=freeing(self.environ),
-                    home=where,
-                )
+                local = local_runs(self.context, self.store)
                 run = await stack.enter_async_context((await stack.enter_async_context(local)).run(request))
             yield run
 
     async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "FollowedRun | None":
         """Return the run on the server; None if no server is up, or the run would differ there."""
-        if not path_of(home(self.environ)).exists():
+        if not path_of(self.context.home).exists():
             return None
-        if not self.settings.warm.command_line:
-            if self.is_verbose and (connection := connected(home(self.environ))):
+        if not self.context.settings.warm.command_line:
+            if self.is_verbose and (connection := connected(self.context.home)):
                 connection.close()
                 self._explain("not through the server: disabled by --no-server or warm.command_line: false")
             return None
         from clinvk.remote.remote_runs import ServerDeclined, run_through_server
 
         try:
-            started = run_through_server(request, self.settings, self.environ, self.notes.info)
+            started = run_through_server(request, self.context.settings, self.context.environ, self.context.notes.info)
             run = await stack.enter_async_context(started)
         except ServerDeclined as exc:
             self._explain(f"not through the server: {exc}" if str(exc) else "")
@@ -161,7 +158,7 @@ class ServerOrLocalRuns(NamedTuple):
 
     def _explain(self, what: str) -> None:
         if what and self.is_verbose:
-            self.notes.info(what)
+            self.context.notes.info(what)
 
 
 class PromptJob(NamedTuple):
@@ -172,10 +169,7 @@ class PromptJob(NamedTuple):
     """
 
     request: RunRequest
-    settings: Settings
-    environ: Mapping[str, str]
-    backends: Backends
-    notes: Notes
+    context: CommandContext
     is_verbose: bool
     imports: bool = False
     detach: bool = False
@@ -186,7 +180,7 @@ class PromptJob(NamedTuple):
         if session:
             workdir = session.working_dir or None
             request = replace(request, backend=session.backend, session_id=session.id, workdir=workdir)
-        return _complete(request, self.settings, self.detach)
+        return _complete(request, self.context.settings, self.detach)
 
 
 def _complete(request: RunRequest, settings: Settings, is_detached: bool) -> RunRequest:
@@ -196,43 +190,43 @@ def _complete(request: RunRequest, settings: Settings, is_detached: bool) -> Run
     return replace(request, approval_mode="ask") if can_ask and request.approval_mode == "default" else request
 
 
-def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def prompt(flags: PromptFlags, context: CommandContext) -> int:
     """Run the prompt of the command line and of stdin; return the exit code.
 
     Raises:
         ClinvkError: the prompt was not run.
     """
-    settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes, backends)
+    context = context.overriding(without_server_runs(flags.no_server))
     if flags.detach:
         refuse_detached(flags, flags.no_server)
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
-    request = request_of(flags, settings)
-    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.info)
+    request = request_of(flags, context.settings)
+    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, context.notes.info)
 
-    may_ask = os.isatty(0) and notes.is_terminal and not settings.unified_flags.dry_run
+    may_ask = os.isatty(0) and context.notes.is_terminal and not context.settings.unified_flags.dry_run
     chosen = None
     if flags.continue_ and not flags.workdir and may_ask:
-        chosen = asyncio.run(newest_session(flags.backend, settings, environ, notes))
-        if not is_wanted(chosen, notes, environ):
+        chosen = over_store(context, lambda store: newest(store, flags.backend, None, context.notes))
+        if not is_wanted(chosen, context):
             return exits.CANCELLED
 
     async def choose(store: SessionStore) -> SessionChoice:
         if chosen:
             return chosen
         if flags.continue_:
-            return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), notes)
-        if flags.new or flags.ephemeral or not settings.session.auto_resume:
+            return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), context.notes)
+        if flags.new or flags.ephemeral or not context.settings.session.auto_resume:
             return SessionChoice()
-        return await resumed(store, _complete(request, settings, flags.detach), settings, notes)
+        return await resumed(store, _complete(request, context.settings, flags.detach), context.settings, context.notes)
 
-    is_verbose = is_verbose_run(flags, settings)
+    is_verbose = is_verbose_run(flags, context.settings)
     fallback = None if flags.fallback is None else fallback_of(split_list([flags.fallback]))
     for each in fallback or ():
-        backend_named(each.backend, backends)
+        backend_named(each.backend, context.backends)
     request = replace(request, prompt=text, on_busy=flags.on_busy or "reject")
     request = replace(request, fallback=fallback, on_limit=flags.on_limit or "fail")
-    job = PromptJob(request, settings, environ, backends, notes, is_verbose, flags.continue_, flags.detach)
+    job = PromptJob(request, context, is_verbose, flags.continue_, flags.detach)
     return run(job, choose)
 
 
@@ -258,19 +252,19 @@ def run(job: PromptJob, choose: Choose) -> int:
 
 
 async def _run(job: PromptJob, choose: Choose) -> int:
-    display = RunDisplay(job.settings.output, job.notes, job.environ, job.is_verbose)
+    context = job.context
+    display = RunDisplay(context.settings.output, context.notes, context.environ, job.is_verbose)
     try:
-        async with open_store(job.settings, job.environ, job.notes if job.imports else None) as store:
+        async with open_store(context, job.imports) as store:
             return await _run_over(store, job, choose, display)
     except StoreUnavailable as exc:
         if not job.request.ephemeral or display.has_begun:
             raise
-        job.notes.info(f"{exc.message}; the run is not recorded")
+        job.context.notes.info(f"{exc.message}; the run is not recorded")
         from clinvk.store.memory import MemoryStore  # an import that only a broken store needs
 
-        settings = job.settings  # a server would record the run in its own store
-        local = replace(settings, warm=replace(settings.warm, command_line=False))
-        return await _run_over(MemoryStore(), job._replace(settings=local), choose, display)
+        local = context.overriding(without_server_runs(True))  # a server would record the run in its own store
+        return await _run_over(MemoryStore(), job._replace(context=local), choose, display)
 
 
 async def _run_over(store: SessionStore, job: PromptJob, choose: Choose, display: RunDisplay) -> int:
@@ -280,12 +274,12 @@ async def _run_over(store: SessionStore, job: PromptJob, choose: Choose, display
     request = job.request_in(choice.session)
     if choice.session and not choice.is_own:
         choice = choice._replace(note=choice.note + await mode_change(store, request))
-    if job.settings.unified_flags.dry_run:
+    if job.context.settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, job)
     new_session_request = job.request_in(None) if choice.is_own else None
     if job.detach:
         return await _start_in_background(request, choice.note, new_session_request, job)
-    runs = ServerOrLocalRuns(job.settings, job.environ, job.backends, store, job.notes, job.is_verbose)
+    runs = ServerOrLocalRuns(job.context, store, job.is_verbose)
     return await display.run(request, choice.note, new_session_request, runs)
 
 
@@ -295,21 +289,16 @@ async def _start_in_background(
     """Start the prompt in the server, in another session if its own one turns out to be busy or gone."""
     from clinvk.cli.prompt import background  # imports that other prompts do not need
 
-    start = partial(
-        background.start,
-        settings=job.settings,
-        environ=job.environ,
-        notes=job.notes,
-        wants_json=job.settings.output.format in ("json", "stream-json"),
-    )
+    wants_json = job.context.settings.output.format in ("json", "stream-json")
+    start = partial(background.start, context=job.context, wants_json=wants_json)
     if note:
-        job.notes.info(note)
+        job.context.notes.info(note)
     try:
         return await start(request)
     except SessionError as exc:
         if new_session_request is None:
             raise
-        job.notes.info(f"{exc.message}; starting another session")
+        job.context.notes.info(f"{exc.message}; starting another session")
         return await start(new_session_request)
 
 
@@ -327,11 +316,10 @@ def refuse_detached(flags: Flags, no_server: bool = False) -> None:
 async def _describe(request: RunRequest, note: str, store: SessionStore, job: PromptJob) -> int:
     """Print the command of the agent."""
     from clinvk.backends.base import describe  # imports that a prompt through a server does not need
-    from clinvk.runtime.local import LocalRuns
 
-    async with LocalRuns(job.settings, store, job.environ, job.backends) as runs:
+    async with local_runs(job.context, store) as runs:
         launch = await runs.plan(request)
     if note:
-        job.notes.info(note)
+        job.context.notes.info(note)
     print_text(printable(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}"))
     return 0

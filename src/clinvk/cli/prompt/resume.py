@@ -6,14 +6,12 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from typing import NoReturn
 
 from msgspec.structs import replace
 
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import ResumeFlags
-from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.prompt import (
     PromptJob,
     freeing,
@@ -24,14 +22,14 @@ from clinvk.cli.prompt.prompt import (
     without_server_runs,
 )
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
-from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store
+from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store, over_store
 from clinvk.cli.sessions.picker import pick
 from clinvk.cli.sessions.session_text import TextView, home_of
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask, prompt_from
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text
-from clinvk.config.load import home, may_lie_in_worktree
-from clinvk.config.model import Settings, complete
+from clinvk.config.load import may_lie_in_worktree
+from clinvk.config.model import complete
 from clinvk.runtime.agent_environment import InteractiveCommand, interactive_command
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
@@ -65,9 +63,7 @@ def refuse_prompt_flags(flags: ResumeFlags, prompt: str | None) -> None:
             )
 
 
-def hand_over(
-    session: Session, request: RunRequest, settings: Settings, environ: Mapping[str, str], backends: Backends
-) -> int:
+def hand_over(session: Session, request: RunRequest, context: CommandContext) -> int:
     """Replace this process by the agent's own program, in the session's directory. Return only in a dry run.
 
     Raises:
@@ -77,32 +73,33 @@ def hand_over(
         InvalidRequest: the directory is in a worktree that another clinvk changes.
     """
     _refuse_busy(session)
-    request = complete(replace(request, backend=session.backend, session_id=session.id, workdir=None), settings)
+    request = complete(replace(request, backend=session.backend, session_id=session.id, workdir=None), context.settings)
     _refuse_rules(request)
-    opens = asyncio.run(interactive_command(request, session, settings, environ, backends))
-    if settings.unified_flags.dry_run:
+    opens = asyncio.run(interactive_command(request, session, context.settings, context.environ, context.backends))
+    if context.settings.unified_flags.dry_run:
         command = shlex.join(opens.argv)
         where = f"cd {shlex.quote(opens.cwd)} && " if opens.cwd else ""
         print_text(f"{WOULD_EXECUTE}\n{where}{command}")
         return 0
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
-    asyncio.run(_prepare(session, opens.cwd, settings, environ))
+    asyncio.run(_prepare(session, opens.cwd, context))
     return _become(opens)
 
 
-async def _prepare(session: Session, workdir: str | None, settings: Settings, environ: Mapping[str, str]) -> None:
+async def _prepare(session: Session, workdir: str | None, context: CommandContext) -> None:
     """Make a server release the conversation, and keep other commands from applying or discarding its worktree.
 
     A run may have started while the user typed the prompt.
     """
-    async with open_store(settings, environ) as store:
+    async with open_store(context) as store:
         _refuse_busy(await store.session(session.id))
-    await freeing(environ)(session.id)
+    await freeing(context.environ)(session.id)
     if workdir and may_lie_in_worktree(workdir):
         from clinvk.runtime.worktrees.worktrees import Worktrees  # an import that only a worktree needs
 
-        await Worktrees(Spawner(process_tags.choose_tags()), home(environ), environ).lock_until_exit(workdir)
+        worktrees = Worktrees(Spawner(process_tags.choose_tags()), context.home, context.environ)
+        await worktrees.lock_until_exit(workdir)
 
 
 def _refuse_busy(session: Session) -> None:
@@ -135,38 +132,38 @@ def _become(handover: InteractiveCommand) -> NoReturn:
         raise ClinvkError(f"cannot start {handover.path!r}: {exc.strerror}") from exc
 
 
-def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def resume(flags: ResumeFlags, context: CommandContext) -> int:
     """Resume a conversation; return the exit code.
 
     Raises:
         ClinvkError: no prompt was run.
     """
-    settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes, backends)
+    context = context.overriding(without_server_runs(flags.no_server))
     if flags.detach:
         refuse_detached(flags, flags.no_server)
     reference, prompt = _reference_and_prompt(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, prompt)
-    request = request_of(flags, settings)
-    choice = asyncio.run(_chosen(flags, reference, prompt, settings, environ, notes))
+    request = request_of(flags, context.settings)
+    choice = over_store(context, lambda store: _chosen(store, flags, reference, prompt, context))
     if not choice:
-        notes.info("no session chosen")
+        context.notes.info("no session chosen")
         return exits.CANCELLED
     assert choice.session is not None
     if flags.interactive:
-        return hand_over(choice.session, request, settings, environ, backends)
-    text = _prompt(flags, prompt, choice.session, notes)
+        return hand_over(choice.session, request, context)
+    text = _prompt(flags, prompt, choice.session, context.notes)
     if text is None:
         refuse_prompt_flags(flags, None)
-        return hand_over(choice.session, request, settings, environ, backends)
+        return hand_over(choice.session, request, context)
 
     async def choose(store: SessionStore) -> SessionChoice:
         return choice
 
-    is_verbose = is_verbose_run(flags, settings)
+    is_verbose = is_verbose_run(flags, context.settings)
     on_busy, on_limit = flags.on_busy or "reject", flags.on_limit or "fail"
     request = replace(request, prompt=text, on_busy=on_busy, on_limit=on_limit)
-    return run(PromptJob(request, settings, environ, backends, notes, is_verbose, detach=flags.detach), choose)
+    return run(PromptJob(request, context, is_verbose, detach=flags.detach), choose)
 
 
 def _reference_and_prompt(flags: ResumeFlags) -> tuple[str | None, str | None]:
@@ -183,40 +180,34 @@ def _reference_and_prompt(flags: ResumeFlags) -> tuple[str | None, str | None]:
 
 
 async def _chosen(
-    flags: ResumeFlags,
-    reference: str | None,
-    prompt: str | None,
-    settings: Settings,
-    environ: Mapping[str, str],
-    notes: Notes,
+    store: SessionStore, flags: ResumeFlags, reference: str | None, prompt: str | None, context: CommandContext
 ) -> SessionChoice | None:
     """Return the session to resume, or None if the user left the list."""
-    workdir = directory_filter(flags, flags.here)
-    async with open_store(settings, environ, notes) as store:
-        if reference is not None:
-            session = await find_session(store, reference)
-            _check_same(session, flags.backend, workdir)
-            return _named(session, notes)
-        has_prompt = prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
-        if flags.last or (flags.here and has_prompt):
-            return await newest(store, flags.backend, workdir, notes)
-        if not (os.isatty(0) and os.isatty(2)) or environ.get("TERM") == "dumb":
-            raise SessionError("resume needs an ID, or --last: there is no terminal to choose on")
-        session = await _picked(store, flags.backend, workdir, environ, notes)
-        return _named(session, notes) if session else None
+    notes, workdir = context.notes, directory_filter(flags, flags.here)
+    if reference is not None:
+        session = await find_session(store, reference)
+        _check_same(session, flags.backend, workdir)
+        return _named(session, notes)
+    has_prompt = prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
+    if flags.last or (flags.here and has_prompt):
+        return await newest(store, flags.backend, workdir, notes)
+    if not (os.isatty(0) and os.isatty(2)) or context.environ.get("TERM") == "dumb":
+        raise SessionError("resume needs an ID, or --last: there is no terminal to choose on")
+    session = await _picked(store, flags.backend, workdir, context)
+    return _named(session, notes) if session else None
 
 
 async def _picked(
-    store: SessionStore, backend: str | None, workdir: str | None, environ: Mapping[str, str], notes: Notes
+    store: SessionStore, backend: str | None, workdir: str | None, context: CommandContext
 ) -> Session | None:
     if not (await store.sessions(SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=1))).items:
-        await newest(store, backend, workdir, notes)
+        await newest(store, backend, workdir, context.notes)
 
     async def search(text: str) -> tuple[Session, ...]:
         query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=1000)
         return (await store.sessions(query)).items
 
-    return await pick(search, TextView(time.time(), home_of(environ.get("HOME"))))
+    return await pick(search, TextView(time.time(), home_of(context.environ.get("HOME"))))
 
 
 def _named(session: Session, notes: Notes) -> SessionChoice:

@@ -1,17 +1,17 @@
 """Choose the session of a prompt: the current session, the newest session, or a new session."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.cli.parse.settings import age_s
-from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
+from clinvk.cli.parse.settings import CommandContext, age_s
+from clinvk.cli.sessions.local_store import has_directory, real_directory
 from clinvk.cli.sessions.session_text import directory as shown_directory
 from clinvk.cli.sessions.session_text import home_of, short_id, short_title
-from clinvk.cli.terminal.input import ask
+from clinvk.cli.terminal.input import ask_yes_no
 from clinvk.cli.terminal.output import DAY_S, Notes, time_ago
 from clinvk.config.model import Settings
 from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
@@ -125,19 +125,10 @@ def _looser_mode(request: RunRequest, last: RunRecord) -> str:
     return ""
 
 
-async def newest_session(
-    backend: str | None, settings: Settings, environ: Mapping[str, str], notes: Notes
-) -> SessionChoice:
-    """Choose the newest session of all directories. Raises like `newest`."""
-    async with open_store(settings, environ, notes) as store:
-        return await newest(store, backend, None, notes)
-
-
-def is_wanted(choice: SessionChoice, notes: Notes, environ: Mapping[str, str]) -> bool:
+def is_wanted(choice: SessionChoice, context: CommandContext) -> bool:
     """Ask whether to continue a session of another directory, where the agent would work."""
     session = choice.session
     if session is None or not _is_elsewhere(session):
         return True
-    where = shown_directory(session.working_dir, home_of(environ.get("HOME")))
-    question = f"The newest conversation is {_name(session, notes)} in {where}. Continue there? [y/N] "
-    return ask(question).strip().lower() in ("y", "yes")
+    where = shown_directory(session.working_dir, home_of(context.environ.get("HOME")))
+    return ask_yes_no(f"The newest conversation is {_name(session, context.notes)} in {where}. Continue there")

@@ -3,15 +3,14 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from clinvk.cli.parse.flags import Flags, JsonFlags
-from clinvk.cli.parse.settings import directory
+from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.sessions.session_text import STATE_STYLE, TextView, home_of
 from clinvk.cli.terminal.output import Notes, columns, has_colors, print_json, print_text, renders_markdown
-from clinvk.config.model import Settings
 from clinvk.store import opening
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
@@ -29,42 +28,34 @@ _T = TypeVar("_T")
 
 
 @asynccontextmanager
-async def open_store(
-    settings: Settings, environ: Mapping[str, str], notes: Notes | None = None
-) -> AsyncGenerator[SessionStore]:
-    """Open the store.
-
-    Args:
-        settings: name the database, if there is one.
-        environ: names the clinvk home.
-        notes: reports an import from an earlier store; None imports nothing.
+async def open_store(context: CommandContext, imports: bool = False) -> AsyncGenerator[SessionStore]:
+    """Open the store; with `imports`, import the sessions of an earlier clinvk.
 
     Raises:
         ConfigError: the user has no home directory, or the database cannot be used.
     """
-    async with opening.open_store(settings, environ) as store:
-        if notes and isinstance(store, SqliteStore):
-            await _import(store, notes)
+    async with opening.open_store(context.settings, context.environ) as store:
+        if imports and isinstance(store, SqliteStore):
+            await _import(store, context.notes)
         yield store
 
 
-def over_store(
-    settings: Settings, environ: Mapping[str, str], notes: Notes, work: Callable[[SessionStore], Awaitable[_T]]
-) -> _T:
+def over_store(context: CommandContext, work: Callable[[SessionStore], Awaitable[_T]]) -> _T:
     """Open the store, import the sessions of an earlier clinvk, and return the result of the work."""
 
     async def run() -> _T:
-        async with open_store(settings, environ, notes) as store:
+        async with open_store(context, imports=True) as store:
             return await work(store)
 
+    context.load()  # here, since the files would block the event loop
     return asyncio.run(run())
 
 
-def text_view(settings: Settings, environ: Mapping[str, str]) -> TextView:
+def text_view(context: CommandContext) -> TextView:
     """Return what the text of records on stdout depends on."""
-    is_colored = settings.output.color and has_colors(1, environ)
-    style = STATE_STYLE if is_colored else None
-    is_rendered = renders_markdown(settings.output, environ)
+    output, environ = context.settings.output, context.environ
+    style = STATE_STYLE if output.color and has_colors(1, environ) else None
+    is_rendered = renders_markdown(output, environ)
     return TextView(time.time(), home_of(environ.get("HOME")), columns(), style, _here(), is_rendered)
 
 

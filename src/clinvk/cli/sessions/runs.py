@@ -4,20 +4,19 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Sized
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import JsonFlags, RunsFlags, UsageFlags
-from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find_run, over_store, print_answer, text_view
 from clinvk.cli.terminal.input import without_context
-from clinvk.cli.terminal.output import Notes, date_and_time, print_json, print_text, printable, without_sequences
+from clinvk.cli.terminal.output import date_and_time, print_json, print_text, printable, without_sequences
 from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest import views
@@ -150,13 +149,12 @@ def _backend(run: RunRecord) -> str:
 _PAGE = 500
 
 
-def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def list_all(flags: RunsFlags, context: CommandContext) -> int:
     """Print the runs that match the flags.
 
     Raises:
         ClinvkError: the runs cannot be read, or the backend or directory does not exist.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     where = directory_filter(flags, flags.here)
     most = flags.limit + 1 if flags.limit else ALL
 
@@ -171,18 +169,18 @@ def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes, backend
                 break
         return found
 
-    found = over_store(settings, environ, notes, listed)
+    found = over_store(context, listed)
     runs = found[: flags.limit or None]
     has_more = len(found) > len(runs)
     if flags.wants_json:
         print_json({"runs": [views.run_item(run) for run in runs], "has_more": has_more})
     elif runs:
-        print_text("\n".join(runs_table(runs, text_view(settings, environ))))
+        print_text("\n".join(runs_table(runs, text_view(context))))
         if has_more:
-            notes.info(f"the newest {len(runs)}; --limit 0 shows all")
+            context.notes.info(f"the newest {len(runs)}; --limit 0 shows all")
     else:
         is_filtered = flags.backend or flags.state or where
-        notes.info("no runs match" if is_filtered else "no runs yet")
+        context.notes.info("no runs match" if is_filtered else "no runs yet")
     return 0
 
 
@@ -204,7 +202,7 @@ _CANCEL_TIMEOUT_S = 20.0
 _POLL_S = 0.1
 
 
-def cancel(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def cancel(flags: JsonFlags, context: CommandContext) -> int:
     """Cancel a run of the server or of another command, and wait for its end.
 
     Raises:
@@ -213,15 +211,13 @@ def cancel(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
     """
     from clinvk.remote.remote_runs import cancel_on_server  # an import that lists do not need
 
-    settings = settings_of(flags, environ, {}, notes, backends)
-
     async def ended(store: SessionStore) -> RunRecord:
         run = await find_run(store, flags.words[0])
         if run.state not in UNDER_WAY:
             raise InvalidRequest(f"run {text.short_id(run.id)} has already ended: {run.state}")
         if flags.dry_run:
             return run
-        if not await cancel_on_server(environ, run.id):
+        if not await cancel_on_server(context.environ, run.id):
             _interrupt(run, await store.pid_of(run.id))
         deadline = time.monotonic() + _CANCEL_TIMEOUT_S
         while run.state in UNDER_WAY and time.monotonic() < deadline:
@@ -231,7 +227,7 @@ def cancel(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
             raise ClinvkError(f"run {text.short_id(run.id)} has not ended within {_CANCEL_TIMEOUT_S:g} s")
         return run
 
-    run = over_store(settings, environ, notes, ended)
+    run = over_store(context, ended)
     state = "would cancel" if flags.dry_run else run.state
     return print_answer(flags, views.run_view(run), f"{state} {text.short_id(run.id)}  {run_summary(run)}".rstrip())
 
@@ -255,20 +251,19 @@ def _interrupt(run: RunRecord, pid: int | None) -> None:
         raise ClinvkError(f"run {short} belongs to process {pid}, which cannot be stopped: {exc.strerror}") from exc
 
 
-def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def show(flags: JsonFlags, context: CommandContext) -> int:
     """Print a run with the prompt, the parts, and all answers.
 
     Raises:
         RunNotFound, AmbiguousId: the ID names no run, or several.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
 
     async def read(store: SessionStore) -> tuple[RunRecord, Sequence[RunRecord]]:
         run = await find_run(store, flags.words[0])
         return run, (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
 
-    run, parts = over_store(settings, environ, notes, read)
-    shown = run_text(run, parts, text_view(settings, environ))
+    run, parts = over_store(context, read)
+    shown = run_text(run, parts, text_view(context))
     return print_answer(flags, views.run_view(run, parts, len(parts)), shown)
 
 
@@ -283,7 +278,7 @@ _USAGE_GROUPS = {"agent": "backend"}
 """The names of groups on the command line that differ from those of the REST API."""
 
 
-def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def usage(flags: UsageFlags, context: CommandContext) -> int:
     """Print the usage of the last days, and the limits of the accounts.
 
     Raises:
@@ -291,7 +286,6 @@ def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes, backends:
     """
     from clinvk.dialects.rest import usage as rest  # no other command waits for the import
 
-    settings = settings_of(flags, environ, {}, notes, backends)
     today = datetime.now(UTC).date()
     group = _USAGE_GROUPS.get(flags.by, flags.by)
     listing = rest.UsageListing(
@@ -301,19 +295,19 @@ def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes, backends:
         group_by=group,
     )
     period = rest.span(listing, today)
-    rows, limits = over_store(settings, environ, notes, lambda store: _usage_and_limits(store, period.since))
+    rows, limits = over_store(context, lambda store: _usage_and_limits(store, period.since))
     used = rest.summary(rows, listing, period)
     limits = [window for window in limits if flags.backend in (None, window.backend)]
     if flags.wants_json:
         print_json(copy_as(rest.UsageAndLimits, used, limits=[*map(rest.limit_view, limits)]))
         return 0
-    view = text_view(settings, environ)
+    view = text_view(context)
     if used.usage:
         fields = _usage_columns(used, group, flags.by, has_bars=view.most is not None)
         print_text("\n".join(view.table(fields, used.usage)))
-        notes.info(f"since {used.since}: {_usage_total(used.total)}")
+        context.notes.info(f"since {used.since}: {_usage_total(used.total)}")
     else:
-        notes.info(f"no runs since {used.since}")
+        context.notes.info(f"no runs since {used.since}")
     if limits:
         print_text("\n".join(["", *limits_table(limits, view)]))
     return 0

@@ -2,21 +2,19 @@
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
-from clinvk.cli.parse.settings import age_s, settings_of
+from clinvk.cli.parse.settings import CommandContext, age_s
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find_session, over_store, print_answer, text_view
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask_yes_no, confirm
-from clinvk.cli.terminal.output import DAY_S, Notes, date_and_time, print_json, print_text, printable
-from clinvk.config.model import Settings
+from clinvk.cli.terminal.output import DAY_S, date_and_time, print_json, print_text, printable
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
@@ -24,13 +22,12 @@ from clinvk.types.record import RunRecord
 from clinvk.types.session import Session, valid_tag, valid_title, with_tags
 
 
-def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def list_all(flags: ListFlags, context: CommandContext) -> int:
     """Print the sessions that match the flags.
 
     Raises:
         ClinvkError: the sessions cannot be read, or the backend or directory does not exist.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     query = SessionQuery(
         backend=flags.backend,
         status=flags.status,
@@ -44,62 +41,60 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes, backend
         page = await store.sessions(query)
         return page, await store.costs([session.id for session in page.items])
 
-    page, costs = over_store(settings, environ, notes, listed)
+    page, costs = over_store(context, listed)
     found, total = page.items, page.total
     if page.unreadable:
         number = "1 session" if page.unreadable == 1 else f"{page.unreadable} sessions"
-        notes.info(f"{number} cannot be read: the database is damaged; see clinvk doctor")
+        context.notes.info(f"{number} cannot be read: the database is damaged; see clinvk doctor")
     if flags.wants_json:
         items = [views.session_item(session, costs) for session in found]
         print_json(
             views.SessionList(sessions=items, total=total, limit=flags.limit, offset=0, unreadable=page.unreadable)
         )
     elif found:
-        print_text("\n".join(text.sessions_table(found, costs, text_view(settings, environ))))
+        print_text("\n".join(text.sessions_table(found, costs, text_view(context))))
         if total > len(found):
-            notes.info(f"{len(found)} of {total:,}; --limit 0 shows all")
+            context.notes.info(f"{len(found)} of {total:,}; --limit 0 shows all")
     else:
         is_filtered = query != SessionQuery(limit=query.limit)
-        notes.info("no sessions match" if is_filtered else "no sessions yet")
+        context.notes.info("no sessions match" if is_filtered else "no sessions yet")
     return 0
 
 
-def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def show(flags: JsonFlags, context: CommandContext) -> int:
     """Print a session with its turns.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    session, runs = _with_runs(flags, settings, environ, notes)
-    view = text_view(settings, environ)._replace(style=None)
+    session, runs = _with_runs(flags, context)
+    view = text_view(context)._replace(style=None)
     lines = text.details(session, view) + (["", *text.turns(runs, view)] if runs else [])
     return print_answer(flags, _with_turns(session, map(views.run_item, runs)), "\n".join(lines))
 
 
-def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def export(flags: ExportFlags, context: CommandContext) -> int:
     """Export a session with all prompts and answers.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: the file cannot be written, or the flags name two formats.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     if flags.wants_json and flags.format == "markdown":
         raise InvalidRequest("--json and --format markdown exclude each other")
-    session, runs = _with_runs(flags, settings, environ, notes)
+    session, runs = _with_runs(flags, context)
     if flags.wants_json or flags.format == "json":
         data = msgspec.json.encode(_with_turns(session, map(views.run_view, runs)))
         exported = msgspec.json.format(data, indent=2).decode() + "\n"
     else:
-        exported = text.markdown(session, runs, text_view(settings, environ).home)
+        exported = text.markdown(session, runs, text_view(context).home)
     if flags.output is None or flags.output == "-":
         print_text(printable(exported.removesuffix("\n")))
     elif flags.dry_run:
-        notes.info(f"would write {flags.output}")
+        context.notes.info(f"would write {flags.output}")
     else:
         _write(flags.output, exported)
-        notes.info(f"wrote {flags.output}")
+        context.notes.info(f"wrote {flags.output}")
     return 0
 
 
@@ -108,9 +103,7 @@ def _with_turns(session: Session, turns: Iterable[views.RunItem]) -> dict[str, o
     return {**msgspec.to_builtins(views.session_view(session)), "turns": [*turns]}
 
 
-def _with_runs(
-    flags: JsonFlags, settings: Settings, environ: Mapping[str, str], notes: Notes
-) -> tuple[Session, list[RunRecord]]:
+def _with_runs(flags: JsonFlags, context: CommandContext) -> tuple[Session, list[RunRecord]]:
     """Return the session of the first argument and its runs, the oldest first."""
 
     async def read(store: SessionStore) -> tuple[Session, list[RunRecord]]:
@@ -118,7 +111,7 @@ def _with_runs(
         page = await store.runs(RunQuery(session_id=session.id, limit=ALL))
         return session, [*reversed(page.items)]
 
-    return over_store(settings, environ, notes, read)
+    return over_store(context, read)
 
 
 def _write(file: str, exported: str) -> None:
@@ -136,7 +129,7 @@ def _write(file: str, exported: str) -> None:
         raise InvalidRequest(f"--output: {file!r} cannot be written: {exc.strerror}", "--output") from exc
 
 
-def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def delete(flags: DeleteFlags, context: CommandContext) -> int:
     """Delete sessions; on a terminal ask first.
 
     Raises:
@@ -144,7 +137,6 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backend
         SessionNotFound, AmbiguousId: an ID names no session, or several; nothing was deleted.
         SessionBusy: some sessions have a run in progress; the others were deleted.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     busy: list[str] = []
 
     async def named(store: SessionStore) -> list[Session]:
@@ -161,11 +153,11 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backend
                 busy.append(exc.message)
         return gone
 
-    wanted = over_store(settings, environ, notes, named)
+    wanted = over_store(context, named)
     if not (flags.yes or flags.dry_run) and not confirm("delete", _named(wanted), "sessions"):
-        notes.info("nothing was deleted")
+        context.notes.info("nothing was deleted")
         return exits.CANCELLED
-    gone = wanted if flags.dry_run else over_store(settings, environ, notes, deleted)
+    gone = wanted if flags.dry_run else over_store(context, deleted)
     verb = "would delete" if flags.dry_run else "deleted"
     if gone or flags.wants_json:
         value = {"deleted": [session.id for session in gone], "dry_run": flags.dry_run}
@@ -180,24 +172,23 @@ def _named(wanted: Sequence[Session]) -> list[str]:
     return [f"{short[session.id]}  {text.short_title(session)}".rstrip() for session in wanted]
 
 
-def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def clean(flags: CleanFlags, context: CommandContext) -> int:
     """Delete old sessions; on a terminal ask first.
 
     Raises:
         InvalidRequest: `--older-than` is not an age.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-    kept_s = settings.session.retention_days * DAY_S
+    kept_s = context.settings.session.retention_days * DAY_S
     age = kept_s if flags.older_than is None else age_s(flags.older_than, "--older-than")
     if not age:
         if flags.wants_json:
             print_json({"deleted": 0, "before": None, "dry_run": flags.dry_run})
-        notes.info("session.retention_days is 0: sessions are kept forever; use --older-than to delete some")
+        context.notes.info("session.retention_days is 0: sessions are kept forever; use --older-than to delete some")
         return 0
     before = max(0.0, time.time() - age)
 
     def clean_store(dry_run: bool) -> int:
-        return over_store(settings, environ, notes, lambda store: store.clean(before, dry_run))
+        return over_store(context, lambda store: store.clean(before, dry_run))
 
     def described(number: int) -> str:
         return f"{number:,} session{'' if number == 1 else 's'}, last used before {date_and_time(before)}"
@@ -205,40 +196,39 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends:
     if os.isatty(0) and not (flags.yes or flags.dry_run):
         old = clean_store(dry_run=True)
         if old and not ask_yes_no(f"Delete {described(old)}"):
-            notes.info("nothing was deleted")
+            context.notes.info("nothing was deleted")
             return exits.CANCELLED
     number = clean_store(flags.dry_run)
     line = f"{'would delete' if flags.dry_run else 'deleted'} {described(number)}"
     return print_answer(flags, {"deleted": number, "before": views.time(before), "dry_run": flags.dry_run}, line)
 
 
-def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def fork(flags: JsonFlags, context: CommandContext) -> int:
     """Fork a session; print the new ID.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         NotResumable, BackendUnavailable, Unsupported: the conversation cannot be forked.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
-
     from clinvk.runtime import sessions
 
     async def forked(store: SessionStore, parent: Session) -> Session:
-        return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex(), backends)
+        return (
+            parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex(), context.backends)
+        )
 
-    session = _changed(flags, settings, environ, notes, forked)
+    session = _changed(flags, context, forked)
     line = f"would fork {_named([session])[0]}" if flags.dry_run else session.id
     return print_answer(flags, views.session_view(session), line)
 
 
-def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def tag(flags: TagFlags, context: CommandContext) -> int:
     """Tag a session.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: no tag is given, or a tag is invalid.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     added = [valid_tag(word) for word in flags.words[1:]]
     removed = [valid_tag(word) for word in flags.remove]
     if not added and not removed:
@@ -249,34 +239,31 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes, backends: Bac
             return replace(session, tags=with_tags(session.tags, added, removed))
         return await store.tag(session.id, added, removed)
 
-    session = _changed(flags, settings, environ, notes, tagged)
+    session = _changed(flags, context, tagged)
     line = f"{text.short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}"
     return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
 
 
-def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def rename(flags: JsonFlags, context: CommandContext) -> int:
     """Set the title of a session.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: the title is invalid.
     """
-    settings = settings_of(flags, environ, {}, notes, backends)
     title = valid_title(flags.words[1])
 
     async def renamed(store: SessionStore, session: Session) -> Session:
         return replace(session, title=title) if flags.dry_run else await store.describe(session.id, title, None)
 
-    session = _changed(flags, settings, environ, notes, renamed)
+    session = _changed(flags, context, renamed)
     (line,) = _named([session])
     return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
 
 
 def _changed(
     flags: JsonFlags,
-    settings: Settings,
-    environ: Mapping[str, str],
-    notes: Notes,
+    context: CommandContext,
     change: Callable[[SessionStore, Session], Awaitable[Session]],
 ) -> Session:
     """Return the session of the first argument after a change."""
@@ -284,4 +271,4 @@ def _changed(
     async def changed(store: SessionStore) -> Session:
         return await change(store, await find_session(store, flags.words[0]))
 
-    return over_store(settings, environ, notes, changed)
+    return over_store(context, changed)

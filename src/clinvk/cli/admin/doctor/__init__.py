@@ -16,10 +16,9 @@ from clinvk.cli.admin.doctor import machine
 from clinvk.cli.admin.doctor.agents import check_agent
 from clinvk.cli.admin.doctor.machine import Check
 from clinvk.cli.parse.flags import JsonFlags
-from clinvk.cli.parse.settings import trace_of
+from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import (
-    Notes,
     has_colors,
     on_one_line,
     print_json,
@@ -43,7 +42,7 @@ _NAME_COLUMN = 10
 _MESSAGE_COLUMN = 22
 
 
-def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+def doctor(flags: JsonFlags, context: CommandContext) -> int:
     """Run all checks, and print the results.
 
     Raises:
@@ -51,15 +50,15 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
         ConfigError: the user has no home directory.
     """
     errors: list[ConfigError] = []
-    found = trace_of(flags, environ, {}, backends, errors.append)
+    found = context.trace(errors.append)
     settings = found.settings
     try:
         resource_limits.check_resource_limits(settings.agents)
         settings.notifications.check()
     except ConfigError as exc:
         errors.append(exc)
-    report = _Report(not flags.wants_json, settings.output.color and has_colors(1, environ))
-    agents = streams.run(_run_checks(flags, found, environ, backends, errors, report))
+    report = _Report(not flags.wants_json, settings.output.color and has_colors(1, context.environ))
+    agents = streams.run(_run_checks(flags, found, context.environ, context.backends, errors, report))
     is_kept = all(check.status != "problem" for check in report.checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "sessions cannot be stored"
     usable = bool(agents) and not obstacle
