@@ -166,11 +166,11 @@ def test_chain_that_cannot_be_resumed_prints_no_id(clinvk: Clinvk) -> None:
         (["--resume-from", "x", "-b", "codex"], 1, "original steps; remove --backend\n"),
         (["--resume-from", "x", "-w", "."], 1, "original steps; remove --workdir\n"),
         (["-f", "nothing.yaml"], 2, "nothing.yaml: cannot be read: No such file or directory"),
-        (["-f", "wrong.yaml"], 2, "wrong.yaml:3:5: unknown field 'steps[0].promt'; did you mean 'prompt'?"),
+        (["-f", "wrong.yaml"], 2, "wrong.yaml: unknown field 'steps[0].promt'; did you mean 'prompt'?"),
         (
             ["-f", "resumed.yaml"],
             2,
-            "resumed.yaml:1:1: resume_from is not allowed in a file; use --resume-from ID",
+            "resumed.yaml: resume_from is not allowed in a file; use --resume-from ID",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
-from acceptance.terminal import DOWN, ENTER, ESCAPE, INTERRUPT, UP, on_terminal
+from acceptance.terminal import ENTER, ESCAPE, INTERRUPT, on_terminal
 from scripted.steps import CODEX_THREAD, claude_says, codex_streams, gemini_says, hang, says, touch, wait_for
 
 FIRST = "aaaaaaaa-1111-4111-8111-111111111111"
@@ -508,24 +508,18 @@ class TestPicker:
             clinvk.run("sessions", "rename", session, title)
         return found
 
-    @pytest.mark.first(3)
-    @pytest.mark.parametrize(
-        ("keys", "chosen"),
-        [
-            (ENTER, 0),
-            (DOWN + ENTER, 1),
-            (DOWN + DOWN + DOWN + UP + ENTER, 1),
-            (b"\x1bOB" + ENTER, 1),
-            (b"middle" + ENTER, 1),
-            (b"nothing so\x15OLD" + ENTER, 2),
-        ],
-    )
-    def test_picker_keys_select_a_session_and_picker_asks_for_the_prompt(
-        self, clinvk: Clinvk, sessions: list[str], keys: bytes, chosen: int
+    @pytest.mark.parametrize(("searched", "key", "chosen"), [("", b"1", 0), ("", b"2", 1), ("OLD", b"1", 2)])
+    def test_key_chooses_a_session_and_the_picker_asks_for_the_prompt(
+        self, clinvk: Clinvk, sessions: list[str], searched: str, key: bytes, chosen: int
     ) -> None:
         with on_terminal(clinvk, "-o", "json", "resume") as terminal:
-            terminal.until("up/down choose")
-            terminal.type(keys)
+            terminal.until("q: leave")
+            if searched:
+                terminal.type(b"/")
+                terminal.until("search: ")
+                terminal.type(f"{searched}\r".encode())
+                terminal.until("q: leave")
+            terminal.type(key)
             terminal.until("prompt for claude")
             assert terminal.present_mode() == terminal.mode
             terminal.type(b"typed here\r")
@@ -539,20 +533,20 @@ class TestPicker:
     ) -> None:
         clinvk.agent.play([touch(clinvk.folder / "up")], reads=False)
         with on_terminal(clinvk, "resume", *flags) as terminal:
-            terminal.until("up/down choose")
-            terminal.type(ENTER)
+            terminal.until("q: leave")
+            terminal.type(b"1")
             terminal.until("prompt for claude")
             terminal.type(ENTER)
             assert terminal.ended() == 0
         assert "-p" not in clinvk.agent.calls()[-1].argv
 
     @pytest.mark.first(3)
-    @pytest.mark.parametrize("leave", [ESCAPE, INTERRUPT, b"\x04", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    @pytest.mark.parametrize("leave", [ESCAPE, b"q", INTERRUPT, b"\x04", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_leaving_the_picker_exits_with_7_and_restores_the_terminal(
         self, clinvk: Clinvk, sessions: list[str], leave: bytes | signal.Signals
     ) -> None:
         with on_terminal(clinvk, "resume") as terminal:
-            terminal.until("up/down choose")
+            terminal.until("q: leave")
             assert terminal.present_mode() != terminal.mode
             if isinstance(leave, bytes):
                 terminal.type(leave)
@@ -560,7 +554,6 @@ class TestPicker:
                 terminal.process.send_signal(leave)
             assert terminal.ended() == 7
             assert terminal.present_mode() == terminal.mode
-        assert b"\x1b[?1049l" in terminal.read
         assert len(clinvk.agent.calls()) == 3
 
     def test_here_lists_only_sessions_of_this_directory_and_a_prompt_skips_the_list(
@@ -569,7 +562,7 @@ class TestPicker:
         (clinvk.folder / "there").mkdir()
         begun(clinvk, FIRST, "-w", "there")
         with on_terminal(clinvk, "resume", "--here") as terminal:
-            assert "there" not in terminal.until("1 of 3")
+            assert "there" not in terminal.until("q: leave")
             terminal.type(ESCAPE)
             assert terminal.ended() == 7
         with on_terminal(clinvk, "resume", "--here", "go on") as terminal:

@@ -4,7 +4,6 @@ Lines are written to `sys.stderr`, which never blocks while a server runs (`logs
 that no prompt gets into a log.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from clinvk.backends.base import Backend
 from clinvk.backends.checkup_base import LoginStatus
 from clinvk.backends.registry import Backends
 from clinvk.cli.sessions.session_text import short_tokens
-from clinvk.cli.terminal.output import STDERR, duration, wrap
+from clinvk.cli.terminal.output import STDERR, duration, terminal_size, wrap
 from clinvk.cli.terminal.table import cut, one_line, width
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
@@ -73,10 +72,7 @@ class RunLines(NamedTuple):
         return partial(self._write, run, client_name(user_agent.get()))
 
     def _write(self, run: RunTask, client: str) -> None:
-        try:
-            columns = os.get_terminal_size(STDERR).columns or 80
-        except OSError:  # the terminal is gone
-            columns = 80
+        columns = terminal_size(STDERR).columns
         sys.stderr.write("".join(f"{line}\n" for line in run_lines(run, client, columns, self.has_color)))
 
 

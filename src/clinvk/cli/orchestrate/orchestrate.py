@@ -81,7 +81,7 @@ def parallel(flags: ParallelFlags, context: CommandContext) -> int:
         if body.output_dir and not is_dry_run:
             folder = open_output_folder(body.output_dir, base, len(plan.parts), context.notes)
     except InvalidRequest as exc:
-        raise file.placed(exc) from exc
+        raise file.invalid(exc) from exc
     with closing(folder) if folder else nullcontext():
         return _run(view, plan, file, folder)
 
@@ -125,7 +125,7 @@ def chain(flags: ChainFlags, context: CommandContext) -> int:
         plan = batch_bodies.chain(replace(body, steps=steps, stop_on_failure=stop_on_failure))
         plan = replace(plan, parts=with_flags(plan.parts, "steps", base, flags))
     except InvalidRequest as exc:
-        raise file.placed(exc) from exc
+        raise file.invalid(exc) from exc
     return _run(view, plan, file)
 
 

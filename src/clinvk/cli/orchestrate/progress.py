@@ -1,7 +1,6 @@
 """Progress of an orchestration on stderr: a line when a part begins or ends, or on a terminal a live table."""
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from itertools import islice
 
 from clinvk.cli.prompt.questions import Answer, Question, TerminalQuestions
 from clinvk.cli.prompt.status_line import tool_text
-from clinvk.cli.terminal.output import STDERR, Notes, duration, is_writable, without_sequences, write
+from clinvk.cli.terminal.output import STDERR, Notes, duration, is_writable, terminal_size, without_sequences, write
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
 from clinvk.orchestrate.observers import PartObserver, PartRun
@@ -205,8 +204,7 @@ class LiveProgress(PartObserver):
     def _redraw(self, above: str = "") -> None:
         """Replace the table; `above` is text for the lines above the table. A question takes the place of the table."""
         with suppress(OSError):  # the terminal is gone
-            columns, height = os.get_terminal_size(STDERR)
-            lines = [] if self._notes.is_asking else self.drawn(columns or 80, height or 24)
+            lines = [] if self._notes.is_asking else self.drawn(*terminal_size(STDERR))
             cursor = "" if self._height and lines else _HIDE_CURSOR if lines else _SHOW_CURSOR
             text = self._cleared() + cursor + above + "\n".join(lines)
             self._height = len(lines)

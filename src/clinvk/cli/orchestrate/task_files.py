@@ -1,17 +1,17 @@
 """Files of tasks or steps: JSON, YAML or JSON Lines, read as one JSON body, completed from the flags.
 
-Errors name line and column. A body has the same fields as over HTTP: `clinvk.dialects.rest.batch_bodies`.
+A body has the same fields as over HTTP: `clinvk.dialects.rest.batch_bodies`. Errors name the field, or the line and the
+column of what cannot be parsed. YAML is https://yaml.org/spec/1.1/ as PyYAML reads it.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
+import yaml
 from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import Flags
@@ -27,19 +27,13 @@ from clinvk.types.request import RunRequest
 
 T = TypeVar("T")
 
-_PARTS = re.compile(r"[^.\[\]]+")
 _LINES_OF_JSON = (".jsonl", ".ndjson")
-_LINE_END = re.compile(r"(?<=\S)(?=[ \t\r]*\n)")
 _YAML = (".yaml", ".yml")
 _YAML_IN_BRACES = re.compile(r'[\[{\s]+[^\[\]{}\s"]')
 """The beginning of a YAML flow collection: in JSON, a quote follows the brace."""
 
-
-class TextPosition(NamedTuple):
-    """A line and a column in characters, both from 1."""
-
-    line: int
-    column: int
+# PyYAML is built without libyaml on some machines.
+_LOADER: type[yaml.CSafeLoader | yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class InvalidFile(InvalidRequest):
@@ -48,40 +42,34 @@ class InvalidFile(InvalidRequest):
     code = exits.INVALID_FILE_CODE
 
 
-class _DuplicateKey(Exception):
-    """An object has a key twice."""
-
-
 class TaskFile(NamedTuple):
-    """A file as one JSON body; `find` returns the position in the file for a path in the body."""
+    """A file as one JSON body."""
 
     name: str
     body: bytes
-    find: Callable[[Sequence[str]], TextPosition]
 
     def decode(self, decoder: msgspec.json.Decoder[T]) -> T:
         """Return the decoded body.
 
         Raises:
-            InvalidFile: the body does not match; names the position and the field.
+            InvalidFile: the body does not match; names the field.
         """
         try:
             return json_bodies.decode(self.body, decoder)
         except InvalidRequest as exc:
-            raise self.placed(exc) from exc
+            raise self.invalid(exc) from exc
 
-    def placed(self, error: ClinvkError) -> InvalidFile:
-        """Return an error with the position of its field in the file."""
-        place = self.find(_PARTS.findall(error.field or ""))
-        return _wrong(self.name, place, error.message, error.field)
+    def invalid(self, error: ClinvkError) -> InvalidFile:
+        """Return an error with the name of the file."""
+        return InvalidFile(f"{self.name}: {error.message}", error.field)
 
     def refused(self, error: ClinvkError) -> ClinvkError:
-        """Return the error of a refused plan, with the position if the error concerns a field of the file."""
+        """Return the error of a refused plan, with the name of the file if the error concerns a field of the file."""
         if not error.field:
             return error
         if isinstance(error, InvalidRequest):
-            return self.placed(error)
-        error.message = self.placed(error).message
+            return self.invalid(error)
+        error.message = self.invalid(error).message
         return error
 
 
@@ -106,9 +94,8 @@ def read(path: str | None, field: str, note: Note) -> TaskFile:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        before = data[: exc.start].decode(errors="replace")
-        what = f"is not UTF-8 text: byte 0x{data[exc.start]:02x}"
-        raise _wrong(name, _position(before, len(before)), what) from None
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise InvalidFile(f"{name}:{line}: is not UTF-8 text: byte 0x{data[exc.start]:02x}") from None
     return parse(text, name, field)
 
 
@@ -119,52 +106,39 @@ def parse(text: str, name: str, field: str) -> TaskFile:
         InvalidFile: the text has none of the formats.
     """
     suffix = Path(name).suffix.lower()
+    wanted = f"it must have {field!r}, or be a list of {field}, as JSON, YAML or one JSON object a line"
     if not text.strip():
-        raise InvalidFile(f"{name}: is empty; {_wanted(field)}")
-    if suffix in _YAML:
-        return _yaml(text, name, field)
-    if suffix in _LINES_OF_JSON or (suffix != ".json" and _is_lines(text, field)):
-        return _lines(text, name, field)
+        raise InvalidFile(f"{name}: is empty; {wanted}")
     is_json = suffix == ".json" or (text.lstrip()[0] in "{[" and not _YAML_IN_BRACES.match(text))
-    return (_json if is_json else _yaml)(text, name, field)
-
-
-def _json(text: str, name: str, field: str) -> TaskFile:
-    _check_json(text, name, 1)
-    return _bodied(name, text.encode(), field, partial(_json_position, text))
-
-
-def _json_position(text: str, path: Sequence[str]) -> TextPosition:
-    from clinvk.cli.orchestrate.task_yaml import json_position  # an import that only an error needs
-
-    return json_position(text, path)
+    if suffix in _LINES_OF_JSON or (suffix not in (".json", *_YAML) and _is_lines(text, field)):
+        body = _body_of_lines(text, name)
+    elif suffix in _YAML or not is_json:
+        body = _body_of_yaml(text, name)
+    else:
+        _check_json(text, name, 1)
+        body = text.strip().encode()
+    if body[:1] not in (b"{", b"["):
+        raise InvalidFile(f"{name}: {wanted}")
+    return TaskFile(name, body if body[:1] == b"{" else b'{"%s":%s}' % (field.encode(), body))
 
 
 def _check_json(text: str, name: str, line: int) -> None:
     """Refuse invalid JSON and duplicate keys in a text that begins at a line of the file."""
+
+    def refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
+        known: set[str] = set()
+        for key, _ in pairs:
+            if key in known:
+                raise InvalidFile(f"{name}: {key!r} is duplicated")
+            known.add(key)
+
     try:
-        json.loads(text, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
+        json.loads(text, object_pairs_hook=refuse_duplicates, parse_int=str, parse_float=str)
     except json.JSONDecodeError as exc:
-        end = len(text.rstrip())
-        what = exc.msg.lower().removesuffix(" at") if exc.pos < end else "it ends too early"
-        raise _wrong(name, _position(text, min(exc.pos, end), line), f"is not valid JSON: {what}") from None
-    except _DuplicateKey:
-        from clinvk.cli.orchestrate.task_yaml import json_duplicate  # an import that only an error needs
-
-        twice = json_duplicate(text)
-        raise _wrong(name, TextPosition(twice.place.line + line - 1, twice.place.column), str(twice)) from None
+        what = exc.msg.lower().removesuffix(" at") if exc.pos < len(text.rstrip()) else "it ends too early"
+        raise InvalidFile(f"{name}:{exc.lineno + line - 1}:{exc.colno}: is not valid JSON: {what}") from None
     except RecursionError:
-        raise _wrong(name, TextPosition(line, 1), "is nested too deeply") from None
-
-
-def _position(text: str, at: int, line: int = 1) -> TextPosition:
-    """Return the position of an offset in a text that begins at a line of the file."""
-    return TextPosition(text.count("\n", 0, at) + line, at - text.rfind("\n", 0, at))
-
-
-def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise _DuplicateKey
+        raise InvalidFile(f"{name}: is nested too deeply") from None
 
 
 def _is_lines(text: str, field: str) -> bool:
@@ -177,52 +151,52 @@ def _is_lines(text: str, field: str) -> bool:
     return isinstance(found, dict) and (bool(rest) or field not in found)
 
 
-def _lines(text: str, name: str, field: str) -> TaskFile:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            _check_json(line, name, number)
-    array = f"[\n{_LINE_END.sub(',', text.rstrip())}\n]"  # every value keeps its column
-
-    def find(path: Sequence[str]) -> TextPosition:
-        place = _json_position(array, path)
-        return TextPosition(max(1, place.line - 1), place.column)
-
-    return _bodied(name, array.encode(), field, find)
+def _body_of_lines(text: str, name: str) -> bytes:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for number, line in lines:
+        _check_json(line, name, number)
+    return f"[{','.join(line for _, line in lines)}]".encode()
 
 
-def _yaml(text: str, name: str, field: str) -> TaskFile:
-    from clinvk.cli.orchestrate.task_yaml import (
-        NotYaml,
-        load,  # the reader of YAML takes longer than that of JSON
-    )
-
+def _body_of_yaml(text: str, name: str) -> bytes:
+    loader = _LOADER(text)
     try:
-        body, find = load(text)
-    except NotYaml as exc:
-        raise _wrong(name, exc.place, str(exc)) from exc
-    return _bodied(name, body, field, find)
+        root = loader.get_single_node()
+        if root is None:
+            raise InvalidFile(f"{name}: has no content")
+        _refuse_duplicates(root, name, set())
+        value: object = loader.construct_document(root)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # the stubs say nothing
+        return msgspec.json.encode(value)
+    except yaml.MarkedYAMLError as exc:
+        raise InvalidFile(f"{_at(name, exc.problem_mark)}: is not valid YAML: {exc.problem or exc.context}") from exc
+    except yaml.YAMLError as exc:
+        raise InvalidFile(f"{name}: is not valid YAML: {' '.join(str(exc).split())}") from exc
+    except RecursionError:
+        raise InvalidFile(f"{name}: is nested too deeply, or in itself") from None
+    except (TypeError, ValueError) as exc:
+        raise InvalidFile(f"{name}: has a value that JSON has not: {exc}") from exc
 
 
-def _bodied(name: str, body: bytes, field: str, find: Callable[[Sequence[str]], TextPosition]) -> TaskFile:
-    """Wrap a bare list into a body."""
-    first = body.lstrip()[:1]
-    if first == b"{":
-        return TaskFile(name, body, find)
-    if first != b"[":
-        raise _wrong(name, find(()), _wanted(field))
+def _refuse_duplicates(node: yaml.Node, name: str, seen: set[int]) -> None:
+    """Refuse duplicate keys, e.g. after a forgotten dash: a task would be lost silently."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(item, name, seen)
+    elif isinstance(node, yaml.MappingNode):
+        known: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and str(key.value) in known and not key.tag.endswith(":merge"):
+                raise InvalidFile(f"{_at(name, key.start_mark)}: {key.value!r} is duplicated")
+            known.add(str(key.value))
+            _refuse_duplicates(value, name, seen)
 
-    def find_in_list(path: Sequence[str]) -> TextPosition:
-        return find(path[1:])
 
-    return TaskFile(name, b'{"%s":%s}' % (field.encode(), body), find_in_list)
-
-
-def _wanted(field: str) -> str:
-    return f"it must have {field!r}, or be a list of {field}, as JSON, YAML or one JSON object a line"
-
-
-def _wrong(name: str, place: TextPosition, message: str, field: str | None = None) -> InvalidFile:
-    return InvalidFile(f"{name}:{place.line}:{place.column}: {message}", field)
+def _at(name: str, mark: yaml.Mark | None) -> str:
+    """Return a position in a file, its line and column counted from 1."""
+    return f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
 
 
 def with_backends(bodies: list[PartBody], settings: Settings) -> list[PartBody]:

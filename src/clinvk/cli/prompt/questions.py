@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shlex
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ from msgspec.structs import replace
 from clinvk.cli.prompt import interaction_text as text
 from clinvk.cli.sessions.session_text import directory, home_of
 from clinvk.cli.terminal.keys import Interrupted, Keyboard, keyboard_fd
-from clinvk.cli.terminal.output import STDERR, Notes, visible, write
+from clinvk.cli.terminal.output import STDERR, Notes, terminal_size, visible, write
 from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest, StoreUnavailable
 from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
 
@@ -172,12 +171,9 @@ class _Dialog:
         """Print the question."""
         interaction = self._interaction
         place = directory(interaction.workdir or self._question.workdir, home_of(self._environ.get("HOME")))
-        try:
-            columns, rows = os.get_terminal_size(STDERR)
-        except OSError:  # the terminal is gone
-            columns = rows = 0
+        columns, rows = terminal_size(STDERR)
         is_colored = self._notes.has_color and interaction.diff is not None and self._input is None
-        columns, rows = max(columns or 80, _LEAST_COLUMNS), max(rows - _ROWS_AROUND, _LEAST_ROWS)
+        columns, rows = max(columns, _LEAST_COLUMNS), max(rows - _ROWS_AROUND, _LEAST_ROWS)
         lines, missing = text.question_lines(self._content, columns, rows, is_colored)
         more = [f"    … {missing:,} more characters"] if missing else []
         head = text.headline(interaction, self._question.agent, place)

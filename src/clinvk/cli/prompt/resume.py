@@ -23,7 +23,7 @@ from clinvk.cli.prompt.prompt import (
 )
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
 from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store, over_store
-from clinvk.cli.sessions.picker import pick
+from clinvk.cli.sessions.picker import LISTED, pick
 from clinvk.cli.sessions.session_text import TextView, home_of
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask, prompt_from
@@ -204,7 +204,7 @@ async def _picked(
         await newest(store, backend, workdir, context.notes)
 
     async def search(text: str) -> tuple[Session, ...]:
-        query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=1000)
+        query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=LISTED)
         return (await store.sessions(query)).items
 
     return await pick(search, TextView(time.time(), home_of(context.environ.get("HOME"))))

@@ -1,7 +1,6 @@
 """The status line of a run on a stderr terminal: agent, elapsed time and current activity, until text arrives."""
 
 import asyncio
-import os
 import shlex
 import time
 from collections.abc import AsyncGenerator
@@ -10,7 +9,7 @@ from itertools import cycle
 
 import msgspec
 
-from clinvk.cli.terminal.output import STDERR, Notes, is_writable, on_one_line, write
+from clinvk.cli.terminal.output import STDERR, Notes, is_writable, on_one_line, terminal_size, write
 from clinvk.cli.terminal.table import cut, readable_patch
 from clinvk.types.events import (
     Event,
@@ -97,7 +96,7 @@ class StatusLine:
             await asyncio.sleep(_FRAME_S)
             if self._is_wanted and not notes.is_asking and is_writable(STDERR):
                 parts = (self._agent, f"{time.monotonic() - self._start:.0f} s", self._activity)
-                line = cut(f"{frame} {' · '.join(filter(None, parts))}", os.get_terminal_size(STDERR).columns - 1)
+                line = cut(f"{frame} {' · '.join(filter(None, parts))}", terminal_size(STDERR).columns - 1)
                 _draw(f"{_CLEAR}\x1b[2m{line}\x1b[0m" if notes.has_color else f"{_CLEAR}{line}")
                 self._is_drawn = True
 

@@ -103,6 +103,14 @@ def columns() -> int | None:
     return shutil.get_terminal_size().columns
 
 
+def terminal_size(fd: int) -> os.terminal_size:
+    """Return the size of a terminal; 80 x 24 if it is unknown, or the terminal is gone."""
+    columns = rows = 0
+    with suppress(OSError):
+        columns, rows = os.get_terminal_size(fd)
+    return os.terminal_size((columns or 80, rows or 24))
+
+
 def wrap(text: str, fd: int, indent: int) -> str:
     """Return a text with lines that end between words on a terminal; elsewhere the text is unchanged.
 
