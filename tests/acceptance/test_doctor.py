@@ -404,8 +404,8 @@ def test_use_of_a_running_server_is_reported_with_the_reason(clinvk: Clinvk) -> 
 
 def test_variable_with_a_missing_underscore_is_reported(clinvk: Clinvk) -> None:
     done = clinvk.run("doctor", env={"CLINVK_SERVER_PORT": "1", "CLINVK_DEFAULT_BACKEND": "claude"})
-    assert "CLINVK_SERVER_PORT has no meaning for clinvk; did you mean CLINVK_SERVER__PORT?" in done.stdout
-    assert done.stdout.count("has no meaning") == 1
+    assert "CLINVK_SERVER_PORT has no effect; did you mean CLINVK_SERVER__PORT?" in done.stdout
+    assert done.stdout.count("has no effect") == 1
 
 
 def test_configured_cgroup_is_checked(clinvk: Clinvk) -> None:
@@ -418,29 +418,15 @@ def test_configured_cgroup_is_checked(clinvk: Clinvk) -> None:
 
 
 HEALTH = {"status": "ok", "version": "0.9", "uptime": "1s"}
-POOL = {"processes": 3, "ready": 2, "runs": 1, "hits": 5, "misses": 2, "memory_mb": 700, "one_shot": ["gemini"]}
 
 
-@pytest.mark.parametrize(
-    ("warm", "told"),
-    [
-        (None, "ok"),
-        ({**POOL, "processes": 0, "hits": 0, "misses": 0, "one_shot": []}, "ok; 0 warm agent processes"),
-        (
-            POOL,
-            "ok; 3 warm agent processes (700 MB in total), 2 ready; 5 of 7 prompts used one; each prompt starts gemini",
-        ),
-    ],
-)
-def test_warm_processes_of_a_running_server_are_reported_from_split_responses(
-    clinvk: Clinvk, warm: dict[str, object] | None, told: str
-) -> None:
-    body = json.dumps({**HEALTH, "warm": warm}).encode()
+def test_health_of_a_running_server_is_read_from_split_responses(clinvk: Clinvk) -> None:
+    body = json.dumps(HEALTH).encode()
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
         clinvk.settings(f"server: {{port: {server.getsockname()[1]}}}")
         threads.submit(_answer, server, (b"HTTP/1.1 200 OK\r\n\r\n", body[:9], body[9:]))
         message = said(doctor(clinvk)[1], "port")[0][1]
-    assert message.endswith(f"clinvk 0.9 is running there, {told}")
+    assert message.endswith("clinvk 0.9 is running there, ok")
 
 
 def _answer(server: socket.socket, pieces: Sequence[bytes]) -> None:
@@ -462,14 +448,3 @@ def test_run_limit_is_reported_with_its_reason(clinvk: Clinvk) -> None:
     assert said(doctor(clinvk)[1], "runs") == [
         ("ok", "up to 400 runs at once (5 per agent): set by server.max_concurrent_runs")
     ]
-
-
-def test_setting_copied_from_the_former_example_is_a_warning(clinvk: Clinvk) -> None:
-    clinvk.settings("server:\n  max_concurrent_runs: 400\n  max_concurrent_per_backend: 16\n")
-    ((status, message),) = said(doctor(clinvk)[1], "runs")
-    assert status == "warning"
-    assert message.startswith(f"{clinvk.config}:3: server.max_concurrent_per_backend: 16")
-    lines = clinvk.run("doctor").stdout.splitlines()
-    fix = next(line.strip() for line in lines if line.strip().startswith("clinvk config unset"))
-    clinvk.run(*fix.split()[1:])
-    assert said(doctor(clinvk)[1], "runs")[0][0] == "ok"

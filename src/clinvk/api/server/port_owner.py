@@ -11,17 +11,6 @@ _MAX_BYTES = 1024 * 1024
 _OWNER_TIMEOUT_S = 1.0
 
 
-class Warm(msgspec.Struct):
-    """The warm agent processes in a health document."""
-
-    processes: int = 0
-    ready: int = 0
-    hits: int = 0
-    misses: int = 0
-    memory_mb: int = 0
-    one_shot: list[str] = []
-
-
 class Capacity(msgspec.Struct):
     """The run limit in a health document."""
 
@@ -35,7 +24,6 @@ class Health(msgspec.Struct):
     version: str
     uptime: str = ""
     capacity: Capacity | None = None
-    warm: Warm | None = None
 
 
 def local_host(host: str) -> str:

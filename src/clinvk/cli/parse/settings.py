@@ -1,7 +1,7 @@
 """Load the settings of a command, where flags override the environment and the file, and check values of flags."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -89,7 +89,8 @@ class CommandContext:
         """
         settings = self.trace().settings
         self.notes.allow_color(settings.output.color)
-        _warn_about_variables(self.environ, self.notes, self.backends)
+        for message in variables_without_effect(self.environ, self.backends):
+            self.notes.info(f"warning: {message}")
         return settings
 
     def load(self) -> None:
@@ -114,13 +115,13 @@ class CommandContext:
         return found
 
 
-def _warn_about_variables(environ: Mapping[str, str], notes: Notes, backends: Backends) -> None:
-    """Warn about variables such as `CLINVK_SERVER_PORT`: the section must end with two underscores."""
+def variables_without_effect(environ: Mapping[str, str], backends: Backends) -> Iterator[str]:
+    """Yield a message about each variable such as `CLINVK_SERVER_PORT`: the section must end with two underscores."""
     sections = tuple(f"CLINVK_{field.upper()}_" for field in Settings.__struct_fields__)
     for name in (name for name in without_secrets(environ) if name.startswith(sections) and "__" not in name):
         known = ["CLINVK_" + "__".join(keys).upper() for keys, _ in all_keys(backends)]
         if near := nearest(name, known, likeness=0.8):
-            notes.info(f"warning: {name} has no effect; did you mean {near}?")
+            yield f"{name} has no effect; did you mean {near}?"
 
 
 def redefinitions(settings: Settings) -> dict[tuple[str, ...], str]:

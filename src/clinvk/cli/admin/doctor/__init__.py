@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from clinvk import __version__
 from clinvk.api.access import auth, keys
 from clinvk.api.access.workdirs import WorkdirPolicy
@@ -16,7 +14,7 @@ from clinvk.cli.admin.doctor import machine
 from clinvk.cli.admin.doctor.agents import check_agent
 from clinvk.cli.admin.doctor.machine import Check
 from clinvk.cli.parse.flags import JsonFlags
-from clinvk.cli.parse.settings import CommandContext
+from clinvk.cli.parse.settings import CommandContext, variables_without_effect
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import (
     has_colors,
@@ -28,11 +26,10 @@ from clinvk.cli.terminal.output import (
 )
 from clinvk.config.load import SettingsTrace, home, settings_file
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import all_keys
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.process_scan import private_prefix
-from clinvk.runtime.process.resource_limits import ResourceLimits, capacity
+from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
 
@@ -148,15 +145,14 @@ async def _run_checks(
         file, _ = settings_file(flags.config, environ)
         report.add(*_settings(settings, errors, usable, file, environ, backends))
         report.add(*await _serve(settings, environ, spawner, backends))
-        report.add(machine.check_home(folder), *machine.check_settings_file(file))
+        report.add(*machine.check_files(folder, file))
         in_database = bool(settings.store.url)
         check = machine.check_database(settings) if in_database else asyncio.to_thread(machine.check_store, folder)
         report.add(await check)
         health = running.result()
         port = await asyncio.to_thread(machine.check_port, settings.server, health)
-        report.add(port, server, git.result(), machine.check_marks(chosen))
-        by_machine = capacity(replace(settings.server, max_concurrent_runs=None)).runs
-        report.add(machine.check_runs(settings.server, found.places, by_machine, health))
+        runs = machine.check_runs(settings.server, health)
+        report.add(port, server, git.result(), machine.check_marks(chosen), runs)
         return usable
     finally:
         guard.stop()
@@ -180,12 +176,8 @@ def _settings(
     if usable and settings.default_backend not in usable:
         about = f"default_backend = {settings.default_backend} cannot be used: prompts need --backend"
         yield Check(section, "default", "warning", about, f"clinvk config set default_backend {usable[0]}")
-    meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(backends)}
-    for name in sorted(environ):
-        if meant.get(name, name) != name:  # the two underscores between section and key are missing
-            yield Check(
-                section, "variable", "warning", f"{name} has no meaning for clinvk; did you mean {meant[name]}?"
-            )
+    for message in variables_without_effect(environ, backends):
+        yield Check(section, "variable", "warning", message)
 
 
 async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner, backends: Backends) -> list[Check]:

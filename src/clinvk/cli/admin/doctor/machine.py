@@ -3,7 +3,6 @@
 import errno
 import shlex
 import shutil
-import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from clinvk.api.server.port_owner import Health, health_of
+from clinvk.api.server.port_owner import Health, health_of, listen
 from clinvk.backends.registry import Backends
 from clinvk.config.model import NotificationSettings, ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
@@ -31,7 +30,6 @@ _FILES, _MACHINE = "files", "machine"
 SESSIONS = "sessions"
 """The name of the check whether sessions can be stored."""
 
-_FORMER_LIMIT = 16
 _TIMEOUT_S = 10.0
 _ANSWERS_TIMEOUT_S = 5.0
 _SAVE = "To save what can be read, stop clinvk and run this command, which needs the package sqlite3"
@@ -100,32 +98,26 @@ def _why_not(settings: Settings) -> str:
     return "" if settings.warm.kept_backends else "warm.kept_backends: []"
 
 
-def check_home(home: Path) -> Check:
-    """Check the folder of clinvk's own files."""
-    try:
-        mode = home.stat().st_mode
-    except FileNotFoundError:
-        return Check(_FILES, "home", "ok", f"{home} will be created when needed")
-    except OSError as exc:
-        return Check(_FILES, "home", "problem", f"{home}: {exc.strerror}")
-    if not stat.S_ISDIR(mode):
-        return Check(_FILES, "home", "problem", f"{home} is not a folder")
-    return _private("home", home, mode, stat.S_IRWXO)
-
-
-def check_settings_file(file: Path) -> list[Check]:
-    """Check who may read the settings file, if it exists: it may have keys of the agents."""
-    try:
-        return [_private("settings", file, file.stat().st_mode, stat.S_IRWXG | stat.S_IRWXO)]
-    except OSError:
-        return []
-
-
-def _private(name: str, path: Path, mode: int, others: int) -> Check:
-    if mode & others:
-        message = f"{path} is open to others ({stat.filemode(mode)})"
-        return Check(_FILES, name, "warning", message, f"chmod go-rwx {shlex.quote(str(path))}")
-    return Check(_FILES, name, "ok", f"{path} ({stat.filemode(mode)})")
+def check_files(home: Path, settings_file: Path) -> list[Check]:
+    """Check the folder of clinvk's own files, and who may read the settings file: it may have keys of the agents."""
+    checks: list[Check] = []
+    for name, path, others in ("home", home, stat.S_IRWXO), ("settings", settings_file, stat.S_IRWXG | stat.S_IRWXO):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            checks += [Check(_FILES, name, "ok", f"{path} will be created when needed")] * (path == home)
+        except OSError as exc:
+            checks.append(Check(_FILES, name, "problem", f"{path}: {exc.strerror}"))
+        else:
+            shown = f"({stat.filemode(mode)})"
+            if path == home and not stat.S_ISDIR(mode):
+                checks.append(Check(_FILES, name, "problem", f"{path} is not a folder"))
+            elif mode & others:
+                fix = f"chmod go-rwx {shlex.quote(str(path))}"
+                checks.append(Check(_FILES, name, "warning", f"{path} is open to others {shown}", fix))
+            else:
+                checks.append(Check(_FILES, name, "ok", f"{path} {shown}"))
+    return checks
 
 
 def check_store(home: Path) -> Check:
@@ -155,28 +147,11 @@ async def check_database(settings: Settings) -> Check:
         return Check(_FILES, SESSIONS, "problem", exc.message)
 
 
-def check_runs(
-    server: ServerSettings, places: Mapping[tuple[str, ...], str], machine: int, health: Health | None
-) -> Check:
-    """Report the maximum number of runs at once, and limits that were copied from the example of earlier versions.
-
-    Args:
-        server: the settings.
-        places: the place of each setting.
-        machine: the number of runs that the machine carries where no setting limits them.
-        health: the running server, whose limit may differ from the settings.
-    """
+def check_runs(server: ServerSettings, health: Health | None) -> Check:
+    """Report the maximum number of runs at once; `health` is that of the running server, whose limit may differ."""
     runs, reason = capacity(server)
-    of_each = limit if 0 < (limit := server.max_concurrent_per_backend) < runs else 0
-    for limit, without, name in (
-        (of_each, runs, "max_concurrent_per_backend"),
-        (runs, machine, "max_concurrent_runs"),
-    ):
-        place = places.get(("server", name), "")
-        if limit == _FORMER_LIMIT < without and ":" in place:
-            about = f"server.{name}: {limit} is the default of earlier versions; without it the limit is {without}"
-            return Check(_MACHINE, "runs", "warning", f"{place}: {about}", f"clinvk config unset server.{name}")
-    each = f" ({of_each} per agent)" if of_each else ""
+    of_each = server.max_concurrent_per_backend
+    each = f" ({of_each} per agent)" if 0 < of_each < runs else ""
     message = f"up to {runs} runs at once{each}: {reason}"
     if health and health.capacity and (actual := health.capacity.max_concurrent_runs) != runs:
         message = f"the running server allows {actual} runs at once; with the current settings, {message}"
@@ -189,37 +164,15 @@ def check_port(server: ServerSettings, health: Health | None) -> Check:
     if not server.port:
         return Check(_MACHINE, "port", "ok", f"{where}: a free port is chosen at the start")
     try:
-        _bind(server.host, server.port)
+        for sock in listen(server.host, server.port):
+            sock.close()
     except OSError as exc:
         if health:
-            about = f"{where}: clinvk {health.version} is running there, {_describe(health)}"
-            return Check(_MACHINE, "port", "ok", about)
+            return Check(_MACHINE, "port", "ok", f"{where}: clinvk {health.version} is running there, {health.status}")
         if exc.errno == errno.EADDRINUSE:
             return Check(_MACHINE, "port", "warning", f"{where} is in use by another program")
         return Check(_MACHINE, "port", "warning", f"clinvk serve cannot listen on {where}: {exc.strerror}")
     return Check(_MACHINE, "port", "ok", f"{where} is free")
-
-
-def _describe(health: Health) -> str:
-    if health.warm is None:
-        return health.status
-    warm = health.warm
-    kept = f"{warm.processes} warm agent process{'' if warm.processes == 1 else 'es'}"
-    if warm.processes:
-        kept += f" ({warm.memory_mb} MB in total), {warm.ready} ready"
-    if prompts := warm.hits + warm.misses:
-        kept += f"; {warm.hits} of {prompts} prompts used one"
-    started = f"; each prompt starts {', '.join(warm.one_shot)}" if warm.one_shot else ""
-    return f"{health.status}; {kept}{started}"
-
-
-def _bind(host: str, port: int) -> None:
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind, protocol) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
 
 
 async def running_server(server: ServerSettings) -> Health | None:
