@@ -1,7 +1,6 @@
 """`clinvk sessions`: listed, shown, changed, written out and deleted."""
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -422,38 +421,6 @@ class TestExport:
         whole = clinvk.run("sessions", "export", session, *arguments).stdout
         assert "\x9b" in whole
         assert ("\x1b" in whole) == (not arguments)
-
-    def test_export_writes_its_file_atomically(self, clinvk: Clinvk) -> None:
-        session = begun(clinvk)
-        (clinvk.folder / "real.md").write_text("before")
-        (clinvk.folder / "out.md").symlink_to("real.md")
-        done = clinvk.run("sessions", "export", session, "-O", "out.md")
-        assert (done.returncode, done.stdout) == (0, "")
-        assert (clinvk.folder / "real.md").read_text() == clinvk.run("sessions", "export", session).stdout
-        assert (clinvk.folder / "out.md").is_symlink()
-        for target in ("nowhere/x.md", "."):
-            failed = clinvk.run("sessions", "export", session, "--output", target)
-            assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
-        assert sorted(os.listdir(clinvk.folder)) == ["out.md", "real.md"]
-
-    def test_export_file_is_private_and_an_existing_mode_is_kept(self, clinvk: Clinvk) -> None:
-        session = begun(clinvk)
-        for name, mode in (("private.md", 0o600), ("shared.md", 0o664)):
-            (clinvk.folder / name).write_text("before")
-            (clinvk.folder / name).chmod(mode)
-        modes: dict[str, int] = {}
-        for name in ("private.md", "shared.md", "new.md"):
-            assert clinvk.run("sessions", "export", session, "-O", name, before="umask 022").returncode == 0
-            modes[name] = (clinvk.folder / name).stat().st_mode & 0o777
-        assert modes == {"private.md": 0o600, "shared.md": 0o664, "new.md": 0o600}
-
-    def test_export_does_not_write_through_a_symlink_at_its_temporary_path(self, clinvk: Clinvk) -> None:
-        session = begun(clinvk)
-        (clinvk.folder / "victim").write_text("mine")
-        done = clinvk.run("sessions", "export", session, "-O", "out.md", before='ln -s victim ".out.md.$$"')
-        assert done.returncode == 0
-        assert (clinvk.folder / "victim").read_text() == "mine"
-        assert (clinvk.folder / "out.md").read_text() == clinvk.run("sessions", "export", session).stdout
 
 
 class TestEarlierStore:

@@ -19,7 +19,6 @@ from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.terminal.output import on_one_line, print_text, time_ago
 from clinvk.config import setting_values
-from clinvk.config.model import Settings
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice
 from clinvk.types.text import unknown_name
@@ -147,10 +146,8 @@ def _arguments(kind: str, command: str, context: CommandContext) -> dict[str, st
             words = (path.name for path in (context.home / "worktrees").glob("*/"))
         case "CHOICE":
             words = get_args(Choice)
-        case "ID" if command.startswith("approvals "):
-            return asyncio.run(_pending(context))
         case "ID":
-            return asyncio.run(_newest(command.startswith("runs "), context))
+            return asyncio.run(_newest(command, context))
         case _:
             pass
     return dict.fromkeys(words, "")
@@ -163,36 +160,25 @@ def _setting_values(wanted: str, backends: Backends) -> tuple[str, ...]:
     return setting_values.allowed_words(kinds[wanted]) if wanted in kinds else ()
 
 
-def _settings(context: CommandContext) -> Settings:
-    return context.trace(setting_values.ignore_invalid).settings
-
-
-async def _newest(wants_runs: bool, context: CommandContext) -> dict[str, str]:
-    """Return the short ids of the newest sessions or runs, with what they are about."""
+async def _newest(command: str, context: CommandContext) -> dict[str, str]:
+    """Return the short ids of the newest records that a command may name, with what they are about."""
     from clinvk.cli.sessions import runs, session_text
     from clinvk.store.opening import open_store
-    from clinvk.store.protocol import RunQuery, SessionQuery
+    from clinvk.store.protocol import InteractionQuery, RunQuery, SessionQuery
 
     now = time.time()
-    async with open_store(_settings(context), context.environ) as store:
-        if wants_runs:
+    settings = context.trace(setting_values.ignore_invalid).settings
+    async with open_store(settings, context.environ) as store:
+        if command.startswith("approvals "):
+            pending = await store.interactions(InteractionQuery(status="pending", limit=_NEWEST))
+            about = {each.id: f"{each.backend}: {on_one_line(each.command or each.title)}" for each in pending}
+        elif command.startswith("runs "):
             found = (await store.runs(RunQuery(limit=_NEWEST))).items
-            about = [f"{run.backend} {time_ago(run.created_at, now)}: {runs.run_summary(run)}" for run in found]
+            about = {run.id: f"{run.backend} {time_ago(run.created_at, now)}: {runs.run_summary(run)}" for run in found}
         else:
-            found = (await store.sessions(SessionQuery(limit=_NEWEST))).items
-            about = [
-                f"{one.backend} {time_ago(one.last_used, now)}: {session_text.session_title(one)}" for one in found
-            ]
-    return dict(zip(session_text.short_ids([record.id for record in found]), about, strict=True))
-
-
-async def _pending(context: CommandContext) -> dict[str, str]:
-    """Return the short ids of the pending interactions, with what they are about."""
-    from clinvk.cli.sessions import session_text
-    from clinvk.store.opening import open_store
-    from clinvk.store.protocol import InteractionQuery
-
-    async with open_store(_settings(context), context.environ) as store:
-        found = await store.interactions(InteractionQuery(status="pending", limit=_NEWEST))
-    about = [f"{each.backend}: {on_one_line(each.command or each.title)}" for each in found]
-    return dict(zip(session_text.short_ids([each.id for each in found]), about, strict=True))
+            sessions = (await store.sessions(SessionQuery(limit=_NEWEST))).items
+            about = {
+                each.id: f"{each.backend} {time_ago(each.last_used, now)}: {session_text.session_title(each)}"
+                for each in sessions
+            }
+    return dict(zip(session_text.short_ids([*about]), about.values(), strict=True))

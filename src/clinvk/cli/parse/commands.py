@@ -81,7 +81,7 @@ COMMANDS = {
     "sessions fork": Command("sessions.sessions:fork", flag_types.JsonFlags, ("ID",), _CHANGE),
     "sessions tag": Command("sessions.sessions:tag", flag_types.TagFlags, ("ID", "TAG?..."), _CHANGE),
     "sessions rename": Command("sessions.sessions:rename", flag_types.JsonFlags, ("ID", "TITLE"), _CHANGE),
-    "sessions export": Command("sessions.sessions:export", flag_types.ExportFlags, ("ID",), _CHANGE),
+    "sessions export": Command("sessions.sessions:export", flag_types.ExportFlags, ("ID",)),
     "parallel": Command("orchestrate.orchestrate:parallel", flag_types.ParallelFlags, common=_TASKS),
     "chain": Command("orchestrate.orchestrate:chain", flag_types.ChainFlags, common=_TASKS),
     "compare": Command("orchestrate.orchestrate:compare", flag_types.CompareFlags, ("PROMPT?",), _COMPARE),

@@ -251,7 +251,6 @@ class ExportFlags(JsonFlags):
     """The flags of `sessions export`."""
 
     format: Annotated[ExportFormat | None, Flag("markdown (the default) or json", metavar="FORMAT")] = None
-    output: Annotated[str | None, Flag("write to a file instead of stdout", "-O", "FILE")] = None
 
 
 class RunsFlags(JsonFlags):

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -78,7 +77,7 @@ def export(flags: ExportFlags, context: CommandContext) -> int:
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
-        InvalidRequest: the file cannot be written, or the flags name two formats.
+        InvalidRequest: the flags name two formats.
     """
     if flags.wants_json and flags.format == "markdown":
         raise InvalidRequest("--json and --format markdown exclude each other")
@@ -88,13 +87,7 @@ def export(flags: ExportFlags, context: CommandContext) -> int:
         exported = msgspec.json.format(data, indent=2).decode() + "\n"
     else:
         exported = text.markdown(session, runs, text_view(context).home)
-    if flags.output is None or flags.output == "-":
-        print_text(printable(exported.removesuffix("\n")))
-    elif flags.dry_run:
-        context.notes.info(f"would write {flags.output}")
-    else:
-        _write(flags.output, exported)
-        context.notes.info(f"wrote {flags.output}")
+    print_text(printable(exported.removesuffix("\n")))
     return 0
 
 
@@ -112,21 +105,6 @@ def _with_runs(flags: JsonFlags, context: CommandContext) -> tuple[Session, list
         return session, [*reversed(page.items)]
 
     return over_store(context, read)
-
-
-def _write(file: str, exported: str) -> None:
-    """Replace a file atomically; write to a pipe or device directly."""
-    from clinvk.config.saving import replace_file  # an import of archive formats, which a list does not need
-
-    path = Path(os.path.realpath(file))
-    data = exported.encode("utf-8", "replace")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-        else:
-            replace_file(path, data)
-    except OSError as exc:
-        raise InvalidRequest(f"--output: {file!r} cannot be written: {exc.strerror}", "--output") from exc
 
 
 def delete(flags: DeleteFlags, context: CommandContext) -> int:
