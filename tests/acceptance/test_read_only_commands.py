@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
@@ -188,27 +187,5 @@ def test_config_edit_checks_the_settings_after_the_editor(clinvk: Clinvk, tmp_pa
     assert clinvk.run("config", "get", "server.port").stdout == "3000\n"
     done = clinvk.run("config", "edit", env={"VISUAL": str(editor), "TEXT": "server: {port: many}"})
     assert done.returncode == 3
-    assert "server.port" in done.stderr
-    assert "not changed" in done.stderr
-    assert clinvk.run("config", "get", "server.port").stdout == "3000\n"
+    assert f"{clinvk.config}:1: server.port" in done.stderr
     assert clinvk.run("config", "edit", env={"EDITOR": "/nonexistent/editor"}).returncode == 1
-
-
-@pytest.mark.parametrize(
-    ("answers", "code", "left"), [("n", 3, None), ("y n", 3, None), ("y y", 0, "server: {port: 3}\n")]
-)
-def test_config_edit_edits_an_invalid_file_again_or_keeps_the_old_one(
-    clinvk: Clinvk, tmp_path: Path, answers: str, code: int, left: str | None
-) -> None:
-    editor = tmp_path / "editor"
-    editor.write_text(
-        '#!/bin/sh\necho x >>"$0.calls"; calls=$(wc -l <"$0.calls")\n'
-        '[ "$calls" -lt 3 ] && echo "server: {port: x}" >"$1" || echo "server: {port: 3}" >"$1"\n'
-    )
-    editor.chmod(0o755)
-    with on_terminal(clinvk, "config", "edit", env={"EDITOR": str(editor)}) as terminal:
-        for answer in answers.split():
-            terminal.until("Edit again? [Y/n] ")
-            terminal.type(answer.encode() + b"\r")
-        assert terminal.ended() == code
-    assert (clinvk.config.read_text() if clinvk.config.exists() else None) == left

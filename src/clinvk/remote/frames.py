@@ -3,8 +3,8 @@
 The server sends `Greeting`. A command whose environment matches sends `RunCommand`. The server answers with `RunUpdate`
 messages, or with `Refused`. A connection carries one run, which is stopped when the command disconnects. A command that
 continues a conversation without the server sends `ReleaseSession` instead, and the server disconnects when it is done.
-`RunCommand` with `detach` and `RunPlan` start runs that continue without the command. The server answers these,
-`CancelRun` and `QueuePosition` with one `RunStatus`, or with `Refused`. It answers `CreateLogin` with `LoginLink`,
+`RunCommand` with `detach` and `RunPlan` start runs that continue without the command. The server answers these and
+`CancelRun` with one `RunStatus`, or with `Refused`. It answers `CreateLogin` with `LoginLink`,
 `RestRequest` with `RestResponse`, and a prompt that has steered another run with `RunStatus`.
 """
 
@@ -54,12 +54,6 @@ class RunPlan(msgspec.Struct, frozen=True, tag="run_plan"):
 
 class CancelRun(msgspec.Struct, frozen=True, tag="cancel"):
     """Cancel a run of the server with all parts; the answer follows the end of the run."""
-
-    run_id: str
-
-
-class QueuePosition(msgspec.Struct, frozen=True, tag="queue_position"):
-    """Ask for the position of a run in the queue."""
 
     run_id: str
 
@@ -173,7 +167,7 @@ def run_update(run: "FollowedRun", events: Sequence[Logged] = ()) -> RunUpdate:
     )
 
 
-Request = RunCommand | RunPlan | CancelRun | QueuePosition | CreateLogin | RestRequest
+Request = RunCommand | RunPlan | CancelRun | CreateLogin | RestRequest
 Response = Greeting | LoginLink | RestResponse | RunStatus | Refused | RunUpdate
 Message = Request | Response | Stop | AnswerInteraction | ReleaseSession
 

@@ -132,15 +132,6 @@ async def cancel_on_server(environ: Mapping[str, str], run_id: str) -> bool:
     return True
 
 
-async def queue_position(environ: Mapping[str, str], run_id: str) -> int | None:
-    """Return the position of a run in the queue of the server of the home, from 1; None if unknown."""
-    with suppress(ServerDeclined, TimeoutError, ClinvkError):
-        async with _connection(environ) as connection, asyncio.timeout(_GREETS_TIMEOUT_S):
-            await _greeting(connection)
-            return (await _status(connection, frames.QueuePosition(run_id))).queue_position
-    return None
-
-
 async def call_rest_on_server(
     request: frames.RestRequest, settings: Settings, environ: Mapping[str, str], backends: Iterable[str]
 ) -> frames.RestResponse:

@@ -188,9 +188,6 @@ class _ClientConnection:
             case frames.CancelRun(run_id=run_id):
                 is_live = await self._control.cancel(run_id)
                 return frames.RunStatus(run_id) if is_live else frames.Refused("the run is not in this server")
-            case frames.QueuePosition(run_id=run_id):
-                run = self._runs.live(run_id)
-                return frames.RunStatus(run_id, queue_position=run.slot.position if run else None)
             case frames.CreateLogin():
                 return self._control.create_login()
             case frames.RestRequest():

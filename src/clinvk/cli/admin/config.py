@@ -3,7 +3,6 @@
 Secrets are hidden, except in a single value that `config get` prints.
 """
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ from clinvk.backends.presets import PRESETS
 from clinvk.backends.registry import unknown_backend
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import CommandContext, redefinitions
-from clinvk.cli.terminal.input import ask
 from clinvk.cli.terminal.output import WOULD_EXECUTE, print_json, print_text
 from clinvk.config import setting_values
 from clinvk.config.load import nested, settings_file, trace
@@ -173,10 +171,10 @@ def path(flags: Flags, context: CommandContext) -> int:
 
 
 def edit(flags: Flags, context: CommandContext) -> int:
-    """Open the settings file in the user's editor until the settings are valid, or the user stops: the old file stays.
+    """Open the settings file in the user's editor, and check the settings.
 
     Raises:
-        ConfigError: the settings were invalid after the change.
+        ConfigError: the settings are invalid after the change.
         ClinvkError: the editor cannot be started, or failed.
     """
     import shlex
@@ -188,27 +186,15 @@ def edit(flags: Flags, context: CommandContext) -> int:
         print_text(f"{WOULD_EXECUTE}\n{shlex.join(command)}")
         return 0
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    before = file.read_bytes() if file.exists() else None
-    while True:
-        try:
-            code = subprocess.run(command, check=False).returncode
-        except OSError as exc:
-            raise ClinvkError(f"cannot start the editor {command[0]!r}: {exc.strerror}; set VISUAL or EDITOR") from exc
-        if code:
-            raise ClinvkError(f"the editor {command[0]!r} exited with {code}")
-        try:
-            context.trace()
-        except ConfigError as exc:
-            context.notes.error(exc.message)
-            if os.isatty(0) and ask("Edit again? [Y/n] ").lower() in ("\n", "y\n", "yes\n"):
-                continue
-            if before is None:
-                file.unlink(missing_ok=True)
-            else:
-                file.write_bytes(before)
-            raise ConfigError(f"{file}: not changed, since the new settings are invalid") from exc
-        context.notes.info(f"{file}: the settings are valid" if file.exists() else f"{file}: not written")
-        return 0
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except OSError as exc:
+        raise ClinvkError(f"cannot start the editor {command[0]!r}: {exc.strerror}; set VISUAL or EDITOR") from exc
+    if code:
+        raise ClinvkError(f"the editor {command[0]!r} exited with {code}")
+    context.trace()
+    context.notes.info(f"{file}: the settings are valid" if file.exists() else f"{file}: not written")
+    return 0
 
 
 Edit = Callable[["SettingsText", OnInvalid], str]

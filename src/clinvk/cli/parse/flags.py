@@ -54,7 +54,7 @@ _NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve h
 class Flags(Fields):
     """The common flags, which every command accepts, and `words`: the arguments that are not flags."""
 
-    heading: ClassVar[str] = "common flags"
+    heading: ClassVar[str] = "flags"
     words: tuple[str, ...] = ()
     backend: Annotated[str | None, Flag("agent, one of clinvk backends", "-b", "NAME")] = None
     model: Annotated[str | None, Flag("a model of the agent, or fast, balanced, best", "-m")] = None
@@ -163,7 +163,6 @@ class ServeFlags(WorkerFlags):
 class ClusterUpFlags(Flags):
     """The flags of `cluster up`."""
 
-    heading: ClassVar[str] = "flags"
     port: Annotated[int | None, _port("port of the NATS server (default: 4222)")] = None
 
 
@@ -190,7 +189,6 @@ class KeyFlags(Flags):
 class JsonFlags(Flags):
     """The flags of a command that prints a table or JSON."""
 
-    heading: ClassVar[str] = "flags"
     json: Annotated[bool, Flag("print JSON (same as -o json)")] = False
 
     @property
@@ -208,7 +206,6 @@ class ClusterStatusFlags(JsonFlags):
 class ServiceFlags(Flags):
     """The flags of `service print`."""
 
-    heading: ClassVar[str] = "flags"
     system: Annotated[bool, Flag("a service of this machine (the default for root)")] = False
     user: Annotated[bool, Flag("a service of your own (the default for others)")] = False
     run_as: Annotated[
@@ -286,7 +283,6 @@ class UsageFlags(JsonFlags):
 class OpenFlags(Flags):
     """The flags of `open`."""
 
-    heading: ClassVar[str] = "flags"
     port: Annotated[int | None, _port("port of the server (default: server.port)")] = None
 
 
@@ -355,4 +351,4 @@ def flags_of(kind: type[Flags], common: Mapping[str, str]) -> Iterator[Flag]:
                     type_, flag = get_args(annotation)
                     if owner is Flags and field != "help":
                         flag = flag._replace(help=common[field] or flag.help if field in common else "")
-                    yield completed(flag, field, type_, owner.heading)
+                    yield completed(flag, field, type_, "common flags" if owner is Flags else owner.heading)

@@ -19,7 +19,7 @@ from clinvk.cli.terminal.output import Notes, columns, print_json, print_text, r
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.remote import frames
-from clinvk.remote.remote_runs import ServerDeclined, queue_position, start_on_server
+from clinvk.remote.remote_runs import ServerDeclined, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -29,8 +29,6 @@ from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 
 _POLL_S = 0.2
-_ASKS_EVERY = 5
-"""How many reads of the store share one question to the server for the position in the queue."""
 
 
 async def start(work: RunRequest | tuple[Plan, Plan], context: CommandContext, wants_json: bool) -> int:
@@ -104,8 +102,10 @@ async def _follow_prompt(flags: Flags, run: RunRecord, store: SessionStore, cont
     elapsed_s = time.time() - run.started_at if run.started_at else 0.0
     status = StatusLine(run.backend, notes.can_draw and is_rendered, is_kept=True, elapsed_s=elapsed_s)
     ending: Ending | None = None
+    if run.state == "queued":
+        notes.info("queued")
     async with status.shown(notes):
-        async for batch in poll_events(store, run, _Pause(context).wait):
+        async for batch in poll_events(store, run, _pause):
             for _, at, event in batch:
                 if data := printer.feed(event, at):
                     status.hide()
@@ -123,6 +123,12 @@ async def _follow_prompt(flags: Flags, run: RunRecord, store: SessionStore, cont
     return exit_code_of_ending(ending)
 
 
+async def _pause(_: RunRecord) -> bool:
+    """Wait between two reads of the store, and return True."""
+    await asyncio.sleep(_POLL_S)
+    return True
+
+
 def _note(event: Event, run: RunRecord, notes: Notes) -> None:
     match event:
         case RunFailed(message=message):
@@ -133,28 +139,6 @@ def _note(event: Event, run: RunRecord, notes: Notes) -> None:
             notes.info(outcome(interaction))
         case _:
             pass
-
-
-class _Pause:
-    """Waits between two reads of the store, and reports where a run waits in the queue of the server."""
-
-    def __init__(self, context: CommandContext) -> None:
-        self._environ = context.environ
-        self._notes = context.notes
-        self._number = 0
-        self._reported = ""
-
-    async def wait(self, run: RunRecord) -> bool:
-        """Wait, and return True."""
-        if run.state == "queued" and self._number % _ASKS_EVERY == 0:
-            position = await queue_position(self._environ, run.id)
-            text = f"queued (position {position})" if position else "queued"
-            if text != self._reported:
-                self._notes.info(text)
-                self._reported = text
-        self._number += 1
-        await asyncio.sleep(_POLL_S)
-        return True
 
 
 async def _until_parts_end(
