@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.admin.service import plan_service, warnings_of
-from clinvk.cli.admin.unit_files import Account, ServicePlan, service_files
+from clinvk.cli.admin.service import Account, ServicePlan, plan_service, service_files, warnings_of
 from clinvk.cli.parse.flags import ServiceFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.terminal.output import Notes
