@@ -32,7 +32,7 @@ def agents(clinvk: Clinvk) -> None:
 
 def resume(clinvk: Clinvk, run: str) -> ChainOutcome:
     """Resume a chain to its end."""
-    hint = "clinvk: to resume this chain after an interruption: clinvk chain --resume-from [0-9a-f]{12}\n"
+    hint = "clinvk: to resume this chain after an interruption: clinvk chain --resume-from [0-9a-f]{8}\n"
     return clinvk.json(ChainOutcome, "chain", "--resume-from", run, notes=hint)
 
 
@@ -131,7 +131,7 @@ def test_killed_chain_resumes_by_the_id_printed_at_its_start(clinvk: Clinvk) -> 
         _, stderr = process.communicate()
     (line,) = stderr.decode().splitlines()
     found = re.fullmatch(
-        r"clinvk: to resume this chain after an interruption: clinvk chain --resume-from ([0-9a-f]{12})", line
+        r"clinvk: to resume this chain after an interruption: clinvk chain --resume-from ([0-9a-f]{8})", line
     )
     assert found
     clinvk.agent.play(says("codex", "the deed"), when="then")

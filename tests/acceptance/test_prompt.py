@@ -88,7 +88,7 @@ def test_show_tokens_and_show_timing_print_on_stderr(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("hello")
     assert done.stdout == "x\n"
-    assert done.stderr.startswith("clinvk: 12 tokens in (2 cached), 5 out, ")
+    assert done.stderr.startswith("clinvk: 12 in (2 cached), 5 out tokens, ")
 
 
 @pytest.mark.first(2)

@@ -11,7 +11,6 @@ from clinvk.cli.sessions.session_text import (
     markdown,
     session_title,
     sessions_table,
-    short_ids,
     short_tokens,
     turns,
 )
@@ -33,13 +32,6 @@ SESSION = Session(
     initial_prompt="the prompt",
     status="completed",
 )
-
-
-def test_short_ids_have_eight_digits_or_enough_to_be_unique() -> None:
-    alike = ["0123456789" + "a" * 22, "0123456789" + "ab" + "a" * 20, "f" * 32]
-    assert short_ids(alike) == ["0123456789aa", "0123456789ab", "f" * 8]
-    assert short_ids([alike[2], alike[2]]) == ["f" * 8, "f" * 8]
-    assert short_ids([]) == []
 
 
 def test_directory_under_home_starts_with_a_tilde() -> None:

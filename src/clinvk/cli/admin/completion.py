@@ -181,4 +181,4 @@ async def _newest(command: str, context: CommandContext) -> dict[str, str]:
                 each.id: f"{each.backend} {time_ago(each.last_used, now)}: {session_text.session_title(each)}"
                 for each in sessions
             }
-    return dict(zip(session_text.short_ids([*about]), about.values(), strict=True))
+    return {session_text.short_id(id_): text for id_, text in about.items()}

@@ -12,7 +12,7 @@ from clinvk.cli.orchestrate.progress import COLORS, LiveProgress, PartQuestions,
 from clinvk.cli.parse.flags import CompareFlags, OrchestrationFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.questions import Answer
-from clinvk.cli.sessions.session_text import ANSWER, BACKEND, TITLE, Fields, TextView, failure, tokens
+from clinvk.cli.sessions.session_text import ANSWER, BACKEND, TITLE, Fields, TextView, failure, short_id, tokens
 from clinvk.cli.terminal.output import (
     WOULD_EXECUTE,
     columns,
@@ -29,13 +29,12 @@ from clinvk.cli.terminal.table import Column, colored, cut, one_line, readable_p
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Plan, Summary, is_dry_run, is_ephemeral
 
-_SHORT_DIGITS = 12
 _ERRORS_SHOWN = 20
 
 
 def resume_command(run_id: str) -> str:
     """Return the command that resumes a chain."""
-    return f"clinvk chain --resume-from {run_id[:_SHORT_DIGITS]}"
+    return f"clinvk chain --resume-from {short_id(run_id)}"
 
 
 class OutcomeView(NamedTuple):

@@ -43,15 +43,13 @@ def list_all(flags: ApprovalsFlags, context: CommandContext) -> int:
 
 
 def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) -> list[str]:
-    ids = text.short_ids([interaction.id for interaction in found])
-    short = {interaction.id: own for interaction, own in zip(found, ids, strict=True)}
     last: text.Fields[Interaction] = (
         ((Column("STATUS"), _status),)
         if has_status
         else ((Column("EXPIRES", is_spare=True), lambda each: f"in {duration(max(0, each.expires_at - view.now))}"),)
     )
     fields: text.Fields[Interaction] = (
-        (Column("ID"), lambda each: short[each.id]),
+        (Column("ID"), lambda each: text.short_id(each.id)),
         (text.BACKEND, lambda each: one_line(each.backend)),
         (text.CREATED, lambda each: view.ago(each.created_at)),
         *last,

@@ -18,7 +18,7 @@ from clinvk.cli.prompt.printers import (
     exit_code_of_ending,
 )
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
-from clinvk.cli.sessions.session_text import short_id, short_tokens
+from clinvk.cli.sessions.session_text import short_id, short_tokens, tokens
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders_markdown, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
@@ -37,7 +37,6 @@ from clinvk.types.events import (
     RunStarted,
     ThinkingDelta,
     ToolCall,
-    Usage,
 )
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
@@ -233,7 +232,7 @@ class RunDisplay:
         if self._has_footer:
             self._notes.footer(self._footer(run, ending))
             return
-        costs = [_tokens(ending.usage)] if self._output.show_tokens and ending.usage else []
+        costs = [f"{tokens(ending.usage)} tokens"] if self._output.show_tokens and ending.usage else []
         costs += [f"{duration_s(run):.1f} s"] if self._output.show_timing else []
         if costs and self._output.format == "text":
             self._notes.info(", ".join(costs))
@@ -299,11 +298,6 @@ def _with_remedy(denied: str, request: RunRequest) -> str:
     if request.approval_mode != "always" and request.sandbox_mode in ("read-only", "workspace"):
         return f"{what}; to allow it: --sandbox-mode full"
     return f"{what}; to be asked: --approval-mode ask"
-
-
-def _tokens(usage: Usage) -> str:
-    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
-    return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
 
 
 @contextmanager

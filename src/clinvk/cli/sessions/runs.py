@@ -35,9 +35,8 @@ _PARTS_OF = {"parallel": ("task", "tasks"), "chain": ("step", "steps"), "compare
 
 def runs_table(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
     """Return a table of runs, the head first."""
-    short = text.short_ids_of(runs)
     fields: text.Fields[RunRecord] = (
-        (Column("ID"), lambda run: short[run.id]),
+        (Column("ID"), lambda run: text.short_id(run.id)),
         (text.BACKEND, _backend),
         (text.STATE, lambda run: run.state),
         (text.CREATED, lambda run: view.ago(run.created_at)),
@@ -91,10 +90,9 @@ def run_details(run: RunRecord, view: text.TextView) -> list[str]:
 def parts_table(whole: RunRecord, runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
     """Return a table of the parts of a run, in their order; steps are counted from 1."""
     number, first = ("STEP", 1) if whole.kind == "chain" else ("INDEX", 0)
-    short = text.short_ids_of(runs)
     fields: text.Fields[RunRecord] = (
         (Column(number, to_right=True), lambda run: str(_place(run).index + first)),
-        (Column("ID"), lambda run: short[run.id]),
+        (Column("ID"), lambda run: text.short_id(run.id)),
         (text.BACKEND, _backend),
         (text.STATE, lambda run: run.state),
         *text.RUN_COSTS,

@@ -1,7 +1,6 @@
 """Sessions and their turns as text: records in, lines out."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -99,9 +98,8 @@ BACKEND = Column("BACKEND")
 
 def sessions_table(sessions: Sequence[Session], costs: Mapping[str, float], view: TextView) -> list[str]:
     """Return a table of sessions with their known costs, the head first."""
-    short = short_ids_of(sessions)
     fields: Fields[Session] = (
-        (Column("ID"), lambda session: short[session.id]),
+        (Column("ID"), lambda session: short_id(session.id)),
         (BACKEND, lambda session: one_line(session.backend)),
         (Column("STATUS", is_spare=True), lambda session: session.status),
         (Column("TURNS", to_right=True, is_spare=True), lambda session: str(session.turn_count)),
@@ -261,21 +259,6 @@ def home_of(home: str | None) -> str | None:
     return os.path.realpath(home) if home else None
 
 
-def short_ids_of(records: Sequence[Session] | Sequence[RunRecord]) -> dict[str, str]:
-    """Return the short ID of each record by its ID."""
-    ids = [record.id for record in records]
-    return dict(zip(ids, short_ids(ids), strict=True))
-
-
 def short_id(own: str) -> str:
-    """Return the beginning of an ID that a message shows."""
+    """Return the beginning of an ID, which commands accept, for a table or a message."""
     return own[:_SHORT_DIGITS]
-
-
-def short_ids(ids: Sequence[str]) -> list[str]:
-    """Return the shortest unique beginnings of IDs, with eight digits or more."""
-    short: dict[str, str] = {}
-    for digits in range(_SHORT_DIGITS, max(map(len, ids), default=0)):
-        counts = Counter(own[:digits] for own in set(ids))
-        short |= {own: own[:digits] for own in ids if own not in short and counts[own[:digits]] == 1}
-    return [short.get(own, own) for own in ids]

@@ -146,8 +146,7 @@ def delete(flags: DeleteFlags, context: CommandContext) -> int:
 
 
 def _named(wanted: Sequence[Session]) -> list[str]:
-    short = text.short_ids_of(wanted)
-    return [f"{short[session.id]}  {text.short_title(session)}".rstrip() for session in wanted]
+    return [f"{text.short_id(session.id)}  {text.short_title(session)}".rstrip() for session in wanted]
 
 
 def clean(flags: CleanFlags, context: CommandContext) -> int:
@@ -218,7 +217,7 @@ def tag(flags: TagFlags, context: CommandContext) -> int:
         return await store.tag(session.id, added, removed)
 
     session = _changed(flags, context, tagged)
-    line = f"{text.short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}"
+    line = f"{text.short_id(session.id)}  {', '.join(session.tags) or '(no tags)'}"
     return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
 
 
