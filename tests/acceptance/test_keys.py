@@ -1,7 +1,6 @@
 """`clinvk keys`, and a server with the created keys."""
 
 import json
-import os
 
 import pytest
 
@@ -56,44 +55,6 @@ def test_create_rejects_invalid_arguments(clinvk: Clinvk) -> None:
         assert done.returncode in (1, 2)
         assert done.stdout == ""
     assert json.loads(clinvk.run("keys", "list", "--json").stdout) == {"keys": []}
-
-
-@pytest.mark.parametrize(
-    ("path", "settings", "why"),
-    [
-        ("/etc", "", "is never allowed: '/etc' is the system's"),
-        ("/", "server: {allowed_workdir_prefixes: [/srv]}", ""),
-        ("{folder}", "", ""),
-        (
-            "{folder}",
-            "server: {allowed_workdir_prefixes: [/srv]}",
-            "is in none of '/srv' (server.allowed_workdir_prefixes)",
-        ),
-        (
-            "{folder}",
-            "server: {blocked_workdir_prefixes: [{folder}]}",
-            "is in '{folder}', which server.blocked_workdir_prefixes forbids",
-        ),
-        ("{folder}", "server: {allowed_workdir_prefixes: [{folder}/in]}", ""),
-        ("/etc", "server: {port: nonsense}", "is never allowed: '/etc' is the system's"),
-    ],
-)
-def test_create_warns_of_an_allowed_directory_that_the_server_refuses(
-    clinvk: Clinvk, path: str, settings: str, why: str
-) -> None:
-    folder = os.path.realpath(clinvk.folder)
-    path, settings, why = (text.replace("{folder}", folder) for text in (path, settings, why))
-    clinvk.settings(settings)
-    made = clinvk.run("keys", "create", "ana", "--allow-dir", path)
-    assert made.returncode == 0
-    assert made.stdout.startswith("clinvk_")
-    warned = [line for line in made.stderr.splitlines() if "warning" in line]
-    assert warned == ([f"clinvk: warning: no request gets into {path!r} with this key: it {why}"] if why else [])
-
-
-def test_current_directory_of_create_does_not_allow_a_blocked_directory(clinvk: Clinvk) -> None:
-    made = clinvk.run("keys", "create", "ana", "--allow-dir", ".", before="cd /etc")
-    assert "no request gets into '/etc' with this key" in made.stderr
 
 
 @pytest.mark.parametrize(

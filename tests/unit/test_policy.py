@@ -92,24 +92,6 @@ def test_built_in_list_blocks_no_other_directories(path: str) -> None:
 @pytest.mark.parametrize("path", ["/etc", "/usr/bin", "/proc", "/home/ben/.ssh", f"{HOME}/.claude", "/var/log/x"])
 def test_built_in_list_blocks_whole_subtrees(path: str) -> None:
     assert BUILT_IN.refusal(path) is not None
-    assert BUILT_IN.refusal_throughout(path) == BUILT_IN.refusal(path)
-
-
-@pytest.mark.parametrize(
-    "path", ["/", "/home", "/Users", "/var", "/run", "/usr", "/usr/lib", "/run/user", f"{HOME}/.clinvk", HOME, "/srv"]
-)
-def test_directory_with_an_allowed_subdirectory_is_not_blocked_throughout(path: str) -> None:
-    assert BUILT_IN.refusal_throughout(path) is None
-
-
-@pytest.mark.parametrize(
-    ("path", "is_closed"),
-    [("/srv", False), ("/srv/a", False), ("/", False), ("/srv/x/y", True), ("/home", True), ("/srvx", True)],
-)
-def test_directory_without_an_allowed_subdirectory_is_blocked_throughout(path: str, is_closed: bool) -> None:
-    lists = DirectoryLists(("/srv",), ("/srv/x",))
-    assert lists.refusal_throughout(path) == (lists.refusal(path) if is_closed else None)
-    assert DirectoryLists(blocked=("/srv",)).refusal_throughout("/") is None
 
 
 FLAGS: Flags = {"--level": "low|high", "--quiet": None, "-c": r"[a-z]+=\d+", "--config": r"[a-z]+=\d+"}

@@ -81,11 +81,6 @@ class BuiltInBlocks(msgspec.Struct, frozen=True):
             return f"is never allowed: {containing(folded, _SYSTEM)!r} is the system's"
         return None
 
-    def refusal_throughout(self, path: str) -> str | None:
-        """Return the reason why an agent may use neither a directory nor any directory below, or None."""
-        allowed = (*_NOT_SYSTEM, *self.exceptions, *self.temporary, *self.defaults)
-        return None if path.casefold() in _ALONE or _any_in(path, allowed) else self.refusal(path)
-
     def _is_exempt(self, path: str, folded: str) -> bool:
         return bool(containing(folded, _NOT_SYSTEM) or containing(path, self.temporary))
 
@@ -108,10 +103,6 @@ class DirectoryLists(msgspec.Struct, frozen=True):
             return f"is in none of {', '.join(map(repr, self.allowed))} (server.allowed_workdir_prefixes)"
         return None
 
-    def refusal_throughout(self, path: str) -> str | None:
-        """Return the reason why an agent may use neither a directory nor any directory below, or None."""
-        return None if _any_in(path, self.allowed) and not containing(path, self.blocked) else self.refusal(path)
-
 
 def containing(path: str, directories: Iterable[str]) -> str | None:
     """Return the first directory equal to or above the path: `/home/a` contains `/home/a/b`, but not `/home/ab`."""
@@ -119,10 +110,6 @@ def containing(path: str, directories: Iterable[str]) -> str | None:
         if path.startswith(above) and (above.endswith("/") or path[len(above) : len(above) + 1] in ("", "/")):
             return above
     return None
-
-
-def _any_in(path: str, directories: Iterable[str]) -> bool:
-    return any(containing(directory, (path,)) for directory in directories)
 
 
 def _containing_folded(folded: str, directories: Iterable[str]) -> str | None:

@@ -69,14 +69,6 @@ class WorkdirPolicy:
             return f"{exc.message}; server.default_workdir names another"
         return ""
 
-    def refusal_throughout(self, path: str) -> str:
-        """Return why no request may use a directory or any directory below, or an empty text if a request may.
-
-        The path must be free of symbolic links. The directory in which a server starts is unknown, and is ignored.
-        """
-        built_in = replace(self._built_in, defaults=_with_targets(self._default))
-        return built_in.refusal_throughout(path) or self._directories().refusal_throughout(path) or ""
-
     def admit(self, request: RunRequest) -> str:
         """Check the directories of a settled request again, right before its agent starts.
 

@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits, Right, key_source
-from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends.registry import Backends, backend_named
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
 from clinvk.cli.parse.settings import CommandContext, age_s, directory
 from clinvk.cli.sessions.session_text import Fields, TextView
 from clinvk.cli.terminal.output import Notes, columns, date_and_time, print_json, print_text
 from clinvk.cli.terminal.table import Column
-from clinvk.config.setting_values import split_list
+from clinvk.config.setting_values import ignore_invalid, split_list
 from clinvk.dialects.rest import views
 from clinvk.store.opening import open_store
 from clinvk.types.errors import ConfigError, InvalidRequest
@@ -28,13 +27,14 @@ def create(flags: KeyFlags, context: CommandContext) -> int:
     """Create a key and print it.
 
     Raises:
-        InvalidRequest: the name is taken or invalid, or a limit or the expiry is out of range.
+        InvalidRequest: the name is taken or invalid, a limit or the expiry is out of range, or there is no such target.
         BackendUnavailable: one of the backends does not exist.
         ConfigError: the key file cannot be used.
     """
     name = flags.words[0]
     limits, expires_at = _limits(flags, context.backends), _expires_at(flags.expires)
-    _check_settings(limits, context)
+    if message := context.trace(ignore_invalid).settings.notifications.unknown_name(limits.notify):
+        raise InvalidRequest(f"--notify: {message}")
     rights = tuple(dict.fromkeys(flags.right))
 
     async def add(file: KeyFile) -> tuple[bool, str]:
@@ -157,24 +157,6 @@ def _check_range(flag: str, value: float | None, allowed: tuple[float, float]) -
     least, most = allowed
     if value is not None and not least <= value <= most:
         raise InvalidRequest(f"{flag}: {value} is not from {least:g} to {most:,.0f}")
-
-
-def _check_settings(limits: KeyLimits, context: CommandContext) -> None:
-    """Print a warning for each directory of the key that the settings or built-in rules close to every request.
-
-    Raises:
-        InvalidRequest: the settings have no notification target with a name of the key.
-    """
-    if not (limits.workdirs or limits.notify):
-        return
-    errors: list[ConfigError] = []
-    settings = context.trace(errors.append).settings
-    if message := settings.notifications.unknown_name(limits.notify):
-        raise InvalidRequest(f"--notify: {message}")
-    workdirs = WorkdirPolicy(settings, context.environ, context.backends)
-    for path in limits.workdirs:
-        if why := workdirs.refusal_throughout(path):
-            context.notes.info(f"warning: no request gets into {path!r} with this key: it {why}")
 
 
 def _as_json(key: ApiKey) -> dict[str, object]:
