@@ -14,7 +14,7 @@ from pathlib import Path
 
 from acceptance.command import TIMEOUT_S, Clinvk
 
-ESCAPE, ENTER, INTERRUPT = b"\x1b", b"\r", b"\x03"
+ESCAPE, ENTER = b"\x1b", b"\r"
 _CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 _DRAWN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|(\r\n|\r|[^\x1b\r]+)")
 

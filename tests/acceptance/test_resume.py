@@ -13,7 +13,7 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
-from acceptance.terminal import ENTER, ESCAPE, INTERRUPT, on_terminal
+from acceptance.terminal import ENTER, ESCAPE, on_terminal
 from scripted.steps import CODEX_THREAD, claude_says, codex_streams, gemini_says, hang, says, touch, wait_for
 
 FIRST = "aaaaaaaa-1111-4111-8111-111111111111"
@@ -541,7 +541,7 @@ class TestPicker:
         assert "-p" not in clinvk.agent.calls()[-1].argv
 
     @pytest.mark.first(3)
-    @pytest.mark.parametrize("leave", [ESCAPE, b"q", INTERRUPT, b"\x04", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    @pytest.mark.parametrize("leave", [ESCAPE, b"q", signal.SIGINT, b"\x04", signal.SIGTERM, signal.SIGHUP])
     def test_leaving_the_picker_exits_with_7_and_restores_the_terminal(
         self, clinvk: Clinvk, sessions: list[str], leave: bytes | signal.Signals
     ) -> None:

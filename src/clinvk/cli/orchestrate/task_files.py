@@ -1,7 +1,7 @@
 """Files of tasks or steps: JSON, YAML or JSON Lines, read as one JSON body, completed from the flags.
 
 A body has the same fields as over HTTP: `clinvk.dialects.rest.batch_bodies`. Errors name the field, or the line and the
-column of what cannot be parsed. YAML is https://yaml.org/spec/1.1/ as PyYAML reads it.
+column of what cannot be parsed.
 """
 
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
-import yaml
 from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import Flags
@@ -31,9 +30,6 @@ _LINES_OF_JSON = (".jsonl", ".ndjson")
 _YAML = (".yaml", ".yml")
 _YAML_IN_BRACES = re.compile(r'[\[{\s]+[^\[\]{}\s"]')
 """The beginning of a YAML flow collection: in JSON, a quote follows the brace."""
-
-# PyYAML is built without libyaml on some machines.
-_LOADER: type[yaml.CSafeLoader | yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class InvalidFile(InvalidRequest):
@@ -113,7 +109,9 @@ def parse(text: str, name: str, field: str) -> TaskFile:
     if suffix in _LINES_OF_JSON or (suffix not in (".json", *_YAML) and _is_lines(text, field)):
         body = _body_of_lines(text, name)
     elif suffix in _YAML or not is_json:
-        body = _body_of_yaml(text, name)
+        from clinvk.cli.orchestrate.task_yaml import body_of_yaml  # JSON does not wait for the import
+
+        body = body_of_yaml(text, name)
     else:
         _check_json(text, name, 1)
         body = text.strip().encode()
@@ -156,47 +154,6 @@ def _body_of_lines(text: str, name: str) -> bytes:
     for number, line in lines:
         _check_json(line, name, number)
     return f"[{','.join(line for _, line in lines)}]".encode()
-
-
-def _body_of_yaml(text: str, name: str) -> bytes:
-    loader = _LOADER(text)
-    try:
-        root = loader.get_single_node()
-        if root is None:
-            raise InvalidFile(f"{name}: has no content")
-        _refuse_duplicates(root, name, set())
-        value: object = loader.construct_document(root)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # the stubs say nothing
-        return msgspec.json.encode(value)
-    except yaml.MarkedYAMLError as exc:
-        raise InvalidFile(f"{_at(name, exc.problem_mark)}: is not valid YAML: {exc.problem or exc.context}") from exc
-    except yaml.YAMLError as exc:
-        raise InvalidFile(f"{name}: is not valid YAML: {' '.join(str(exc).split())}") from exc
-    except RecursionError:
-        raise InvalidFile(f"{name}: is nested too deeply, or in itself") from None
-    except (TypeError, ValueError) as exc:
-        raise InvalidFile(f"{name}: has a value that JSON has not: {exc}") from exc
-
-
-def _refuse_duplicates(node: yaml.Node, name: str, seen: set[int]) -> None:
-    """Refuse duplicate keys, e.g. after a forgotten dash: a task would be lost silently."""
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicates(item, name, seen)
-    elif isinstance(node, yaml.MappingNode):
-        known: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and str(key.value) in known and not key.tag.endswith(":merge"):
-                raise InvalidFile(f"{_at(name, key.start_mark)}: {key.value!r} is duplicated")
-            known.add(str(key.value))
-            _refuse_duplicates(value, name, seen)
-
-
-def _at(name: str, mark: yaml.Mark | None) -> str:
-    """Return a position in a file, its line and column counted from 1."""
-    return f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
 
 
 def with_backends(bodies: list[PartBody], settings: Settings) -> list[PartBody]:
