@@ -26,7 +26,7 @@ from clinvk.types.text import BACKEND_NAME, nearest
 
 
 def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backends) -> Backends:
-    """Return the built-in backends, and the backends that the settings define; `trace_of` reports invalid ones."""
+    """Return the built-in backends, and those that the settings define; `CommandContext.trace` reports invalid ones."""
     keys = backend_keys(config, environ)
     names = sorted(
         name

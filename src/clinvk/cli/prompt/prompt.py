@@ -25,7 +25,7 @@ from clinvk.cli.terminal.output import STDERR, WOULD_EXECUTE, print_text, printa
 from clinvk.config.load import home
 from clinvk.config.model import Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
-from clinvk.remote.socket_path import connected, path_of
+from clinvk.remote.socket_path import path_of
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest, SessionError, StoreUnavailable
 from clinvk.types.request import Image, RunRequest, fallback_of
@@ -141,9 +141,7 @@ class ServerOrLocalRuns(NamedTuple):
         if not path_of(self.context.home).exists():
             return None
         if not self.context.settings.warm.command_line:
-            if self.is_verbose and (connection := connected(self.context.home)):
-                connection.close()
-                self._explain("not through the server: disabled by --no-server or warm.command_line: false")
+            self._explain("not through the server: disabled by --no-server or warm.command_line: false")
             return None
         from clinvk.remote.remote_runs import ServerDeclined, run_through_server
 
