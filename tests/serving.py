@@ -11,7 +11,7 @@ import httpx
 from msgspec.structs import replace
 
 from clinvk.api.access.auth import Access
-from clinvk.api.access.clients import RateLimits, TrustedProxies
+from clinvk.api.access.clients import RateLimits
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.access.logins import Logins
@@ -234,9 +234,7 @@ def services_of(
     """Return the services of endpoints that are called without a server. By default, no key is required."""
     settings, environ, store = settings or Settings(), environ or {}, store or MemoryStore()
     keys, server = ApiKeys(), settings.server
-    access = access or Access(
-        keys, AllowedHosts(server), RateLimits(server), TrustedProxies(server), Logins(keys), open_warning=""
-    )
+    access = access or Access(keys, AllowedHosts(server), RateLimits(server), Logins(keys), open_warning="")
     admission = RequestAdmission(settings, environ, registry, store, access.keys)
     inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
     return Services(

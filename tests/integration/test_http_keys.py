@@ -149,9 +149,22 @@ async def test_clients_behind_a_trusted_proxy_are_rate_limited_separately(script
     async with limited(scripted, proxies=("127.0.0.1",)) as server:
         statuses = [
             (await server.client.get("/api/v1/runs", headers={"x-forwarded-for": address})).status_code
-            for address in ("203.0.113.1", "203.0.113.1", "203.0.113.1", "203.0.113.2", "spoofed, 203.0.113.1")
+            for address in ("203.0.113.1", "203.0.113.1", "203.0.113.1", "203.0.113.2", "spoofed, 203.0.113.1", "::::")
         ]
-    assert statuses == [200, 200, 429, 200, 429]
+    assert statuses == [200, 200, 429, 200, 429, 200]
+
+
+async def test_proxy_is_recognized_on_a_socket_for_ipv6_and_ipv4(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sock = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    monkeypatch.setattr("serving.listen", lambda *_: [sock])
+    async with limited(scripted, proxies=("127.0.0.1/8",)) as server:
+        statuses = [
+            (await server.client.get("/api/v1/runs", headers={"x-forwarded-for": f"203.0.113.{n}"})).status_code
+            for n in range(3)
+        ]
+    assert statuses == [200, 200, 200]
 
 
 async def test_untrusted_forwarded_header_does_not_change_the_client(scripted: Scripted) -> None:

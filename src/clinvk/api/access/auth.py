@@ -1,4 +1,4 @@
-"""Access control between the network and the requests: hosts, origins, keys, rate limits and proxies."""
+"""Access control between the network and the requests: hosts, origins, keys, and rate limits."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.access import clients, hosts
-from clinvk.api.access.clients import RateLimits, TrustedProxies, network_of
+from clinvk.api.access.clients import RateLimits, network_of
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys, start_key
 from clinvk.api.access.logins import Login, Logins
@@ -32,7 +32,6 @@ class Access(NamedTuple):
     keys: ApiKeys
     hosts: AllowedHosts
     limits: RateLimits
-    proxies: TrustedProxies
     logins: Logins
     open_warning: str
 
@@ -90,8 +89,7 @@ async def access_of(settings: ServerSettings, keys: ApiKeys, sockets: Sequence[s
     """Return the access control of a server that listens on `sockets`."""
     names = await asyncio.to_thread(hosts.names_of_machine, sockets)
     open_warning = open_warning_of(settings, sockets)
-    allowed_hosts, limits, proxies = AllowedHosts(settings, names), RateLimits(settings), TrustedProxies(settings)
-    return Access(keys, allowed_hosts, limits, proxies, Logins(keys), open_warning)
+    return Access(keys, AllowedHosts(settings, names), RateLimits(settings), Logins(keys), open_warning)
 
 
 def create_key_if_open(
@@ -149,8 +147,6 @@ class AuthMiddleware:
         if scope["state"]["is_refused"]:
             raise ShuttingDown("the server is stopping and takes no new requests")
         access = self._access
-        if access.proxies:
-            access.proxies.apply(scope)
         login = access.login_of(scope)
         key = login.key if login else None
         address = scope["client"][0] if scope["client"] else _NO_ADDRESS

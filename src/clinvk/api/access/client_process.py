@@ -66,7 +66,7 @@ def nesting_of_client(scope: Scope) -> int:
 
 
 def _client_of(scope: Scope) -> _Client | None:
-    return _find(scope["state"].get("proxy") or scope["client"], scope["server"])
+    return _find(scope["state"].get("peer") or scope["client"], scope["server"])
 
 
 def _find(address: _Address, server: _Address) -> _Client | None:

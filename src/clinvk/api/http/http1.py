@@ -71,6 +71,8 @@ class Http1Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the idle timer of a new connection."""
         super().connection_made(transport)
+        if self.client:  # a socket for IPv6 and IPv4 maps the addresses of IPv4
+            self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         self._head_bytes = self._framing_bytes = 0
         self._held = self._pipelined = b""
         self._in_head = self._in_body = self._is_half_closed = False
@@ -159,8 +161,9 @@ class Http1Protocol(HttpToolsProtocol):
         return self._active is not None and not self._active.response_complete
 
     def on_message_begin(self) -> None:
-        """Note the start of a request head."""
+        """Note the start of a request head, and the other end of the connection, which may be a proxy."""
         super().on_message_begin()
+        self.scope.setdefault("state", {})["peer"] = self.client
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:

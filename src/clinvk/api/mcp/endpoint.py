@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clinvk.api.mcp.protocol import McpServer
 
 _HEADERS = [(b"content-type", b"application/json"), (b"prefer", b"respond-async")]
-_IDENTITY = ("request_id", "key_name", "client", "proxy", "is_authenticated")
+_IDENTITY = ("request_id", "key_name", "client", "peer", "is_authenticated")
 _STARTING_PATHS = ("/api/v1/prompt", "/api/v1/compare")
 
 

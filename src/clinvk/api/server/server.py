@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
+from ipaddress import ip_network
 from typing import NamedTuple
 
 import uvicorn
@@ -317,7 +318,8 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                proxy_headers=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=[str(ip_network(text, strict=False)) for text in settings.trusted_proxies],
                 server_header=False,
                 timeout_keep_alive=settings.idle_timeout_secs or _NO_IDLE_TIMEOUT_S,
                 timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
