@@ -14,8 +14,7 @@ from bench.spawning import paced, paces
 from bench.workplace import Workplace
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.events import Logged, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 
 _SESSIONS = 10_000
 _AT_ONCE = 500

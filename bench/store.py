@@ -17,8 +17,7 @@ from bench.workplace import Workplace
 from clinvk.store.protocol import SessionQuery
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.events import Logged, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 
 _SIZES = (10_000, 100_000)
 _AT_ONCE = 500

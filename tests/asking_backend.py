@@ -3,8 +3,8 @@
 from clinvk.backends.base import Channel, Host, Launch
 from clinvk.backends.shared import OneShotChannel
 from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 from shell_backend import Shell, ShellEvents
 
 ASK = """echo '{"type":"interaction_requested","interaction":{"id":"q","title":"May I?"}}'\n"""

@@ -28,7 +28,6 @@ MAY_BLOCK = (
     ("clinvk/runtime/process/executables.py", {"find", "host", "file_part", "read", "resolve"}),
     ("clinvk/runtime/agent_environment.py", {"path"}),
     ("clinvk/cli/terminal/keys.py", {"_read", "line"}),
-    ("clinvk/api/openapi/endpoint.py", {"docs_file"}),
     ("clinvk/api/endpoints/inventory.py", {"_locate"}),
     (
         "clinvk/api/access/workdirs.py",

@@ -24,8 +24,8 @@ from clinvk.backends.base import (
 )
 from clinvk.backends.shared import OneShotChannel, crash_ending, decode_line
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 AGENT = r"""#!{python} -IS
 import json, os, signal, subprocess, sys, threading, time

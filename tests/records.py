@@ -7,8 +7,7 @@ from msgspec.structs import replace
 
 from clinvk.store.protocol import SessionStore
 from clinvk.types.events import Event, Logged, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 
 AT = 1_800_000_000.0
 """When things happen: a time that is not the tests' own."""

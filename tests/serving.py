@@ -10,11 +10,10 @@ from typing import cast
 import httpx
 from msgspec.structs import replace
 
-from clinvk.api.access.auth import Access
+from clinvk.api.access.auth import Access, Logins
 from clinvk.api.access.clients import RateLimits
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys
-from clinvk.api.access.logins import Logins
 from clinvk.api.endpoints.inventory import BackendInventory
 from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission

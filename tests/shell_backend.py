@@ -7,8 +7,8 @@ import msgspec
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch, Report
 from clinvk.backends.shared import Decoder, OneShotChannel, crash_ending
 from clinvk.types.events import Event, Usage
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 TEXT = """echo '{"type":"text_delta","text":"hello"}'\n"""
 CALL = """echo '{"type":"tool_call","id":"1","name":"Bash","input":{}}'\n"""

@@ -13,15 +13,16 @@ if TYPE_CHECKING:
         Progress,
         RunFailed,
         RunFinished,
+        RunResult,
         RunStarted,
         TextDelta,
         ThinkingDelta,
         ToolCall,
         ToolResult,
         Usage,
+        collect,
     )
     from clinvk.types.request import RunRequest
-    from clinvk.types.result import RunResult, collect
 
 __version__ = "0.2.0"
 
@@ -50,8 +51,6 @@ _HOME = {
     "RunRequest": "request",
     "SandboxMode": "choices",
     "ClinvkError": "errors",
-    "RunResult": "result",
-    "collect": "result",
 }
 """The modules of the public names, in `clinvk.types`; unlisted names are in `events`."""
 

@@ -79,4 +79,4 @@ from clinvk.types.request import (
     RunRequest as RunRequest,
     ToolOutput as ToolOutput,
 )
-from clinvk.types.session import Resume as Resume
+from clinvk.types.record import Resume as Resume

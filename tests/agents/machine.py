@@ -19,9 +19,8 @@ from clinvk.config.model import Settings, WarmSettings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionStore
-from clinvk.types.events import Event
+from clinvk.types.events import Event, RunResult
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 from standin.document import Record
 from standin.process import Address
 

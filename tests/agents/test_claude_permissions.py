@@ -16,9 +16,8 @@ from msgspec.structs import replace
 from agents.machine import Machine
 from clinvk.types.choices import ApprovalMode
 from clinvk.types.errors import Unsupported
-from clinvk.types.events import RunFinished, ToolResult
+from clinvk.types.events import RunFinished, RunResult, ToolResult
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 from polling import until
 
 pytestmark = pytest.mark.slow

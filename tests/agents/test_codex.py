@@ -15,6 +15,7 @@ from clinvk.types.events import (
     Progress,
     RunFailed,
     RunFinished,
+    RunResult,
     RunStarted,
     TextDelta,
     ThinkingDelta,
@@ -23,7 +24,6 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.request import Image, RunRequest
-from clinvk.types.result import RunResult
 from polling import until
 
 PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")

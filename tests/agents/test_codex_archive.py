@@ -13,8 +13,8 @@ from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, RunFailed, TextDelta
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 
 def ask(prompt: str, session: str | None = None) -> RunRequest:

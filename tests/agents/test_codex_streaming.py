@@ -12,9 +12,18 @@ from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from clinvk.types.choices import SandboxMode
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
+from clinvk.types.events import (
+    Event,
+    RunFailed,
+    RunFinished,
+    RunResult,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    Usage,
+)
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 
 
 def ask(prompt: str) -> RunRequest:

@@ -14,10 +14,9 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.sessions import fork
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import SessionBusy
-from clinvk.types.events import RunFailed, RunFinished, Usage
+from clinvk.types.events import RunFailed, RunFinished, RunResult, Usage
+from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
-from clinvk.types.session import Session
 from polling import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

@@ -18,9 +18,8 @@ from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.process_tags import kill_tools
 from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
-from clinvk.types.events import RunFailed, ToolCall, Usage
+from clinvk.types.events import RunFailed, RunResult, ToolCall, Usage
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 from polling import until
 
 AT_WORK = 'x [[tool=shell cmd="sleep 600" before="Wait. " usage=100,20,30,10]]'

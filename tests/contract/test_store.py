@@ -23,8 +23,7 @@ from clinvk.types.errors import (
 )
 from clinvk.types.events import RunFailed, RunStarted, TextDelta, Usage
 from clinvk.types.interaction import FieldOption, Interaction, InteractionAnswer, QuestionField
-from clinvk.types.record import LimitWindow, RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import LimitWindow, RunRecord, Session
 from records import ANSWER, AT, log, new_id, run, session, turn
 
 

@@ -10,9 +10,8 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
-from clinvk.types.events import RunStarted
+from clinvk.types.events import RunResult, RunStarted
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 from lasting_backend import Lasting
 
 ENV = {"PATH": os.environ["PATH"]}

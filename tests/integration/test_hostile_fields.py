@@ -21,8 +21,8 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Host
 from clinvk.backends.registry import BACKENDS
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 from polling import until
 from scripted.steps import CODEX_THREAD, says
 from serving import LiveServer, serving

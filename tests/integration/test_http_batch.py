@@ -14,9 +14,8 @@ from clinvk.config.model import ServerSettings
 from clinvk.dialects.rest import batch_bodies
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Logged
-from clinvk.types.record import RunRecord
+from clinvk.types.record import RunRecord, Session
 from clinvk.types.request import PartPosition
-from clinvk.types.session import Session
 from echo import Echo, answer
 from polling import until, until_told
 from scripted import Scripted

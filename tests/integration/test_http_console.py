@@ -8,9 +8,9 @@ import pytest
 
 from clinvk.api import console
 from clinvk.api.access import clients
+from clinvk.api.access.auth import LOGIN_S, TOKEN_S, Logins
 from clinvk.api.access.key_file import ApiKey, digest_of
 from clinvk.api.access.keys import ApiKeys
-from clinvk.api.access.logins import LOGIN_S, TOKEN_S, Logins
 from clinvk.store.memory import MemoryStore
 from scripted import Scripted
 from scripted.steps import claude_says

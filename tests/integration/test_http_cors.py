@@ -8,7 +8,7 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ConfigError
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving

@@ -31,9 +31,8 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import waiting
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
-from clinvk.types.record import UsageOfDay
+from clinvk.types.record import Session, UsageOfDay
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 from polling import until, until_told
 from records import AT, turn
 from scripted import Scripted
@@ -158,7 +157,11 @@ async def test_proxy_is_recognized_on_a_socket_for_ipv6_and_ipv4(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sock = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    monkeypatch.setattr("serving.listen", lambda *_: [sock])
+
+    def listen(host: str, port: int) -> list[socket.socket]:
+        return [sock]
+
+    monkeypatch.setattr("serving.listen", listen)
     async with limited(scripted, proxies=("127.0.0.1/8",)) as server:
         statuses = [
             (await server.client.get("/api/v1/runs", headers={"x-forwarded-for": f"203.0.113.{n}"})).status_code

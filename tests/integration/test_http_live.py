@@ -150,7 +150,7 @@ async def test_invalid_event_id_is_refused(scripted: Scripted, last_id: str) -> 
 
 
 async def test_quiet_stream_has_comments(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clinvk.api.endpoints.live.QUIET_S", 0.02)
+    monkeypatch.setattr("clinvk.api.endpoints.runs.QUIET_S", 0.02)
     async with (
         serving(scripted.env) as server,
         asyncio.timeout(20),
@@ -164,7 +164,7 @@ async def test_quiet_stream_has_comments(scripted: Scripted, monkeypatch: pytest
 
 
 async def test_stream_ends_with_the_key_of_its_login(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clinvk.api.endpoints.live.QUIET_S", 0.02)
+    monkeypatch.setattr("clinvk.api.endpoints.runs.QUIET_S", 0.02)
     keys = ApiKeys([ApiKey(name="ana", digest=digest_of("ana"))])
     async with serving(scripted.env, keys=keys) as server:
         refused = await server.client.get("/api/v1/events")

@@ -14,8 +14,8 @@ from clinvk.backends.base import Host, Launch
 from clinvk.config.model import BackendSettings, UnifiedFlags
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.run.task import RunTask
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, ignore, letters, pause, spawn, stderr, touch, wait_for

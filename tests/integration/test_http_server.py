@@ -27,8 +27,7 @@ from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import Page, SessionQuery
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ConfigError, StoreUnavailable
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says

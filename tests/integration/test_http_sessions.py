@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Usage
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 from scripted import Scripted
 from scripted.steps import claude_says, codex_streams, exits, hang, wait_for
 from serving import LiveServer, serving

@@ -15,7 +15,7 @@ import pytest
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.http.http1 import MAX_HEAD_BYTES
 from clinvk.store.memory import MemoryStore
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, pause

@@ -14,7 +14,7 @@ import pytest
 from clinvk.api.http import response
 from clinvk.runtime.process import waiting
 from clinvk.store.memory import MemoryStore
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving

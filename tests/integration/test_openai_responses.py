@@ -16,8 +16,7 @@ from pydantic import BaseModel
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import Page, RunQuery, SessionQuery
 from clinvk.types.errors import SessionBusy
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, stderr, wait_for

@@ -26,9 +26,8 @@ from clinvk.store.protocol import RunQuery
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Logged
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part, PartResult, Plan, Summary
-from clinvk.types.record import RunRecord
+from clinvk.types.record import RunRecord, Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 from nesting import too_deep
 from polling import until
 from repositories import Repository

@@ -16,8 +16,8 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import RunFailed, RunFinished, TextDelta, ToolCall
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 from integration.pool_server import ENV, Server, begun, request, sleeping
 from lasting_backend import Lasting
 from polling import until

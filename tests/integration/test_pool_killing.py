@@ -10,8 +10,7 @@ import psutil
 import pytest
 
 from clinvk.runtime.run import execution
-from clinvk.types.events import RunFailed, RunFinished
-from clinvk.types.result import RunResult
+from clinvk.types.events import RunFailed, RunFinished, RunResult
 from integration.pool_server import Server
 from lasting_backend import Lasting
 

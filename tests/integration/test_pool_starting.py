@@ -15,8 +15,8 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import RunFailed
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 from integration.pool_server import ENV, Server, request
 from lasting_backend import AGENT, Lasting, LastingChannel
 from polling import until

@@ -33,9 +33,8 @@ from clinvk.types.errors import (
     StoreUnavailable,
 )
 from clinvk.types.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.types.record import RunRecord
+from clinvk.types.record import Resume, RunRecord, Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume, Session
 from polling import settled, until
 from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, USED, Shell
 

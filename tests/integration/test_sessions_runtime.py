@@ -25,9 +25,8 @@ from clinvk.types.errors import (
     Unsupported,
 )
 from clinvk.types.events import Usage
-from clinvk.types.record import RunRecord
+from clinvk.types.record import Resume, RunRecord, Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume, Session
 from records import session
 from shell_backend import Shell
 

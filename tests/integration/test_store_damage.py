@@ -19,7 +19,7 @@ from clinvk.store.sqlite.database import Database
 from clinvk.store.sqlite.examination import examine
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import StoreUnavailable
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 from polling import until
 from records import ANSWER, run, turn
 from records import session as new_session

@@ -54,7 +54,7 @@ RUNS = (
     "/api/v1/prompt",
 )
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
-TAKES_NOTHING = "/openai/v1/models"
+TAKES_NOTHING = ("/openai/v1/models", "/anthropic/v1/models")
 EXAMPLES = 40
 TIMEOUT_S = 30
 
@@ -113,7 +113,6 @@ def send(method: str, path: str, mode: GenerationMode, url: str, checks: Sequenc
         ("GET", "/openai/v1/responses/{id}", RIGHT, []),
         ("POST", "/openai/v1/responses/{id}/cancel", RIGHT, []),
         ("GET", "/anthropic/v1/models", RIGHT, []),
-        ("GET", "/anthropic/v1/models", WRONG, []),
         ("GET", "/anthropic/v1/models/{id}", RIGHT, []),
     ],
 )
@@ -124,4 +123,4 @@ async def test_requests_and_answers_match_the_document(
     async with serving(agents.env, agents.registry) as server:
         url = f"http://127.0.0.1:{server.port}"
         sent = await asyncio.to_thread(send, method, path, mode, url, [*CHECKS, *checks])
-    assert sent == (1 if path == TAKES_NOTHING else EXAMPLES)
+    assert sent == (1 if path in TAKES_NOTHING else EXAMPLES)

@@ -25,8 +25,7 @@ from clinvk.config.model import BackendSettings, Settings, UnifiedFlags
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.conversation import AgentPrompt
 from clinvk.dialects.dialect import AnsweredChat, Chat, Dialect
-from clinvk.dialects.openai.chat import OpenAIChat
-from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.dialects.openai.chat import OpenAIChat, OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses
 from clinvk.dialects.rest.rest import Rest
 from clinvk.runtime.local import LocalRuns
@@ -35,8 +34,8 @@ from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
 from clinvk.types.errors import ClinvkError, StoreUnavailable
 from clinvk.types.events import Logged, TextDelta
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_streams, exits, wait_for
@@ -142,16 +141,6 @@ async def test_models_of_usable_backends_are_listed(scripted: Scripted) -> None:
     assert all(model["type"] == "model" and model["display_name"] for model in anthropic["data"])
     assert (anthropic["has_more"], anthropic["first_id"], anthropic["last_id"]) == (False, ids[0], ids[-1])
     assert scripted.calls() == []
-
-
-async def test_anthropic_model_list_is_paginated(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as server:
-        first = (await server.client.get("/anthropic/v1/models?limit=3")).json()
-        rest = (await server.client.get(f"/anthropic/v1/models?limit=1000&after_id={first['last_id']}")).json()
-        wrong = await server.client.get("/anthropic/v1/models?limit=0")
-    assert [model["id"] for model in first["data"]] == ["claude", "claude/sonnet", "claude/opus"]
-    assert (first["has_more"], rest["has_more"], rest["first_id"]) == (True, False, "claude/haiku")
-    assert (wrong.status_code, error_of(MESSAGES, wrong)[0]) == (400, "invalid_request_error")
 
 
 async def test_version_header_selects_the_vendor_on_shared_paths(scripted: Scripted) -> None:

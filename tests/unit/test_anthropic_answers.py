@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from clinvk.dialects import dialect
-from clinvk.dialects.anthropic import Anthropic, Model, model_page
+from clinvk.dialects.anthropic import Anthropic, Model
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -22,9 +22,9 @@ from clinvk.types.events import (
     ToolCallDelta,
     ToolResult,
     Usage,
+    gather,
 )
 from clinvk.types.request import RunRequest
-from clinvk.types.result import gather
 
 FACTS = RunFacts(run_id="r1", backend="claude", started_at=1_700_000_000.0)
 CALL = Call(request=RunRequest(prompt="hi", backend="claude"), model="claude/opus")
@@ -274,36 +274,6 @@ def test_model_has_every_field_required_by_the_api() -> None:
         "created_at": "1970-01-01T00:00:00Z",
         "lifecycle": "active",
     }
-
-
-@pytest.mark.parametrize(
-    ("query", "ids", "has_more"),
-    [
-        (b"", "abcd", False),
-        (b"limit=1000&beta=true", "abcd", False),
-        (b"limit=3", "abc", True),
-        (b"limit=2&after_id=b", "cd", False),
-        (b"limit=1&after_id=b", "c", True),
-        (b"after_id=d", "", False),
-        (b"limit=2&before_id=d", "bc", True),
-        (b"limit=2&before_id=c", "ab", False),
-        (b"before_id=a", "", False),
-    ],
-)
-def test_models_are_listed_in_pages(query: bytes, ids: str, has_more: bool) -> None:
-    told = model_page(MODELS, query)
-    assert ("".join(model.id for model in told.data), told.has_more) == (ids, has_more)
-    assert (told.first_id, told.last_id) == ((ids[0], ids[-1]) if ids else (None, None))
-
-
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [(b"limit=0", "limit"), (b"limit=x", "limit"), (b"after_id=z", "after_id"), (b"before_id=z", "before_id")],
-)
-def test_invalid_page_query_is_rejected(query: bytes, field: str) -> None:
-    with pytest.raises(InvalidRequest) as told:
-        model_page(MODELS, query)
-    assert told.value.field == field
 
 
 def test_arguments_of_a_call_stream_in_pieces_as_one_block() -> None:

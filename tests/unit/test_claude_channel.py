@@ -9,8 +9,8 @@ from clinvk.backends.base import Delivery, Host
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import message
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
+from clinvk.types.record import Resume
 from clinvk.types.request import Image, RunRequest
-from clinvk.types.session import Resume
 
 RECORDINGS = Path(__file__).parent / "recordings" / "claude_stream"
 HELLO = RunRequest(prompt="hello", backend="claude", workdir="/p")

@@ -12,8 +12,8 @@ from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import stdin
 from clinvk.types.choices import APPROVAL_MODES, EFFORTS, SANDBOX_MODES
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
+from clinvk.types.record import Resume
 from clinvk.types.request import Image, RunRequest
-from clinvk.types.session import Resume
 
 USER = Host(env={"HOME": "/home/u"})
 CONFINING = Host(commands=frozenset({"bwrap", "socat"}))

@@ -26,6 +26,7 @@ from clinvk.types.events import (
     Progress,
     RunFailed,
     RunFinished,
+    RunResult,
     RunStarted,
     TextDelta,
     ThinkingDelta,
@@ -34,7 +35,6 @@ from clinvk.types.events import (
 )
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 
 REQUEST = RunRequest(prompt="p", backend="codex", model="asked", workdir="/work")
 

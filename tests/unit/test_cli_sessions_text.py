@@ -16,8 +16,7 @@ from clinvk.cli.sessions.session_text import (
 )
 from clinvk.cli.terminal.table import width
 from clinvk.types.events import Usage
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 
 NOW = 1_700_000_000.0
 VIEW = TextView(NOW, None, 80)

@@ -22,8 +22,8 @@ from clinvk.types.events import (
     ToolResult,
     Usage,
 )
+from clinvk.types.record import Resume
 from clinvk.types.request import Image, RunRequest
-from clinvk.types.session import Resume
 
 RECORDINGS = Path(__file__).parent / "recordings" / "codex_server"
 CASES = sorted(path.stem for path in RECORDINGS.glob("*.stdout"))

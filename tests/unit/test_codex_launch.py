@@ -11,8 +11,8 @@ from clinvk.backends.codex import Codex
 from clinvk.backends.codex.conversation import full_prompt, is_strict
 from clinvk.types.choices import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 THREAD = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"
 HELLO = RunRequest(prompt="hello", backend="codex", workdir="/p")
@@ -429,12 +429,6 @@ def test_other_extra_flags_are_passed_on_without_restrictions(extra: tuple[str, 
 def test_flags_that_the_server_does_not_have_are_rejected(extra: tuple[str, ...]) -> None:
     with pytest.raises(InvalidRequest, match=r"accepted: --strict-config, --config, --enable, --disable"):
         launched(replace(HELLO, sandbox_mode="full", extra=extra))
-
-
-def test_nul_character_in_a_system_prompt_is_rejected() -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        launched(replace(HELLO, system_prompt=f"{PRIVATE}"))
-    assert refused.value.field == "system_prompt"
 
 
 @pytest.mark.parametrize("field", ["prompt", "system_prompt"])

@@ -17,8 +17,8 @@ from clinvk.config.model import Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Logged, RunFinished
 from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 
 ASKED = Interaction(
     id="q1", backend="claude", tool="Bash", title="Run", choices=("allow", "deny"), created_at=0, expires_at=0

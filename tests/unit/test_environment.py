@@ -9,8 +9,8 @@ from clinvk.runtime.agent_environment import AgentEnvironment
 from clinvk.runtime.process import executables
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
+from clinvk.types.record import Resume
 from clinvk.types.request import ClientTool, RunRequest
-from clinvk.types.session import Resume
 
 ENVIRON = {
     "PATH": "/bin",
@@ -98,6 +98,8 @@ def test_launch_refuses_an_option_that_the_backend_does_not_state(field: str, va
         ("workdir", "/\0", "workdir"),
         ("add_dirs", ("/ok", "/a\0b"), "add_dirs[1]"),
         ("extra", ("-c", "x=\0"), "extra[1]"),
+        ("system_prompt", "\0", "system_prompt"),
+        ("allowed_tools", ("Read", "\0"), "allowed_tools[1]"),
     ],
 )
 def test_launch_refuses_a_nul_character_in_an_argument(field: str, value: object, place: str) -> None:

@@ -11,8 +11,8 @@ from clinvk.types.choices import SandboxMode
 from clinvk.types.errors import NotResumable, Unsupported
 from clinvk.types.events import InteractionRequested, RunStarted, ToolCall, ToolResult
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 ASK = RunRequest(prompt="hello", backend="gemini", workdir="/p", approval_mode="ask")
 SESSION = "415ef562-039d-46ed-9307-64d39380a7e4"

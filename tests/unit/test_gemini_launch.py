@@ -14,8 +14,8 @@ from clinvk.backends.base import PRIVATE, Host, Launch
 from clinvk.backends.gemini import MAX_PROMPT_BYTES, Gemini
 from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
+from clinvk.types.record import Resume
 from clinvk.types.request import Image, RunRequest
-from clinvk.types.session import Resume
 
 ASK = RunRequest(prompt="hello", backend="gemini", workdir="/project")
 OPEN = replace(ASK, approval_mode="none")

@@ -19,8 +19,8 @@ from clinvk.types.events import (
     ToolResult,
     Usage,
 )
+from clinvk.types.record import Resume
 from clinvk.types.request import Image, RunRequest
-from clinvk.types.session import Resume
 
 RECORDINGS = Path(__file__).parent / "recordings" / "gemini_acp"
 HOST = Host(env={"HOME": "/h"})

@@ -7,7 +7,7 @@ import pytest
 from clinvk.store import protocol
 from clinvk.store.sqlite.legacy import parse
 from clinvk.types.events import Usage
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 
 ID = "0123456789abcdef" * 2
 WHOLE = {

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pytest
 from starlette.types import Scope
 
-from clinvk.api.access import logins
+from clinvk.api.access import auth as logins
+from clinvk.api.access.auth import LOGIN_S, TOKEN_S, Logins
 from clinvk.api.access.key_file import ApiKey, digest_of
 from clinvk.api.access.keys import ApiKeys
-from clinvk.api.access.logins import LOGIN_S, TOKEN_S, Logins
 
 ANA = ApiKey(name="ana", digest=digest_of("secret"))
 

@@ -7,8 +7,7 @@ import pytest
 
 from bodies import CHAT, COMPLETION, mutated
 from clinvk.dialects.dialect import Dialect
-from clinvk.dialects.openai.chat import OpenAIChat
-from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.dialects.openai.chat import OpenAIChat, OpenAICompletions
 from clinvk.types.errors import InvalidRequest
 from standin.document import JSON
 

@@ -28,9 +28,9 @@ from clinvk.types.events import (
     ToolCallDelta,
     ToolResult,
     Usage,
+    gather,
 )
 from clinvk.types.record import RunRecord
-from clinvk.types.result import gather
 
 RUN = "0123456789abcdef0123456789abcdef"
 FACTS = RunFacts(run_id=RUN, backend="claude", session_id="s", created_at=1_700_000_000.25, started_at=1_700_000_007.5)

@@ -13,13 +13,12 @@ from clinvk.api.openapi.document import document
 from clinvk.backends.registry import BACKENDS
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Dialect
-from clinvk.dialects.openai.chat import OpenAIChat
-from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.dialects.openai.chat import OpenAIChat, OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses
 from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.dialects.rest.rest import STATUSES, Rest
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.session import TAG_PATTERN, TITLE_PATTERN, valid_tag, valid_title
+from clinvk.types.record import TAG_PATTERN, TITLE_PATTERN, valid_tag, valid_title
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 

@@ -7,10 +7,9 @@ from msgspec.structs import replace
 
 from clinvk.orchestrate import judge
 from clinvk.orchestrate.chain import expand_template, misspelt_steps, unknown_steps, warnings
-from clinvk.types.events import RunFinished
+from clinvk.types.events import RunFinished, RunResult
 from clinvk.types.orchestration import Chain, Change, Check, Compare, Part, PartResult
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 
 STEPS = {"a": "answer of a", "x y": "of x y", "it": "{{previous}} {{input}} {{steps.a}}"}
 

@@ -26,6 +26,7 @@ from clinvk.types.events import (
     Progress,
     RunFailed,
     RunFinished,
+    RunResult,
     RunStarted,
     TextDelta,
     ThinkingDelta,
@@ -35,7 +36,6 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 
 FACTS = RunFacts(
     run_id="r1", backend="claude", session_id="s1", workdir="/w", started_at=1_700_000_000.0, duration_s=1.2345

@@ -12,10 +12,9 @@ from clinvk.cli.sessions.session_text import TextView
 from clinvk.cli.terminal.output import Notes, without_sequences
 from clinvk.cli.terminal.table import width
 from clinvk.types.errors import Cancelled, TimedOut
-from clinvk.types.events import RunFailed, RunFinished
+from clinvk.types.events import RunFailed, RunFinished, RunResult
 from clinvk.types.orchestration import Chain, Change, Check, Compare, Parallel, Part, PartResult, Plan, Summary, not_run
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 
 STYLE = re.compile(r"\x1b\[\d*m")
 WIDE = "日本語のとても長い答え " * 5

@@ -4,7 +4,7 @@ import pytest
 
 from clinvk.dialects.rest import views
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.session import valid_tag, valid_title, with_tags
+from clinvk.types.record import valid_tag, valid_title, with_tags
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 """One sign of several characters, some of which join the others."""

@@ -7,8 +7,7 @@ import msgspec
 import pytest
 
 from clinvk.store.sqlite.database import Database
-from clinvk.types.record import LimitWindow, RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import LimitWindow, RunRecord, Session
 
 
 @pytest.mark.parametrize(("table", "kept"), [("sessions", Session), ("runs", RunRecord), ("limits", LimitWindow)])

@@ -55,10 +55,10 @@ def test_empty_header_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("x-clinvk-approval-mode", "yolo", "one of default, auto, ask, none, always, got 'yolo'"),
-        ("x-clinvk-sandbox-mode", "none", "one of default, read-only, workspace, full, got 'none'"),
-        ("x-clinvk-events", "maybe", "true or false, got 'maybe'"),
-        ("x-clinvk-on-busy", "steer", "one of reject, queue, got 'steer'"),
+        ("x-clinvk-approval-mode", "yolo", 'one of always, ask, auto, default, none, got "yolo"'),
+        ("x-clinvk-sandbox-mode", "none", 'one of default, full, read-only, workspace, got "none"'),
+        ("x-clinvk-events", "maybe", 'true or false, got "maybe"'),
+        ("x-clinvk-on-busy", "steer", 'one of queue, reject, got "steer"'),
         ("x-clinvk-workdir", "\xff", "not valid UTF-8"),
     ],
 )
@@ -140,7 +140,7 @@ def test_thinking_and_tool_calls_are_shown_only_on_request() -> None:
 
 
 def test_requesting_tool_events_includes_thinking() -> None:
-    assert vendor.call(BARE, TALK, vendor.header_options({"x-clinvk-events": "yes"})).request.thinking
+    assert vendor.call(BARE, TALK, vendor.header_options({"x-clinvk-events": "1"})).request.thinking
 
 
 def test_long_tool_output_is_truncated() -> None:

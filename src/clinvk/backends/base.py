@@ -15,9 +15,8 @@ from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.errors import NotResumable
 from clinvk.types.events import Event, Usage
 from clinvk.types.interaction import InteractionAnswer
-from clinvk.types.record import LimitWindow
+from clinvk.types.record import LimitWindow, Resume
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
-from clinvk.types.session import Resume
 from clinvk.types.text import last_line
 
 if TYPE_CHECKING:

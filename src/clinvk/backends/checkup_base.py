@@ -8,8 +8,8 @@ import msgspec
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.record import Resume
 from clinvk.types.request import Image, RunRequest
-from clinvk.types.session import Resume
 
 
 class ProbeOutput(NamedTuple):

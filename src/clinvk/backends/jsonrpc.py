@@ -9,8 +9,8 @@ import msgspec
 from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported
 from clinvk.backends.shared import decode_line
 from clinvk.types.events import Ending
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 Params = TypeVar("Params")
 Result = TypeVar("Result")

@@ -13,8 +13,8 @@ import msgspec
 from clinvk.backends.base import API_VERSION, Backend, Channel, Host, Launch
 from clinvk.backends.presets import PRESETS
 from clinvk.types.errors import BackendUnavailable
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 from clinvk.types.text import BACKEND_NAME, BACKEND_NAME_RULE
 
 GROUP = "clinvk.backends"

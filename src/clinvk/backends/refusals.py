@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from clinvk.backends.base import Backend
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 
 def refuse_cost_limit(request: RunRequest, agent: str) -> None:
@@ -24,11 +24,11 @@ def refuse_nul(request: RunRequest) -> None:
     Raises:
         InvalidRequest: an option has a NUL character.
     """
-    texts = {"model": request.model or "", "workdir": request.workdir or ""}
-    texts |= {f"add_dirs[{index}]": path for index, path in enumerate(request.add_dirs)}
-    texts |= {f"extra[{index}]": argument for index, argument in enumerate(request.extra)}
+    texts = {field: getattr(request, field) for field in ("model", "system_prompt", "workdir")}
+    for field in ("add_dirs", "allowed_tools", "extra"):
+        texts |= {f"{field}[{index}]": text for index, text in enumerate(getattr(request, field) or ())}
     for field, text in texts.items():
-        if "\0" in text:
+        if "\0" in (text or ""):
             raise InvalidRequest(f"{field} must not contain a NUL character", field)
 
 

@@ -14,8 +14,8 @@ from clinvk.types.choices import EFFORTS
 from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
 from clinvk.types.prompt_xml import element, unused_tag
+from clinvk.types.record import Resume
 from clinvk.types.request import ClientTool, Image, RunRequest
-from clinvk.types.session import Resume
 from clinvk.types.text import last_line, unknown_name
 
 EFFORT_LEVELS = {

@@ -11,8 +11,8 @@ from clinvk.backends.refusals import refuse_options
 from clinvk.backends.shared import Decoder, OneShotChannel, plain_prompt
 from clinvk.types.errors import AgentFailed, InvalidRequest
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 from clinvk.types.text import last_line
 
 PROMPT = "{prompt}"

@@ -221,7 +221,7 @@ class Gateway:
     ) -> None:
         """Pass a request to the best node; to the next if that refuses for a reason that others may not have."""
         members = self._members.candidates(target)
-        response = HttpResponse(send, self._services.settings.server.write_timeout_secs)
+        response = HttpResponse(send)
         async with DisconnectWatch(receive, response, lambda: _CHECK_CLIENT_S, _ignore_quiet) as disconnect:
             disconnect.watch()
             without_store = 0  # with a second such node, the database itself is away

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from clinvk.api.endpoints.batch import BatchEndpoint
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.services import Services
-from clinvk.api.http.response import DisconnectWatch, HttpResponse, read_json
+from clinvk.api.http.response import DisconnectWatch, read_json
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, Member, Members, Target, is_retryable
 from clinvk.cluster.messages import RequestHead
@@ -30,10 +30,9 @@ from clinvk.orchestrate.admission import Admit
 from clinvk.orchestrate.observers import PartRun
 from clinvk.remote.frames import RunUpdate, run_update
 from clinvk.types.errors import ClinvkError, NodeUnavailable, refusal
-from clinvk.types.events import Ending, Logged, RunFailed
+from clinvk.types.events import Ending, Logged, RunFailed, RunResult, gather
 from clinvk.types.orchestration import Part
 from clinvk.types.request import Placement, RunRequest
-from clinvk.types.result import RunResult, gather
 
 _T = TypeVar("_T")
 
@@ -259,8 +258,7 @@ class RemotePart:
 
 async def serve_part(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     """Run a part that another node sends, until its end, or until the other node cancels it."""
-    response = HttpResponse(send, services.settings.server.write_timeout_secs)
-    await _PartExchange(services, scope, receive, response).serve()
+    await _PartExchange(services, scope, receive, send).serve()
 
 
 class _PartExchange(Exchange):
@@ -268,8 +266,8 @@ class _PartExchange(Exchange):
 
     __slots__ = ("_services",)
 
-    def __init__(self, services: Services, scope: Scope, receive: Receive, response: HttpResponse) -> None:
-        super().__init__(scope, receive, response, Rest(), "application/json", TICK_S)
+    def __init__(self, services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send, Rest(), "application/json", TICK_S)
         self._services = services
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:

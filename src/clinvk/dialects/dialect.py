@@ -8,10 +8,9 @@ import msgspec
 from clinvk.dialects.conversation import AgentPrompt, Conversation, ToolTurn
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Event
+from clinvk.types.events import Event, RunResult
 from clinvk.types.record import RunRecord
 from clinvk.types.request import FailedAgent, Placement, RunRequest
-from clinvk.types.result import RunResult
 
 
 class NoSuchPath(InvalidRequest):
@@ -213,6 +212,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: the model as the client sent it, to repeat in the answer.
         include_usage: a stream ends with the token usage.
+        echo: the beginning of the answer.
         shows_work: the agent's tool calls appear as thinking, which `request.thinking` asks for.
         tools_mode: whose tools the model may call; None leaves the choice to `server.client_tools`.
         has_tools: the body has tools of the client, even if the model must call none.
@@ -233,6 +233,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     respond_async: bool = False
     model: str = ""
     include_usage: bool = False
+    echo: str = ""
     shows_work: bool = False
     tools_mode: ToolsMode | None = None
     has_tools: bool = False

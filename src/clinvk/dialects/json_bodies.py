@@ -17,8 +17,8 @@ from clinvk.types.text import nearest
 
 T = TypeVar("T")
 
-NOT_BLANK = r"\S"
-"""The pattern of a text that is not blank."""
+NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
+"""The pattern of a text that is not blank, with all that `str.strip` takes for space."""
 
 _SHOWN = 80
 _MAX_NAME = 200
@@ -75,10 +75,19 @@ def parameters(query: bytes, type_: type[T]) -> T:
         if name in values:
             raise InvalidRequest(f"parameter {_short(name)!r} is given twice", _short(name))
         values[name] = value
+    return converted(values, type_, "parameter")
+
+
+def converted(values: dict[str, str], type_: type[T], word: str) -> T:
+    """Convert the values of parameters or headers to a struct; `word` is the noun for one, such as `parameter`.
+
+    Raises:
+        InvalidRequest: a value is invalid, or its name is unknown; names it.
+    """
     try:
         return msgspec.convert(values, type_, strict=False)
     except msgspec.ValidationError as error:
-        _explain(str(error), msgspec.json.encode(values), type_, "parameter")
+        _explain(str(error), msgspec.json.encode(values), type_, word)
 
 
 def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") -> NoReturn:

@@ -5,13 +5,13 @@ Request bodies ignore unknown fields at every level, since clients add fields ev
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from clinvk.dialects import dialect, sse
+from clinvk.dialects import dialect, json_bodies, sse
 from clinvk.dialects.client_tools import ToolChoice, check_names
 from clinvk.dialects.conversation import (
     Conversation,
@@ -22,10 +22,10 @@ from clinvk.dialects.conversation import (
     tool_turn,
     without_blank_answers,
 )
-from clinvk.dialects.dialect import TOOLS_MODES, AnsweredChat, Call, Chat, ToolsMode
+from clinvk.dialects.dialect import AnsweredChat, Call, Chat, ToolsMode
 from clinvk.dialects.json_bodies import NOT_BLANK
 from clinvk.types import errors
-from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, OnBusy, SandboxMode
+from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import (
     Event,
@@ -48,8 +48,6 @@ TOOLS = "x-clinvk-tools"
 ON_BUSY = "x-clinvk-on-busy"
 HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS, TOOLS, ON_BUSY)
 
-ON_BUSY_MODES: tuple[OnBusy, ...] = ("reject", "queue")
-"""Without `steer`: a prompt that steers another run may have no answer of its own."""
 
 STATUSES: Mapping[type[ClinvkError], int] = {
     **dialect.STATUSES,
@@ -79,15 +77,10 @@ CHATS = ("x-openwebui-chat-id",)
 _TEMPORARY = "local:"
 """Prefix of Open WebUI's names for temporary chats, which must not be kept."""
 
-_YES = ("1", "true", "yes", "on")
-_NO = ("", "0", "false", "no", "off")
-FLAGS = (*_YES, *_NO)
-"""Values of a boolean header; case does not matter."""
 _MAX_SHOWN = 2000
 _MAX_CHAT_CHARS = 200
 _encoder = msgspec.json.Encoder()
 
-Mode = TypeVar("Mode", bound=str)
 
 ModelName = Annotated[
     str,
@@ -119,44 +112,35 @@ class HeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         session_id: the session to continue.
-        chat: the client's name for the conversation; empty if unnamed.
-        starts_session: start and keep a session, unless an existing session is continued.
         shows_work: the model's thinking and the agent's tool calls appear as thinking.
         tools_mode: whose tools the model may call.
-        on_busy: what happens if the session has a run in progress.
+        on_busy: what happens if the session has a run in progress. A prompt that steers a run has no answer of its own.
+        chat: the client's name for the conversation; empty if unnamed.
+        starts_session: start and keep a session, unless an existing session is continued.
     """
 
-    session_id: str | None = None
+    session_id: str | None = msgspec.field(name=SESSION, default=None)
+    workdir: str | None = msgspec.field(name=WORKDIR, default=None)
+    approval_mode: ApprovalMode | None = msgspec.field(name=APPROVAL, default=None)
+    sandbox_mode: SandboxMode | None = msgspec.field(name=SANDBOX, default=None)
+    shows_work: bool = msgspec.field(name=EVENTS, default=False)
+    tools_mode: ToolsMode | None = msgspec.field(name=TOOLS, default=None)
+    on_busy: Literal["reject", "queue"] | None = msgspec.field(name=ON_BUSY, default=None)
     chat: str = ""
     starts_session: bool = False
-    workdir: str | None = None
-    approval_mode: ApprovalMode | None = None
-    sandbox_mode: SandboxMode | None = None
-    shows_work: bool = False
-    tools_mode: ToolsMode | None = None
-    on_busy: OnBusy | None = None
 
 
 def header_options(headers: Mapping[str, str]) -> HeaderOptions:
-    """Parse clinvk's headers.
+    """Parse clinvk's headers. An empty value counts as an absent one.
 
     Raises:
         InvalidRequest: names the header.
     """
-    if not any(name in headers for name in (*HEADERS, *CHATS)):
-        return HeaderOptions()
-    session_id = _value(headers, SESSION)
-    return HeaderOptions(
-        session_id=None if session_id in (None, NEW_SESSION) else session_id,
-        chat=next((name[:_MAX_CHAT_CHARS] for name in _names(headers) if not name.startswith(_TEMPORARY)), ""),
-        starts_session=session_id == NEW_SESSION,
-        workdir=_value(headers, WORKDIR),
-        approval_mode=_mode(headers, APPROVAL, APPROVAL_MODES),
-        sandbox_mode=_mode(headers, SANDBOX, SANDBOX_MODES),
-        shows_work=_flag(headers, EVENTS),
-        tools_mode=_mode(headers, TOOLS, TOOLS_MODES),
-        on_busy=_mode(headers, ON_BUSY, ON_BUSY_MODES),
-    )
+    values = {name: value for name in HEADERS if (value := _value(headers, name))}
+    chat = next((name[:_MAX_CHAT_CHARS] for name in _names(headers) if not name.startswith(_TEMPORARY)), "")
+    options = json_bodies.converted(values, HeaderOptions, "header") if values else HeaderOptions()
+    is_new = options.session_id == NEW_SESSION
+    return replace(options, chat=chat, starts_session=is_new, session_id=None if is_new else options.session_id)
 
 
 def call(
@@ -291,20 +275,3 @@ def _value(headers: Mapping[str, str], name: str) -> str | None:
     except UnicodeDecodeError:
         raise InvalidRequest(f"the header {name} is not valid UTF-8", name) from None
     return value.strip() or None
-
-
-def _mode(headers: Mapping[str, str], name: str, allowed: tuple[Mode, ...]) -> Mode | None:
-    value = _value(headers, name)
-    if value is None:
-        return None
-    for mode in allowed:
-        if mode == value:
-            return mode
-    raise InvalidRequest(f"the header {name} must be one of {', '.join(allowed)}, got {value!r}", name)
-
-
-def _flag(headers: Mapping[str, str], name: str) -> bool:
-    value = (_value(headers, name) or "").lower()
-    if value not in FLAGS:
-        raise InvalidRequest(f"the header {name} must be true or false, got {value!r}", name)
-    return value in _YES

@@ -10,11 +10,10 @@ from msgspec.structs import replace
 
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import AmbiguousId, InvalidRequest, RunNotFound
-from clinvk.types.events import RunFinished, RunStarted
+from clinvk.types.events import RunFinished, RunResult, RunStarted
 from clinvk.types.orchestration import Chain, Part, PartResult
 from clinvk.types.record import RunRecord
 from clinvk.types.request import PartPosition
-from clinvk.types.result import RunResult
 
 MAX_FILLED_CHARS = 16 * 1024 * 1024
 """A prompt that contains the previous answer twice doubles with each step."""

@@ -8,9 +8,8 @@ from typing import Protocol
 from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
 from clinvk.runtime.runs import RunInfo, run_facts
-from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
+from clinvk.types.events import Logged, RunFailed, RunResult, RunStarted, TextDelta
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
-from clinvk.types.result import RunResult
 
 
 class PartRun(RunInfo, Protocol):

@@ -19,8 +19,8 @@ from clinvk.runtime.process import executables
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.types.errors import ConfigError, InvalidRequest, NotResumable
+from clinvk.types.record import Resume, Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume, Session
 from clinvk.types.text import readable
 
 

@@ -36,8 +36,8 @@ from clinvk.store.protocol import LOST, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
 from clinvk.types.interaction import Interaction
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 logger = logging.getLogger(__name__)
 

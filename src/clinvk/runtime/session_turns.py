@@ -10,8 +10,8 @@ from clinvk.runtime.process.waiting import Lookups
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.store.protocol import SessionStore, settled_record
 from clinvk.types.errors import NodeUnavailable, SessionBusy, Steered
+from clinvk.types.record import Resume, Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume, Session
 
 ReleaseElsewhere = Callable[[str], Awaitable[None]]
 """Make another clinvk close the conversation of a session."""

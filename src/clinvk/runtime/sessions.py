@@ -13,8 +13,8 @@ from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest, NotResumable, SessionBusy, SessionNotFound, Unsupported
 from clinvk.types.events import Usage
+from clinvk.types.record import Resume, Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume, Session
 
 
 async def fork(store: SessionStore, reference: str, session_id: str, registry: Mapping[str, Backend]) -> Session:

@@ -10,8 +10,7 @@ from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionBusy, SessionNotFound
 from clinvk.types.events import Logged, RunFailed
 from clinvk.types.interaction import Interaction, InteractionStatus
-from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
-from clinvk.types.session import Session
+from clinvk.types.record import LimitWindow, RunRecord, Session, UsageOfDay
 
 MIN_PREFIX = 4
 """The minimum length of an id prefix, in hex digits."""

@@ -11,8 +11,7 @@ from clinvk.store.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS, Table
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.events import Logged, Usage
 from clinvk.types.interaction import Interaction
-from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
-from clinvk.types.session import Session
+from clinvk.types.record import LimitWindow, RunRecord, Session, UsageOfDay
 from clinvk.types.text import readable
 
 _LAST_USED = "SELECT max(last_used) FROM sessions"

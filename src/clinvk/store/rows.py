@@ -17,8 +17,7 @@ from clinvk.store.protocol import FIXED_RUN_FIELDS, FIXED_SESSION_FIELDS, SEARCH
 from clinvk.types.errors import Cancelled, ClinvkError, StoreUnavailable
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.interaction import Interaction
-from clinvk.types.record import LimitWindow, RunRecord
-from clinvk.types.session import Session, with_tags
+from clinvk.types.record import LimitWindow, RunRecord, Session, with_tags
 from clinvk.types.text import readable
 
 Value = str | bytes | int | float | None

@@ -19,8 +19,7 @@ from clinvk.types.choices import RunState
 from clinvk.types.errors import SessionBusy
 from clinvk.types.events import Logged, RunFailed
 from clinvk.types.interaction import Interaction
-from clinvk.types.record import RunRecord, without_text
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session, without_text
 
 _ACTIVATE = "UPDATE sessions SET status = 'active', last_used = ? WHERE id = ?"
 _PAUSE = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"

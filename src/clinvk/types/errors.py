@@ -45,7 +45,7 @@ _MAX_CAUSES = 10
 
 
 class ClinvkError(Exception):
-    """The root of the tree; raised directly for an error inside clinvk.
+    """Something failed inside clinvk; its log says what. This is the root of the tree.
 
     `message` is one sentence: what failed, the value, what is allowed. `field` is the place in the body, e.g.
     `tasks[2].prompt`. `retry_after_s` is the time until a retry makes sense, 0 if a retry does not help.

@@ -11,9 +11,8 @@ import msgspec
 
 from clinvk.types.choices import Isolation
 from clinvk.types.errors import Cancelled, ClinvkError
-from clinvk.types.events import RunFailed, RunFinished, Usage
+from clinvk.types.events import RunFailed, RunFinished, RunResult, Usage
 from clinvk.types.request import Placement, RunRequest
-from clinvk.types.result import RunResult
 
 Kind = Literal["parallel", "chain", "compare"]
 

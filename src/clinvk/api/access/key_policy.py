@@ -19,8 +19,8 @@ from clinvk.policy.directories import DirectoryLists
 from clinvk.runtime.process.waiting import Lookups, in_background
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import StoreUnavailable
+from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 
 logger = logging.getLogger(__name__)
 

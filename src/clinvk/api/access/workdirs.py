@@ -17,8 +17,8 @@ from clinvk.dialects.dialect import DirectoryNotAllowed
 from clinvk.policy.directories import BuiltInBlocks, DirectoryLists, containing
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.types.errors import ConfigError, InvalidRequest
+from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 
 _WORKSPACE = "workspace"
 _PATH_MAX = 4096

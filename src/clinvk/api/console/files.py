@@ -1,4 +1,4 @@
-"""The files of the console as an ASGI application.
+"""The files of the console and of the docs page as ASGI applications.
 
 The files contain only relative links, so the console works behind a proxy with a path prefix.
 """
@@ -19,7 +19,6 @@ from clinvk.api.http.response import headers_of, no_such_path
 CONSOLE_PATH = "/console/{name:path}"
 
 _FOLDER = Path(__file__).parent / "assets"
-_INDEX = "index.html"
 _MEDIA_TYPES = {
     ".css": "text/css",
     ".html": "text/html",
@@ -60,12 +59,17 @@ def _read(path: Path) -> _File:
 
 
 async def console(scope: Scope, receive: Receive, send: Send) -> None:
-    """Send the file that the path names: the index at `/`.
+    """Send the file that the path names: the index at `/`. Raises `NoSuchPath`."""
+    await send_file(scope["path_params"].get("name", "index.html"), scope, receive, send)
+
+
+async def send_file(name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a file.
 
     Raises:
-        NoSuchPath: the console has no such file.
+        NoSuchPath: there is no such file.
     """
-    file = (await asyncio.to_thread(_files)).get(scope["path_params"].get("name", _INDEX))
+    file = (await asyncio.to_thread(_files)).get(name)
     if file is None:
         raise no_such_path(scope)
     request = headers_of(scope)

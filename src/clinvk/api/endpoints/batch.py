@@ -18,7 +18,6 @@ from clinvk.api.endpoints.prompts import accepted_headers
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import (
     DisconnectWatch,
-    HttpResponse,
     chunked,
     headers_of,
     internal_error,
@@ -61,8 +60,7 @@ class BatchEndpoint(NamedTuple):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request until the answer is complete or the client disconnects."""
-        response = HttpResponse(send, self.services.settings.server.write_timeout_secs)
-        await _BatchRequest(self, scope, receive, response).serve()
+        await _BatchRequest(self, scope, receive, send).serve()
 
     async def parse(self, body: bytes) -> BatchRequest:
         """Parse a body.
@@ -120,9 +118,9 @@ class _BatchRequest(Exchange):
 
     __slots__ = ("_endpoint", "_is_sse", "_orchestration")
 
-    def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
+    def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
         stream_type = batch_answers.stream_type(headers_of(scope))
-        super().__init__(scope, receive, response, Rest(), stream_type, TICK_S)
+        super().__init__(scope, receive, send, Rest(), stream_type, TICK_S)
         self._endpoint = endpoint
         self._is_sse = stream_type == sse.MEDIA_TYPE
         self._orchestration: Orchestration | None = None

@@ -17,9 +17,8 @@ from clinvk.dialects.dialect import AnsweredChat, Chat, Previous, PreviousNotFou
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import RunNotFound, SessionNotFound
 from clinvk.types.events import ToolCall, ToolResult
-from clinvk.types.record import RunRecord
+from clinvk.types.record import RunRecord, Session
 from clinvk.types.request import RunRequest, ToolOutput
-from clinvk.types.session import Session
 
 _PREFIX = "chat:"
 _PLAIN = re.compile(r"[!-~]{1,90}")

@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from clinvk.api.http.response import (
     NO_BUFFERING,
@@ -34,11 +34,11 @@ class Exchange(ABC):
     __slots__ = ("_dialect", "_headers", "_receive", "_response", "_scope", "_stream_type", "_tick_s")
 
     def __init__(
-        self, scope: Scope, receive: Receive, response: HttpResponse, dialect: Dialect, stream_type: str, tick_s: float
+        self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, stream_type: str, tick_s: float
     ) -> None:
         self._scope = scope
         self._receive = receive
-        self._response = response
+        self._response = HttpResponse(send)
         self._dialect = dialect
         self._stream_type = stream_type
         self._tick_s = tick_s

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from clinvk.api.access.auth import TOKEN_S, cookie_name
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.access.key_file import KeyLimits
-from clinvk.api.access.logins import TOKEN_S, cookie_name
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import document, read_json
 from clinvk.dialects import json_bodies

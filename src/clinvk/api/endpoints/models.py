@@ -34,7 +34,8 @@ async def get_model(services: Services, request: Request) -> Model:
 async def list_anthropic_models(services: Services, request: Request) -> anthropic.ModelPage:
     """List the models."""
     models = [anthropic.Model(id=name, display_name=name) for name, _ in _names(services, request)]
-    return anthropic.model_page(models, request.scope["query_string"])
+    ids = [model.id for model in models] or [None]
+    return anthropic.ModelPage(data=models, first_id=ids[0], last_id=ids[-1])
 
 
 async def get_anthropic_model(services: Services, request: Request) -> anthropic.Model:

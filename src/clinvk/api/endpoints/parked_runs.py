@@ -26,14 +26,15 @@ from clinvk.types.events import (
     Logged,
     RunFailed,
     RunFinished,
+    RunResult,
     TextDelta,
     ToolCall,
     ToolCallDelta,
     ToolResult,
     Usage,
+    gather,
 )
 from clinvk.types.request import ToolOutput
-from clinvk.types.result import RunResult, gather
 
 
 class _Start(msgspec.Struct, frozen=True):

@@ -24,7 +24,6 @@ from clinvk.api.http.response import (
     NO_TRANSFORM,
     DisconnectWatch,
     Header,
-    HttpResponse,
     chunked,
     drop_decoded_headers,
     headers_of,
@@ -48,9 +47,8 @@ from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.runs import run_facts
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, Steered, failure
-from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunResult, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 from clinvk.types.text import readable
 
 HOLD_S = 10.0
@@ -74,8 +72,7 @@ class PromptEndpoint(NamedTuple):
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request until its end or until the client disconnects."""
-        response = HttpResponse(send, self.services.settings.server.write_timeout_secs)
-        return _PromptRequest(self, scope, receive, response).serve()
+        return _PromptRequest(self, scope, receive, send).serve()
 
 
 class _PromptRequest(Exchange):
@@ -83,8 +80,8 @@ class _PromptRequest(Exchange):
 
     __slots__ = ("_answer_of_run", "_call", "_encoder", "_endpoint", "_is_checked", "_run", "_services")
 
-    def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
-        super().__init__(scope, receive, response, endpoint.dialect, "", endpoint.tick_s)
+    def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send, endpoint.dialect, "", endpoint.tick_s)
         self._endpoint = endpoint
         self._services = endpoint.services
         self._call: Call | None = None

@@ -18,8 +18,8 @@ from clinvk.dialects.dialect import Call
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.record import Session
 from clinvk.types.request import Placement, RunRequest, fallback_of
-from clinvk.types.session import Session
 
 
 class RequestAdmission:

@@ -1,4 +1,4 @@
-"""The endpoints for runs: list, show, cancel, usage, and the stream of events.
+"""The endpoints for runs: list, show, cancel, usage, the events of a run, and the live events of the server.
 
 The events of a run in this process come from the run. The events of other runs come from the store, which is polled
 while the run is under way in another clinvk. The run continues after a viewer disconnects.
@@ -7,7 +7,7 @@ while the run is under way in another clinvk. The run continues after a viewer d
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.services import Services
 from clinvk.api.endpoints.sessions import check_backend, paging
-from clinvk.api.http.response import NO_STORE, DisconnectWatch, HttpResponse, chunked, headers_of
+from clinvk.api.http.response import NO_BUFFERING, NO_STORE, DisconnectWatch, HttpResponse, chunked, headers_of
 from clinvk.dialects import json_bodies, sse
 from clinvk.dialects.dialect import NotCancellable
 from clinvk.dialects.rest import unified, usage, views
@@ -121,8 +121,7 @@ class RunEventsEndpoint(NamedTuple):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a viewer until the end of the run or until the viewer disconnects."""
-        response = HttpResponse(send, self.services.settings.server.write_timeout_secs)
-        await _EventsRequest(self, scope, receive, response).serve()
+        await _EventsRequest(self, scope, receive, send).serve()
 
 
 def stored_events(services: Services, run: RunRecord, poll_s: float = POLL_S) -> AsyncIterator[Sequence[Logged]]:
@@ -164,10 +163,10 @@ class _EventsRequest(Exchange):
 
     __slots__ = ("_endpoint", "_is_sse")
 
-    def __init__(self, endpoint: RunEventsEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
+    def __init__(self, endpoint: RunEventsEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
         self._is_sse = unified.MEDIA_TYPE not in headers_of(scope).get("accept", "").lower()
         stream_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
-        super().__init__(scope, receive, response, Rest(), stream_type, endpoint.tick_s)
+        super().__init__(scope, receive, send, Rest(), stream_type, endpoint.tick_s)
         self._endpoint = endpoint
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
@@ -227,3 +226,33 @@ class _EventsRequest(Exchange):
     def _error_piece(self, error: ClinvkError) -> bytes:
         logger.warning("the events of a run stopped: %s", error.message)
         return b""
+
+
+QUIET_S = 10.0
+"""How long a stream may be quiet until a comment is sent."""
+
+
+class LiveEventsEndpoint(NamedTuple):
+    """Answers `GET /api/v1/events`, as an ASGI application. The stream ends with the key or the login of the viewer."""
+
+    services: Services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until the viewer disconnects."""
+        after = last_event_id(scope)
+        response = HttpResponse(send)
+        async with DisconnectWatch(receive, response, lambda: QUIET_S, _ignore_quiet) as disconnect:
+            disconnect.watch()
+            await response.open(200, sse.MEDIA_TYPE, [NO_BUFFERING])
+            if scope["method"] != "HEAD":
+                await response.write(sse.OPENING)
+                async with aclosing(self.services.live.follow(after, QUIET_S)) as events:
+                    async for event in events:
+                        if not self.services.access.login_of(scope):
+                            break
+                        await response.write(event)
+            await response.end()
+
+
+async def _ignore_quiet() -> None:
+    """Do nothing; `LiveEvents.follow` yields the comments of a quiet stream."""

@@ -16,7 +16,7 @@ from clinvk.dialects.rest import views
 from clinvk.runtime import sessions
 from clinvk.store.protocol import Item, Page, RunQuery, SessionQuery
 from clinvk.types.errors import BackendUnavailable, InvalidRequest
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 
 PATH = "/api/v1/sessions"
 

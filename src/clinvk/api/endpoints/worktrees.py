@@ -16,9 +16,8 @@ from clinvk.runtime.worktrees.kept_worktrees import State, WorktreeApplied, Work
 from clinvk.runtime.worktrees.worktrees import DIFF_BYTES
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.types.orchestration import ChangedFile
-from clinvk.types.record import RunRecord
+from clinvk.types.record import RunRecord, Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 
 
 class WorktreeItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class ClientDisconnected(Exception):
-    """The client disconnected, or stopped reading the response."""
+    """The client disconnected. A client that stops reading is disconnected by `Http1Protocol`."""
 
 
 def headers_of(scope: Scope) -> Mapping[str, str]:
@@ -189,17 +189,14 @@ class HttpResponse:
     """One HTTP response, from the status line to the end of the body.
 
     `open` sends the status line, so an earlier error can have another status. `opened` and `ended` are set before the
-    status line or the last piece is sent, because the handler and the disconnect watcher may send at the same time. A
-    client that reads nothing for `write_timeout_s` (0: no limit) counts as gone. The watcher checks the timeout: a
-    timer for each write would cost more than the write.
+    status line or the last piece is sent, because the handler and the disconnect watcher may send at the same time.
     """
 
-    __slots__ = ("_now", "_send", "_sending", "_sent_at", "_write_timeout_s", "ended", "opened")
+    __slots__ = ("_now", "_send", "_sending", "_sent_at", "ended", "opened")
 
-    def __init__(self, send: Send, write_timeout_s: float) -> None:
+    def __init__(self, send: Send) -> None:
         self.opened = False
         self.ended = False
-        self._write_timeout_s = write_timeout_s or None
         self._send = send
         self._sending = False
         self._now = asyncio.get_running_loop().time
@@ -237,34 +234,9 @@ class HttpResponse:
         return not self._sending and self._now() - self._sent_at >= quiet_s
 
     async def keep_alive(self, data: bytes) -> None:
-        """Send a keep-alive if the response has begun and not ended. Only the disconnect watcher may call this.
-
-        Raises:
-            ClientDisconnected: the client reads nothing.
-        """
-        if not self.opened or self.ended:
-            return
-        try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await self.write(data)
-        except TimeoutError:
-            raise self._stuck_error() from None
-
-    def next_check_s(self, wait_s: float) -> float:
-        """Return how long the disconnect watcher may wait."""
-        return min(wait_s, self._write_timeout_s) if self._write_timeout_s else wait_s
-
-    def check_stuck(self) -> None:
-        """Raise if the client no longer reads the response.
-
-        Raises:
-            ClientDisconnected: the client has read nothing for too long.
-        """
-        if self._sending and self._write_timeout_s and self._now() - self._sent_at >= self._write_timeout_s:
-            raise self._stuck_error()
-
-    def _stuck_error(self) -> ClientDisconnected:
-        return ClientDisconnected(f"took nothing for {self._write_timeout_s:g} s (server.write_timeout_secs)")
+        """Send a keep-alive if the response has begun and not ended. Only the disconnect watcher may call this."""
+        if self.opened and not self.ended:
+            await self.write(data)
 
     async def _send_message(self, message: Message) -> None:
         self._sending = True
@@ -285,7 +257,7 @@ class DisconnectWatch:
     Watching begins with `watch`, after the body was read: both read from the client.
 
     Raises:
-        ClientDisconnected: the client disconnected, or stopped reading.
+        ClientDisconnected: the client disconnected.
     """
 
     __slots__ = ("_on_quiet", "_reason", "_receive", "_response", "_task", "_timer", "_wait_s", "_watcher")
@@ -339,10 +311,9 @@ class DisconnectWatch:
     async def _watch(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._response.next_check_s(self._wait_s())):
+                async with asyncio.timeout(self._wait_s()):
                     message = await self._receive()
             except TimeoutError:
-                self._response.check_stuck()
                 if not self._response.ended:
                     await self._on_quiet()
             else:

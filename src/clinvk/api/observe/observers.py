@@ -16,7 +16,7 @@ from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.runtime.local import RunObserver
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.errors import ConfigError
+from clinvk.types.errors import extra_required
 from clinvk.types.events import RunFailed, Usage
 from clinvk.types.interaction import Interaction
 
@@ -153,12 +153,7 @@ async def observe(
 
 
 def _tracing(vendors: Mapping[str, str]) -> "Tracing":
-    try:
+    with extra_required("otel", "tracing.enabled"):
         from clinvk.api.observe.tracing import Tracing
-    except ModuleNotFoundError as exc:
-        if not (exc.name or "").startswith("opentelemetry"):
-            raise
-        raise ConfigError(
-            "tracing.enabled is true, but OpenTelemetry is not installed; `pip install 'clinvk[otel]'` brings it"
-        ) from exc
+
     return Tracing(vendors)

@@ -16,9 +16,10 @@ from clinvk.dialects.openai import answers as openai_answers
 from clinvk.dialects.openai.responses.input_items import ITEMS
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.batch_bodies import BackendBody
-from clinvk.dialects.rest.rest import STATUSES, TITLES, Problem, Rest
+from clinvk.dialects.rest.rest import STATUSES, Problem, Rest, title
 from clinvk.types.errors import (
     ClinvkError,
+    NotResumable,
     QueueFull,
     ResourcesExhausted,
     SessionError,
@@ -140,7 +141,7 @@ def _response(returns: Returns, api: Api) -> Json:
 def _error_responses(kinds: ErrorDocs, api: Api) -> dict[str, Json]:
     """Return the error responses by status; kinds of errors that share a status are described together."""
     by_status: dict[str, list[type[ClinvkError]]] = {}
-    for kind in dict.fromkeys((*(kind for kind in TITLES if kind in kinds), *kinds)):
+    for kind in dict.fromkeys(kinds):
         by_status.setdefault(str(table_entry(kind, api.statuses)), []).append(kind)
     return {
         status: {
@@ -208,7 +209,9 @@ def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:
     steps: Json = {"steps": {"type": "array", "items": step}, "resume_from": {"enum": [None, ""]}}
     return {
         "PromptBody": prompt,
-        "PartBody": _merged(prompt, {"properties": {"detach": {"enum": [None, False]}}}),
+        "PartBody": _merged(
+            prompt, {"properties": {"detach": {"enum": [None, False]}, "on_limit": {"enum": [None, "", "fail"]}}}
+        ),
         "ChainBody": {
             "anyOf": [
                 {"required": ["steps"], "properties": steps},
@@ -243,12 +246,12 @@ def _dedented(schema: dict[str, Json]) -> Json:
 
 def _problems() -> list[Json]:
     """Return the kinds of problem documents, by status."""
-    kinds = [kind for kind in TITLES if kind not in _OF_COMMANDS]
+    kinds = [kind for kind in (*STATUSES, BudgetSpent, NotResumable) if kind not in _OF_COMMANDS]
     return [
         {
             "code": kind.code,
             "status": table_entry(kind, STATUSES),
-            "title": TITLES[kind],
+            "title": title(kind),
             "description": _first_paragraph(kind),
         }
         for kind in sorted(kinds, key=lambda kind: table_entry(kind, STATUSES))
@@ -257,6 +260,4 @@ def _problems() -> list[Json]:
 
 def _first_paragraph(kind: type[ClinvkError]) -> str:
     """Return the first paragraph of a kind's docstring, which says when the error is raised."""
-    if kind is ClinvkError:
-        return "Something failed inside clinvk; its log says what."
     return " ".join((kind.__doc__ or "").split("\n\n")[0].split())

@@ -1,12 +1,10 @@
 """The rows of the endpoint table: route, application, and the description for the OpenAPI document.
 
-A row names types. The document builder makes schemas of them, and only when the document is requested. The docs page
-loads no files from other hosts.
+A row names types. The document builder makes schemas of them, and only when the document is requested.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -199,24 +197,10 @@ def sse_event(data: Json) -> Json:
     }
 
 
-_ASSETS = Path(__file__).parent / "assets"
-_MEDIA_TYPES = {"docs.html": "text/html", "docs.css": "text/css", "docs.js": "text/javascript"}
-_HEADERS = {
-    "cache-control": "no-cache",
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-
-
 def openapi_document(services: Services) -> Response:
     """Return the OpenAPI document as an ASGI application."""
     from clinvk.api.openapi import document as openapi  # imported late: a twentieth of the server's start
 
-    return Response(openapi.document(services.registry), headers=_HEADERS, media_type="application/json")
-
-
-def docs_file(name: str, _: Services) -> Response:
-    """Return a file of the docs page as an ASGI application."""
-    return Response((_ASSETS / name).read_bytes(), headers=_HEADERS, media_type=_MEDIA_TYPES[name])
+    return Response(
+        openapi.document(services.registry), headers={"cache-control": "no-cache"}, media_type="application/json"
+    )

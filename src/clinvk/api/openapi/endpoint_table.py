@@ -6,11 +6,10 @@ from functools import partial
 import msgspec
 from starlette.types import ASGIApp
 
-from clinvk.api.console.files import CONSOLE_PATH, console
+from clinvk.api.console.files import CONSOLE_PATH, console, send_file
 from clinvk.api.endpoints import health, interactions, login, runs, sessions, worktrees
-from clinvk.api.endpoints.live import LiveEventsEndpoint
 from clinvk.api.endpoints.prompts import PromptEndpoint
-from clinvk.api.endpoints.runs import RunEventsEndpoint
+from clinvk.api.endpoints.runs import LiveEventsEndpoint, RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import REST
 from clinvk.api.openapi.endpoint import (
@@ -27,7 +26,6 @@ from clinvk.api.openapi.endpoint import (
     Operation,
     Returns,
     Route,
-    docs_file,
     examples,
     header,
     json_endpoint,
@@ -264,8 +262,12 @@ def _console(_: Services) -> ASGIApp:
     return console
 
 
+def _docs(name: str, _: Services) -> ASGIApp:
+    return partial(send_file, name)
+
+
 def _root(services: Services) -> ASGIApp:
-    return console if services.settings.server.console else docs_file("docs.html", services)
+    return console if services.settings.server.console else _docs("docs.html", services)
 
 
 _COOKIE = {"set-cookie": "The cookie of the login: `HttpOnly`, `SameSite=Strict`, and `Secure` over TLS."}
@@ -308,10 +310,10 @@ _SERVER = (
     Endpoint(
         Route("GET", "/openapi.json", openapi_document), Operation("openapi", "Get this document", _DOCUMENT, OPEN)
     ),
-    Endpoint(Route("GET", "/docs", partial(docs_file, "docs.html")), Operation("docs", _SHOW_PAGE, _PAGE, OPEN)),
+    Endpoint(Route("GET", "/docs", partial(_docs, "docs.html")), Operation("docs", _SHOW_PAGE, _PAGE, OPEN)),
     Endpoint(Route("GET", "/", _root), Operation("root", _SHOW_CONSOLE, _PAGE, OPEN)),
     Endpoint(Route("GET", CONSOLE_PATH, _console)),
-    *(Endpoint(Route("GET", f"/docs/{name}", partial(docs_file, name))) for name in ("docs.css", "docs.js")),
+    *(Endpoint(Route("GET", f"/docs/{name}", partial(_docs, name))) for name in ("docs.css", "docs.js")),
 )
 
 ENDPOINTS = (*_PROMPTS, *_SESSIONS_AND_RUNS, *MODEL_APIS, *_SERVER)

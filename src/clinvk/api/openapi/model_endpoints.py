@@ -26,11 +26,11 @@ from clinvk.api.openapi.endpoint import (
     json_app,
     json_endpoint,
 )
-from clinvk.dialects import anthropic, dialect, sse, vendor
+from clinvk.dialects import dialect, sse, vendor
 from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
-from clinvk.dialects.openai import chat_bodies, completions
-from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.dialects.openai import chat_bodies
+from clinvk.dialects.openai.chat import OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses, response_object
 from clinvk.dialects.openai.responses import body as response_body
 from clinvk.types import errors
@@ -49,9 +49,9 @@ _REQUEST_HEADERS = (
     header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in.", pattern="^(/.*)?$"),
     header(vendor.APPROVAL, "auto: edits without asking; none: acts without asking.", enum=["", *APPROVAL_MODES]),
     header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=["", *SANDBOX_MODES]),
-    header(vendor.EVENTS, "`true`: the agent's tool calls appear as thinking.", enum=[*vendor.FLAGS]),
+    header(vendor.EVENTS, "`true`: the agent's tool calls appear as thinking.", enum=["", "true", "false", "1", "0"]),
     header(vendor.TOOLS, "Whose tools the model may call.", enum=["", *dialect.TOOLS_MODES]),
-    header(vendor.ON_BUSY, "queue: wait while the session has a run in progress.", enum=["", *vendor.ON_BUSY_MODES]),
+    header(vendor.ON_BUSY, "queue: wait while the session has a run in progress.", enum=["", "reject", "queue"]),
 )
 _RESPONSE_HEADERS = {
     "x-clinvk-run-id": "The run id.",
@@ -110,9 +110,9 @@ MODEL_APIS = (
         Route("POST", "/openai/v1/completions", partial(PromptEndpoint, OpenAICompletions())),
         "completion",
         "Answer a text",
-        completions.CompletionBody,
+        chat_bodies.CompletionBody,
         {"prompt": "What does this project do?"},
-        completions.CompletionAnswer,
+        chat_bodies.CompletionAnswer,
     ),
     json_endpoint("GET", "/openai/v1/responses/{id}", responses.get_response, _RESPONSE),
     json_endpoint(
@@ -136,13 +136,7 @@ MODEL_APIS = (
         body=anthropic_body.MessagesBody,
         examples=_minimal(_QUESTION),
     ),
-    json_endpoint(
-        "GET",
-        "/anthropic/v1/models",
-        models.list_anthropic_models,
-        (errors.InvalidRequest, *GUARDED),
-        query=anthropic.ModelListing,
-    ),
+    json_endpoint("GET", "/anthropic/v1/models", models.list_anthropic_models, GUARDED),
     json_endpoint("GET", "/anthropic/v1/models/{id:path}", models.get_anthropic_model, _MODEL),
     Endpoint(Route("GET", "/v1/models", partial(json_app, models.list_models_of_either))),
     Endpoint(Route("GET", "/v1/models/{id:path}", partial(json_app, models.get_model_of_either))),

@@ -13,8 +13,8 @@ from clinvk.backends.acp.channel import AcpChannel
 from clinvk.backends.acp.sandbox import sandbox
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
 from clinvk.backends.presets import PRESETS, Preset
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
     from clinvk.backends.checkup_base import Checkup

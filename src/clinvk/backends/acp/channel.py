@@ -32,8 +32,8 @@ from clinvk.types.errors import (
 )
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
 from clinvk.types.interaction import QUESTION_CHOICES, Interaction, InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
-from clinvk.types.session import Resume
 
 _VERSION = 1
 _CAPABILITIES: dict[str, object] = {"elicitation": {"form": {}}}

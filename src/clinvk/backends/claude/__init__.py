@@ -21,8 +21,8 @@ from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
 from clinvk.backends.claude.permissions import FILE_TOOLS, NO_SHELL, permission_flags
 from clinvk.backends.shared import OneShotChannel, conversation_id, parent_directories
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
     from clinvk.backends.checkup_base import Checkup

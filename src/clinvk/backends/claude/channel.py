@@ -23,8 +23,8 @@ from clinvk.backends.mcp_tools import McpMessage
 from clinvk.backends.shared import decode_line
 from clinvk.types.events import AwaitingTools, RunFailed, RunFinished
 from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
-from clinvk.types.session import Resume
 
 _CONTROL = b'"control_re'
 _HEAD = 40

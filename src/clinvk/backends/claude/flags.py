@@ -24,8 +24,8 @@ from clinvk.backends.shared import (
 )
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 ALIASES = aliases(fast="haiku", balanced="sonnet", best="opus")
 

@@ -25,8 +25,8 @@ from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
 from clinvk.backends.refusals import refuse_cost_limit
 from clinvk.backends.shared import EFFORT_LEVELS, aliases, conversation_id, native_effort, parent_directories
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
     from clinvk.backends.checkup_base import Checkup
@@ -209,8 +209,6 @@ def _settings(config: dict[str, str]) -> list[str]:
 
 
 def _check_texts(request: RunRequest) -> None:
-    if "\0" in (request.system_prompt or ""):
-        raise InvalidRequest("system_prompt must not contain a NUL character", "system_prompt")
     for field, text in {"prompt": request.prompt, "system_prompt": request.system_prompt or ""}.items():
         try:
             text.encode()

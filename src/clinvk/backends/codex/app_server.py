@@ -40,8 +40,8 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
-from clinvk.types.session import Resume
 
 _PROVIDER = "openai"
 """The model provider if the settings name none."""

@@ -13,8 +13,8 @@ from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.backends.jsonrpc import Message
 from clinvk.backends.shared import with_schema, with_system_prompt
 from clinvk.types.events import Ending, Usage
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 
 class Thread(NamedTuple):

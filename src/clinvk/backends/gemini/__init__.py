@@ -41,8 +41,8 @@ from clinvk.backends.gemini.permissions import (
 from clinvk.backends.refusals import refuse_cost_limit
 from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id
 from clinvk.types.errors import InvalidRequest, Unsupported
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
     from clinvk.backends.checkup_base import Checkup

@@ -29,8 +29,8 @@ from clinvk.backends.shared import crash_ending
 from clinvk.types.errors import Cancelled, NotResumable
 from clinvk.types.events import Ending, InteractionRequested, RunFailed, RunStarted
 from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
 """A request for an unknown method, which the CLI refuses at once, even during a turn."""

@@ -25,8 +25,8 @@ from clinvk.types.errors import (
 )
 from clinvk.types.events import InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.interaction import Interaction
+from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 from clinvk.types.text import unknown_name
 
 _DEFAULT = "default"

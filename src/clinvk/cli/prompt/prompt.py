@@ -28,8 +28,8 @@ from clinvk.config.setting_values import split_list
 from clinvk.remote.socket_path import path_of
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest, SessionError, StoreUnavailable
+from clinvk.types.record import Session
 from clinvk.types.request import Image, RunRequest, fallback_of
-from clinvk.types.session import Session
 
 if TYPE_CHECKING:
     from clinvk.runtime.local import LocalRuns

@@ -35,8 +35,8 @@ from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.store.protocol import SessionQuery, SessionStore
 from clinvk.types.errors import ClinvkError, InvalidRequest, NotResumable, SessionBusy, SessionError, Unsupported
+from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 
 _PROMPT_FLAGS = (
     *("system_prompt", "max_turns", "max_total_tokens", "max_cost_usd", "on_budget", "allowed_tools", "add_dir"),

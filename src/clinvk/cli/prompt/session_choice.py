@@ -17,9 +17,8 @@ from clinvk.config.model import Settings
 from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import SessionNotFound
-from clinvk.types.record import RunRecord
+from clinvk.types.record import RunRecord, Session
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Session
 
 _LOOKED_AT = 16
 """Sessions read at once in the search for one that can be resumed. The first one nearly always can."""

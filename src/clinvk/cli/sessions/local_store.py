@@ -16,8 +16,7 @@ from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionNotFound
 from clinvk.types.interaction import Interaction
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 
 ALL = 2**31 - 1
 """A limit that no store reaches."""

@@ -7,7 +7,7 @@ from clinvk.cli.sessions.session_text import TextView, choices
 from clinvk.cli.terminal.keys import Interrupted, Keyboard
 from clinvk.cli.terminal.output import STDERR, terminal_size, write
 from clinvk.cli.terminal.streams import on_signals
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 
 LISTED = 9
 """The sessions in the list: one for each digit."""

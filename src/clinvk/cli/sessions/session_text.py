@@ -11,8 +11,7 @@ from clinvk.cli.terminal.output import date_and_time, duration, printable, time_
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Usage
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 
 _T = TypeVar("_T")
 

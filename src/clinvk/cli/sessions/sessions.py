@@ -17,8 +17,7 @@ from clinvk.cli.terminal.output import DAY_S, date_and_time, print_json, print_t
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session, valid_tag, valid_title, with_tags
+from clinvk.types.record import RunRecord, Session, valid_tag, valid_title, with_tags
 
 
 def list_all(flags: ListFlags, context: CommandContext) -> int:

@@ -5,10 +5,9 @@ The token count is an estimate: agents report tokens only after a run, and clinv
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, vendor
@@ -16,14 +15,12 @@ from clinvk.dialects.anthropic import body as blocks
 from clinvk.dialects.anthropic import message as answer
 from clinvk.dialects.anthropic.body import MessagesBody, SystemMessage, Thinking
 from clinvk.dialects.anthropic.message import PULSE, MessageEncoder
-from clinvk.dialects.client_tools import ToolChoice, function
+from clinvk.dialects.client_tools import ToolChoice, anthropic_tool, function
 from clinvk.dialects.conversation import Conversation, Turn, conversation_of
 from clinvk.dialects.dialect import Call, RunFacts
-from clinvk.dialects.vendor_tools import anthropic_tool
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import RunFailed
+from clinvk.types.events import RunFailed, RunResult
 from clinvk.types.request import ClientTool, RunRequest
-from clinvk.types.result import RunResult
 
 _CHARS_A_TOKEN = 4
 _IMAGE_TOKENS = 1600
@@ -197,45 +194,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mo
 
 
 class ModelPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Some of the models (https://docs.claude.com/en/api/models-list), in the order of the whole list."""
+    """All models, in one page (https://docs.claude.com/en/api/models-list)."""
 
     data: Sequence[Model]
-    has_more: bool
+    has_more: Literal[False] = False
     first_id: str | None
     last_id: str | None
-
-
-class ModelListing(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of the list of models; unknown parameters are ignored."""
-
-    limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of models.")] = 20
-    after_id: Annotated[str | None, Meta(description="Only models after this model.")] = None
-    before_id: Annotated[str | None, Meta(description="Only models just before this model.")] = None
-
-
-def model_page(models: Sequence[Model], query: bytes) -> ModelPage:
-    """Return the requested page of a list.
-
-    Raises:
-        InvalidRequest: a parameter is invalid, or names no model of the list; names the parameter.
-    """
-    listing = json_bodies.parameters(query, ModelListing)
-    ids = [model.id for model in models]
-    if listing.before_id is not None:
-        end = _place(ids, listing.before_id, "before_id")
-        begin = max(0, end - listing.limit)
-        has_more = begin > 0
-    else:
-        begin = 0 if listing.after_id is None else _place(ids, listing.after_id, "after_id") + 1
-        end = begin + listing.limit
-        has_more = end < len(ids)
-    data = models[begin:end]
-    return ModelPage(
-        data=data, has_more=has_more, first_id=data[0].id if data else None, last_id=data[-1].id if data else None
-    )
-
-
-def _place(ids: Sequence[str], id_: str, field: str) -> int:
-    if id_ not in ids:
-        raise InvalidRequest(f"{field} is {id_!r}, which is no model of the list", field)
-    return ids.index(id_)

@@ -20,6 +20,7 @@ from clinvk.types.events import (
     RunFailed,
     RunFinished,
     RunStarted,
+    Said,
     StopReason,
     TextDelta,
     ToolCall,
@@ -27,7 +28,6 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.redaction import redacted
-from clinvk.types.result import Said
 
 _encode = msgspec.json.Encoder().encode
 

@@ -17,10 +17,9 @@ from clinvk.dialects.json_bodies import because
 from clinvk.dialects.vendor import ModelName
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
+from clinvk.types.events import Event, RunFailed, RunFinished, RunResult, RunStarted, StopReason, TextDelta, Usage
 from clinvk.types.redaction import redacted
 from clinvk.types.request import StopText, StopTexts
-from clinvk.types.result import RunResult
 
 _encoder = msgspec.json.Encoder()
 
@@ -146,11 +145,6 @@ class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
     stop: Stop = None
     n: Annotated[OneAnswer, Meta(description="Answers; only 1 is possible.")] = None
     max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
-    temperature: Annotated[float | None, Meta(description="Ignored.")] = None
-    top_p: Annotated[float | None, Meta(description="Ignored.")] = None
-    presence_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
-    frequency_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
-    seed: Annotated[int | None, Meta(description="Ignored.")] = None
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""OpenAI's chat completions: https://platform.openai.com/docs/api-reference/chat.
+"""OpenAI's chat completions, and the older completions of a text.
+
+https://platform.openai.com/docs/api-reference/chat, https://platform.openai.com/docs/api-reference/completions
 
 `reasoning_content`, the field with the model's thinking, is not part of OpenAI's API; DeepSeek introduced the field,
 and clients that show thinking read it.
@@ -22,9 +24,8 @@ from clinvk.dialects.openai.answers import (
     JsonObjectFormat,
     with_answer_options,
 )
-from clinvk.types.events import Event, ToolCall, ToolCallDelta
+from clinvk.types.events import Event, RunResult, ToolCall, ToolCallDelta
 from clinvk.types.request import ClientTool, Image, RunRequest, ToolOutput
-from clinvk.types.result import RunResult
 
 
 def conversation(messages: list[bodies.Message]) -> Conversation:
@@ -232,3 +233,43 @@ def _schema(response_format: bodies.ResponseFormat | None) -> dict[str, object] 
             return schema.schema
         case _:
             return None
+
+
+_TEXT_TEMPLATES = ChunkTemplates(
+    start=b"",
+    text=b'{"text":%s,"index":0,"logprobs":null,"finish_reason":null}',
+    thinking=b"",
+    last=b'{"text":"","index":0,"logprobs":null,"finish_reason":"%s"}',
+)
+_completion_body = msgspec.json.Decoder(bodies.CompletionBody)
+
+
+class OpenAICompletions(CompletionApi):
+    """The dialect of `/openai/v1/completions`."""
+
+    id_prefix = "cmpl-"
+    answer_type = "text_completion"
+    chunk_type = "text_completion"
+    answer_struct = bodies.CompletionAnswer
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
+        """Parse a request body.
+
+        Raises:
+            InvalidRequest: names the field.
+        """
+        parsed = json_bodies.decode(body, _completion_body)
+        prompt = parsed.prompt if isinstance(parsed.prompt, str) else parsed.prompt[0]
+        request = RunRequest(prompt="", model=parsed.model, max_tokens=parsed.max_tokens, stop=parsed.stops)
+        call = vendor.call(
+            request, Conversation((), (Turn("user", (prompt,)),)), vendor.header_options(headers), "prompt"
+        )
+        return replace(with_answer_options(call, parsed), echo=prompt if parsed.echo else "")
+
+    def templates(self, call: Call) -> ChunkTemplates:
+        """Return the templates of the chunks of a stream, which starts with the echoed prompt if requested."""
+        return _TEXT_TEMPLATES._replace(start=_TEXT_TEMPLATES.text % _encode(call.echo) if call.echo else b"")
+
+    def choice(self, call: Call, result: RunResult, finish_reason: str) -> bodies.CompletionChoice:
+        """Return the choice of a whole answer."""
+        return bodies.CompletionChoice(call.echo + result.text, 0, None, finish_reason)

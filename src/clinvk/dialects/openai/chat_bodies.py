@@ -1,12 +1,12 @@
-"""The bodies of chat completions: the request fields in use, and the answer."""
+"""The bodies of chat completions and of the older completions of a text: the request fields in use, and the answer."""
 
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects.json_bodies import because
-from clinvk.dialects.openai.answers import GenerationBody, JsonObjectFormat, TextFormat, TokenUsage
+from clinvk.dialects.json_bodies import NOT_BLANK, because
+from clinvk.dialects.openai.answers import GenerationBody, JsonObjectFormat, OneAnswer, TextFormat, TokenUsage
 from clinvk.dialects.vendor import ToolMode
 
 _Name = Annotated[str, Meta(min_length=1)]
@@ -231,8 +231,6 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
         Meta(description="Only text is supported.", extra=because("agents only write")),
     ] = None
     metadata: Annotated[dict[str, object] | None, Meta(description="Stored with the session, if any.")] = None
-    logprobs: Annotated[bool | None, Meta(description="Ignored.")] = None
-    top_logprobs: Annotated[int | None, Meta(description="Ignored.")] = None
 
 
 class AnswerCall(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -272,4 +270,44 @@ class ChatAnswer(msgspec.Struct, frozen=True):
     created: int
     model: Annotated[str, Meta(description="The model as sent in the request.")]
     choices: tuple[Choice, ...]
+    usage: TokenUsage
+
+
+_Text = Annotated[str, Meta(pattern=NOT_BLANK)]
+
+
+class CompletionBody(GenerationBody, frozen=True, kw_only=True):
+    """A text for the agent to answer. Other fields are accepted and ignored."""
+
+    prompt: Annotated[
+        _Text | Annotated[list[_Text], Meta(min_length=1, max_length=1)],
+        Meta(
+            description="A text, or a list of one text. Tokens are refused.",
+            extra=because("an agent gives one answer, and takes no tokens"),
+        ),
+    ]
+    best_of: Annotated[OneAnswer, Meta(description="Number of candidates; only 1 is possible.")] = None
+    echo: Annotated[bool | None, Meta(description="Begin the answer with the prompt.")] = None
+    suffix: Annotated[
+        Literal[""] | None, Meta(description="Refused: an agent fills no gap.", extra=because("an agent fills no gap"))
+    ] = None
+
+
+class CompletionChoice(msgspec.Struct, frozen=True):
+    """The answer."""
+
+    text: str
+    index: int
+    logprobs: None
+    finish_reason: str
+
+
+class CompletionAnswer(msgspec.Struct, frozen=True):
+    """The answer to a text."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: Annotated[str, Meta(description="The model as sent in the request.")]
+    choices: tuple[CompletionChoice, ...]
     usage: TokenUsage

@@ -1,6 +1,5 @@
 """The request body of a prompt in the REST API."""
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -8,11 +7,12 @@ from msgspec import Meta
 
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.dialect import copy_as
+from clinvk.dialects.json_bodies import NOT_BLANK
 from clinvk.dialects.rest.views import Tags
 from clinvk.types.choices import ApprovalMode, Effort, OnBudget, OnBusy, OnLimit, SandboxMode
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.record import valid_tag
 from clinvk.types.request import MAX_NAME_CHARS, Dollars, RunRequest, StopTexts, fallback_of
-from clinvk.types.session import valid_tag
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
@@ -40,7 +40,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(
             description="The task for the agent.",
             examples=["What does this project do?"],
-            extra_json_schema={"pattern": r"[^\s\x1c-\x1f\x85]"},  # what `strip` leaves
+            extra_json_schema={"pattern": NOT_BLANK},
         ),
     ]
     images: Annotated[
@@ -164,10 +164,6 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
     labels: Labels = None
 
 
-_ARGUMENTS = ("model", "workdir", "add_dirs", "allowed_tools", "system_prompt", "extra", "tags")
-"""Fields that may become arguments of a command line, which cannot contain a NUL; the prompt goes over stdin."""
-
-
 def request_of(body: PromptFields, backend: str | None, session_id: str | None) -> RunRequest:
     """Return the request of a body for a backend, or in a session.
 
@@ -183,9 +179,6 @@ def request_of(body: PromptFields, backend: str | None, session_id: str | None) 
     prompt = body if isinstance(body, PromptBody) else None
     if prompt and prompt.on_limit == "wait" and not prompt.detach:
         raise InvalidRequest("on_limit 'wait' is for a prompt with detach", "on_limit")
-    for name, value in (("backend", backend), ("session_id", session_id), *_arguments(body)):
-        if value and "\0" in value:
-            raise InvalidRequest(f"{name} has a NUL character", name)
     return copy_as(
         RunRequest,
         body,
@@ -202,13 +195,3 @@ def request_of(body: PromptFields, backend: str | None, session_id: str | None) 
         timeout_s=body.timeout_secs,
         fallback=fallback_of(prompt.fallback) if prompt and prompt.fallback is not None else None,
     )
-
-
-def _arguments(body: PromptFields) -> Iterator[tuple[str, str | None]]:
-    """Yield the name and value of each field that may become an argument."""
-    for name in _ARGUMENTS:
-        value: str | list[str] | None = getattr(body, name)
-        if isinstance(value, list):
-            yield from ((f"{name}[{index}]", item) for index, item in enumerate(value))
-        else:
-            yield name, value

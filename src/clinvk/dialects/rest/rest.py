@@ -13,11 +13,10 @@ from clinvk.dialects.rest.batch_bodies import placement
 from clinvk.dialects.rest.bodies import PromptBody, request_of
 from clinvk.dialects.rest.views import QueuePosition
 from clinvk.types import errors
-from clinvk.types.errors import AmbiguousId, ClinvkError, InvalidRequest
-from clinvk.types.events import RunFailed, RunFinished, StopReason, Usage
+from clinvk.types.errors import AmbiguousId, ClinvkError
+from clinvk.types.events import RunFailed, RunFinished, RunResult, StopReason, Usage
 from clinvk.types.redaction import redacted
 from clinvk.types.request import FailedAgent, RunRequest
-from clinvk.types.result import RunResult
 
 
 class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -83,44 +82,6 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.AgentFailed: 502,
 }
 
-TITLES: Mapping[type[ClinvkError], str] = {
-    ClinvkError: "Error inside clinvk",
-    InvalidRequest: "Invalid request",
-    dialect.KeyRefused: "API key needed",
-    dialect.ForeignOrigin: "Foreign web page",
-    dialect.HostRefused: "Meant for another server",
-    dialect.DirectoryNotAllowed: "Directory not allowed",
-    dialect.BackendNotAllowed: "Backend not allowed",
-    dialect.BeyondPolicy: "More than the policy allows",
-    dialect.NoSuchPath: "No such path",
-    dialect.MethodNotAllowed: "Method not allowed",
-    dialect.BodyTooSlow: "Body too slow",
-    dialect.BodyTooLarge: "Body too large",
-    dialect.WrongMediaType: "Unsupported media type",
-    errors.Unsupported: "Option not supported by the backend",
-    dialect.RateLimited: "Too many requests",
-    dialect.BudgetSpent: "Budget used up",
-    errors.BackendUnavailable: "Backend not available",
-    errors.SessionNotFound: "No such session",
-    errors.RunNotFound: "No such run",
-    errors.InteractionNotFound: "No such interaction",
-    errors.AgentCannotAnswer: "Agents cannot answer",
-    errors.InteractionAnswered: "Answered before",
-    errors.InteractionEnded: "No answer is awaited any more",
-    errors.SessionError: "Session cannot be used",
-    errors.SessionBusy: "Session is busy",
-    errors.NotResumable: "Session cannot be continued",
-    AmbiguousId: "Ambiguous id",
-    dialect.NotCancellable: "Run cannot be cancelled",
-    errors.AgentFailed: "Agent failed before it started",
-    errors.ResourcesExhausted: "Out of resources",
-    errors.QueueFull: "Queue full",
-    errors.ShuttingDown: "Server is stopping",
-    errors.NodeUnavailable: "Node not available",
-    errors.StoreUnavailable: "Sessions cannot be kept",
-    errors.TimedOut: "Timed out",
-}
-
 _body = json_bodies.decoder(PromptBody)
 _encoder = msgspec.json.Encoder()
 
@@ -170,7 +131,7 @@ class Rest:
         status = dialect.table_entry(type(error), STATUSES)
         problem = Problem(
             type=f"/docs#{error.code}",
-            title=dialect.table_entry(type(error), TITLES),
+            title=title(type(error)),
             status=status,
             detail=redacted(error.message),
             code=error.code,
@@ -179,6 +140,11 @@ class Rest:
             candidates=error.candidates if isinstance(error, AmbiguousId) else (),
         )
         return status, _encoder.encode(problem)
+
+
+def title(kind: type[ClinvkError]) -> str:
+    """Return the title of a kind of problem."""
+    return kind.code.replace("_", " ").capitalize()
 
 
 def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts) -> PromptAnswer:

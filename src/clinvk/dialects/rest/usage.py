@@ -1,6 +1,6 @@
 """`GET /api/v1/usage` and `/limits`: the usage of runs by day, key, backend and model, and the limits of accounts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Annotated, Any
 
@@ -118,33 +118,26 @@ def span(listing: UsageListing, today: date) -> Span:
 
 def summary(rows: Iterable[UsageOfDay], listing: UsageListing, span: Span) -> UsageList:
     """Sum the rows that match the parameters, by group."""
-    found: dict[tuple[str | None, ...], _Sum] = {}
-    total = _Sum()
+    groups: dict[tuple[str | None, ...], list[UsageOfDay]] = {}
     for row in rows:
         if row.day > span.until or listing.backend not in (None, row.backend) or listing.model not in (None, row.model):
             continue
         values = (("day", row.day), ("key", row.key_name), ("backend", row.backend), ("model", row.model))
         group = tuple(value if name in span.group_by else None for name, value in values)
-        found.setdefault(group, _Sum()).add(row)
-        total.add(row)
-    items = [UsageItem(**dict(zip(ASPECTS, group, strict=True)), **used.fields()) for group, used in found.items()]
-    return UsageList(since=span.since, until=span.until, usage=items, total=Used(**total.fields()))
+        groups.setdefault(group, []).append(row)
+    items = [UsageItem(**dict(zip(ASPECTS, group, strict=True)), **_used(same)) for group, same in groups.items()]
+    total = Used(**_used([row for same in groups.values() for row in same]))
+    return UsageList(since=span.since, until=span.until, usage=items, total=total)
 
 
-class _Sum:
-    def __init__(self) -> None:
-        self.runs = 0
-        self.usage = Usage()
-        self._cost_usd = 0.0
-
-    def add(self, row: UsageOfDay) -> None:
-        self.runs += row.runs
-        self.usage += row.usage
-        self._cost_usd += row.cost_usd
-
-    def fields(self) -> dict[str, Any]:
-        cost_usd = round(self._cost_usd, 6) if self._cost_usd else None
-        return {"runs": self.runs, "token_usage": self.usage, "cost_usd": cost_usd}
+def _used(rows: Sequence[UsageOfDay]) -> dict[str, Any]:
+    """Return the fields of `Used` for rows."""
+    cost_usd = round(sum(row.cost_usd for row in rows), 6)
+    return {
+        "runs": sum(row.runs for row in rows),
+        "token_usage": sum((row.usage for row in rows), Usage()),
+        "cost_usd": cost_usd or None,
+    }
 
 
 def _aspects(text: str) -> frozenset[str]:

@@ -12,18 +12,19 @@ from clinvk.dialects import json_bodies
 from clinvk.dialects.dialect import copy_as
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.events import StopReason, Usage
-from clinvk.types.record import RunKind, RunRecord
-from clinvk.types.request import FailedAgent
-from clinvk.types.session import (
+from clinvk.types.record import (
     MAX_TAG_CHARS,
     MAX_TAGS,
     MAX_TITLE_CHARS,
     TAG_PATTERN,
     TITLE_PATTERN,
+    RunKind,
+    RunRecord,
     Session,
     valid_tag,
     valid_title,
 )
+from clinvk.types.request import FailedAgent
 
 LISTED_CHARS = 1000
 """Maximum length of a prompt in a list."""

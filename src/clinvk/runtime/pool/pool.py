@@ -22,7 +22,7 @@ from clinvk.runtime.pool.worker import HeldConversation, Worker
 from clinvk.runtime.pool.worker_set import MAX_HELD, WorkerGroup, WorkerSpec, best_worker, can_begin
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
-from clinvk.types.session import Resume
+from clinvk.types.record import Resume
 
 _LATE_TOOL_DELAY_S = 0.2
 """Delay in which a stopped run's tool may still appear: between fork and exec a tool looks like the CLI."""

@@ -10,8 +10,8 @@ from clinvk.runtime.process.process import Process
 from clinvk.types.errors import AgentCrashed, AgentFailed
 from clinvk.types.events import Ending, RunFailed, RunStarted, ToolCall, Waiting
 from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest, ToolOutput
-from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
     from clinvk.runtime.pool.worker import Worker

@@ -6,8 +6,8 @@ from clinvk.backends.base import Channel, Delivery, Report
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.tool_socket import ToolSocket
 from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest, ToolOutput
-from clinvk.types.session import Resume
 
 
 class OwnProcess:

@@ -13,9 +13,8 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
-from clinvk.types.record import LimitWindow, RunRecord, recorded_options, recorded_result
+from clinvk.types.record import LimitWindow, Resume, RunRecord, Session, recorded_options, recorded_result
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume, Session
 
 logger = logging.getLogger(__name__)
 

@@ -29,9 +29,8 @@ from clinvk.types.events import (
     Waiting,
 )
 from clinvk.types.interaction import InteractionAnswer
-from clinvk.types.record import LimitWindow
+from clinvk.types.record import LimitWindow, Resume
 from clinvk.types.request import RunRequest, ToolOutput
-from clinvk.types.session import Resume
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,14 +31,15 @@ from clinvk.types.events import (
     Logged,
     Progress,
     RunFailed,
+    RunResult,
     RunStarted,
     Waiting,
+    gather,
 )
 from clinvk.types.interaction import USER, Interaction, InteractionAnswer
+from clinvk.types.record import Resume
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import RunRequest, ToolOutput
-from clinvk.types.result import RunResult, gather
-from clinvk.types.session import Resume
 
 
 class Phase(enum.IntEnum):

@@ -9,8 +9,8 @@ from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import InvalidRequest, failure
 from clinvk.types.events import Ending, RunFailed, RunFinished, Usage
 from clinvk.types.interaction import Interaction
+from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
 
 
 async def finish_turn(task: RunTask, io: RunIO, ending: Ending) -> None:

@@ -9,8 +9,7 @@ from clinvk.store.protocol import Page, RunQuery, SessionQuery
 from clinvk.store.rows import RUNS, SESSIONS, Table
 from clinvk.store.turns import Connection
 from clinvk.types.events import Logged, RunFailed
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 from clinvk.types.text import readable
 
 _T = TypeVar("_T", Session, RunRecord)

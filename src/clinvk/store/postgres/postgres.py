@@ -28,8 +28,7 @@ from clinvk.store.turns import Connection
 from clinvk.types.choices import RunState
 from clinvk.types.errors import ClinvkError, RunNotFound, SessionBusy, StoreUnavailable
 from clinvk.types.events import Logged, RunFailed
-from clinvk.types.record import LimitWindow, RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import LimitWindow, RunRecord, Session
 
 logger = logging.getLogger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # psycopg warns of each connection that is lost

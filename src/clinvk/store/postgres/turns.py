@@ -11,8 +11,7 @@ from clinvk.store.rows import RUN_CHANGES, RUNS, SESSION_CHANGES, SESSIONS, is_r
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.errors import SessionBusy
 from clinvk.types.events import Logged
-from clinvk.types.record import RunRecord, without_text
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session, without_text
 from clinvk.types.text import readable
 
 _OLD = (

@@ -20,7 +20,7 @@ from clinvk.store.sqlite.turns import SqliteTurns
 from clinvk.store.turns import Connection
 from clinvk.types.choices import SessionStatus
 from clinvk.types.events import Usage
-from clinvk.types.session import Session
+from clinvk.types.record import Session
 from clinvk.types.text import readable
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ from clinvk.store.rows import (
 )
 from clinvk.store.sqlite.database import skipping
 from clinvk.types.events import Logged
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session
 from clinvk.types.text import readable
 
 if TYPE_CHECKING:

@@ -33,8 +33,7 @@ from clinvk.store.sqlite.turns import SqliteTurns, blocking, rehearse
 from clinvk.store.turns import Connection
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged
-from clinvk.types.record import LimitWindow, RunRecord
-from clinvk.types.session import Session
+from clinvk.types.record import LimitWindow, RunRecord, Session
 
 if TYPE_CHECKING:
     import sqlite3

@@ -20,8 +20,7 @@ from clinvk.store.sqlite.database import skipping
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.events import Logged
-from clinvk.types.record import RunRecord, without_text
-from clinvk.types.session import Session
+from clinvk.types.record import RunRecord, Session, without_text
 
 if TYPE_CHECKING:
     import sqlite3

@@ -16,9 +16,8 @@ from clinvk.dialects.openai.responses.input_items import conversation
 from clinvk.dialects.openai.responses.output_items import Output, StreamEvent
 from clinvk.dialects.openai.responses.response_object import Response
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.events import Event, TextDelta
+from clinvk.types.events import Event, RunResult, TextDelta
 from clinvk.types.request import RunRequest
-from clinvk.types.result import RunResult
 
 _encode = msgspec.json.Encoder().encode
 

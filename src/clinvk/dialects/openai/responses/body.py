@@ -11,13 +11,12 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, vendor
-from clinvk.dialects.client_tools import ToolChoice, function, qualified, text_tool
+from clinvk.dialects.client_tools import OPENAI, ToolChoice, function, qualified, text_tool
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.json_bodies import because
 from clinvk.dialects.openai.answers import JsonObjectFormat, TextFormat
 from clinvk.dialects.openai.responses.input_items import TOOLS, InputItem
 from clinvk.dialects.openai.responses.response_object import Json, Response
-from clinvk.dialects.vendor_tools import OPENAI
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import ClientTool
 

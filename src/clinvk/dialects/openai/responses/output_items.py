@@ -10,7 +10,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from clinvk.dialects import vendor
-from clinvk.dialects.client_tools import arguments, client_name, takes_text, text_input
+from clinvk.dialects.client_tools import OPENAI, arguments, client_name, takes_text, text_input
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses import response_object
 from clinvk.dialects.openai.responses.response_object import (
@@ -22,7 +22,6 @@ from clinvk.dialects.openai.responses.response_object import (
     OutputText,
     Response,
 )
-from clinvk.dialects.vendor_tools import OPENAI
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall, ToolCallDelta
 
 _ARGUMENTS = "response.function_call_arguments"
