@@ -84,7 +84,7 @@ class Anthropic(vendor.ModelApi):
             prompt="",
             model=parsed.model,
             max_tokens=parsed.max_tokens,
-            stop=tuple(parsed.stop_sequences or ()),
+            stop=parsed.stop_sequences or (),
             thinking=_shows_thinking(parsed.thinking),
             effort=_effort(parsed),
             output_schema=_schema(parsed),

@@ -149,7 +149,7 @@ class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stops(self) -> tuple[str, ...]:
         """Return the stop texts."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
 
 
 def with_answer_options(call: Call, body: GenerationBody) -> Call:

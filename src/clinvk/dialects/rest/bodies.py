@@ -18,7 +18,7 @@ _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
 _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
 _Directory = Annotated[str, Meta(extra_json_schema={"pattern": r"^/[^\x00]*$"})]
-_Texts = Annotated[list[_Text], Meta(max_length=1000)]
+_Texts = Annotated[tuple[_Text, ...], Meta(max_length=1000)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"pattern": r"^[^\x00]*$"})]
 NodeName = Annotated[
     Name | None, Meta(description="The node of the cluster to run on, like the header `x-clinvk-node`.")
@@ -60,7 +60,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ),
     ] = None
     add_dirs: Annotated[
-        Annotated[list[_Directory], Meta(max_length=100)] | None,
+        Annotated[tuple[_Directory, ...], Meta(max_length=100)] | None,
         Meta(description="Absolute paths of other directories that the agent may use."),
     ] = None
     approval_mode: Annotated[
@@ -107,7 +107,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     verbose: Annotated[bool | None, Meta(description="Include the agent's stderr.")] = None
     warm: Annotated[bool | None, Meta(description="false: start a new agent process. Default true.")] = None
     notify: Annotated[
-        Annotated[list[Name], Meta(max_length=100)] | None,
+        Annotated[tuple[Name, ...], Meta(max_length=100)] | None,
         Meta(description="Names of notification targets of the settings; null means the default."),
     ] = None
     dry_run: Annotated[bool | None, Meta(description="Run nothing; return the command as `output`.")] = None
@@ -186,11 +186,6 @@ def request_of(body: PromptFields, backend: str | None, session_id: str | None) 
         backend=backend or "",
         session_id=session_id or None,
         images=tuple(image_of(source, None, f"images[{index}]") for index, source in enumerate(body.images or ())),
-        add_dirs=tuple(body.add_dirs or ()),
-        allowed_tools=None if body.allowed_tools is None else tuple(body.allowed_tools),
-        stop=tuple(body.stop or ()),
-        extra=tuple(body.extra or ()),
-        notify=None if body.notify is None else tuple(body.notify),
         tags=tuple(map(valid_tag, body.tags or ())),
         timeout_s=body.timeout_secs,
         fallback=fallback_of(prompt.fallback) if prompt and prompt.fallback is not None else None,
