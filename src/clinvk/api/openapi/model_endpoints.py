@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 from starlette.types import ASGIApp
 
-from clinvk.api.endpoints import models, responses
+from clinvk.api.endpoints import model_apis
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import ANTHROPIC, OPENAI
@@ -85,7 +85,7 @@ def _model_run(
 
 
 def _responses_app(services: Services) -> ASGIApp:
-    return PromptEndpoint(OpenAIResponses(), services, expand_references=responses.expand_references)
+    return PromptEndpoint(OpenAIResponses(), services, expand_references=model_apis.expand_references)
 
 
 MODEL_APIS = (
@@ -114,12 +114,12 @@ MODEL_APIS = (
         {"prompt": "What does this project do?"},
         chat_bodies.CompletionAnswer,
     ),
-    json_endpoint("GET", "/openai/v1/responses/{id}", responses.get_response, _RESPONSE),
+    json_endpoint("GET", "/openai/v1/responses/{id}", model_apis.get_response, _RESPONSE),
     json_endpoint(
-        "POST", "/openai/v1/responses/{id}/cancel", responses.cancel_response, (*_RESPONSE, dialect.ForeignOrigin)
+        "POST", "/openai/v1/responses/{id}/cancel", model_apis.cancel_response, (*_RESPONSE, dialect.ForeignOrigin)
     ),
-    json_endpoint("GET", "/openai/v1/models", models.list_models, GUARDED),
-    json_endpoint("GET", "/openai/v1/models/{id:path}", models.get_model, _MODEL),
+    json_endpoint("GET", "/openai/v1/models", model_apis.list_models, GUARDED),
+    json_endpoint("GET", "/openai/v1/models/{id:path}", model_apis.get_model, _MODEL),
     _model_run(
         Route("POST", "/anthropic/v1/messages", partial(PromptEndpoint, ANTHROPIC)),
         "createMessage",
@@ -131,13 +131,13 @@ MODEL_APIS = (
     json_endpoint(
         "POST",
         "/anthropic/v1/messages/count_tokens",
-        models.count_tokens,
+        model_apis.count_tokens,
         (errors.InvalidRequest, *BODY, *GUARDED),
         body=anthropic_body.MessagesBody,
         examples=_minimal(_QUESTION),
     ),
-    json_endpoint("GET", "/anthropic/v1/models", models.list_anthropic_models, GUARDED),
-    json_endpoint("GET", "/anthropic/v1/models/{id:path}", models.get_anthropic_model, _MODEL),
-    Endpoint(Route("GET", "/v1/models", partial(json_app, models.list_models_of_either))),
-    Endpoint(Route("GET", "/v1/models/{id:path}", partial(json_app, models.get_model_of_either))),
+    json_endpoint("GET", "/anthropic/v1/models", model_apis.list_anthropic_models, GUARDED),
+    json_endpoint("GET", "/anthropic/v1/models/{id:path}", model_apis.get_anthropic_model, _MODEL),
+    Endpoint(Route("GET", "/v1/models", partial(json_app, model_apis.list_models_of_either))),
+    Endpoint(Route("GET", "/v1/models/{id:path}", partial(json_app, model_apis.get_model_of_either))),
 )
