@@ -19,7 +19,14 @@ from clinvk.api.endpoints import continuation
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.services import Services
 from clinvk.api.endpoints.worktrees import WorktreeItem, WorktreeList
-from clinvk.api.http.response import DisconnectWatch, HttpResponse, document, headers_of, read_json
+from clinvk.api.http.response import (
+    DisconnectWatch,
+    HttpResponse,
+    document,
+    headers_of,
+    read_json,
+    within_prepare_timeout,
+)
 from clinvk.backends import registry as backends
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker
@@ -89,7 +96,7 @@ class Gateway:
             return
         call = await run_in_loop_thread(len(body), endpoint.dialect.parse, body, headers_of(scope))
         try:
-            target = await self._target_of_call(call, endpoint.dialect.is_model_api, scope)
+            target = await within_prepare_timeout(self._target_of_call(call, endpoint.dialect.is_model_api, scope))
         except ClinvkError as error:
             raise renamed(error, endpoint.dialect.fields) from None
 
