@@ -508,7 +508,9 @@ class TestPicker:
             clinvk.run("sessions", "rename", session, title)
         return found
 
-    @pytest.mark.parametrize(("searched", "key", "chosen"), [("", b"1", 0), ("", b"2", 1), ("OLD", b"1", 2)])
+    @pytest.mark.parametrize(
+        ("searched", "key", "chosen"), [("", b"1", 0), ("", b"\x1b[B", 1), ("", b"\x1b[A", 2), ("OLD", ENTER, 2)]
+    )
     def test_key_chooses_a_session_and_the_picker_asks_for_the_prompt(
         self, clinvk: Clinvk, sessions: list[str], searched: str, key: bytes, chosen: int
     ) -> None:
@@ -520,6 +522,9 @@ class TestPicker:
                 terminal.type(f"{searched}\r".encode())
                 terminal.until("q: leave")
             terminal.type(key)
+            if key.startswith(ESCAPE):
+                terminal.until("q: leave")
+                terminal.type(ENTER)
             terminal.until("prompt for claude")
             assert terminal.present_mode() == terminal.mode
             terminal.type(b"typed here\r")

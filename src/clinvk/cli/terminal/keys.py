@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 from clinvk.cli.terminal.output import STDERR, write
 
 _READ_BYTES = 65536
+_NAMES = {"\n": "enter", "\x1b[A": "up", "\x1bOA": "up", "\x1b[B": "down", "\x1bOB": "down"}
 
 _T = TypeVar("_T")
 
@@ -48,7 +49,7 @@ class Keyboard:
         self._wake.set()
 
     async def key(self) -> str:
-        """Wait for a key, and return its character; empty for other keys and for pasted text.
+        """Wait for a key, and return its character or one of `_NAMES`; empty for other keys and for pasted text.
 
         Raises:
             Interrupted: see `Interrupted`.
@@ -56,8 +57,8 @@ class Keyboard:
         data = await self._read()
         if not data:
             raise Interrupted
-        text = data.decode(errors="replace").strip()
-        return text if len(text) == 1 else ""
+        text = data.decode(errors="replace")
+        return _NAMES.get(text) or (text if len(text := text.strip()) == 1 else "")
 
     async def line(self, question: str) -> str | None:
         """Ask for a line, and return it without its end; None after Ctrl-D.
