@@ -93,6 +93,8 @@ class Admission(NamedTuple):
         request = await self.complete(part.request)
         if part.isolation != "none" and request.session_id:
             raise InvalidRequest("a session goes on in its own directory, so it cannot be isolated", "isolation")
+        if request.on_busy == "steer":  # then the part might have no run of its own
+            raise InvalidRequest("steer is for single prompts; a part accepts reject and queue", "on_busy")
         await self.resources.runs.plan(request)
         if request.backend and not part.dry_run:
             self.require(request.backend)
