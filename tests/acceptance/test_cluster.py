@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from acceptance.cluster import SECRET, Cluster, lines, nodes, prompt
 from acceptance.command import Clinvk, until
@@ -348,7 +348,7 @@ class Compose:
 
     def __init__(self, cluster: Cluster, postgres: PostgresServer, folder: Path) -> None:
         file = Path(__file__).parents[2] / "examples/cluster/compose.yaml"
-        self._services: dict[str, Any] = YAML(typ="safe").load(file)["services"]  # pyright: ignore[reportUnknownMemberType]  # no types
+        self._services: dict[str, Any] = yaml.safe_load(file.read_text())["services"]
         self._cluster = cluster
         self._folder = folder
         self._values = {
