@@ -244,6 +244,18 @@ def test_of_two_workers_with_one_name_that_start_together_one_stops(cluster: Clu
         assert nodes(cluster.gateway()) == ["one"]
 
 
+def test_messages_of_another_cluster_are_ignored(cluster: Cluster) -> None:
+    cluster.agent.play(claude_says("hello"))
+    cluster.worker("one")
+    gateway = cluster.gateway()
+    with cluster.broker.connect() as other:
+        other.sendall(b'CONNECT {"verbose": false}\r\n')
+        for subject in (b"members", b"changes", b"node.one", b"to.one"):
+            other.sendall(b"PUB clinvk.%s reply 40\r\n%s\r\n" % (subject, b"x" * 40))
+        until(lambda: "is not of this cluster" in gateway.said)
+        assert prompt(gateway)["output"] == "hello"
+
+
 def _start(gateway: Server, **body: object) -> httpx.Response:
     """Start a run in the background."""
     body = {"backend": "claude", "prompt": "hi", "detach": True, **body}

@@ -18,7 +18,8 @@ from broker import NatsServer
 from clinvk.cluster import messages, worker_end
 from clinvk.cluster.broker import Broker, connected
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
-from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Frame, Kind, RequestHead, ResponseHead, Signer
+from clinvk.cluster.members import Members
+from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Announcement, Frame, Kind, RequestHead, ResponseHead, Signer
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings
 from clinvk.runtime.process.waiting import in_background
@@ -102,7 +103,10 @@ async def ends(
         connected(ClusterSettings(url=url_of_worker or broker.url)) as of_worker,
         WorkerEnd(of_worker, SIGNER, "worker", app, max_body_bytes) as worker,
     ):
-        gateway = GatewayEnd(of_gateway, signer, "gateway")
+        members = Members()
+        for process in ("worker", "killed"):
+            members.note(Announcement(process=process))
+        gateway = GatewayEnd(of_gateway, signer, members, "gateway")
         await gateway.open()
         of_worker.on_reconnect.append(gateway.resume)
         of_gateway.on_reconnect.append(worker.probe)
@@ -203,9 +207,12 @@ async def test_lost_worker_ends_its_responses_with_an_error(broker: NatsServer) 
 
 async def test_request_that_nobody_receives_is_undelivered(broker: NatsServer) -> None:
     async with ends(broker, App()) as both:
-        async with both.gateway.request(both.head(), "gone", "gone", b"") as response:
+        async with both.gateway.request(both.head(), "killed", "one", b"") as response:
             with pytest.raises(Undelivered):
                 await response.head()
+        with pytest.raises(Undelivered, match="'one' is away"):  # its loss was reported before, and is not again
+            async with both.gateway.request(both.head(), "lost", "one", b""):
+                pass
         await asyncio.to_thread(broker.kill)
         await until(lambda: not both.of_gateway.is_connected)
         with pytest.raises(NodeUnavailable, match="NATS server"):
@@ -385,7 +392,7 @@ async def test_request_that_a_worker_may_have_received_is_not_undelivered_after_
     broker: NatsServer,
 ) -> None:
     app = App([], holds=True)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "other", "one", b"") as response:
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "killed", "one", b"") as response:
         response.resume()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -531,6 +538,8 @@ def test_broker_with_tls_is_trusted_by_the_file_of_certificates_only(tmp_path: P
             asyncio.run(answer(url, ""))
         with pytest.raises(ConfigError, match="'/nowhere' cannot be read"):
             asyncio.run(answer(url, "/nowhere"))
+    with NatsServer(tmp_path) as broker, pytest.raises(ConfigError, match="secure connection not available"):
+        asyncio.run(answer(broker.url.replace("nats:", "tls:"), ""))
 
 
 class _Nkey:

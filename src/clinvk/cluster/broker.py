@@ -58,6 +58,15 @@ class _Login(TypedDict, total=False):
 Receiver = Callable[[Received], None]
 
 
+class _Client(Client):
+    """A client that sends its login over TLS only, if the settings demand TLS. NATS leaves that to the server."""
+
+    def _connect_command(self) -> bytes:
+        if self.options.get("tls") and not self._server_info.get("tls_required"):
+            raise errors.SecureConnWantedError
+        return super()._connect_command()
+
+
 class Broker:
     """A connection to NATS, which is restored after an interruption.
 
@@ -70,7 +79,7 @@ class Broker:
 
         self.connections = 1
         self.on_reconnect: list[Callable[[], None]] = []
-        self._client: Client = Client()
+        self._client = _Client()
         self._outbox: deque[tuple[str, bytes, str]] = deque()
         self._wake = WakeUp()
         self._is_closing = False
@@ -200,7 +209,7 @@ async def connected(settings: ClusterSettings, password: str = "") -> AsyncGener
 
 async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None, login: _Login) -> None:
     """Connect once without retrying, which would hide the reason of a failure."""
-    client, reasons = Client(), [f"no answer within {_CONNECT_TIMEOUT_S} s"]
+    client, reasons = _Client(), [f"no answer within {_CONNECT_TIMEOUT_S} s"]
 
     async def note(error: Exception) -> None:
         reasons.append(str(error))

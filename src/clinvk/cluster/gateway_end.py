@@ -11,7 +11,7 @@ from itertools import count
 
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker, Received
-from clinvk.cluster.members import LOST_AFTER_S
+from clinvk.cluster.members import LOST_AFTER_S, Members
 from clinvk.cluster.messages import WINDOW_BYTES, Frame, InvalidMessage, Kind, RequestHead, ResponseHead, Signer
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import NodeUnavailable
@@ -122,9 +122,10 @@ class Response:
 class GatewayEnd:
     """Sends requests to workers, and receives their responses."""
 
-    def __init__(self, broker: Broker, signer: Signer, process: str) -> None:
+    def __init__(self, broker: Broker, signer: Signer, members: Members, process: str) -> None:
         self._broker = broker
         self._signer = signer
+        self._members = members
         self._process = process
         self._streams: dict[str, Response] = {}
         self._numbers = count(1)
@@ -140,10 +141,12 @@ class GatewayEnd:
         """Send a request to the process of a node, and yield the response. Leaving early cancels the request.
 
         Raises:
-            Undelivered: the broker is away.
+            Undelivered: the broker or the node is away.
         """
         if not self._broker.is_connected:
             raise Undelivered("the NATS server of the cluster (cluster.url) is away")
+        if process not in self._members:  # `on_lost` has been called already
+            raise Undelivered(f"node {node!r} is away")
         reply = f"reply.{self._process}.{next(self._numbers)}"
         send = partial(self._send, f"to.{process}", reply)
         frames = [*messages.request_frames(head, body)]

@@ -97,6 +97,9 @@ class Members:
         self._members: dict[str, Member] = {}
         self._checked_at = self._connected_at = now()
 
+    def __contains__(self, process: str) -> bool:
+        return process in self._members
+
     def note(self, announcement: Announcement) -> bool:
         """Record an announcement, and return whether the process is new."""
         known = self._members.get(announcement.process)

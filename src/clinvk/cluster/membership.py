@@ -117,7 +117,7 @@ class Membership:
         broker, signer, members = self._broker, self._signer, self._members
         await self._identify_store()
         await broker.subscribe("members", self._note)
-        gateway_end = GatewayEnd(broker, signer, self._process)
+        gateway_end = GatewayEnd(broker, signer, members, self._process)
         await gateway_end.open()
         members.on_lost.append(gateway_end.on_lost)
         members.on_interrupted.append(gateway_end.resume)
@@ -240,9 +240,10 @@ class Membership:
 
     def _show_change(self, services: Services, received: Received) -> None:
         """Show the viewers at this gateway a change of a worker."""
-        change = self._signer.change(received.data)
-        if change.process != self._process:
-            services.live.publish_data(change.kind, change.data)
+        with suppress(InvalidMessage):
+            change = self._signer.change(received.data)
+            if change.process != self._process:
+                services.live.publish_data(change.kind, change.data)
 
     async def _refuse_duplicate(self, broker: Broker) -> None:
         node = self._settings.cluster.node
