@@ -15,8 +15,10 @@ from acceptance.cluster import Cluster, lines, prompt
 from acceptance.command import until
 from acceptance.server import Server
 from mcp_client import over_http
+from postgres_server import PostgresServer
+from repositories import Repository
 from scripted import Scripted
-from scripted.steps import claude_says, codex_streams, exits, hang, pause, wait_for
+from scripted.steps import claude_says, codex_streams, exits, hang, pause, touch, wait_for
 
 ONE_AT_ONCE = {"CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}
 NO_QUEUE = {**ONE_AT_ONCE, "CLINVK_SERVER__MAX_QUEUED_RUNS": "0"}
@@ -164,6 +166,47 @@ def test_killed_node_costs_only_its_parts(cluster: Cluster, tmp_path: Path) -> N
     until(lambda: run_of(gateway, run_id)["state"] == "failed")
     assert f"1 of 3 failed, the first with: node '{victim}' is away" in run_of(gateway, run_id)["error"]
     assert states(gateway, run_id) == dict.fromkeys(workers, "finished") | {victim: "interrupted"}
+
+
+def test_killed_leader_ends_the_stream_with_an_error_in_the_format_of_the_stream(cluster: Cluster) -> None:
+    cluster.agent.play([*claude_says("half")[:4], hang()])
+    leader = cluster.worker("one")
+    gateway = cluster.gateway()
+    body, headers = {"tasks": [task("hi")]}, {"accept": "text/event-stream"}
+    with gateway.client.stream("POST", "/api/v1/parallel", json=body, headers=headers) as response:
+        events = (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
+        assert next(events)["type"] == "init"
+        leader.kill()
+        *_, last = events
+    assert (last["type"], last["content"]["code"]) == ("error", "node_unavailable")
+
+
+def test_files_stay_on_their_node(cluster: Cluster, tmp_path: Path, postgres: PostgresServer) -> None:
+    """A chain is resumed where its directories are. A worktree is found where it was made."""
+    repository = Repository(tmp_path / "project", Path(cluster.agent.env["HOME"]))
+    repository.commit(**{"a.txt": "one\n"})
+    cluster.agent.play([touch(Path("made.txt")), *claude_says("hello")])
+    cluster.agent.play([*claude_says("no")[:2], exits(1)], when="fails")
+    store = {"CLINVK_STORE__URL": postgres.empty()}
+    for node in ("one", "two"):
+        cluster.worker(node, **store, CLINVK_HOME=str(cluster.agent.folder / node))
+    gateway = cluster.gateway(**store)
+    steps = [task("a"), task("fails {{previous}}")]
+    for node in ("one", "two"):
+        failed = gateway.client.post("/api/v1/chain", json={"steps": steps, "node": node}).json()
+        body: dict[str, object] = {"resume_from": failed["run_id"]}
+        resumed = gateway.client.post("/api/v1/chain", json=body)
+        assert (resumed.status_code, resumed.headers["x-clinvk-node"]) == (200, node), resumed.text
+        assert gateway.client.post("/api/v1/chain", json={**body, "labels": ["gpu"]}).status_code == 503
+        isolated = task("a", workdir=str(repository.path), isolation="worktree", sandbox_mode="workspace")
+        assert parallel(gateway, isolated, node=node).json()["completed"] == 1
+    first, second = gateway.client.get("/api/v1/worktrees").json()["worktrees"]
+    assert gateway.client.get(f"/api/v1/worktrees/{first['id']}").headers["x-clinvk-node"] == "one"
+    assert gateway.client.get(f"/api/v1/worktrees/{second['id'][:-1]}").headers["x-clinvk-node"] == "two"
+    for method, path in (("GET", "claude"), ("DELETE", "claude"), ("POST", "claude/apply")):
+        refused = gateway.client.request(method, f"/api/v1/worktrees/{path}")
+        assert (refused.status_code, "several worktrees" in refused.text) == (400, True), refused.text
+    assert gateway.client.get("/api/v1/worktrees/other").status_code == 400
 
 
 def states(gateway: Server, run_id: str) -> dict[str, str]:

@@ -33,15 +33,17 @@ from clinvk.cluster.broker import Broker
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.members import Member, Members, Target, is_retryable
 from clinvk.cluster.messages import PROTOCOL, RequestHead, ResponseHead
+from clinvk.dialects import sse
 from clinvk.dialects.dialect import Call, RunFacts, renamed
 from clinvk.dialects.openai.responses import stored
 from clinvk.dialects.rest import batch_answers
 from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.runtime.process.waiting import run_in_loop_thread
+from clinvk.runtime.worktrees import folders
 from clinvk.store.protocol import UNDER_WAY
-from clinvk.types.errors import ClinvkError, InvalidRequest, NodeUnavailable, RunNotFound, StoreUnavailable
+from clinvk.types.errors import AmbiguousId, ClinvkError, InvalidRequest, NodeUnavailable, RunNotFound, StoreUnavailable
 from clinvk.types.events import RunFailed
-from clinvk.types.orchestration import may_move
+from clinvk.types.orchestration import Chain, may_move
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
@@ -112,13 +114,13 @@ class Gateway:
         await self._pass_on(target, body, scope, receive, send, stream_error)
 
     async def _batch(self, endpoint: "BatchEndpoint", scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request to the node that leads the parts: that of the parts which cannot move."""
+        """Pass a request to the node that leads it: that of the chain to resume, or of the parts that cannot move."""
         from clinvk.orchestrate.admission import complete_plan
 
         body = await read_json(scope, receive, self._services.settings.server)
-        parsed = await endpoint.parse(body)
+        parsed = await endpoint.parse(body, reads_resumed=False)
         plan = complete_plan(parsed.plan, self._services.settings)
-        target = Target()
+        target = Target(await self._node_of_run(plan.resumed) if isinstance(plan, Chain) and plan.resumed else "")
         for part in plan.parts:
             if not may_move(plan, part):
                 node, backends = await self._node_of_session(part.request), {part.request.backend, *target.backends}
@@ -128,7 +130,9 @@ class Gateway:
                 target = target._replace(node=target.node or node, backends=backends).placed(part.placement)
 
         def stream_error(error: ClinvkError, _: str, __: int) -> bytes:
-            return batch_answers.error_line("", error, time.time())
+            line = batch_answers.error_line(error, time.time())
+            is_sse = batch_answers.stream_type(headers_of(scope)) == sse.MEDIA_TYPE
+            return sse.frame(line) if is_sse else line
 
         target = target.placed(parsed.placement.with_headers(headers_of(scope)))
         await self._pass_on(target, body, scope, receive, send, stream_error)
@@ -154,9 +158,9 @@ class Gateway:
 
     async def _worktree(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request for a worktree to the node that has the worktree; without one, any node reports that."""
-        reference: str = scope["path_params"]["id"].removeprefix("clinvk/")
-        found = [node for node, item in await self._worktrees(scope) if item.id.startswith(reference)]
-        await self._pass_on(Target(found[0] if found else ""), b"", scope, receive, send, _no_error)
+        nodes = {item.id: node for node, item in await self._worktrees(scope)}
+        found = folders.match(nodes, scope["path_params"]["id"])
+        await self._pass_on(Target(nodes[found] if found else ""), b"", scope, receive, send, _no_error)
 
     async def _list_worktrees(self, scope: Scope, receive: Receive, send: Send) -> None:
         """List the worktrees of all nodes."""
@@ -219,7 +223,7 @@ class Gateway:
         return (await self._services.store.session(request.session_id)).node if request.session_id else ""
 
     async def _node_of_run(self, run_id: str | None) -> str:
-        with suppress(RunNotFound):
+        with suppress(RunNotFound, AmbiguousId):  # the node reports it
             return (await self._services.store.run(run_id or "")).node
         return ""
 

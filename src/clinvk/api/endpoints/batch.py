@@ -36,7 +36,7 @@ from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.types.errors import ClinvkError, InvalidRequest, ResourcesExhausted
 from clinvk.types.events import RunFailed
-from clinvk.types.orchestration import Compare, Kind, Plan, Summary, is_dry_run
+from clinvk.types.orchestration import Chain, Compare, Kind, Plan, Summary, is_dry_run
 from clinvk.types.request import Placement, RunRequest
 
 _parallel = json_bodies.decoder(batch_bodies.ParallelBody)
@@ -62,8 +62,8 @@ class BatchEndpoint(NamedTuple):
         """Serve one request until the answer is complete or the client disconnects."""
         await _BatchRequest(self, scope, receive, send).serve()
 
-    async def parse(self, body: bytes) -> BatchRequest:
-        """Parse a body.
+    async def parse(self, body: bytes, reads_resumed: bool = True) -> BatchRequest:
+        """Parse a body. Without `reads_resumed`, a chain to resume has no steps: its node has the directories.
 
         Raises:
             InvalidRequest: names the field.
@@ -75,7 +75,9 @@ class BatchEndpoint(NamedTuple):
                 plan = await run_in_loop_thread(len(body), batch_bodies.parallel, requested)
             case "chain":
                 requested = json_bodies.decode(body, _chain)
-                if requested.resume_from:
+                if requested.resume_from and not reads_resumed:
+                    plan = Chain(parts=(), resumed=requested.resume_from)
+                elif requested.resume_from:
                     plan = await self._resume_chain(requested, requested.resume_from)
                 else:
                     plan = await run_in_loop_thread(len(body), batch_bodies.chain, requested)
@@ -192,8 +194,7 @@ class _BatchRequest(Exchange):
             await self._response.send(200, Rest.result_type, answer, self._headers)
 
     def _error_piece(self, error: ClinvkError) -> bytes:
-        run_id = self._orchestration.id if self._orchestration else ""
-        return self._frame(batch_answers.error_line(run_id, error, time.time()))
+        return self._frame(batch_answers.error_line(error, time.time()))
 
     def _frame(self, lines: bytes) -> bytes:
         """Return lines of JSON in the format of the stream."""

@@ -191,6 +191,6 @@ def stream_type(headers: Mapping[str, str]) -> str:
     return next((kind for kind in (unified.MEDIA_TYPE, sse.MEDIA_TYPE) if kind in accepted), "")
 
 
-def error_line(run_id: str, error: ClinvkError, at: float) -> bytes:
+def error_line(error: ClinvkError, at: float) -> bytes:
     """Return the last line of an interrupted stream: an error that belongs to no part."""
-    return UnifiedEncoder(RunFacts(run_id=run_id, backend="")).feed(RunFailed(error.code, error.message), at)
+    return UnifiedEncoder(RunFacts(run_id="", backend="")).feed(RunFailed(error.code, error.message), at)

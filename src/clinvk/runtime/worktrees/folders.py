@@ -20,7 +20,7 @@ import fcntl
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -125,14 +125,9 @@ class WorktreeFolders:
         Raises:
             InvalidRequest: no worktree matches, or several.
         """
-        prefix = reference.removeprefix("clinvk/")
-        ids = self.ids()
-        found = [id_ for id_ in ids if id_ == prefix] or [id_ for id_ in ids if prefix and id_.startswith(prefix)]
-        if not found:
-            raise InvalidRequest(f"no worktree {reference!r}; clinvk worktrees list shows them")
-        if len(found) > 1:
-            raise InvalidRequest(f"{reference!r} is the beginning of several worktrees: {', '.join(found)}")
-        return found[0]
+        if found := match(self.ids(), reference):
+            return found
+        raise InvalidRequest(f"no worktree {reference!r}; clinvk worktrees list shows them")
 
     def read(self, id_: str) -> Worktree | None:
         """Return a worktree, or None if the folder is gone or holds no worktree."""
@@ -257,6 +252,21 @@ def _take_lock(path: Path, how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os
         return None
     except OSError as exc:
         raise ClinvkError(f"cannot lock {str(path)!r}: {exc.strerror}") from exc
+
+
+def match(ids: Iterable[str], reference: str) -> str | None:
+    """Return the id for an id, the beginning of an id, or a branch; None if there is none.
+
+    Raises:
+        InvalidRequest: several ids match.
+    """
+    prefix = reference.removeprefix("clinvk/")
+    found = sorted(id_ for id_ in ids if prefix and id_.startswith(prefix))
+    if prefix in found:
+        return prefix
+    if len(found) > 1:
+        raise InvalidRequest(f"{reference!r} is the beginning of several worktrees: {', '.join(found)}")
+    return found[0] if found else None
 
 
 def _slug(label: str) -> str:
