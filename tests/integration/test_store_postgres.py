@@ -12,6 +12,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from clinvk.api.access.key_file import KeyFile, KeyLimits, KeyTable
 from clinvk.api.access.keys import ApiKeys
 from clinvk.store.postgres.database import Database, identity
 from clinvk.store.postgres.postgres import PostgresStore
+from clinvk.store.postgres.turns import PostgresTurns
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery
 from clinvk.types.errors import ClinvkError, SessionBusy, StoreUnavailable
 from clinvk.types.events import RunFailed, TextDelta, Usage
@@ -312,6 +314,30 @@ async def test_run_whose_session_was_continued_meanwhile_is_stopped(
         assert stopped.error_code == "session_busy"
         assert await store.session(given.id) == claimed
         assert (await store.run(continuing.id)).state == "queued"
+
+
+async def test_update_that_comes_after_the_end_of_its_run_is_dropped(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = session()
+    await store.begin(record := run(given), given)
+    update, is_held, lost = PostgresTurns.update, asyncio.Event(), list[str]()
+    store.on_lost.append(lost.append)
+
+    async def update_late(turns: PostgresTurns, *arguments: Any, is_end: bool = False) -> None:
+        if not is_end:
+            await is_held.wait()
+        await update(turns, *arguments, is_end=is_end)
+
+    monkeypatch.setattr(PostgresTurns, "update", update_late)
+    await store.update(replace(record, state="running"), replace(given, status="active"))
+    reading = asyncio.create_task(store.run(record.id))
+    await asyncio.sleep(0.2)
+    await store.end(replace(record, state="finished"), replace(given, status="completed"), ANSWER)
+    is_held.set()
+    assert (await reading).state == "finished"
+    assert (await store.session(given.id)).status == "completed"
+    assert (lost, caplog.messages) == ([], [])
 
 
 async def test_new_runs_are_refused_while_too_many_ends_are_unstored(

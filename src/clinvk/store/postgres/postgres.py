@@ -305,9 +305,10 @@ class PostgresStore(RecordStore[PostgresTurns]):
                 self._later[key] = self._later.pop(key)
             raise
         except (SessionBusy, RunNotFound) as exc:
-            logger.warning("%s", exc)
-            for stop in self.on_lost:
-                stop(key)
+            if self._later.get(key) is pending:  # else the run has ended meanwhile
+                logger.warning("%s", exc)
+                for stop in self.on_lost:
+                    stop(key)
         except ClinvkError as exc:
             logger.warning("%s", exc)
         if self._later.get(key) is pending:
