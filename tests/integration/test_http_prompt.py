@@ -208,6 +208,27 @@ async def test_internal_error_returns_500_and_is_only_logged(
     assert "a mistake" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("prompt", {"backend": "claude", "prompt": "hi"}),
+        ("parallel", {"tasks": [{"backend": "claude", "prompt": "hi"}]}),
+    ],
+)
+async def test_lack_of_memory_after_the_run_does_not_invite_to_run_the_prompt_again(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, path: str, body: Line
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise MemoryError
+
+    scripted.play(claude_says("x"))
+    monkeypatch.setattr("clinvk.dialects.rest.rest.Rest.result", fail)
+    monkeypatch.setattr("clinvk.dialects.rest.batch_answers.encoded", fail)
+    async with serving(scripted.env) as server:
+        response = await server.client.post(f"/api/v1/{path}", json=body)
+    assert (response.status_code, response.json()["code"], len(scripted.calls())) == (500, "internal_error", 1)
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 async def test_disabled_backend_is_not_run(scripted: Scripted, dry_run: bool) -> None:
     off = {"claude": BackendSettings(enabled=False)}

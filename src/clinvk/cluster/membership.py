@@ -22,9 +22,9 @@ from clinvk.cluster.broker import Broker, Received, connected, without_password
 from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.gateway_end import GatewayEnd
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
-from clinvk.cluster.messages import Announcement, InvalidMessage, Signer
+from clinvk.cluster.messages import Announcement, Change, InvalidMessage, Signer
 from clinvk.cluster.parts import ClusterNodes
-from clinvk.cluster.worker import ParkedCalls, forward_changes, worker_app
+from clinvk.cluster.worker import ParkedCalls, worker_app
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.load import home
 from clinvk.config.model import Settings
@@ -132,7 +132,7 @@ class Membership:
                 members.on_interrupted.append(worker.probe)
                 services.parked_runs.on_call = ParkedCalls(broker, self._process, services.background).change
                 services.access.keys.trusts_gateways = True
-                forward_changes(services, broker, signer, self._process)
+                services.live.forward = partial(self._forward_change, broker)
                 self._slots = services.runs.slots
                 self._slots.on_limited = self._announce_soon.set
                 members.on_lost.append(self._count_elsewhere)
@@ -237,6 +237,10 @@ class Membership:
     def _name_is_used(self) -> ConfigError:
         node = self._settings.cluster.node
         return ConfigError(f"another worker of this cluster is named {node!r}; --node chooses another name")
+
+    def _forward_change(self, broker: Broker, kind: str, data: bytes) -> None:
+        """Send a change of a run or an interaction to the viewers at gateways."""
+        broker.send("changes", self._signer.sign(Change(self._process, kind, data)))
 
     def _show_change(self, services: Services, received: Received) -> None:
         """Show the viewers at this gateway a change of a worker."""

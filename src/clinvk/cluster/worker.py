@@ -13,7 +13,7 @@ from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import send_error
 from clinvk.api.server.app import create_app
 from clinvk.cluster.broker import Broker, Received
-from clinvk.cluster.messages import Change, RequestHead, Signer, call_subject
+from clinvk.cluster.messages import RequestHead, call_subject
 from clinvk.cluster.parts import PATH, serve_part
 from clinvk.types.errors import ShuttingDown
 
@@ -77,12 +77,3 @@ class ParkedCalls:
 
     def _answer(self, received: Received) -> None:
         self._broker.send(received.reply, self._process.encode())
-
-
-def forward_changes(services: Services, broker: Broker, signer: Signer, process: str) -> None:
-    """Send the changes of this worker's runs and interactions to the viewers at gateways."""
-
-    def forward(kind: str, data: bytes) -> None:
-        broker.send("changes", signer.sign(Change(process, kind, data)))
-
-    services.live.forward = forward

@@ -193,6 +193,9 @@ class _BatchRequest(Exchange):
         else:
             await self._response.send(200, Rest.result_type, answer, self._headers)
 
+    def _internal(self, error: Exception) -> ClinvkError:
+        return internal_error() if self._orchestration else super()._internal(error)  # as for a prompt
+
     def _error_piece(self, error: ClinvkError) -> bytes:
         return self._frame(batch_answers.error_line(error, time.time()))
 

@@ -27,6 +27,7 @@ from clinvk.api.http.response import (
     chunked,
     drop_decoded_headers,
     headers_of,
+    internal_error,
     read_json,
 )
 from clinvk.backends.base import describe
@@ -99,6 +100,8 @@ class _PromptRequest(Exchange):
     def _internal(self, error: Exception) -> ClinvkError:
         if self._dialect.is_model_api:
             self._headers.append(NO_RETRY)
+        if self._run and self._run.started_at is not None:
+            return internal_error()  # for a lack of resources, the prompt would be run again elsewhere
         return super()._internal(error)
 
     async def _read(self) -> Call:
