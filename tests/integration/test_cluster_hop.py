@@ -228,7 +228,7 @@ async def test_application_that_fails_breaks_the_response_off(broker: NatsServer
 
     async with ends(broker, Failing()) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await response.head()
-        with pytest.raises(NodeUnavailable, match="broke the response off"):
+        with pytest.raises(NodeUnavailable, match="broke off the response"):
             await body_of(response)
 
 
@@ -298,7 +298,7 @@ async def test_end_of_a_response_that_is_lost_is_repeated(
         async with both.gateway.request(both.head(), "worker", "one", b"") as response:
             assert (await asyncio.wait_for(response.head(), 5)).status == 201
             assert await asyncio.wait_for(body_of(response), 5) == b""
-        await until(lambda: not vars(both.worker)["_served"])
+        await until(lambda: not vars(both.worker)["_requests"])
     assert app.bodies == [b""]
 
 

@@ -192,7 +192,7 @@ async def test_key_can_run_only_its_backends(scripted: Scripted, path: str) -> N
     async with serving(scripted.env, keys=keys) as server:
         may, may_not = [await server.client.post(path, json=body, headers={"x-api-key": key}) for body in bodies]
     assert (may.status_code, may_not.status_code) == (200, 403), (may.text, may_not.text)
-    assert "'codex' is not one that this API key may run; it may run claude" in may_not.text
+    assert "this API key may not run backend 'codex' (allowed: claude)" in may_not.text
     assert len(scripted.calls()) == 1
 
 
@@ -505,7 +505,7 @@ async def test_failing_usage_lookup_does_not_stop_the_server(
     await key_policy.admit(RunRequest(prompt="hi", backend="claude"), "ana")
     async with key_policy.refresh(interval_s=0.01):
         await until(lambda: len(store.keys) > 3)
-    assert [line for line in caplog.messages if "is not known" in line]
+    assert [line for line in caplog.messages if "cannot be read" in line]
 
 
 async def test_run_record_and_daily_usage_name_the_key(scripted: Scripted) -> None:

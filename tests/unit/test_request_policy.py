@@ -178,5 +178,5 @@ def test_check_command_requires_an_unrestricted_policy() -> None:
         with pytest.raises(BeyondPolicy):
             policy_of(policy).check_command()
     for lists in (ServerSettings(allowed_workdir_prefixes=("/",)), ServerSettings(blocked_workdir_prefixes=("/x",))):
-        with pytest.raises(BeyondPolicy, match="no list of directories holds back"):
+        with pytest.raises(BeyondPolicy, match="no list of directories restricts"):
             RequestPolicy(Settings(server=lists), BACKENDS).check_command()

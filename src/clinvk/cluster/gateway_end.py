@@ -94,7 +94,7 @@ class Response:
         """Yield the pieces of the body, each with whether more follow. A piece is acknowledged when the next is wanted.
 
         Raises:
-            NodeUnavailable: the worker was lost, or its application broke the response off.
+            NodeUnavailable: the worker was lost, or broke off the response.
         """
         while not self.is_over:
             frame = await self._next()
@@ -115,7 +115,7 @@ class Response:
         if frame.kind == Kind.FAILED:
             self.is_over = True
             self._send(Frame(Kind.ACK, frame.number))
-            raise NodeUnavailable(f"node {self._name!r} broke the response off")
+            raise NodeUnavailable(f"node {self._name!r} broke off the response")
         return frame
 
 

@@ -54,7 +54,10 @@ class Target(NamedTuple):
     def placed(self, placement: Placement) -> "Target":
         """Add the node and the labels that a request asks for. Raise `InvalidRequest` for another node."""
         if placement.node and self.node and placement.node != self.node:
-            raise InvalidRequest(f"node is {placement.node!r}, but session or request need {self.node!r}", "node")
+            raise InvalidRequest(
+                f"node is {placement.node!r}, but the request also needs {self.node!r}",
+                "node",
+            )
         return self._replace(node=self.node or placement.node, labels={*self.labels, *placement.labels})
 
 
@@ -189,7 +192,7 @@ class Members:
     def state_of(self, member: Member) -> Literal["up", "stopping", "incompatible"]:
         """Return whether a node takes requests."""
         announcement = member.announcement
-        if announcement.protocol != PROTOCOL or self._is_elsewhere(announcement):
+        if announcement.protocol != PROTOCOL or self._has_other_store(announcement):
             return "incompatible"
         return "up" if announcement.state == "up" else "stopping"
 
@@ -199,14 +202,14 @@ class Members:
                 "%s has clinvk %s, which cannot work with this version",
                 *(announcement.node or "a gateway", announcement.version),
             )
-        elif self._is_elsewhere(announcement):
+        elif self._has_other_store(announcement):
             logger.warning(
                 "%s keeps its sessions in another database (%s, here %s) and gets no requests:"
                 " set store.url of all machines to one database",
                 *(announcement.node or "a gateway", announcement.store or "unknown", self.store),
             )
 
-    def _is_elsewhere(self, announcement: Announcement) -> bool:
+    def _has_other_store(self, announcement: Announcement) -> bool:
         return bool(self.store) and announcement.store != self.store
 
 

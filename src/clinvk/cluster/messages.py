@@ -1,8 +1,8 @@
 """The messages between the processes of a cluster, and their signatures. Pure.
 
 A request and its response form a *stream*. A frame of a stream is a kind, a number and a payload. The frames of a
-response that matter are numbered from 1, so that the gateway notices a lost frame. Each message is signed with the
-secret of the cluster, together with what the message belongs to.
+response, from `HEAD` to `FAILED`, are numbered from 1, so that the gateway notices a lost frame. Each message is signed
+with the secret of the cluster, together with what the message belongs to.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class InvalidMessage(Exception):
 
 
 class Kind(IntEnum):
-    """The kinds of frames: first those of a gateway, then those of a worker, which are numbered up to `LOST`."""
+    """The kinds of frames: a gateway sends those up to `CANCEL`, a worker the others."""
 
     REQUEST = 1
     """A `RequestHead`."""

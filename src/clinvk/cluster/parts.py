@@ -175,7 +175,7 @@ async def _body_of(response: Response) -> bytes:
 
 
 class RemotePart:
-    """The run of a part on another node, as the node reports it. `cancel` of the constructor asks for its end."""
+    """The run of a part on another node, as the node reports it. `cancel` asks the node to cancel the run."""
 
     def __init__(
         self, request: RunRequest, node: str, response: Response, cancel: Callable[[], Awaitable[None]]
@@ -225,7 +225,7 @@ class RemotePart:
             for line in rest:
                 yield b"".join(pending)
                 pending = [line]
-        raise NodeUnavailable(f"node {self.node!r} has broken the run off")
+        raise NodeUnavailable(f"node {self.node!r} broke off the run")
 
     async def left_queue(self) -> None:
         """Wait until the run leaves the queue, which its second update reports."""

@@ -37,7 +37,7 @@ _REMEMBERED_STREAMS = 10_000
 """How many ended streams a worker remembers. A request whose stream may be older is not run: it may be a copy."""
 
 
-class _Served:
+class _Request:
     """A request that a worker serves, with the frames of its response that the client does not have yet."""
 
     def __init__(self, head: RequestHead, send: Callable[[Frame], None]) -> None:
@@ -107,7 +107,7 @@ class _Served:
             logger.exception("a request of the cluster failed inside clinvk")
         finally:
             if not (self._is_ended or self.is_gone):
-                self._put(Kind.FAILED, b"")
+                self._send_numbered(Kind.FAILED, b"")
 
     def _scope(self) -> Scope:
         head = self.head
@@ -140,21 +140,21 @@ class _Served:
             error = state.get("error")
             code, field = (error.code, error.field or "") if isinstance(error, ClinvkError) else ("", "")
             head = ResponseHead(message["status"], tuple(message.get("headers", ())), code, field)
-            self._put(Kind.HEAD, messages.encode(head))
+            self._send_numbered(Kind.HEAD, messages.encode(head))
             return
         *parts, last = messages.chunks(message.get("body", b""))
         for part in parts:
-            await self._put_when_room(Kind.DATA, part)
+            await self._send_when_room(Kind.DATA, part)
         self._is_ended = not message.get("more_body", False)
         if last or self._is_ended:
-            await self._put_when_room(Kind.END if self._is_ended else Kind.DATA, last)
+            await self._send_when_room(Kind.END if self._is_ended else Kind.DATA, last)
 
-    async def _put_when_room(self, kind: Kind, payload: bytes) -> None:
+    async def _send_when_room(self, kind: Kind, payload: bytes) -> None:
         while self._bytes >= WINDOW_BYTES and not self.is_gone:
             await self._room.wait()
-        self._put(kind, payload)
+        self._send_numbered(kind, payload)
 
-    def _put(self, kind: Kind, payload: bytes) -> None:
+    def _send_numbered(self, kind: Kind, payload: bytes) -> None:
         if self.is_gone:
             return
         self._number += 1
@@ -173,7 +173,7 @@ class WorkerEnd:
         self._signer = signer
         self._subject = f"to.{process}"
         self._app = app
-        self._served: dict[str, _Served] = {}
+        self._requests: dict[str, _Request] = {}
         self._over: dict[str, None] = {}
         self._forgotten: dict[str, int] = {}
         self._tasks = asyncio.TaskGroup()
@@ -186,29 +186,29 @@ class WorkerEnd:
 
     async def __aexit__(self, *_: object) -> None:
         """Disconnect the clients that are left."""
-        for served in self._served.values():
-            served.disconnect()
+        for request in self._requests.values():
+            request.disconnect()
         await self._tasks.__aexit__(None, None, None)
 
     def on_lost(self, process: str) -> None:
         """Disconnect the clients of a gateway that is lost, which may still hear this worker."""
-        for reply in [each for each in self._served if _parts_of(each)[0] == process]:
-            self._served[reply].disconnect()
+        for reply in [each for each in self._requests if _parts_of(each)[0] == process]:
+            self._requests[reply].disconnect()
             self._reply(reply, Frame(Kind.LOST, 0))
             self._forget_if_over(reply)
 
     def probe(self, process: str | None = None) -> None:
         """Find out which clients have left during an interruption, those of one gateway or of all."""
-        for reply, served in self._served.items():
+        for reply, request in self._requests.items():
             if process in (None, _parts_of(reply)[0]):
-                served.probe()
+                request.probe()
 
     async def repeat_ends(self) -> None:
         """Repeat the last frames of ended responses, since no later frame shows the gateway that it lost them."""
         while True:
             await asyncio.sleep(_REPEAT_S)
-            for served in self._served.values():
-                served.repeat_end()
+            for request in self._requests.values():
+                request.repeat_end()
 
     def _receive(self, received: Received) -> None:
         if received.is_refused:
@@ -217,15 +217,15 @@ class WorkerEnd:
             frame = self._signer.frame(received.data, received.reply, self._subject)
             if frame.kind == Kind.REQUEST:
                 self._begin(received.reply, messages.decode_request(frame.payload))
-            elif served := self._served.get(received.reply):
-                self._continue(received.reply, served, frame)
+            elif request := self._requests.get(received.reply):
+                self._continue(received.reply, request, frame)
             elif frame.kind == Kind.RESUME:
                 self._reply(received.reply, Frame(Kind.LOST, 0))
         except InvalidMessage as exc:
             logger.debug("a frame is ignored: %s", exc)
 
     def _begin(self, reply: str, head: RequestHead) -> None:
-        known = self._served.get(reply)
+        known = self._requests.get(reply)
         gateway, stream = _parts_of(reply)
         is_old = reply in self._over or stream <= self._forgotten.get(gateway, 0)
         if head.protocol != PROTOCOL or is_old or (known and known.is_gone):
@@ -233,37 +233,37 @@ class WorkerEnd:
             return
         if known and known.task:
             return  # a copy
-        served = self._served[reply] = _Served(head, partial(self._reply, reply))
+        request = self._requests[reply] = _Request(head, partial(self._reply, reply))
         if not head.body_bytes or 0 < self._max_body_bytes < head.body_bytes:  # the application refuses the length
-            self._start(reply, served)
+            self._start(reply, request)
 
-    def _continue(self, reply: str, served: _Served, frame: Frame) -> None:
+    def _continue(self, reply: str, request: _Request, frame: Frame) -> None:
         match frame.kind:
             case Kind.BODY:
-                if served.task is None and served.add_body(frame):
-                    self._start(reply, served)
+                if request.task is None and request.add_body(frame):
+                    self._start(reply, request)
             case Kind.ACK:
-                served.acknowledge(frame.number)
-            case Kind.RESUME if served.task is None or served.is_gone:
-                if served.task is None:
-                    del self._served[reply]
+                request.acknowledge(frame.number)
+            case Kind.RESUME if request.task is None or request.is_gone:
+                if request.task is None:
+                    del self._requests[reply]
                 self._reply(reply, Frame(Kind.LOST, 0))
             case Kind.RESUME:
-                served.resume(frame.number)
+                request.resume(frame.number)
             case Kind.CANCEL:
-                served.disconnect()
+                request.disconnect()
             case _:
                 pass
         self._forget_if_over(reply)
 
-    def _start(self, reply: str, served: _Served) -> None:
-        served.task = self._tasks.create_task(served.serve(self._app))
-        served.task.add_done_callback(lambda _: self._forget_if_over(reply))
+    def _start(self, reply: str, request: _Request) -> None:
+        request.task = self._tasks.create_task(request.serve(self._app))
+        request.task.add_done_callback(lambda _: self._forget_if_over(reply))
 
     def _forget_if_over(self, reply: str) -> None:
-        served = self._served.get(reply)
-        if served and served.is_over:
-            del self._served[reply]
+        request = self._requests.get(reply)
+        if request and request.is_over:
+            del self._requests[reply]
             self._over[reply] = None
             if len(self._over) > _REMEMBERED_STREAMS:
                 oldest = next(iter(self._over))

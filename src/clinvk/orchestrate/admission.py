@@ -92,7 +92,7 @@ class Admission(NamedTuple):
         part.placement.check(self.resources.cluster.node, self.resources.cluster.labels)
         request = await self.complete(part.request)
         if part.isolation != "none" and request.session_id:
-            raise InvalidRequest("a session goes on in its own directory, so it cannot be isolated", "isolation")
+            raise InvalidRequest("a session continues in its own directory, so it cannot be isolated", "isolation")
         if request.on_busy == "steer":  # then the part might have no run of its own
             raise InvalidRequest("steer is for single prompts; a part accepts reject and queue", "on_busy")
         await self.resources.runs.plan(request)
@@ -136,7 +136,7 @@ def _placed(error: ClinvkError, plan: Plan, index: int) -> ClinvkError:
 
 
 def plan_warnings(plan: Plan) -> Iterator[str]:
-    """Yield what a plan allows but the user hardly means."""
+    """Yield warnings about what a plan allows, but the user probably does not intend."""
     if isinstance(plan, Chain):
         yield from chain.warnings(plan)
     elif agents_at_once(plan) > 1:

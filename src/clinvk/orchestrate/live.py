@@ -97,22 +97,22 @@ class Orchestrations:
         done = len(plan.done) if isinstance(plan, Chain) else 0
         with resources.runs.reserved([part.request for part in plan.parts[done:]]):
             record = _begun_record(plan, original, resources.cluster.node)
-            one = Orchestration(record.id, plan, original, resources, warnings)
+            orchestration = Orchestration(record.id, plan, original, resources, warnings)
             await self._store.begin(record, None)
-            self._live[one.id] = one
+            self._live[orchestration.id] = orchestration
             try:
-                yield one
+                yield orchestration
             finally:
                 try:
-                    ended, events = _ended_record(record, one.summary, one.stopped)
+                    ended, events = _ended_record(record, orchestration.summary, orchestration.stopped)
                     await finish_shielded(self._store.end(ended, None, events), self._timeout_s)
                     if notifier := resources.runs.notifier:
                         notifier.notify(ended, [part.request.notify for part in plan.parts])
                 except (ClinvkError, TimeoutError) as exc:
-                    logger.warning("run %s is not kept: %s", one.id, exc)
+                    logger.warning("run %s is not kept: %s", orchestration.id, exc)
                 finally:
-                    del self._live[one.id]
-                    one.over.set()
+                    del self._live[orchestration.id]
+                    orchestration.over.set()
 
     async def launch(self, plan: Plan, original: Plan, resources: Resources | None = None) -> Orchestration:
         """Begin an orchestration that runs in the background, until its end or `end`. Raise the errors of `start`."""
@@ -121,9 +121,9 @@ class Orchestrations:
 
         async def run() -> None:
             try:
-                async with self.start(plan, original, resources) as one:
-                    begun.set_result(one)
-                    await one.drive()
+                async with self.start(plan, original, resources) as orchestration:
+                    begun.set_result(orchestration)
+                    await orchestration.drive()
             except Exception as exc:
                 if begun.done():
                     logger.exception("an orchestration failed inside clinvk")
@@ -158,8 +158,8 @@ class Orchestrations:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(CLEANUP_TIMEOUT_S), asyncio.TaskGroup() as group:
-                for one in tuple(self._live.values()):
-                    group.create_task(one.cancel("the server is stopping"))
+                for orchestration in tuple(self._live.values()):
+                    group.create_task(orchestration.cancel("the server is stopping"))
 
 
 def _begun_record(plan: Plan, original: Plan, node: str) -> RunRecord:

@@ -94,7 +94,7 @@ class Orchestration:
 
     Attributes:
         id: the run id; empty for a dry run.
-        warnings: what the plan allows but the user hardly means.
+        warnings: what the plan allows, but the user probably does not intend.
         summary: the outcome, once all parts have ended.
         over: set when the outcome is recorded.
         stopped: why a caller stopped the orchestration; empty also after a stop by `fail_fast`.

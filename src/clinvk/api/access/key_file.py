@@ -151,7 +151,7 @@ class KeyFile:
         """
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
-                f"{name!r} cannot be the name of a key: have 1 to 64 of a-z, A-Z, 0-9, and after the first . _ -"
+                f"invalid key name {name!r}: use 1 to 64 letters, digits and . _ -, the first a letter or a digit"
             )
         key = PREFIX + secrets.token_urlsafe(32)
         new_key = ApiKey(
@@ -165,7 +165,7 @@ class KeyFile:
 
         def add(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
             if any(existing.name == name for existing in keys):
-                raise InvalidRequest(f"there is a key {name!r} already; clinvk keys revoke {name} takes it away")
+                raise InvalidRequest(f"key {name!r} exists already; `clinvk keys revoke {name}` removes it")
             return (*keys, new_key)
 
         await self._change(add, dry_run)
@@ -220,7 +220,7 @@ class KeyFile:
         """
         is_own = status.st_uid == os.geteuid()
         if not is_own and status.st_uid != 0:
-            raise ConfigError(f"{self.path}: belongs to another user; API keys are taken from a file of one's own")
+            raise ConfigError(f"{self.path}: belongs to another user; it must belong to the user of clinvk")
         if is_own and status.st_mode & _OTHERS:
             raise ConfigError(f"{self.path}: others may read or write it; chmod 600 it")
         if status.st_mode & _WRITABLE_BY_OTHERS:
@@ -271,7 +271,7 @@ def _decoded(text: str, place: str) -> tuple[ApiKey, ...]:
         raise ConfigError(f"{place}: is no file of API keys: {exc}") from exc
     for key in keys:
         if not _NAME.fullmatch(key.name):
-            raise ConfigError(f"{place}: {key.name!r} cannot be the name of a key")
+            raise ConfigError(f"{place}: invalid key name {key.name!r}")
     if len({key.name for key in keys}) < len(keys):
         raise ConfigError(f"{place}: two keys have the same name")
     return keys

@@ -142,8 +142,8 @@ class KeyPolicy:
         limits = self._key(key_name).limits
         if limits.workdirs or limits.backends or limits.tokens_per_day or limits.cost_usd_per_day:
             raise BeyondPolicy(
-                "check is a command that nothing of what this API key is held to holds back; it is allowed to keys "
-                "without backends, workdirs and budget only",
+                "check is a shell command, which could exceed the limits of this API key: only keys without backends, "
+                "workdirs and daily limits may use it",
                 "check",
             )
 
@@ -161,7 +161,7 @@ class KeyPolicy:
                 except StoreUnavailable:
                     break  # the next request gets the error; the usage stays unknown until then
                 except Exception:
-                    logger.exception("what the key %r has used is not known", name)
+                    logger.exception("the usage of key %r cannot be read", name)
 
     async def _query_usage(self, name: str) -> None:
         day = today()
@@ -188,7 +188,7 @@ def _check_limits(backends: Sequence[str], workdir: str | None, add_dirs: Sequen
     """Check the backends and the directories of a request."""
     for backend in (name for name in backends if not _has_backend(limits, name)):
         raise BackendNotAllowed(
-            f"backend {backend!r} is not one that this API key may run; it may run {', '.join(limits.backends)}",
+            f"this API key may not run backend {backend!r} (allowed: {', '.join(limits.backends)})",
             "backend",
         )
     if not limits.workdirs:

@@ -182,7 +182,7 @@ async def _store_usage(keys: ApiKeys, file: KeyFile) -> None:
     try:
         await file.store_usage(used)
     except (ConfigError, StoreUnavailable) as exc:
-        logger.warning("when API keys were used last is not kept: %s", exc.message)
+        logger.warning("the last use of API keys cannot be stored: %s", exc.message)
     else:
         keys.used = {name: at for name, at in keys.used.items() if at != used.get(name)}
 

@@ -78,7 +78,7 @@ class RequestPolicy:
         """
         if self._has_lists:
             raise BeyondPolicy(
-                "check is a command that no list of directories holds back; it is allowed without "
+                "check is a shell command, which no list of directories restricts; it is allowed without "
                 "server.allowed_workdir_prefixes and server.blocked_workdir_prefixes only",
                 "check",
             )

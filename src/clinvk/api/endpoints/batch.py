@@ -108,7 +108,7 @@ class BatchEndpoint(NamedTuple):
 
     async def _resume_chain(self, body: batch_bodies.ChainBody, run_id: str) -> Plan:
         if body.steps is not None or body.input is not None:
-            raise InvalidRequest("resume_from goes on with the steps and the input of its chain", "steps")
+            raise InvalidRequest("resume_from continues with the steps and the input of its chain; omit both", "steps")
         chain = await resume_chain(self.services.store, run_id)
         parts = tuple(replace(part, dry_run=bool(body.dry_run or part.dry_run)) for part in chain.parts)
         stop = chain.stop_on_failure if body.stop_on_failure is None else body.stop_on_failure
@@ -153,18 +153,21 @@ class _BatchRequest(Exchange):
         self, plan: Plan, requested: Plan, resources: Resources, disconnect: DisconnectWatch
     ) -> None:
         """Begin the orchestration in the background; wait for its end unless the client prefers otherwise."""
-        one = self._orchestration = await self._endpoint.services.orchestrations.launch(plan, requested, resources)
+        orchestrations = self._endpoint.services.orchestrations
+        orchestration = self._orchestration = await orchestrations.launch(plan, requested, resources)
         disconnect.watch()  # only now: a client that leaves earlier still has its agents started
-        self._headers = [(b"x-clinvk-run-id", one.id.encode())]
+        self._headers = [(b"x-clinvk-run-id", orchestration.id.encode())]
         self._stream_type = ""
         if prefers_async(headers_of(self._scope)):
-            body = msgspec.json.encode(Accepted(run_id=one.id, session_id=None, state="running"))
-            await self._response.send(202, Rest.result_type, body, [*self._headers, *accepted_headers(one.id)])
+            body = msgspec.json.encode(Accepted(run_id=orchestration.id, session_id=None, state="running"))
+            await self._response.send(
+                202, Rest.result_type, body, [*self._headers, *accepted_headers(orchestration.id)]
+            )
             return
-        await one.over.wait()
-        if one.summary is None:
+        await orchestration.over.wait()
+        if orchestration.summary is None:
             raise internal_error()
-        await self._end(one.summary)
+        await self._end(orchestration.summary)
 
     async def _read(self, disconnect: DisconnectWatch) -> BatchRequest:
         """Read the request, then watch for a disconnect. The body is freed on return."""
