@@ -18,14 +18,15 @@ def pty() -> Generator[tuple[int, int]]:
     os.close(leader)
 
 
-async def test_single_key_needs_no_enter_and_pasted_text_is_no_key(pty: tuple[int, int]) -> None:
+async def test_single_key_needs_no_confirmation_and_pasted_text_is_no_key(pty: tuple[int, int]) -> None:
     leader, follower = pty
     with Keyboard(follower) as keyboard:
         for typed, key in (
             (b"y", "y"),
             (b"yes please", ""),
-            (b"\x1b[A", ""),
-            (b"\n", ""),
+            (b"\x1b[A", "up"),
+            (b"\x1b[C", ""),
+            (b"\n", "enter"),
             (b"n\n", "n"),
             ("é".encode(), "é"),
         ):
