@@ -279,6 +279,23 @@ async def test_lost_frame_is_requested_again(broker: NatsServer, monkeypatch: py
             assert await asyncio.wait_for(body_of(response), 5) == b"".join(app.pieces)
 
 
+async def test_acknowledgement_that_an_interruption_loses_is_repeated(
+    broker: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App([b"x" * WINDOW_BYTES] * 3)
+    async with ends(broker, app) as both:
+        with monkeypatch.context() as interruption:
+            async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+                await response.head()
+                await until(lambda: app.sent == WINDOW_BYTES)
+                interruption.setattr(both.of_gateway, "send", lambda *_: None)
+                reading = asyncio.create_task(body_of(response))
+                await asyncio.sleep(0.3)
+                interruption.undo()
+                both.gateway.resume("worker")
+                assert await asyncio.wait_for(reading, 5) == b"".join(app.pieces)
+
+
 @pytest.mark.parametrize("lost", [{2}, {1, 2}])
 async def test_end_of_a_response_that_is_lost_is_repeated(
     broker: NatsServer, monkeypatch: pytest.MonkeyPatch, lost: set[int]

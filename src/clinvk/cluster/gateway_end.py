@@ -33,7 +33,7 @@ class Response:
         self._send = send
         self._request = request
         self._frames: deque[Frame] = deque()
-        self._received = self._unacknowledged = 0
+        self._received = self._acknowledged = self._unacknowledged = 0
         self._gap = -1
         self._wake = WakeUp()
         self._is_resumed = self._is_refused = False
@@ -59,8 +59,9 @@ class Response:
             self.resume()
 
     def resume(self) -> None:
-        """Request the frames that an interruption has lost."""
+        """Repeat the last acknowledgement, and request the frames that an interruption has lost."""
         self._is_resumed = True
+        self._send(Frame(Kind.ACK, self._acknowledged))
         self._send(Frame(Kind.RESUME, self._received))
 
     def fail(self, reason: str) -> None:
@@ -103,7 +104,7 @@ class Response:
             self.is_over = is_last
             self._unacknowledged += len(frame.payload)
             if self.is_over or self._unacknowledged >= WINDOW_BYTES / 2:
-                self._unacknowledged = 0
+                self._acknowledged, self._unacknowledged = frame.number, 0
                 self._send(Frame(Kind.ACK, frame.number))
 
     async def _next(self) -> Frame:
