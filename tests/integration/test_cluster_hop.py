@@ -282,13 +282,16 @@ async def test_lost_frame_is_requested_again(broker: NatsServer, monkeypatch: py
 async def test_acknowledgement_that_an_interruption_loses_is_repeated(
     broker: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def lose(*_: object) -> None:
+        """Send nothing."""
+
     app = App([b"x" * WINDOW_BYTES] * 3)
     async with ends(broker, app) as both:
         with monkeypatch.context() as interruption:
             async with both.gateway.request(both.head(), "worker", "one", b"") as response:
                 await response.head()
                 await until(lambda: app.sent == WINDOW_BYTES)
-                interruption.setattr(both.of_gateway, "send", lambda *_: None)
+                interruption.setattr(both.of_gateway, "send", lose)
                 reading = asyncio.create_task(body_of(response))
                 await asyncio.sleep(0.3)
                 interruption.undo()
