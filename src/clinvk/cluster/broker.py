@@ -261,7 +261,7 @@ def _check_credentials(file: str) -> None:
 
 
 async def _close(client: Client) -> None:
-    """Close a connection. Whatever fails, nobody needs the connection any more; one that was never made may hang."""
+    """Close a connection, and ignore failures. A connection that was never made may hang."""
     with suppress(Exception):
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await client.close()

@@ -1,4 +1,4 @@
-"""The processes of a cluster as another process knows them by their announcements."""
+"""The members of a cluster, as known from their announcements."""
 
 import logging
 import time
@@ -122,9 +122,9 @@ class Members:
             _call(self.on_lost, process)
 
     def check(self, is_connected: bool = True) -> None:
-        """Remove the processes that are silent. Call this every `CHECK_INTERVAL_S`.
+        """Remove silent members. Call this every `CHECK_INTERVAL_S`.
 
-        A process that was busy, or has no connection to the broker itself, cannot hear the others.
+        Silence does not count while this process was busy, or has no connection to the broker.
         """
         now = self._now()
         self._connected_at = now if is_connected else self._connected_at
@@ -143,7 +143,7 @@ class Members:
         return sorted(usable, key=lambda member: member.load)
 
     def all_nodes(self) -> Iterator[Member]:
-        """Yield all workers, also those that are leaving or have another version of the messages."""
+        """Yield all workers, including stopping and incompatible ones."""
         return (member for member in self._members.values() if member.announcement.node)
 
     def clients_elsewhere(self, process: str) -> dict[str, ClientRuns]:

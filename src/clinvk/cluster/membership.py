@@ -230,7 +230,7 @@ class Membership:
             self._slots.count_elsewhere(self._members.clients_elsewhere(self._process))
 
     async def _refuse_namesake(self) -> None:
-        """Stop this server if an older one has the name of its node: both may have started at the same time."""
+        """Raise an error if an older worker has the name of this node. Both may have started at the same time."""
         await self._namesake.wait()
         raise self._name_is_used()
 

@@ -153,7 +153,7 @@ class ClusterNodes:
 
 
 async def _first_able(members: Sequence[Member], attempt: Callable[[Member], Awaitable[_T]]) -> _T:
-    """Return the result of the first node that does not refuse for a reason that others may not have."""
+    """Return the result of the first node that accepts. Raise a refusal that other nodes would share."""
     for member in members[:-1]:
         try:
             return await attempt(member)
@@ -257,7 +257,7 @@ class RemotePart:
 
 
 async def serve_part(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run a part that another node sends, until its end, or until the other node cancels it."""
+    """Run a part for another node, until the part ends or that node cancels the request."""
     await _PartExchange(services, scope, receive, send).serve()
 
 

@@ -93,7 +93,7 @@ class _Request:
         self._send(Frame(Kind.PROBE, 0))
 
     def disconnect(self) -> None:
-        """Note that the client is gone."""
+        """Record that the client has disconnected."""
         self._gone.set()
         self._unacknowledged.clear()
         self._room.set()
@@ -191,7 +191,7 @@ class WorkerEnd:
         await self._tasks.__aexit__(None, None, None)
 
     def on_lost(self, process: str) -> None:
-        """Disconnect the clients of a gateway that is lost, which may still hear this worker."""
+        """Disconnect the clients of a lost gateway, and report that to the gateway, which may still be alive."""
         for reply in [each for each in self._requests if _parts_of(each)[0] == process]:
             self._requests[reply].disconnect()
             self._reply(reply, Frame(Kind.LOST, 0))

@@ -1,4 +1,4 @@
-"""The reports of this process that it is alive, every second. The database judges, by its own clock only."""
+"""The heartbeat of this process. The database decides by its own clock which processes are alive."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ _LEAVE = (
 
 
 class Heartbeat:
-    """The reports, on a connection of their own. `on_return` is called after a gap, in which others saw no process.
+    """Reports every second, on a connection of its own. `on_return` is called after a gap of more than 4 s.
 
     Attributes:
         owner: the id of this process.

@@ -72,7 +72,7 @@ class PostgresStore(RecordStore[PostgresTurns]):
     """Sessions and runs in a PostgreSQL database, which is connected with the first operation.
 
     Any process interrupts the runs of processes that have not reported for a few seconds. If such a process turns out
-    to be alive, as after a lost connection, its runs take their state back; runs whose session was continued must stop.
+    to be alive, as after a lost connection, its runs are restored; runs whose session was continued must stop.
 
     `on_commit` is called with the duration of each writing transaction, in seconds; `on_run` with each stored record of
     a run.

@@ -72,7 +72,7 @@ class PostgresTurns(Turns):
     async def update(self, db: Connection, run: RunRecord, session: Session | None, is_end: bool = False) -> None:
         """Update a run that is under way, and the session of the run.
 
-        A run that goes on although it was declared interrupted takes its state back.
+        A run that continues although it was declared interrupted is restored.
 
         Raises:
             SessionBusy: the run was declared interrupted, and another run has got its session. The end of a run without
@@ -93,7 +93,7 @@ class PostgresTurns(Turns):
             raise protocol.not_found(run.id, "run")
 
     async def reassign(self, db: Connection, run: RunRecord, session: Session | None) -> None:
-        """Change the agent of a run that another agent takes over, or its request, and the agent of its session."""
+        """Store the new agent or request of a run, and the new agent of its session."""
         if session:
             await db.execute(_REASSIGN_SESSION, session.backend, session.id)
         if not await db.execute(_REASSIGN_RUN, *RUNS.values(run, _RUN_OF_AGENT), run.id):
