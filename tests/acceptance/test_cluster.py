@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -128,14 +129,22 @@ def test_killed_worker_ends_its_streams_and_its_sessions_wait_for_it(cluster: Cl
     gateway = cluster.gateway()
     session_id = prompt(gateway, "one")["session_id"]
     body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
-    with gateway.client.stream("POST", "/api/v1/prompt", json=body, headers={"x-clinvk-node": "one"}) as response:
+    chat = {"model": "claude", "messages": [{"role": "user", "content": "slow"}]}
+    with (
+        ThreadPoolExecutor(1) as pool,
+        gateway.client.stream("POST", "/api/v1/prompt", json=body, headers={"x-clinvk-node": "one"}) as response,
+    ):
         events = lines(response.iter_lines())
         started = [next(events), next(events)]
+        send = partial(httpx.post, json=chat, headers={"x-clinvk-node": "one"}, timeout=60)
+        whole = pool.submit(send, f"{gateway.url}/openai/v1/chat/completions")
+        until(lambda: len(cluster.agent.alive()) == 2)
         one.kill()
         killed_at = time.monotonic()
         assert prompt(gateway)["node"] == "two", "the broker itself knows at once that a node is gone"
         (last,) = events
         assert time.monotonic() - killed_at < 9
+        assert (whole.result().status_code, whole.result().headers["x-should-retry"]) == (503, "false")
     assert [event["type"] for event in (*started, last)] == ["init", "message", "error"]
     assert (last["sequence"], last["content"]["code"]) == (3, "node_unavailable")
     run_id = started[0]["content"]["run_id"]

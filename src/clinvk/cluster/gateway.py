@@ -20,11 +20,13 @@ from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.services import Services
 from clinvk.api.endpoints.worktrees import WorktreeItem, WorktreeList
 from clinvk.api.http.response import (
+    NO_RETRY,
     DisconnectWatch,
     HttpResponse,
     document,
     headers_of,
     read_json,
+    send_error,
     within_prepare_timeout,
 )
 from clinvk.backends import registry as backends
@@ -245,6 +247,10 @@ class Gateway:
                         if is_last:
                             raise
                         continue
+                    except NodeUnavailable as error:  # an agent may have run
+                        is_model_api = scope["state"]["dialect"].is_model_api
+                        await send_error(error, scope, send, [NO_RETRY] if is_model_api else ())
+                        return
                     without_store += head.error_code == StoreUnavailable.code
                     if is_last or without_store > 1 or not is_retryable(head.error_code, head.error_field):
                         await _relay(head, answer, response, member.announcement.node, stream_error)
