@@ -9,16 +9,20 @@ import subprocess
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from broker import NatsServer
+from clinvk.api.endpoints.services import Services
 from clinvk.cluster import messages, worker_end
 from clinvk.cluster.broker import Broker, connected
+from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
-from clinvk.cluster.members import Members
+from clinvk.cluster.members import Members, Target
 from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Announcement, Frame, Kind, RequestHead, ResponseHead, Signer
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings
@@ -218,6 +222,34 @@ async def test_request_that_nobody_receives_is_undelivered(broker: NatsServer) -
         with pytest.raises(NodeUnavailable, match="NATS server"):
             async with both.gateway.request(both.head(), "worker", "one", b""):
                 pass
+
+
+async def test_request_to_a_node_that_is_lost_meanwhile_goes_to_the_next(broker: NatsServer) -> None:
+    async with ends(broker, App()) as both:
+        members, sent = Members(), list[Message]()
+        for process in ("lost", "worker"):
+            members.note(Announcement(process=process, node=process))
+        gateway = Gateway(cast(Services, None), both.of_gateway, both.gateway, members)
+        state = {"request_id": "1", "key_name": "", "client": ""}
+        scope: Scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "query_string": b"",
+            "headers": [],
+            "state": state,
+        }
+        scope |= {"client": None, "server": None, "scheme": "http"}
+
+        def no_error(*_: object) -> bytes:
+            return b""
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        pass_on = partial(vars(Gateway)["_pass_on"], gateway)
+        await pass_on(Target(), b"", scope, asyncio.Event().wait, send, no_error)
+        assert (sent[0]["status"], dict(sent[0]["headers"])[b"x-clinvk-node"]) == (201, b"worker")
 
 
 async def test_application_that_fails_breaks_the_response_off(broker: NatsServer) -> None:

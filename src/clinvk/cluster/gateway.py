@@ -240,21 +240,22 @@ class Gateway:
             without_store = 0  # with a second such node, the database itself is away
             for member in members:
                 is_last = member is members[-1]
-                async with self._request(member, body, scope) as answer:
-                    try:
+                try:
+                    async with self._request(member, body, scope) as answer:
                         head = await answer.head()
-                    except Undelivered:
-                        if is_last:
-                            raise
-                        continue
-                    except NodeUnavailable as error:  # an agent may have run
-                        is_model_api = scope["state"]["dialect"].is_model_api
-                        await send_error(error, scope, send, [NO_RETRY] if is_model_api else ())
-                        return
-                    without_store += head.error_code == StoreUnavailable.code
-                    if is_last or without_store > 1 or not is_retryable(head.error_code, head.error_field):
-                        await _relay(head, answer, response, member.announcement.node, stream_error)
-                        return
+                        without_store += head.error_code == StoreUnavailable.code
+                        if is_last or without_store > 1 or not is_retryable(head.error_code, head.error_field):
+                            await _relay(head, answer, response, member.announcement.node, stream_error)
+                            return
+                except Undelivered:
+                    if is_last:
+                        raise
+                except NodeUnavailable as error:
+                    if response.opened:
+                        raise
+                    is_model_api = scope["state"]["dialect"].is_model_api  # an agent may have run
+                    await send_error(error, scope, send, [NO_RETRY] if is_model_api else ())
+                    return
 
     def _request(self, member: Member, body: bytes, scope: Scope) -> AbstractAsyncContextManager[Response]:
         """Send a request to a node."""
