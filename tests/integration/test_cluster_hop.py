@@ -631,6 +631,7 @@ def test_account_of_nats_is_used_with_its_credentials_file_only(tmp_path: Path) 
             "right": {"NATS USER JWT": jwt, "USER NKEY SEED": user.seed},
             "stranger": {"NATS USER JWT": jwt, "USER NKEY SEED": stranger.seed},
             "damaged": {"NATS USER JWT": jwt, "USER NKEY SEED": user.seed[:-9]},
+            "short": {"NATS USER JWT": jwt, "USER NKEY SEED": user.seed[:-3]},
             "incomplete": {"USER NKEY SEED": user.seed},
         }.items()
     }
@@ -649,6 +650,7 @@ def test_account_of_nats_is_used_with_its_credentials_file_only(tmp_path: Path) 
             "": "Authorization",
             "stranger": "Authorization",
             "damaged": "cluster.credentials '.*damaged' has no valid credentials",
+            "short": "cluster.credentials '.*short' has no valid credentials",
             "incomplete": "cluster.credentials '.*incomplete' has no valid credentials",
             "missing": "cluster.credentials '.*missing' cannot be read: No such file",
         }.items():

@@ -377,7 +377,7 @@ async def test_judge_picks_the_better_answer_without_knowing_the_authors(scripte
         judge = {"backend": "codex", "prompt": "It must be short."}
         scripted.play(codex_streams(ruled("A", "It is right.")), when="by different authors")
         for _ in range(30):
-            backends = [{"backend": "claude", "name": f"n{number}"} for number in range(2)]
+            backends = [{"backend": "claude", "name": f"name-{number}"} for number in range(2)]
             body = {**compare(project, check="true", judge=judge), "backends": backends}
             reported = (await post(server, "compare", body)).json()
             orders = msgspec.convert(reported["judge"]["order"], tuple[int, ...])
@@ -396,7 +396,7 @@ async def test_judge_picks_the_better_answer_without_knowing_the_authors(scripte
     assert "It must be short." in prompt
     assert "A check of it passed." in prompt
     assert "claude" not in prompt.lower()
-    assert "n0" not in prompt
+    assert "name-0" not in prompt
 
 
 async def test_judge_appears_in_the_run_tree_and_in_the_stream(scripted: Scripted, project: Path) -> None:

@@ -254,7 +254,7 @@ def _check_credentials(file: str) -> None:
         raise ConfigError(f"cluster.credentials {file!r} cannot be read: {exc.strerror}") from exc
     try:
         is_valid = found and nkeys.from_seed(bytearray(found[1]))  # pyright: ignore[reportUnknownMemberType]  # untyped
-    except nkeys.NkeysError:
+    except (nkeys.NkeysError, ValueError):
         is_valid = False
     if not is_valid:
         raise ConfigError(f"cluster.credentials {file!r} has no valid credentials of a NATS user (.creds)")
