@@ -130,7 +130,8 @@ class Broker:
             f"{PREFIX}.{subject}", cb=call
         )
         with suppress(errors.Error, OSError, TimeoutError):  # without it, after a reconnection
-            await self._client.flush()
+            for _ in range(2):  # the first ping may overtake the subscription
+                await self._client.flush()
 
         async def unsubscribe() -> None:
             with suppress(errors.Error, OSError):
