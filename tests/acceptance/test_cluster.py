@@ -49,6 +49,8 @@ def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Clust
             gateway.client.post("/api/v1/prompt", json=fields),
         ):
             assert (refused.status_code, refused.json()["code"]) == expected
+        if value == "gpu,other":
+            assert "no node has all labels of gpu, other" in refused.text, refused.text
         if value in available:
             assert f"(available: {available[value]})" in refused.text, refused.text
     tasks = [{"backend": "claude", "prompt": "a", "session_id": first["session_id"]}]
@@ -230,7 +232,11 @@ def test_start_reports_what_is_wrong_with_exit_code_3(cluster: Cluster, clinvk: 
         starts: list[tuple[tuple[str, ...], dict[str, str], str]] = [
             (("worker", "--node", "one", "--cluster", cluster.broker.url), SECRET, "is named 'one'"),
             (("worker", "--cluster", "nats://127.0.0.1:9"), SECRET, "'nats://127.0.0.1:9' cannot be used: "),
-            (("serve", "--port", "0", "--cluster", wrong), SECRET, f"'{locked.url}' cannot be used: "),
+            (
+                ("serve", "--port", "0", "--cluster", wrong),
+                SECRET,
+                f"'{locked.url}' cannot be used: nats: 'Authorization Violation'; check user and password",
+            ),
             (("worker", "--cluster", cluster.broker.url), {}, "needs a secret"),
             (("worker",), SECRET, "--cluster URL"),
             (("cluster", "status"), SECRET, "--cluster URL"),
@@ -360,7 +366,9 @@ def test_cluster_up_starts_a_broker_and_creates_the_secret(cluster: Cluster, cli
             worker.ready()
             listed = clinvk.run("cluster", "status", "--cluster", cluster.broker.url)
             refused = clinvk.run("cluster", "status", "--cluster", cluster.broker.url, env=SECRET)
+            second = clinvk.run(*arguments)
         assert (refused.returncode, "Authorization" in refused.stderr) == (3, True), refused.stderr
+        assert (second.returncode, second.stdout, "in use" in second.stderr) == (3, "", True), second.stderr
     assert listed.stdout.splitlines()[1].split()[:2] == ["one", "up"]
 
 

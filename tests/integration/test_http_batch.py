@@ -189,7 +189,7 @@ async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scrip
             "parallel",
             {"tasks": [task("a", detach=True)]},
             "tasks[0].detach",
-            "detach belongs beside the parts, not in one",
+            "detach is a field of the whole request: set it beside tasks",
         ),
         ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "at least 1"),
         ("parallel", {"tasks": [task("a")], "output_dir": "x"}, "output_dir", "unknown field 'output_dir'"),

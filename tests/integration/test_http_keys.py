@@ -546,7 +546,7 @@ async def test_damaged_key_file_changes_nothing(scripted: Scripted, caplog: pyte
     path = KeyFile(home(scripted.env)).path
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
         await asyncio.to_thread(path.write_text, "{")
-        await until(lambda: "the key file cannot be read" in caplog.text)
+        await until(lambda: "the API keys cannot be read" in caplog.text)
         assert (await server.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
         assert (await server.client.get("/api/v1/runs")).status_code == 401
 

@@ -231,6 +231,8 @@ async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None, login: _
                 raise errors.NoServersError
     except (errors.Error, OSError, TimeoutError, ValueError) as exc:
         reason = reasons[-1] if isinstance(exc, errors.NoServersError | TimeoutError) else str(exc)
+        if "authorization violation" in reason.lower():
+            reason += "; check user and password, and for a server of `clinvk cluster up` the secret of the cluster"
         raise ConfigError(f"cluster.url {without_password(settings.url)!r} cannot be used: {reason}") from exc
     finally:
         await _close(client)

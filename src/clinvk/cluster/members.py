@@ -173,9 +173,9 @@ class Members:
                 raise NodeUnavailable(self._why_not(target.node))
         labelled = [each for each in nodes if set(target.labels).issubset(each.announcement.labels)]
         if not labelled:
-            named = f"node {target.node!r} lacks a label of" if target.node else "no node has the labels"
+            named = f"node {target.node!r} does not have" if target.node else "no node has"
             available = ", ".join(sorted({label for each in nodes for label in each.announcement.labels})) or "none"
-            lacking = f"{named} {', '.join(sorted(target.labels))} (available: {available})"
+            lacking = f"{named} all labels of {', '.join(sorted(target.labels))} (available: {available})"
             raise NodeUnavailable(lacking if nodes else "no node is up")
         # without an able node, any node can say why
         able = [each for each in labelled if _has_backends(each, target.backends)] or labelled

@@ -302,7 +302,7 @@ def read_secret(environ: Mapping[str, str]) -> bytes:
     except OSError as exc:
         raise ConfigError(
             f"a cluster needs a secret: set {SECRET_VARIABLE}, or copy {file} from another machine of the cluster "
-            f"({exc.strerror})"
+            f"({exc.strerror}); on its first machine: (umask 077; openssl rand -base64 32 > {file})"
         ) from exc
     if mode & 0o077:
         raise ConfigError(f"{file}: others may read or write it; chmod 600 it")

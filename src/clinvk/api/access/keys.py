@@ -167,7 +167,7 @@ async def _watch(keys: ApiKeys, file: KeyFile) -> None:
         except (ConfigError, StoreUnavailable) as exc:
             error = exc.message
         if error not in ("", previous_error):
-            logger.warning("the key file cannot be read, and its keys stay valid: %s", error)
+            logger.warning("the API keys cannot be read, and those already read stay valid: %s", error)
         if keys.used and time.monotonic() >= store_usage_at:
             await _store_usage(keys, file)
             store_usage_at = time.monotonic() + NOTE_INTERVAL_S

