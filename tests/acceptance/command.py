@@ -100,6 +100,8 @@ class Clinvk:
 
 
 def _text(stdin: str) -> str:
+    if stdin.startswith('{"id":'):  # `codex app-server`
+        return json.loads(stdin.splitlines()[-1])["params"]["input"][-1]["text"]
     if not stdin.startswith('{"type":"control_request"'):
         return stdin
     content = json.loads(stdin.splitlines()[-1])["message"]["content"]

@@ -256,18 +256,19 @@ class TestContinue:
     def test_continue_filters_by_backend_and_workdir(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
         begun(clinvk, FIRST, "-w", "there")
-        begun(clinvk, SECOND, backend="codex")
+        begun(clinvk, backend="codex")
         begun(clinvk, "cccccccc-3333-4333-8333-333333333333")
         assert f"--resume={FIRST}" in clinvk.run("-c", "-w", "there", "--dry-run", "x").stdout
-        assert SECOND in clinvk.run("--continue", "-b", "codex", "--dry-run", "x").stdout
+        assert CODEX_THREAD in clinvk.run("--continue", "-b", "codex", "--dry-run", "x").stdout
 
     def test_continue_applies_prompt_flags_and_agent_settings(self, clinvk: Clinvk) -> None:
         begun(clinvk, backend="codex")
         clinvk.settings("backends: {codex: {model: gpt-5.5}}\noutput: {format: text}")
         done = clinvk.run("-c", "--sandbox-mode", "read-only", "go on")
         assert (done.returncode, done.stdout) == (0, "x\n")
-        assert "--model=gpt-5.5" in clinvk.agent.calls()[-1].argv
-        assert "--sandbox=read-only" in clinvk.agent.calls()[-1].argv
+        asked = clinvk.agent.calls()[-1].stdin or b""
+        assert b'"model":"gpt-5.5"' in asked
+        assert b'"sandbox":"read-only"' in asked
 
     def test_continue_without_a_session_exits_with_4(self, clinvk: Clinvk) -> None:
         done = clinvk.run("-c", "go on")

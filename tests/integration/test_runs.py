@@ -11,9 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from msgspec.structs import replace
 
-from clinvk.backends.base import Host, Launch
 from clinvk.config.model import BackendSettings, ServerSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
@@ -33,7 +31,7 @@ from clinvk.types.errors import (
     StoreUnavailable,
 )
 from clinvk.types.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.types.record import Resume, RunRecord, Session
+from clinvk.types.record import RunRecord, Session
 from clinvk.types.request import RunRequest
 from polling import settled, until
 from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, USED, Shell
@@ -741,51 +739,6 @@ class LateStore(MemoryStore):
         self.asked.set()
         await self.may_answer.wait()
         await super().end(run, session, events)
-
-
-class Prepared(Shell):
-    """A backend with a script that runs before the agent."""
-
-    def __init__(self, script: str) -> None:
-        super().__init__()
-        self._before = ("-c", script)
-
-    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        return replace(super().launch(request, resume, host), setup=self._before)
-
-
-async def test_agent_starts_after_its_preparation_even_if_that_fails(tmp_path: Path) -> None:
-    backend = Prepared(f"yes | head -c 3000000; sleep 0.1; touch {tmp_path}/done; exit 3")
-    async with (
-        LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs,
-        runs.run(ask(f"[ -e {tmp_path}/done ] || exit 4\n{TEXT}{DONE}")) as run,
-    ):
-        assert (await run.result()).text == "hello"
-
-
-async def test_agent_starts_when_its_preparation_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "_SETUP_TIMEOUT_S", 0.1)
-    backend = Prepared("sleep 600; true")
-    async with (
-        LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs,
-        runs.run(ask(TEXT + DONE)) as run,
-    ):
-        assert (await run.result()).text == "hello"
-
-
-async def test_run_cancelled_during_preparation_starts_no_agent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(execution, "_SETUP_TIMEOUT_S", 600)
-    begun = tmp_path / "begun"
-    backend = Prepared(f"touch {begun}; sleep 600; true")
-    async with LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs:
-        run = await runs.start(ask(f"touch {tmp_path}/ran\n{DONE}"))
-        await until(begun.exists)
-        await runs.cancel(run.id)
-        assert run.state == "cancelled"
-        assert run.started_at is None
-    assert not (tmp_path / "ran").exists()
 
 
 async def test_run_killed_before_its_first_step_releases_its_slot() -> None:

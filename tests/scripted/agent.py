@@ -232,10 +232,11 @@ def main() -> None:
         plays = json.load(file)
     record(name=os.path.basename(sys.argv[0]), argv=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())
     try:
-        for step in choose(plays, serves):
+        steps = choose(plays, serves)
+        for step in steps:
             perform(step)
-        if serves:
-            sys.stdin.buffer.read()
+        if serves and not any(str(step.get("line")).startswith('{"type"') for step in steps):
+            sys.stdin.buffer.read()  # the lines of another agent end no turn, so that agent exits
     except BrokenPipeError:
         os._exit(141)
 

@@ -121,6 +121,7 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
             if task.phase is Phase.ENDED:
                 task.slot.release()
         finally:
+            task.last_process = None  # the process refers to the task: a cycle would keep the prompt in memory
             await task.spawner.sweep(process)
 
 
@@ -134,6 +135,8 @@ async def _converse(task: RunTask, process: Process, launch: Launch, socket: Too
     io = task.open_io(handle, launch, START_TIMEOUT_S)
     ending = await task.listen(io)
     if is_reported := ending is io.ending:
+        if task.request.output_schema is None:  # else the answer may be asked for again
+            task.free_slot_at_exit(process)
         if isinstance(ending, RunFailed) and ending.exit_code is None:
             await _wait_for_exit(task, process)
             ending = replace(ending, exit_code=process.exit_code)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Launch, ProtocolNotSupported
 from clinvk.runtime.interactions import Interactions, ReadyAnswer, RunInteractions
 from clinvk.runtime.pool.pooled_process import PooledProcess
+from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import answer_filter, sum_endings
@@ -86,6 +87,7 @@ class RunTask:
         conversation: the agent's id of the run's conversation, once reported.
         earlier_turns: the ending of the earlier turns of the run together; None in the first turn.
         budgets: how many times the run may use the budget of its request.
+        last_process: the final process of the run, once that process has reported the ending.
     """
 
     task: asyncio.Task[None]
@@ -118,6 +120,7 @@ class RunTask:
         self.stopped_by: Ending | None = None
         self.no_grace = False
         self.raw = b""
+        self.last_process: Process | None = None
         self.alarm = Alarm()
         self.wake = self.alarm.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
@@ -267,6 +270,8 @@ class RunTask:
         Most events only need a log entry and are logged here. Waking the run's task for each piece would cost as much
         as all other work on the piece.
         """
+        if self.last_process and self.last_process.exit_code is not None:
+            self.slot.release()
         io, self._inline_io = self._inline_io, None
         try:
             if io and self._log_inline(io):
@@ -275,6 +280,12 @@ class RunTask:
         except Exception as exc:  # noqa: BLE001 - raised again by `listen`, in the task of the run
             self._fault = exc
         self.wake()
+
+    def free_slot_at_exit(self, process: Process) -> None:
+        """Free the slot when the run's last process exits, before the run is completely stored."""
+        self.last_process = process
+        if process.exit_code is not None:
+            self.slot.release()
 
     def _log_inline(self, io: RunIO) -> bool:
         """Log new events; return False if the run's task must handle the output as well."""
@@ -331,6 +342,7 @@ class RunTask:
 
     async def ask(self, interaction: Interaction) -> InteractionAnswer | None:
         """Ask the user between two turns, and wait for the answer and a slot; return None if the run was stopped."""
+        self.last_process = None  # an exit must not release the slot of the next turn
         await self.record([InteractionRequested(interaction)], 0)
         while not self.stopped_by:
             if self._interactions.has_answers and self.slot.reacquire():
