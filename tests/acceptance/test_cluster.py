@@ -197,6 +197,8 @@ def test_outage_of_the_broker_breaks_no_stream_and_refuses_requests_meanwhile(cl
         until(lambda: "broker of the cluster is away" in gateway.said)
         refused = gateway.client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi"})
         assert (refused.status_code, refused.json()["code"]) == (503, "node_unavailable")
+        assert gateway.client.get("/health").json()["status"] == "degraded"
+        assert gateway.client.get("/health/ready").status_code == 503
         time.sleep(5)  # longer than a process may be silent
         cluster.broker.start()
         until(lambda: "broker of the cluster is back" in gateway.said)
@@ -205,6 +207,7 @@ def test_outage_of_the_broker_breaks_no_stream_and_refuses_requests_meanwhile(cl
     assert [event["type"] for event in rest][-1] == "done"
     until(lambda: nodes(gateway) == ["one"])
     until(lambda: gateway.prompt("hi").status_code == 200)
+    assert gateway.client.get("/health/ready").status_code == 200
 
 
 def test_stopping_worker_finishes_its_runs_and_gets_no_new_ones(cluster: Cluster, tmp_path: Path) -> None:

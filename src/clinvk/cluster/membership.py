@@ -255,13 +255,17 @@ class Membership:
             raise self._name_is_used()
 
     def _backends(self) -> list[BackendInfo]:
-        """Return the agents of the cluster: of each the one that is available, if any, on the least loaded node."""
+        """Return the agents of the cluster: of each the one that is available, if any, on the least loaded node.
+
+        While the broker is away, none is available.
+        """
         found: dict[str, BackendInfo] = {}
         for member in self._members.nodes():
             for info in member.announcement.backends:
                 if info.name not in found or (info.available and not found[info.name].available):
                     found[info.name] = info
-        return [*found.values()]
+        is_connected = self._broker is not None and self._broker.is_connected
+        return [replace(info, available=info.available and is_connected) for info in found.values()]
 
     def _node_info(self, member: Member) -> NodeInfo:
         announcement = member.announcement
