@@ -71,6 +71,13 @@ def test_list_prints_the_current_directory_as_a_dot_and_costs_if_there_is_room()
     assert "TOKENS" not in sessions_table([long], {}, TextView(NOW, None, 80, here="/home/me/x"))[0]
 
 
+def test_sessions_of_a_cluster_name_their_node() -> None:
+    head, *rows = sessions_table([SESSION, replace(SESSION, node="web")], {}, VIEW)
+    assert "NODE" in head
+    assert ["web" in row for row in rows] == [False, True]
+    assert "NODE" not in sessions_table([SESSION], {}, VIEW)[0]
+
+
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0"), (999, "999"), (1000, "1.0k"), (999_949, "999.9k"), (999_950, "1.0M")]
 )

@@ -41,6 +41,7 @@ def runs_table(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
         (text.STATE, lambda run: run.state),
         (text.CREATED, lambda run: view.ago(run.created_at)),
         text.RUN_COSTS[0],
+        *text.node_field(runs),
         (text.DIRECTORY, lambda run: view.place(run.workdir)),
         (text.TOKENS, lambda run: text.short_tokens(run.usage) if run.usage else ""),
         (text.COST, lambda run: text.cost_text(run.cost_usd)),

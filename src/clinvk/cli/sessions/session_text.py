@@ -95,6 +95,11 @@ STATE = Column("STATE")
 BACKEND = Column("BACKEND")
 
 
+def node_field(records: Sequence[Session | RunRecord]) -> Fields[Session | RunRecord]:
+    """Return the column with the nodes of a cluster, if the records have any."""
+    return [(Column("NODE"), lambda record: record.node)] if any(record.node for record in records) else []
+
+
 def sessions_table(sessions: Sequence[Session], costs: Mapping[str, float], view: TextView) -> list[str]:
     """Return a table of sessions with their known costs, the head first."""
     fields: Fields[Session] = (
@@ -103,6 +108,7 @@ def sessions_table(sessions: Sequence[Session], costs: Mapping[str, float], view
         (Column("STATUS", is_spare=True), lambda session: session.status),
         (Column("TURNS", to_right=True, is_spare=True), lambda session: str(session.turn_count)),
         (Column("USED"), lambda session: view.ago(session.last_used)),
+        *node_field(sessions),
         (DIRECTORY, lambda session: view.place(session.working_dir)),
         (TOKENS, lambda session: short_tokens(session.token_usage)),
         (COST, lambda session: cost_text(costs.get(session.id))),
@@ -116,6 +122,7 @@ def choices(sessions: Sequence[Session], view: TextView) -> list[str]:
     fields: Fields[Session] = (
         (BACKEND, lambda session: one_line(session.backend)),
         (Column("USED"), lambda session: view.ago(session.last_used)),
+        *node_field(sessions),
         (DIRECTORY, lambda session: view.place(session.working_dir)),
         (TITLE, session_title),
     )
