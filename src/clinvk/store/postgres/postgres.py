@@ -315,6 +315,8 @@ class PostgresStore(RecordStore[PostgresTurns]):
             del self._later[key]
 
     async def _maintain(self) -> None:
+        """Store pending updates soon, and look for the runs of dead processes every `INTERVAL_S`."""
+        recovered_at = 0.0
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL_S):
@@ -322,8 +324,10 @@ class PostgresStore(RecordStore[PostgresTurns]):
             self._changed.clear()
             await asyncio.sleep(_DELAY_S)
             try:
-                if number := await self.recover():
-                    logger.info("%d runs were interrupted: their clinvk died", number)
+                if time.monotonic() - recovered_at >= INTERVAL_S:
+                    recovered_at = time.monotonic()
+                    if number := await self.recover():
+                        logger.info("%d runs were interrupted: their clinvk died", number)
                 await self._store_pending()
             except StoreUnavailable:
                 pass  # the operations of the store report the error
