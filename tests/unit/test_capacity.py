@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from clinvk.config.model import ServerSettings
+from clinvk.runtime.occupancy import held_bytes, queue_limits
 from clinvk.runtime.process.resource_limits import Capacity, capacity, capacity_of_machine
-from clinvk.runtime.slots import held_bytes, queue_limits
 from clinvk.types.request import Image, RunRequest
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from clinvk.api.observe.metrics import Gauges, Metrics
+from clinvk.runtime.occupancy import Occupancy
 from clinvk.runtime.pool.pool import PoolStats, WarmStats
-from clinvk.runtime.slots import Occupancy
 from clinvk.types.events import RunFailed, RunFinished, Usage
 from clinvk.types.interaction import Interaction
 

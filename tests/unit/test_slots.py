@@ -6,7 +6,8 @@ import weakref
 
 import pytest
 
-from clinvk.runtime.slots import ClientRuns, QueueLimits, Slot, SlotRequest, Slots
+from clinvk.runtime.occupancy import ClientRuns, QueueLimits
+from clinvk.runtime.slots import Slot, SlotRequest, Slots
 from clinvk.types.errors import QueueFull
 
 

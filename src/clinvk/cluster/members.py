@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from clinvk.cluster.messages import PROTOCOL, Announcement
 from clinvk.dialects.dialect import DirectoryNotAllowed
-from clinvk.runtime.slots import ClientRuns
+from clinvk.runtime.occupancy import ClientRuns
 from clinvk.types.errors import (
     BackendUnavailable,
     InvalidRequest,

@@ -16,6 +16,7 @@ from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import AgentEnvironment
 from clinvk.runtime.interactions import Interactions
+from clinvk.runtime.occupancy import Occupancy, held_bytes, queue_limits
 from clinvk.runtime.pool.pool import Pool, WarmStats
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
@@ -31,7 +32,7 @@ from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.session_turns import ReleaseElsewhere, SessionTurns
-from clinvk.runtime.slots import Occupancy, Slot, SlotRequest, Slots, held_bytes, queue_limits
+from clinvk.runtime.slots import Slot, SlotRequest, Slots
 from clinvk.store.protocol import LOST, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed

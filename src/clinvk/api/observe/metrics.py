@@ -23,9 +23,9 @@ from prometheus_client.registry import Collector
 
 from clinvk import __version__
 from clinvk.runtime.local import RunObserver
+from clinvk.runtime.occupancy import Occupancy
 from clinvk.runtime.pool.pool import WarmStats
 from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.slots import Occupancy
 from clinvk.types.events import Ending, RunFailed
 from clinvk.types.interaction import Interaction
 
