@@ -115,19 +115,17 @@ async def test_warm_conversation_sees_only_its_own_prompts(machine: Machine, bac
 async def test_codex_conversation_is_released_some_time_after_its_last_turn(machine: Machine) -> None:
     """Until then Codex locks the conversation against other clinvks, and reports the lock."""
     store = MemoryStore()
-    async with (
-        LocalRuns(machine.settings, store, machine.env, registry.BACKENDS, keeps_warm=True) as runs,
-        LocalRuns(machine.settings, store, machine.env, registry.BACKENDS) as others,
-    ):
+    async with LocalRuns(machine.settings, store, machine.env, registry.BACKENDS, keeps_warm=True) as runs:
         _, session = await run_events(machine, runs, ask("codex", "the first prompt"))
         deadline = time.monotonic() + 60
-        while True:
-            second, _ = await run_events(machine, others, ask("codex", "second [[info]]", session))
-            if "prompts=2" in text(second):
-                break
-            assert isinstance(second[-1], RunFailed)
-            assert second[-1].code == "session_busy"
-            assert time.monotonic() < deadline
+        async with LocalRuns(machine.settings, store, machine.env, registry.BACKENDS) as others:  # ends with its agents
+            while True:
+                second, _ = await run_events(machine, others, ask("codex", "second [[info]]", session))
+                if "prompts=2" in text(second):
+                    break
+                assert isinstance(second[-1], RunFailed)
+                assert second[-1].code == "session_busy"
+                assert time.monotonic() < deadline
         third, _ = await run_events(machine, runs, ask("codex", "third [[info]]", session))
     assert "prompts=3" in text(third)
 
