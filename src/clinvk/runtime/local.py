@@ -275,7 +275,7 @@ class LocalRuns:
     async def _begin_turn(
         self, request: RunRequest, user_environ: Mapping[str, str] | None, may_wait: bool, waits: bool = False
     ) -> RunTask:
-        """Begin a run that claims its session now, or that `waits` for its turn in the session."""
+        """Begin a run. The run claims the session at once, or with `waits` in its turn."""
         is_of_user = user_environ is not None
         user_environment = AgentEnvironment(self._settings, user_environ, self._registry) if is_of_user else None
         await self._schemas.check(request.output_schema, request.client_tools)

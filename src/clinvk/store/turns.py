@@ -90,7 +90,7 @@ class Turns(ABC):
 
     @abstractmethod
     async def insert_run(self, db: Connection, run: RunRecord, waits: int) -> None:
-        """Insert a run: `waits` is 0 if it has its turn, 1 if it waits for its turn, 2 if it comes before these."""
+        """Insert a run. `waits` is 0 for a run with its turn, 1 for a waiting run, 2 for one that goes first."""
 
     @abstractmethod
     async def update(self, db: Connection, run: RunRecord, session: Session | None, is_end: bool = False) -> None:

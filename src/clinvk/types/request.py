@@ -89,7 +89,7 @@ class Placement(msgspec.Struct, frozen=True):
         return Placement(self.node or node, self.labels | labels)
 
     def check(self, node: str, labels: Collection[str]) -> None:
-        """Raise `InvalidRequest` if the request asks for another node than this, or for labels that it lacks."""
+        """Raise `InvalidRequest` unless a node has the name and all labels of this placement."""
         if self.node and self.node != node:
             name = f"is node {node!r}" if node else "is no node of a cluster"
             raise InvalidRequest(f"node {self.node!r} cannot be reached here: this machine {name}", "node")

@@ -126,7 +126,7 @@ class CompareBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def placement(body: PromptBody | ParallelBody | ChainBody | CompareBody) -> Placement:
-    """Return what a body asks of its node."""
+    """Return the node and the labels in a body."""
     return Placement(body.node or "", frozenset(body.labels or ()))
 
 
