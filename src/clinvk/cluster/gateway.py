@@ -34,7 +34,7 @@ from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.members import Member, Members, Target, is_retryable
-from clinvk.cluster.messages import PROTOCOL, RequestHead, ResponseHead
+from clinvk.cluster.messages import RequestHead, ResponseHead
 from clinvk.dialects import sse
 from clinvk.dialects.dialect import Call, RunFacts, renamed
 from clinvk.dialects.openai.responses import stored
@@ -178,7 +178,7 @@ class Gateway:
             with suppress(NodeUnavailable):
                 async with self._request(member, b"", listing) as response:
                     head = await response.head()
-                    data = b"".join([piece async for piece, _ in response.body()])
+                    data = await response.read()
                 if head.status == 200:
                     items = msgspec.json.decode(data, type=WorktreeList).worktrees
                     found.update({item.id: (member.announcement.node, item) for item in items})
@@ -263,7 +263,6 @@ class Gateway:
         state, announcement = scope["state"], member.announcement
         own = ((b"x-request-id", state["request_id"].encode()), (b"content-length", b"%d" % len(body)))
         head = RequestHead(
-            protocol=PROTOCOL,
             method=scope["method"],
             path=scope["path"],
             query=scope["query_string"],

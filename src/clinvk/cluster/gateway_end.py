@@ -107,6 +107,10 @@ class Response:
                 self._acknowledged, self._unacknowledged = frame.number, 0
                 self._send(Frame(Kind.ACK, frame.number))
 
+    async def read(self) -> bytes:
+        """Return the whole body. Raises as `body`."""
+        return b"".join([piece async for piece, _ in self.body()])
+
     async def _next(self) -> Frame:
         while not self._frames:
             if self._error:

@@ -140,7 +140,7 @@ class Membership:
                 await broker.subscribe(name, lambda received: broker.send(received.reply, self._process.encode()))
             if self.listens:
                 self._gateway = Gateway(services, broker, gateway_end, members)
-                services.inventory.of_cluster = self._backends
+                services.inventory.of_cluster = partial(self._backends, broker)
                 services.live.only_forwarded = not self.runs_agents
                 broker.on_reconnect.append(services.live.reset)
                 await broker.subscribe("changes", partial(self._show_change, services))
@@ -254,7 +254,7 @@ class Membership:
         if node and await broker.request(f"node.{node}", b"", _ANSWER_TIMEOUT_S):
             raise self._name_is_used()
 
-    def _backends(self) -> list[BackendInfo]:
+    def _backends(self, broker: Broker) -> list[BackendInfo]:
         """Return the agents of the cluster: of each the one that is available, if any, on the least loaded node.
 
         While the broker is away, none is available.
@@ -264,8 +264,7 @@ class Membership:
             for info in member.announcement.backends:
                 if info.name not in found or (info.available and not found[info.name].available):
                     found[info.name] = info
-        is_connected = self._broker is not None and self._broker.is_connected
-        return [replace(info, available=info.available and is_connected) for info in found.values()]
+        return [replace(info, available=info.available and broker.is_connected) for info in found.values()]
 
     def _node_info(self, member: Member) -> NodeInfo:
         announcement = member.announcement

@@ -94,7 +94,7 @@ class ClusterNodes:
                 return await admit_here(part)
             async with self._send(member, PATH, body) as response:
                 await _check_accepted(response)
-                request = self.admitted[key] = _requests.decode(await _body_of(response))
+                request = self.admitted[key] = _requests.decode(await response.read())
             return replace(part, request=replace(request, prompt=prompt, images=images))
 
         members = await self._candidates(part)
@@ -166,12 +166,8 @@ async def _first_able(members: Sequence[Member], attempt: Callable[[Member], Awa
 async def _check_accepted(response: Response) -> None:
     """Raise the error with which a node refuses a request."""
     if (await response.head()).status != 200:
-        problem = _problems.decode(await _body_of(response))
+        problem = _problems.decode(await response.read())
         raise refusal(problem.code, problem.detail, problem.field)
-
-
-async def _body_of(response: Response) -> bytes:
-    return b"".join([piece async for piece, _ in response.body()])
 
 
 class RemotePart:
