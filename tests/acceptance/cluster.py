@@ -1,8 +1,8 @@
 """The processes of a cluster: a NATS server, gateways and workers."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from acceptance.command import until
 from acceptance.server import Server
 from broker import NatsServer
 from scripted import Scripted
+from scripted.steps import claude_says, wait_for
 
 SECRET = {"CLINVK_CLUSTER_SECRET": "secret"}
 
@@ -29,6 +30,11 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def play_slow_until(self, gate: Path) -> None:
+        """Let Claude answer `hello`, and the prompt `slow` with `half`, then ` whole` once the gate exists."""
+        self.agent.play(claude_says("hello"))
+        self.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
 
     def worker(self, node: str, *arguments: str, **env: str) -> Server:
         """Start a worker."""
@@ -63,3 +69,14 @@ def prompt(gateway: Server, node: str = "", **body: object) -> dict[str, str]:
 def lines(response: Iterator[str]) -> Iterator[Any]:
     """Return the events of a stream."""
     return (json.loads(line) for line in response if line.strip())
+
+
+@contextmanager
+def slow_stream(gateway: Server) -> Generator[tuple[str, Iterator[Any]]]:
+    """Stream the prompt `slow`; yield the id of its run, and the events after its first text."""
+    body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
+    with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
+        events = lines(response.iter_lines())
+        run_id = next(events)["content"]["run_id"]
+        assert next(events)["type"] == "message"
+        yield run_id, events

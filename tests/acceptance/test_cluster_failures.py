@@ -10,12 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from acceptance.cluster import SECRET, Cluster, lines, nodes, prompt
+from acceptance.cluster import SECRET, Cluster, nodes, prompt, slow_stream
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
 from network import Loss, Network
 from postgres_server import PostgresServer
-from scripted.steps import claude_says, hang, wait_for
+from scripted.steps import claude_says, hang
 
 _CHANGED_SOURCE = """
 import importlib.util, sys
@@ -91,8 +91,7 @@ def test_clocks_that_differ_declare_nobody_dead(
     cluster: Cluster, clinvk: Clinvk, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     store, gate = {"CLINVK_STORE__URL": postgres.empty()}, tmp_path / "gate"
-    cluster.agent.play(claude_says("hello"))
-    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    cluster.play_slow_until(gate)
     cluster.agent.play([*claude_says("half")[:4], hang()], when="forever")
     shifts = {"ahead": HOUR_S, "behind": -HOUR_S}
     clocks = {node: at_start(tmp_path / node, CLOCK.format(shift_s=shift)) | store for node, shift in shifts.items()}
@@ -155,17 +154,12 @@ def test_worker_that_loses_the_broker_loses_its_streams_only_if_that_lasts(
 ) -> None:
     """Detached runs go on in any case, and the other worker gets new runs meanwhile."""
     gate = tmp_path / "gate"
-    cluster.agent.play(claude_says("hello"))
-    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    cluster.play_slow_until(gate)
     with Network(cluster.broker.connect) as network:
         cluster.worker("one", "--cluster", f"nats://127.0.0.1:{network.port}")
         gateway = cluster.gateway()
         detached = gateway.detached("slow")["run_id"]
-        body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
-        with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
-            events = lines(response.iter_lines())
-            run_id = next(events)["content"]["run_id"]
-            assert next(events)["type"] == "message"
+        with slow_stream(gateway) as (run_id, events):
             cluster.worker("two")
             until(lambda: nodes(gateway) == ["one", "two"])
             network.fail(loss)
@@ -198,18 +192,13 @@ def test_outage_of_postgres_refuses_new_runs_and_loses_no_run_in_progress(
     cluster: Cluster, postgres: PostgresServer, tmp_path: Path, failure: str
 ) -> None:
     gate, store = tmp_path / "gate", {"CLINVK_STORE__URL": postgres.empty()}
-    cluster.agent.play(claude_says("hello"))
-    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    cluster.play_slow_until(gate)
     cluster.worker("one", **store)
     cluster.worker("two", **store)
     gateway = cluster.gateway(**store)
     session_id = prompt(gateway, "one")["session_id"]
     detached = gateway.detached("slow")["run_id"]
-    body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
-    with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
-        events = lines(response.iter_lines())
-        run_id = next(events)["content"]["run_id"]
-        assert next(events)["type"] == "message"
+    with slow_stream(gateway) as (run_id, events):
         with failing(postgres, store["CLINVK_STORE__URL"], failure):
             requests: list[dict[str, object]] = [{}, {"session_id": session_id}, {"detach": True}]
             for fields in requests:
@@ -259,18 +248,13 @@ def test_worker_that_loses_postgres_for_a_while_goes_on_with_its_runs(
 ) -> None:
     """Other workers get the new runs meanwhile."""
     gate, url = tmp_path / "gate", postgres.empty()
-    cluster.agent.play(claude_says("hello"))
-    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    cluster.play_slow_until(gate)
     with Network(postgres.connect) as network:
         through = url.replace("@/", f"@127.0.0.1:{network.port}/").replace("host=", "application_name=")
         cluster.worker("one", CLINVK_STORE__URL=through)
         gateway = cluster.gateway(CLINVK_STORE__URL=url)
         detached = gateway.detached("slow")["run_id"]
-        body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
-        with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
-            events = lines(response.iter_lines())
-            run_id = next(events)["content"]["run_id"]
-            assert next(events)["type"] == "message"
+        with slow_stream(gateway) as (run_id, events):
             cluster.worker("two", CLINVK_STORE__URL=url)
             until(lambda: nodes(gateway) == ["one", "two"])
             others = [gateway.detached("slow", node="two")["run_id"] for _ in range(4)]
@@ -297,16 +281,11 @@ def test_worker_that_was_suspended_finishes_its_detached_runs(
     cluster: Cluster, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     gate, store = tmp_path / "gate", {"CLINVK_STORE__URL": postgres.empty()}
-    cluster.agent.play(claude_says("hello"))
-    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    cluster.play_slow_until(gate)
     worker = cluster.worker("one", **store)
     gateway = cluster.gateway(**store)
     detached = gateway.detached("slow")["run_id"]
-    body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
-    with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
-        events = lines(response.iter_lines())
-        run_id = next(events)["content"]["run_id"]
-        assert next(events)["type"] == "message"
+    with slow_stream(gateway) as (run_id, events):
         worker.process.send_signal(signal.SIGSTOP)
         *_, last = events
         assert last["content"]["code"] == "node_unavailable"
