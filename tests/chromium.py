@@ -91,6 +91,21 @@ class Page:
         """Click the first element of a selector."""
         await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
 
+    async def point(self, selector: str) -> None:
+        """Click the middle of the first element of a selector with the mouse."""
+        box = f"document.querySelector({json.dumps(selector)})"
+        place = f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box}.getBoundingClientRect())"
+        await self.evaluate(f"{box}.scrollIntoView({{block: 'nearest'}})")
+        x, y = json.loads(json.dumps(await self.evaluate(place)))
+        await self.click_at(x, y)
+
+    async def click_at(self, x: float, y: float) -> None:
+        """Click a place of the window with the mouse."""
+        for kind, pressed in (("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 0)):
+            await self.call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=pressed, clickCount=1
+            )
+
     async def write(self, selector: str, text: str) -> None:
         """Replace the text of a field as a user does: by selecting it and typing."""
         await self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agents.machine import Machine
-from browser.test_console import needs_browser, opened, text_of
+from browser.test_console import needs_browser, opened, press, tab_to, text_of
 from chromium import Page
 from serving import serving
 
@@ -42,8 +42,8 @@ async def test_write_allowed_in_the_console_is_done(machine: Machine, backend: s
 @pytest.mark.timeout(120)
 async def test_write_denied_in_the_console_is_not_done(machine: Machine) -> None:
     async with asked(machine, "claude") as page:
-        await page.evaluate("document.querySelector('.interaction').focus()")
-        await page.call("Input.dispatchKeyEvent", type="keyDown", key="d", text="d")
+        await tab_to(page, ".interaction")
+        await press(page, "d")
         await page.until("document.activeElement.tagName === 'INPUT'")
         await page.call("Input.insertText", text="not now")
         await page.click(".interaction .danger")

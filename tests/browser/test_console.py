@@ -111,6 +111,16 @@ async def press(page: Page, *keys: str) -> None:
             await page.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
 
 
+async def tab_to(page: Page, selector: str) -> None:
+    """Move the focus by keyboard to an element."""
+    await page.until("document.activeElement.tagName === 'H1'")
+    for _ in range(20):
+        await press(page, "Tab")
+        if await page.evaluate(f"document.activeElement.matches({json.dumps(selector)})"):
+            return
+    raise AssertionError(f"the focus does not reach {selector}")
+
+
 def text_of(selector: str) -> str:
     return f"(document.querySelector({json.dumps(selector)})?.textContent ?? '')"
 
@@ -245,13 +255,10 @@ async def test_hidden_characters_of_a_command_are_shown(scripted: Scripted) -> N
 @needs_browser
 async def test_keyboard_alone_finds_and_answers_a_request(scripted: Scripted) -> None:
     async with inbox(scripted) as page:
-        await page.until("document.activeElement.tagName === 'H1'")
-        for _ in range(10):
-            await press(page, "Tab")
-            if await page.evaluate("document.activeElement.matches('.interaction')"):
-                break
+        await tab_to(page, ".interaction")
         outline = "getComputedStyle(document.activeElement).outlineStyle"
         assert await page.evaluate(outline) == "solid"
+        await page.until(f"{text_of('.interaction .expiry')}.endsWith('unless answered · a Allow · d Deny')")
         await press(page, "a")
         await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
         await press(page, "g", "s")
@@ -261,9 +268,28 @@ async def test_keyboard_alone_finds_and_answers_a_request(scripted: Scripted) ->
 
 
 @needs_browser
+@pytest.mark.parametrize("finds_card", ["with the mouse", "by keyboard"])
+async def test_typing_at_a_request_does_not_answer_it(scripted: Scripted, finds_card: str) -> None:
+    async with inbox(scripted) as page:
+        if finds_card == "by keyboard":
+            await tab_to(page, ".interaction")
+        else:
+            await page.point(".interaction h3")
+            await page.until("document.activeElement.matches('.interaction')")
+        for text in ("stop, do not do that", "and do not allow it", "delete it not"):
+            await asyncio.gather(*(press(page, key) for key in text))
+            await asyncio.sleep(0.6)  # the time after which a single key would answer
+        for key in ("s", "a", "d") if finds_card == "with the mouse" else ("s",):
+            await press(page, key)
+            await asyncio.sleep(0.6)
+        assert await page.evaluate("document.activeElement.matches('.interaction.pending')")
+        assert await page.evaluate("window.sent") == []
+
+
+@needs_browser
 async def test_key_that_names_a_screen_does_not_answer_the_focused_request(scripted: Scripted) -> None:
     async with inbox(scripted) as page:
-        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await tab_to(page, ".interaction.pending")
         await press(page, "g", "s")
         await page.until(f"{text_of('h1')} === 'Sessions'")
         assert await page.evaluate("window.sent") == []
@@ -275,8 +301,12 @@ async def test_single_key_shortcuts_that_are_off_answer_no_request(scripted: Scr
         await press(page, "?")
         await page.click("dialog input")
         await page.click("dialog .primary")
-        await page.evaluate("document.querySelector('.interaction.pending').focus()")
-        await press(page, "a", "s", "d")
+        await page.call("Page.reload")
+        await page.until("document.querySelector('.interaction.pending') !== null")
+        await tab_to(page, ".interaction.pending")
+        for key in "ad":
+            await press(page, key)
+            await asyncio.sleep(0.6)
         assert await page.evaluate("window.sent") == []
         await page.click(".interaction .primary")
         await page.until("window.sent.length === 1")
@@ -286,7 +316,7 @@ async def test_single_key_shortcuts_that_are_off_answer_no_request(scripted: Scr
 @needs_browser
 async def test_request_is_denied_and_its_run_stopped(scripted: Scripted) -> None:
     async with inbox(scripted) as page:
-        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await tab_to(page, ".interaction.pending")
         await press(page, "d")
         await page.until("document.activeElement.tagName === 'INPUT'")
         await page.evaluate(click_on("Deny and stop", ".interaction"))
@@ -303,7 +333,7 @@ async def test_question_about_the_budget_is_denied_without_a_reason(scripted: Sc
         assert await page.evaluate(text_of(".interaction h3")) == title
         buttons = "[...document.querySelectorAll('.interaction button')].map(b => b.textContent)"
         assert await page.evaluate(buttons) == ["Continue", "End the run"]
-        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await tab_to(page, ".interaction.pending")
         await press(page, "d")
         await page.until("window.sent.length === 1")
         assert await page.evaluate("window.sent[0]") == {"choice": "deny"}
@@ -320,7 +350,7 @@ async def test_key_that_may_not_answer_sees_no_buttons(
     me = {"authenticated": True, "login_required": True, "key": key, "may_answer": may_answer}
     async with inbox(scripted, me, key="boss", accepts_reason=False, editable=False) as page:
         assert await page.evaluate("document.querySelectorAll('.interaction button').length") == buttons
-        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await tab_to(page, ".interaction.pending")
         await press(page, "d")
         if buttons:
             await page.until("window.sent.length === 1")

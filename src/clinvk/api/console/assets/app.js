@@ -148,8 +148,7 @@ function Shortcuts() {
         return;
       }
       isAfterG = false;
-      event.preventDefault();
-      event.stopPropagation(); // the keys of a focused request have other meanings
+      event.preventDefault(); // the keys of a request have other meanings
     }
     window.addEventListener("keydown", onKeyDown, true);
     return () => window.removeEventListener("keydown", onKeyDown, true);
@@ -161,8 +160,7 @@ function Shortcuts() {
         ${Object.entries(KEYS).map(([key, name]) => html`
           <div><dt><kbd>g</kbd> <kbd>${key}</kbd></dt><dd>${SCREENS[name].title}</dd></div>`)}
         <div><dt><kbd>/</kbd></dt><dd>Search, or write a prompt</dd></div>
-        <div><dt><kbd>a</kbd> <kbd>s</kbd> <kbd>d</kbd></dt>
-          <dd>At a focused request: allow, allow for the session, deny</dd></div>
+        <div><dt><kbd>a</kbd> <kbd>d</kbd></dt><dd>At a request chosen with <kbd>Tab</kbd>: allow, deny</dd></div>
         <div><dt><kbd>Enter</kbd></dt><dd>In the prompt: send. <kbd>Shift</kbd> <kbd>Enter</kbd>: new line</dd></div>
       </dl>
       <${Checkbox} checked=${isOn} onChange=${() => setOn(!isOn)}>Single-key shortcuts<//>

@@ -1,6 +1,6 @@
 // What an agent asks: a card with the command, diff or question, and the buttons that answer.
 
-import { html, useRef, useState } from "./vendor/preact.js";
+import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { get, post } from "./api.js";
 import { Diff } from "./diff.js";
 import { duration, firstLine, pathOf, shortPath } from "./format.js";
@@ -14,7 +14,8 @@ const RESULTS = {
 };
 const DECLINES = [["deny", "Decline"], ["deny_and_stop", "Decline and stop"]];
 const SOON_MS = 60_000;
-const KEYS = { a: "allow", s: "allow_session", d: "deny" };
+const KEYS = { a: ["allow", "Allow"], d: ["deny", "Deny"] };
+const TYPING_MS = 500;
 
 /** Return how an interaction that is not pending ended. */
 function resultOf({ status, choice, answered_by: by, reason }) {
@@ -32,6 +33,38 @@ async function send(interaction, answer) {
     if (error.status === 409 || error.status === 410) live.addInteraction(await get(`interactions/${interaction.id}`));
     throw error;
   }
+}
+
+/**
+ * Call `onKey` with a single key while the focus of a card comes from the Tab key, and not while somebody types: a key
+ * counts if no other printable key is pressed within half a second before or after. Return whether keys count.
+ */
+function useKeys(card, isOn, onKey) {
+  const [isReady, setReady] = useState(false);
+  const current = useRef();
+  current.current = { isReady, onKey };
+  useEffect(() => {
+    if (!isOn || !stored("shortcuts", true)) return undefined;
+    let [timer, typedAt, last] = [0, -TYPING_MS, ""];
+    function onKeyDown(event) {
+      clearTimeout(timer);
+      last = event.key;
+      if (last.length > 1) return;
+      const isTyping = event.timeStamp - typedAt < TYPING_MS;
+      typedAt = event.timeStamp;
+      if (isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !current.current.isReady) return;
+      timer = setTimeout(() => event.defaultPrevented || current.current.onKey(event.key), TYPING_MS);
+    }
+    const leave = () => { clearTimeout(timer); last = ""; setReady(false); };
+    const ended = new AbortController();
+    const options = { capture: true, signal: ended.signal };
+    window.addEventListener("keydown", onKeyDown, options);
+    window.addEventListener("pointerdown", leave, options);
+    card.current.addEventListener("focus", () => setReady(last === "Tab"), { signal: ended.signal });
+    card.current.addEventListener("blur", leave, { signal: ended.signal });
+    return () => { leave(); ended.abort(); };
+  }, [isOn]);
+  return isReady;
 }
 
 /** A card for an interaction, also once it is resolved. In the transcript of its session it does not link there. */
@@ -52,20 +85,19 @@ export function InteractionCard({ interaction, isInSession }) {
     card.current?.focus(); // the buttons are gone
   }
 
-  function onKeyDown(event) {
-    const isTyping = event.target !== card.current || event.ctrlKey || event.metaKey || event.altKey;
-    const choice = KEYS[event.key];
-    if (isTyping || isBusy || !mayAnswer || !interaction.choices.includes(choice) || !stored("shortcuts", true)) return;
-    event.preventDefault();
+  const keys = Object.entries(KEYS).filter(([, [choice]]) => interaction.choices.includes(choice));
+  const areKeysOn = useKeys(card, mayAnswer && interaction.kind !== "question", (pressed) => {
+    const [, [choice] = []] = keys.find(([key]) => key === pressed) ?? [];
+    if (isBusy || mode || !choice) return;
     if (choice === "deny" && interaction.accepts_reason) setMode("deny");
     else answer({ choice });
-  }
+  });
 
   const run = live.runs.get(interaction.run_id);
   const workdir = interaction.workdir ?? run?.workdir;
   const left = Date.parse(interaction.expires_at) - Date.now();
   return html`
-    <section class="card interaction ${interaction.status}" tabindex="0" ref=${card} onKeyDown=${onKeyDown}
+    <section class="card interaction ${interaction.status}" tabindex="0" ref=${card}
       aria-label=${`${interaction.backend} asks: ${interaction.title}`}>
       <header>
         <${Agent} name=${interaction.backend} />
@@ -85,7 +117,8 @@ export function InteractionCard({ interaction, isInSession }) {
             onAnswer=${answer} />`)}
       <${Problem} error=${error} />
       ${isPending && left > 0 && html`
-        <p class="expiry ${left < SOON_MS ? "soon" : ""}">Denied in ${duration(left)} unless answered</p>`}
+        <p class="expiry ${left < SOON_MS ? "soon" : ""}">Denied in ${duration(left)} unless answered${
+          areKeysOn && keys.map(([key, [, label]]) => html` · <kbd>${key}</kbd> ${label}`)}</p>`}
     </section>`;
 }
 
