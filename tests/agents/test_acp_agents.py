@@ -17,6 +17,7 @@ from agents.machine import Machine, clinvk
 from agents.test_claude_permissions import MCP_SERVER
 from agents.test_frameworks import INSTALLED
 from clinvk.backends.acp import AcpBackend
+from clinvk.cli.prompt.interaction_text import content, headline, subject
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.executables import host
@@ -32,7 +33,7 @@ from clinvk.types.events import (
     ToolCall,
     ToolResult,
 )
-from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.request import RunRequest
 from serving import serving
 from standin.document import records
@@ -152,6 +153,25 @@ async def test_agent_asks_and_acts_on_the_answer(machine: Machine, name: str, ch
                     await runs.interactions.answer(logged.event.interaction.id, answer)
             assert run.state in ("finished", "cancelled")  # a denial cancels a turn of Codex
     assert (machine.project / "made").exists() == (choice == "allow")
+
+
+async def test_argument_named_command_does_not_hide_a_write(machine: Machine) -> None:
+    calls, file = machine.home / "calls.json", machine.project / "made"
+    arguments = {"file_path": str(file), "content": "alias sudo=evil\n", "command": "pytest -x"}
+    calls.write_text(json.dumps([[["write_file", arguments]]]))
+    async with running(machine) as runs:
+        asked = replace(request(machine, "qwen", f"go [[script {calls}]]"), approval_mode="ask")
+        requested: list[Interaction] = []
+        async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+            async for logged in run.follow():
+                if isinstance(logged.event, InteractionRequested):
+                    requested.append(logged.event.interaction)
+                    await runs.interactions.answer(requested[-1].id, InteractionAnswer(choice="deny"))
+    (write,) = requested
+    assert write.command is None
+    assert (headline(write, "qwen", ""), subject(write)) == ("qwen wants to create a file:", f"edit {file}")
+    assert f"+++ {file}\n@@ -0,0 +1 @@\n+alias sudo=evil" in content(write)
+    assert '"command": "pytest -x"' in content(write)
 
 
 @ALL

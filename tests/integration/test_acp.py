@@ -1,6 +1,7 @@
 """Agents that speak ACP, well and badly: a scripted agent in real processes."""
 
 import asyncio
+import json
 import os
 import pwd
 import shutil
@@ -302,6 +303,21 @@ async def test_allow_session_covers_all_edits_and_the_same_action(tmp_path: Path
     assert [each.tool for each in requested] == ["edit", "execute", "fetch"]
     assert said.count('"o-allow_once"') == 4
     assert said.count('"o-reject_once"') == 1
+
+
+@pytest.mark.parametrize("kind", ["edit", "execute", "other", None])
+async def test_only_a_tool_that_runs_commands_asks_for_a_command(tmp_path: Path, kind: str | None) -> None:
+    piece = {"type": "diff", "path": "/h/.bashrc", "oldText": None, "newText": "evil\n"}
+    text = {"type": "content", "content": {"type": "text", "text": "in /etc"}}
+    given = {"file_path": "/h/.bashrc", "content": "evil\n", "command": "pytest -x", "diff": "none"}
+    tool = {"kind": kind, "title": "Writing", "content": [piece, text], "rawInput": given}
+    async with running(tmp_path) as runs:
+        denied = InteractionAnswer(choice="deny")
+        [asked], _ = await answered(runs, request(tmp_path, f"ask {json.dumps(tool)}"), denied)
+    assert asked.command == ("pytest -x" if kind == "execute" else None)
+    assert asked.diff == "--- /dev/null\n+++ /h/.bashrc\n@@ -0,0 +1 @@\n+evil\n"
+    assert (asked.title, asked.note) == ("Add .bashrc", "Writing\nin /etc")
+    assert asked.input == {"title": "Writing", **given}
 
 
 async def test_form_of_the_agent_is_a_question(tmp_path: Path) -> None:

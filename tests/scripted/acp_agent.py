@@ -105,6 +105,11 @@ def perform(session: str, command: str, blocks: list[dict[str, str]]) -> None:  
             tool = {"toolCallId": "t2", "title": "Do it", "kind": rest if rest != "sub" else "execute"}
             answer = ask("session/request_permission", {"sessionId": where, "toolCall": tool, "options": OPTIONS})
             say(session, answer)
+        case "ask":
+            tool = {"toolCallId": "t4", **json.loads(rest)}
+            say(
+                session, ask("session/request_permission", {"sessionId": session, "toolCall": tool, "options": OPTIONS})
+            )
         case "form":
             schema = {"type": "object", "properties": FIELDS}
             say(session, ask("elicitation/create", {"message": "Which?", "mode": "form", "requestedSchema": schema}))

@@ -77,6 +77,14 @@ def test_write_shows_the_change_of_the_present_file() -> None:
     assert asked.diff == "--- /p/a\n+++ /p/a\n@@ -1 +1 @@\n-y\n+x\n"
 
 
+def test_argument_of_another_tool_changes_neither_a_write_nor_a_command() -> None:
+    given: dict[str, object] = {"file_path": "/p/a", "content": "x\n", "command": "ls"}
+    write = Process().ask({**WRITE, "input": given})
+    assert (write.title, write.command, write.diff) == ("Add a", None, "--- /dev/null\n+++ /p/a\n@@ -0,0 +1 @@\n+x\n")
+    shell = Process().ask({**BASH, "input": given})
+    assert (shell.title, shell.command, shell.diff) == ("Run a command", "ls", None)
+
+
 def test_write_of_a_new_file_is_shown_as_such() -> None:
     asked = Process().ask(WRITE)
     assert (asked.title, asked.diff) == ("Add a", "--- /dev/null\n+++ /p/a\n@@ -0,0 +1 @@\n+x\n")

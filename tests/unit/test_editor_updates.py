@@ -136,7 +136,7 @@ def test_permission_belongs_to_the_call_with_the_same_input() -> None:
 
 def test_permission_without_a_call_is_a_call_of_its_own() -> None:
     turn = TurnUpdates("/w")
-    interaction = Interaction(id="i", kind="budget", title="Go on?", diff=DIFF, choices=("allow", "deny"))
+    interaction = Interaction(id="i", title="Go on?", diff=DIFF, choices=("allow", "deny"))
     permission = turn.permission(interaction)
     assert permission
     tool, options = encoded(*permission)
@@ -144,6 +144,14 @@ def test_permission_without_a_call_is_a_call_of_its_own() -> None:
     answered = msgspec.structs.replace(interaction, status="answered", answer=InteractionAnswer(choice="allow"))
     (ended,) = encoded(*turn.feed(InteractionResolved(answered)))
     assert (ended["toolCallId"], ended["status"]) == ("i", "completed")
+
+
+def test_permission_for_an_edit_shows_the_other_input_too() -> None:
+    given: dict[str, object] = {"command": "pytest", "content": "b"}
+    permission = TurnUpdates("/w").permission(Interaction(id="i", tool="edit", title="Edit", input=given, diff=DIFF))
+    assert permission
+    tool, *_ = encoded(*permission)
+    assert tool["content"] == [*DIFFS, *text('```\n{\n  "command": "pytest"\n}\n```')]
 
 
 def question(**more: Any) -> Interaction:

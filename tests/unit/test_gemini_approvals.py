@@ -91,6 +91,7 @@ def test_command_is_asked_about() -> None:
     asked = Process().asked(SHELL)
     assert (asked.tool, asked.command, asked.diff) == ("run_shell_command", "touch /p/b1", None)
     assert (asked.title, asked.accepts_reason) == ("Run a command", False)
+    assert asked.note == "[current working directory /p] (d)"
 
 
 @pytest.mark.parametrize(

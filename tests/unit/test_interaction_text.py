@@ -55,6 +55,31 @@ def test_content_of_an_approval_is_the_command_the_diff_or_the_input() -> None:
     assert text.content(call) == "Read it?\n\nfirst use\n\n{}"
 
 
+EVIL: dict[str, object] = {"command": "pytest -x", "content": "evil\n", "file_path": "/h/.bashrc"}
+HIDING = {**EVIL, "title": "Write", "mode": 511}
+BASHRC = "--- /dev/null\n+++ /h/.bashrc\n@@ -0,0 +1 @@\n+evil\n"
+
+
+def test_content_of_an_approval_has_all_that_the_action_does() -> None:
+    write = Interaction(id="i", tool="edit", title="Add .bashrc", note="Write", input=HIDING, diff=BASHRC)
+    assert text.headline(write, "qwen", "") == "qwen wants to create a file:"
+    assert text.content(write) == f'Write\n\n{BASHRC}\n{{\n  "command": "pytest -x",\n  "mode": 511\n}}'
+    assert text.content(write, with_diff=False) == 'Write\n\n{\n  "command": "pytest -x",\n  "mode": 511\n}'
+    both = Interaction(id="i", tool="execute", input={**HIDING, "cwd": "/etc"}, command="pytest -x", diff=BASHRC)
+    assert text.headline(both, "qwen", "~/shop") == "qwen wants to run a command in ~/shop and create a file:"
+    rest = '{\n  "title": "Write",\n  "mode": 511,\n  "cwd": "/etc"\n}'
+    assert text.content(both) == f"pytest -x\n\n{BASHRC}\n{rest}"
+    command = Interaction(id="i", tool="Bash", input={"command": "ls", "timeout": 5}, command="ls")
+    assert text.content(command) == 'ls\n\n{\n  "timeout": 5\n}'
+
+
+def test_command_is_the_subject_of_an_approval_of_a_command_only() -> None:
+    assert text.subject(Interaction(id="i", tool="edit", input=HIDING, diff=BASHRC)) == "edit /h/.bashrc"
+    run = Interaction(id="i", tool="execute", input={"path": "a", "command": "b"}, command="ls -l")
+    assert text.subject(run) == "execute ls -l"
+    assert text.subject(Interaction(id="i", tool="mcp__x", input={"command": "ls"})) == "mcp__x ls"
+
+
 def test_content_of_a_question_has_numbered_options() -> None:
     question = Interaction(id="i", kind="question", title="Setup", fields=(WHICH,))
     assert text.content(question) == "Setup\n\nWhich database?\n1  PostgreSQL: needs a server\n2  sqlite"

@@ -77,12 +77,13 @@ class TurnDecoder:
         """Return the approval that a permission request asks for."""
         tool = self._merged(update)
         shown = _input(tool)
-        command = shown.get("command")
+        command = shown.get("command") if tool.kind == "execute" else None
         changed = wire.title_of(piece for piece in tool.pieces if piece.type == "diff")
         return Interaction(
             id=id_,
             tool=tool_name(tool),
             title=changed or tool.title or tool_name(tool),
+            note="\n".join(filter(None, [changed and tool.title, *tool.texts])),
             input=shown,
             command=command if isinstance(command, str) else None,
             diff=_diff(tool) or None,
@@ -156,7 +157,7 @@ def _input(tool: wire.Tool) -> dict[str, object]:
     if isinstance(tool.raw_input, dict):
         shown |= tool.raw_input
     if diff := _diff(tool):
-        shown["diff"] = diff
+        shown.setdefault("diff", diff)
     return shown
 
 

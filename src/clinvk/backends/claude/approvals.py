@@ -72,7 +72,10 @@ class Approvals:
         command = diff = None
         is_own = request.tool_name in _EDITABLE  # the input of another tool may have more than a command or an edit
         if is_own:
-            command, diff = request.input.get("command"), self._diff(request.input)
+            if request.tool_name == "Bash":
+                command = request.input.get("command")
+            else:
+                diff = self._diff(request.input)
             action = "add" if diff and diff.startswith("--- /dev/null") else "update"
             title = "Run a command" if command else edit_title(str(request.input.get("file_path", "")), action)
             flags = (name for name, value in request.input.items() if value is True)

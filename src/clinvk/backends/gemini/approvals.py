@@ -23,6 +23,7 @@ def interaction(request_id: str, tool: Tool, options: tuple[PermissionOption, ..
         id=request_id,
         tool=tool_name(tool),
         title="Run a command" if is_command else title_of(changes) or tool.title or tool_name(tool),
+        note="\n".join(tool.texts),
         input=tool_input(tool),
         command=tool.title if is_command else None,
         diff=diff_of(changes) or None,

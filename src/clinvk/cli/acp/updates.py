@@ -104,7 +104,9 @@ class TurnUpdates:
             return None
         call = self._call_of(interaction)
         self._open[call.id] = call
-        shown = [*_pieces(interaction.diff or "", self._directory)] or [_text(content(interaction))]
+        shown = [*_pieces(interaction.diff or "", self._directory)]
+        if text := content(interaction, with_diff=not shown):
+            shown.append(_text(text))
         return replace(self._tool(call), title=subject(interaction), content=shown, status="pending"), options
 
     def _call_of(self, interaction: Interaction) -> ToolCall:

@@ -14,6 +14,19 @@ from clinvk.types.interaction import Interaction, QuestionField
 _INDENT = "    "
 _TAB = "    "
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+_EDIT_FIELDS = (
+    "changes",
+    "content",
+    "file_path",
+    "filePath",
+    "new_string",
+    "newString",
+    "old_string",
+    "oldString",
+    "path",
+)
+"""The fields of a tool's input that a diff shows."""
+
 _DIFF_COLORS = {"---": _BOLD, "+++": _BOLD, "@@ ": "\x1b[36m", "+": "\x1b[32m", "-": "\x1b[31m"}
 
 
@@ -59,7 +72,10 @@ def subject(interaction: Interaction) -> str:
     """Return what an interaction is about on one line."""
     if not interaction.tool:
         return one_line(visible(interaction.title))
-    return visible(tool_text(ToolCall(interaction.id, interaction.tool, interaction.input)))
+    given = {name: value for name, value in interaction.input.items() if name != "command"} or interaction.input
+    if interaction.command is not None:
+        given: dict[str, object] = {"command": interaction.command}
+    return visible(tool_text(ToolCall(interaction.id, interaction.tool, given)))
 
 
 def answer_command(interaction: Interaction) -> str:
@@ -82,30 +98,39 @@ def headline(interaction: Interaction, agent: str, directory: str) -> str:
         what = "asks"
     elif interaction.kind == "budget":
         what = "has used its budget"
-    elif interaction.command is not None:
-        what = f"wants to run a command in {directory}"
-    elif interaction.diff is not None:
-        what = f"wants to {'create' if interaction.diff.startswith('--- /dev/null') else 'edit'} a file"
     else:
-        what = f"wants to use {one_line(interaction.tool, 60) or 'a tool'}"
+        actions = [f"run a command in {directory}"] if interaction.command is not None else []
+        if interaction.diff is not None:
+            actions.append(f"{'create' if interaction.diff.startswith('--- /dev/null') else 'edit'} a file")
+        actions = actions or [f"use {one_line(interaction.tool, 60) or 'a tool'}"]
+        what = f"wants to {' and '.join(actions)}"
     return visible(f"{agent} {what}:")
 
 
-def content(interaction: Interaction) -> str:
+def content(interaction: Interaction, with_diff: bool = True) -> str:
     """Return all that a user has to know about an interaction, as the agent has sent it."""
     if interaction.kind != "approval":
         parts = [interaction.title, *map(_field_text, interaction.fields)]
-    elif shown := interaction.command or interaction.diff:
-        parts = [interaction.note, shown]
+    elif interaction.command or interaction.diff:
+        diff = interaction.diff if with_diff else None
+        parts = [interaction.note, interaction.command, diff, _json(_other_input(interaction))]
     else:
         title = "" if interaction.title == interaction.tool else interaction.title
-        parts = [title, interaction.note, input_text(interaction)]
+        parts = [title, interaction.note, _json(interaction.input) or "{}"]
     return "\n\n".join(part.strip("\n") for part in parts if part)
 
 
-def input_text(interaction: Interaction) -> str:
-    """Return the input of a tool as JSON."""
-    return json.dumps(interaction.input, indent=2, ensure_ascii=False)
+def _other_input(interaction: Interaction) -> dict[str, object]:
+    """Return the input that neither the command nor the diff nor the texts of an interaction show."""
+    shown = [interaction.command, interaction.diff, interaction.title, *interaction.note.split("\n")]
+    edit = _EDIT_FIELDS if interaction.diff else ()
+    return {
+        name: value for name, value in interaction.input.items() if name not in edit and not (value and value in shown)
+    }
+
+
+def _json(given: dict[str, object]) -> str:
+    return json.dumps(given, indent=2, ensure_ascii=False) if given else ""
 
 
 def _field_text(field: QuestionField) -> str:

@@ -219,13 +219,15 @@ class _Dialog:
             new = await self._keyboard.line(f"New {kind} (Enter: unchanged): ")
         if new is None or new.strip() in ("", old.strip()):
             return
+        new = new.rstrip("\n")
         try:
-            value = json.loads(new) if command is None else {**before, "command": new.rstrip("\n")}
+            value = json.loads(new) if command is None else {**before, "command": new}
             self._input = msgspec.convert(value, dict[str, object])
         except (ValueError, RecursionError) as exc:
             self._notes.error(f"not changed: not a JSON object: {exc}")
             return
-        self._content = new.strip("\n")
+        changed = replace(self._interaction, command=new, input=self._input)
+        self._content = new if command is None else text.content(changed)
         self._show()
 
     async def _opened(self, program: Sequence[str], content: str, suffix: str) -> str | None:
