@@ -152,6 +152,14 @@ def test_edit_of_the_agent_or_a_subagent_is_asked_about_with_its_diff(
     assert result[1] == ToolResult("call_64d8", "declined", is_error=True)
 
 
+@pytest.mark.parametrize("method", ["item/fileChange/requestApproval", "item/commandExecution/requestApproval"])
+def test_action_that_cannot_be_shown_is_declined(method: str) -> None:
+    """The item is unknown, or the request has no command."""
+    process = Process()
+    process.receive({"method": method, "id": 0, "params": {"threadId": THREAD, "itemId": "unknown"}})
+    assert process.deliveries == [b'{"id":0,"result":{"decision":"decline"}}\n']
+
+
 def test_permissions_are_granted_for_the_turn_or_the_session() -> None:
     permissions = {"network": {"enabled": True}}
     results: list[tuple[InteractionAnswer, object]] = [

@@ -3,7 +3,7 @@
 import difflib
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -236,15 +236,36 @@ def edit_title(path: str, action: str = "update") -> str:
 
 
 def unified_diff(path: str, old: str | None, new: str) -> str:
-    """Return the change of a file as a unified diff; empty if the comparison would take long.
+    """Return the change of a file as a unified diff. `old` is None for a new file.
 
-    `old` is None for a new file.
+    Long texts are not compared: the diff replaces everything between their common beginning and end.
     """
-    if old and new and len(old) + len(new) > _MAX_COMPARED:
-        return ""
     before = "/dev/null" if old is None else path
-    lines = difflib.unified_diff((old or "").splitlines(keepends=True), new.splitlines(keepends=True), before, path)
+    removed, added = (old or "").splitlines(keepends=True), new.splitlines(keepends=True)
+    if old and new and len(old) + len(new) > _MAX_COMPARED:
+        lines = _replacement(removed, added, path)
+    else:
+        lines = difflib.unified_diff(removed, added, before, path)
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def _replacement(removed: Sequence[str], added: Sequence[str], path: str) -> Iterator[str]:
+    """Yield the lines of a diff without context: one hunk, from the first to the last line that differs."""
+    if removed == added:
+        return
+    start = _common(removed, added)
+    end = _common(removed[start:][::-1], added[start:][::-1])
+    old, new = removed[start : len(removed) - end], added[start : len(added) - end]
+    yield f"--- {path}\n+++ {path}\n"
+    yield f"@@ -{start + bool(old)},{len(old)} +{start + bool(new)},{len(new)} @@\n"
+    yield from (f"-{line}" for line in old)
+    yield from (f"+{line}" for line in new)
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many lines at the beginning are equal."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (line, others) in pairs if line != others), min(len(one), len(other)))
 
 
 def native_effort(request: RunRequest, levels: "Mapping[str, Decoded]") -> "Decoded | None":

@@ -119,7 +119,7 @@ class Approvals:
         return None
 
     def _diff(self, tool_input: dict[str, object]) -> str | None:
-        """Return the edit of a tool's input as a unified diff; None if the tool is no edit, or the file is long."""
+        """Return the edit of a tool's input as a unified diff; None if the tool is no edit, or writes a long file."""
         path, old = tool_input.get("file_path"), tool_input.get("old_string") or None
         new = tool_input.get("new_string", tool_input.get("content"))
         if not (isinstance(path, str) and isinstance(old, str | None) and isinstance(new, str)):

@@ -31,12 +31,12 @@ _DECISIONS = {"allow": "accept", "allow_session": "acceptForSession", "deny": "d
 
 
 def interaction(request_id: str, method: str, params: Params, changes: tuple[Change, ...]) -> Interaction | None:
-    """Return what a request asks; None if a person cannot answer the request. `changes` are the changes of its item."""
+    """Return what a request asks; None if a person cannot see or answer it. `changes` are the changes of its item."""
     asked = Interaction(id=request_id, note=params.reason or "")
     match method:
-        case "item/commandExecution/requestApproval":
+        case "item/commandExecution/requestApproval" if params.command or params.network_approval_context:
             return _command(asked, params)
-        case "item/fileChange/requestApproval":
+        case "item/fileChange/requestApproval" if changes:
             edits = [f"{change.action} {change.path}" for change in changes]
             diff = "".join(change.unified_diff for change in changes)
             title = ", ".join(edit_title(change.path, change.action) for change in changes) or "Edit files"
