@@ -165,9 +165,10 @@ def test_hostile_content_cannot_control_the_terminal(clinvk: Clinvk, tmp_path: P
     pager = tmp_path / "pager"
     pager.write_text('#!/bin/sh\nwc -c < "$1"\n')
     pager.chmod(0o755)
-    hostile = "rm x\r\x1b]0;title\x07\x1b[2J\u202egnp.exe\u200b\n[y]es  [n]o\n" + "x" * 1_000_000
+    hostile = "rm x\r\x1b]0;title\x07\x1b[2J\u202egnp.exe\u200b\n[y]es  [n]o\n" + "x" * 65_000
     request: Step = {"tool_name": "Bash", "title": "\x1b[2Jhello\r", "input": {"command": hostile}}
-    play(clinvk, {**request, "tool_name": "\x1b[31mBash"}, request)
+    long: Step = {"tool_name": "Write", "input": {"file_path": "/tmp/long", "content": f"{'y' * 899}\n" * 1_000}}
+    play(clinvk, {**request, "tool_name": "\x1b[31mBash"}, request, long)
     with on_terminal(clinvk, *ASK, env={"PAGER": str(pager)}) as terminal:
         terminal.until(KEYS)
         terminal.type(b"y")
@@ -180,6 +181,10 @@ def test_hostile_content_cannot_control_the_terminal(clinvk: Clinvk, tmp_path: P
         assert len(raw) < 10_000
         terminal.type(b"v")
         assert re.search(r"\s65\d{3}\s", terminal.until(KEYS))
+        terminal.type(b"y")
+        assert re.search(r"… 899,\d{3} more characters", terminal.until(KEYS))
+        terminal.type(b"v")
+        assert re.search(r"\s90\d{4}\s", terminal.until(KEYS))
         terminal.type(b"s")
         assert terminal.ended() == 7
 

@@ -9,8 +9,9 @@ from clinvk.config.model import InteractionSettings
 from clinvk.runtime import interactions as module
 from clinvk.runtime.interactions import Interactions, RunInteractions
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import InteractionQuery
 from clinvk.types.errors import StoreUnavailable
-from clinvk.types.events import InteractionRequested, InteractionResolved
+from clinvk.types.events import InteractionRequested, InteractionResolved, Progress
 from clinvk.types.interaction import Interaction, InteractionAnswer, QuestionField
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
@@ -41,19 +42,61 @@ async def test_concurrent_requests_keep_to_the_limit_of_waiting_runs() -> None:
     assert sum(isinstance(each, Interaction) for each in added) == 1
 
 
+WIDE = "\u20ac" * 21_845  # 65,535 bytes of UTF-8
+LONG = "x" * (2**20 - 100)
+
+
 @pytest.mark.parametrize(
-    "interaction",
+    ("interaction", "reason"),
     [
-        Interaction(id="q", input={str(number): "x" * 65_000 for number in range(100)}),
-        Interaction(id="q", fields=(QuestionField(id="f", label="l" * 2_000_000),)),
-        Interaction(id="q", workdir="w" * 2_000_000),
+        (Interaction(id="q", command=WIDE + "x", input={"command": WIDE + "x"}), None),
+        (Interaction(id="q", command=WIDE + "xy"), "the command has 65,537 bytes; at most 65,536 can be shown"),
+        (Interaction(id="q", input={"content": LONG}, diff=LONG), None),
+        (Interaction(id="q", input={"content": LONG, "path": "p" * 100}), "the input has 1,048,"),
+        (Interaction(id="q", input={str(number): "x" * 65_000 for number in range(17)}), "the input has 1,105,"),
+        (Interaction(id="q", diff=LONG + "x" * 100), "the diff has 1,048,578 bytes; at most 1,048,576 can be shown"),
+        (Interaction(id="q", fields=(QuestionField(id="f", label=LONG * 2),)), "the request has 2,09"),
+        (Interaction(id="q", workdir=LONG * 2), "the request has 2,09"),
     ],
 )
-async def test_request_that_is_too_long_is_denied(interaction: Interaction) -> None:
+async def test_interaction_is_stored_whole_or_denied(interaction: Interaction, reason: str | None) -> None:
     async with MemoryStore() as store:
         interactions = Interactions(store, InteractionSettings())
-        denial = await interactions.add(interaction, lambda _: None)
-    assert denial == InteractionAnswer(choice="deny", reason="the request is too long to be shown")
+        asking = of_run(interactions, await begun(store))
+        (event,) = await asking.record(InteractionRequested(interaction))
+        interactions.close()
+        stored = await store.interactions(InteractionQuery())
+        answers = [ready.answer for ready in asking.take_answers()]
+    if reason is None:
+        assert event == InteractionRequested(stored[0])
+        shown = replace(interaction, id="", run_id="", backend="", created_at=0, expires_at=0)
+        assert replace(stored[0], id="", run_id="", backend="", created_at=0, expires_at=0) == shown
+    else:
+        assert isinstance(event, Progress)
+        assert event.message.startswith(reason)
+        assert answers == [InteractionAnswer(choice="deny", reason=event.message)]
+        assert stored == []
+
+
+@pytest.mark.parametrize(
+    ("bytes_each", "expected", "reason"),
+    [(1, 20, "20 requests of this run wait"), (1_000_000, 16, "the requests of this run have 16,0")],
+)
+async def test_pending_interactions_of_a_run_are_bounded(bytes_each: int, expected: int, reason: str) -> None:
+    """600 requests of 0.9 MB would need over a gigabyte of memory."""
+    async with MemoryStore() as store:
+        interactions = Interactions(store, InteractionSettings())
+        asking, other = [of_run(interactions, await begun(store)) for _ in range(2)]
+        for number in range(30):
+            asked = Interaction(id=str(number), input={"content": "x" * bytes_each})
+            await asking.record(InteractionRequested(asked))
+        denials = [ready.answer for ready in asking.take_answers()]
+        stored = len(await store.interactions(InteractionQuery(limit=100)))
+        (event,) = await other.record(REQUESTED)
+        interactions.close()
+    assert (stored, len(denials)) == (expected, 30 - expected)
+    assert all(denial.choice == "deny" and denial.reason.startswith(reason) for denial in denials)
+    assert isinstance(event, InteractionRequested)
 
 
 async def test_other_interactions_expire_after_one_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:

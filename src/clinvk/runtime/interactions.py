@@ -17,12 +17,18 @@ from clinvk.config.model import InteractionSettings
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InteractionAnswered, InteractionEnded, InteractionNotFound, StoreUnavailable
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
-from clinvk.types.interaction import USER, Interaction, InteractionAnswer, bounded, check_answer, is_too_long
+from clinvk.types.interaction import USER, Interaction, InteractionAnswer, check_answer, json_size, too_long
 from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
+
+MAX_PENDING = 20
+"""How many interactions of one run may be pending."""
+
+MAX_BYTES = 16 * 2**20
+"""The maximum size of all interactions of one run, which its log keeps in memory, as JSON."""
 
 OnResolved = Callable[[Interaction], None]
 Wake = Callable[[], None]
@@ -55,14 +61,11 @@ class Interactions:
     async def add(self, interaction: Interaction, on_resolved: OnResolved) -> Interaction | InteractionAnswer:
         """Store an interaction of a run, and call `on_resolved` with its outcome, unless it is forgotten before.
 
-        Return the interaction with id and times; a denial if the interaction is too long, too many runs wait, or the
-        store fails.
+        Return the interaction with id and times; a denial if too many runs wait, or the store fails.
         """
         at = time.time()
         expires_at = at + self._settings.timeout_secs
-        interaction = replace(bounded(interaction), id=os.urandom(16).hex(), created_at=at, expires_at=expires_at)
-        if is_too_long(interaction):
-            return _TOO_LONG
+        interaction = replace(interaction, id=os.urandom(16).hex(), created_at=at, expires_at=expires_at)
         async with self._adding:
             if len(self.waiting_runs | {interaction.run_id}) > self._settings.max_waiting:
                 return _NO_ROOM
@@ -158,7 +161,6 @@ _END_TEXTS = {"expired": "has expired, which means deny", "withdrawn": "was with
 
 
 _NO_ROOM = InteractionAnswer(choice="deny", reason="too many runs wait for an answer (interactions.max_waiting)")
-_TOO_LONG = InteractionAnswer(choice="deny", reason="the request is too long to be shown")
 _NOT_STORED = InteractionAnswer(choice="deny", reason="what the agent asks cannot be stored")
 _EXPIRED = InteractionAnswer(choice="deny", reason="nobody answered in time")
 
@@ -175,7 +177,7 @@ class ReadyAnswer(NamedTuple):
 
 
 class RunInteractions:
-    """The interactions of one run. `on_resolved` is called when an answer is ready to be passed on."""
+    """The interactions of one run, within limits. `on_resolved` is called when an answer is ready to be passed on."""
 
     def __init__(
         self, interactions: Interactions, run_id: str, session_id: str | None, request: RunRequest, on_resolved: Wake
@@ -184,6 +186,7 @@ class RunInteractions:
         self.run = {"run_id": run_id, "session_id": session_id}
         self.run |= {"backend": request.backend, "key_name": request.key_name}
         self._pending: dict[str, Interaction] = {}
+        self._bytes = 0
         self._answers: list[ReadyAnswer] = []
         self._on_resolved = on_resolved
 
@@ -209,12 +212,24 @@ class RunInteractions:
             self._answers = [ready for ready in self._answers if ready.request_id != request_id]
             withdrawn = self._pending.pop(request_id, None)
             return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
-        stored = await self._interactions.add(replace(event.interaction, **self.run), self._resolve)
+        stored = await self._add(replace(event.interaction, **self.run))
         if isinstance(stored, InteractionAnswer):
             self._answers.append(ReadyAnswer(request_id, stored, None))
             return [Progress("denied", stored.reason)]
         self._pending[request_id] = stored
         return [InteractionRequested(stored)]
+
+    async def _add(self, interaction: Interaction) -> Interaction | InteractionAnswer:
+        """Store an interaction; return a denial if it is too long, or beyond the limits of the run."""
+        reason, size = too_long(interaction), json_size(interaction)
+        if not reason and len(self._pending) >= MAX_PENDING:
+            reason = f"{MAX_PENDING} requests of this run wait for an answer already"
+        if not reason and self._bytes + size > MAX_BYTES:
+            reason = f"the requests of this run have {self._bytes:,} bytes already; at most {MAX_BYTES:,} are kept"
+        if reason:
+            return InteractionAnswer(choice="deny", reason=reason)
+        self._bytes += size
+        return await self._interactions.add(interaction, self._resolve)
 
     def take_answers(self) -> list[ReadyAnswer]:
         """Return the answers to pass on."""

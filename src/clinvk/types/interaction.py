@@ -1,12 +1,10 @@
 """Interactions: what an agent asks its user, and the answer."""
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
 from clinvk.types.errors import InvalidRequest
-
-Value = TypeVar("Value")
 
 Choice = Literal["allow", "allow_session", "deny", "deny_and_stop", "answer"]
 
@@ -110,39 +108,29 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
         return self.answer.choice if self.answer else self.status
 
 
-_MAX_CHARACTERS = 65_536
-_MAX_BYTES = 2**20
+MAX_COMMAND_BYTES = 64 * 1024
+MAX_PART_BYTES = 2**20
+"""The maximum size of an input, of a diff, and of all else that an agent asks, each as JSON."""
 
 
-def bounded(interaction: Interaction) -> Interaction:
-    """Return an interaction with its longest texts cut, to be stored and shown.
+def json_size(value: object) -> int:
+    """Return the number of bytes of a value as JSON."""
+    return len(msgspec.json.encode(value))
 
-    An interaction with a cut input is not editable: an edit would send the cut input to the tool.
-    """
-    tool_input = {name: _cut(value) for name, value in interaction.input.items()}
-    return msgspec.structs.replace(
-        interaction,
-        tool=_cut(interaction.tool),
-        title=_cut(interaction.title),
-        note=_cut(interaction.note),
-        command=_cut(interaction.command),
-        diff=_cut(interaction.diff),
-        input=tool_input,
-        editable=interaction.editable and tool_input == interaction.input,
+
+def too_long(interaction: Interaction) -> str:
+    """Return why an interaction is too long to be shown whole, or an empty text."""
+    rest = msgspec.structs.replace(interaction, input={}, diff=None)
+    sizes = (
+        ("command", len((interaction.command or "").encode()), MAX_COMMAND_BYTES),
+        ("input", json_size(interaction.input), MAX_PART_BYTES),
+        ("diff", json_size(interaction.diff), MAX_PART_BYTES),
+        ("request", json_size(rest), MAX_PART_BYTES),
     )
-
-
-def is_too_long(interaction: Interaction) -> bool:
-    """Whether a bounded interaction is too long to be stored and shown, as with many inputs or fields."""
-    return len(msgspec.json.encode(interaction)) > _MAX_BYTES
-
-
-def _cut(value: Value) -> Value | str:
-    """Return a value, or the beginning of its text if the text is too long."""
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    if len(text) <= _MAX_CHARACTERS:
-        return value
-    return f"{text[:_MAX_CHARACTERS]}\n[{len(text) - _MAX_CHARACTERS} more characters]"
+    for part, size, most in sizes:
+        if size > most:
+            return f"the {part} has {size:,} bytes; at most {most:,} can be shown"
+    return ""
 
 
 def check_answer(interaction: Interaction, answer: InteractionAnswer) -> None:
