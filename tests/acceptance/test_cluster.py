@@ -358,6 +358,22 @@ def test_agent_of_a_worker_cannot_answer_what_it_asks(cluster: Cluster, tmp_path
     until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["output"] == "done")
 
 
+def test_viewers_at_a_gateway_learn_of_a_request_that_is_too_long_for_a_message(cluster: Cluster) -> None:
+    cluster.worker("one")
+    gateway = cluster.gateway()
+    begins, *answers = claude_says("done")
+    request: Step = {"tool_name": "Write", "input": {"file_path": "/tmp/long", "content": "x" * 1_000_000}}
+    cluster.agent.play([begins, ask_approval(request), *answers], reads=False)
+    body = {"backend": "claude", "prompt": "hi", "approval_mode": "ask", "detach": True}
+    with gateway.client.stream("GET", "/api/v1/events") as response:
+        kinds = (line for line in response.iter_lines() if line.startswith("event: "))
+        assert next(kinds) == "event: reset"
+        gateway.client.post("/api/v1/prompt", json=body, headers={"prefer": "respond-async"})
+        assert "event: reset" in kinds
+    (waiting,) = gateway.client.get("/api/v1/interactions?status=pending").json()["interactions"]
+    assert len(waiting["input"]["content"]) == 1_000_000
+
+
 def test_cluster_up_starts_a_broker_and_creates_the_secret(cluster: Cluster, clinvk: Clinvk) -> None:
     cluster.broker.kill()
     arguments = ("cluster", "up", "--port", str(cluster.broker.port))

@@ -262,19 +262,65 @@ async def test_invalid_answer_leaves_the_interaction_pending(
         assert (await answer(server, asked["id"])).status_code == 200
 
 
-async def test_hostile_question_is_stored_unchanged_up_to_its_bounds(scripted: Scripted, tmp_path: Path) -> None:
+def saying(interaction: Mapping[str, object]) -> str:
+    """Return the line of an agent that asks."""
+    return json.dumps({"type": "interaction_requested", "interaction": interaction}) + "\n"
+
+
+async def test_hostile_question_is_stored_unchanged(scripted: Scripted, tmp_path: Path) -> None:
     title = "<script>alert(1)</script>\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\u0000"
-    hostile = {"id": "q", "title": title, "command": "x" * 2**20, "input": {"k\u202e<b>": [title]}, "diff": "\r\x9b31m"}
+    hostile = {
+        "id": "q",
+        "title": title,
+        "command": "x" * 65_536,
+        "input": {"k\u202e<b>": [title]},
+        "diff": "\r\x9b31m",
+    }
     file = tmp_path / "question"
-    file.write_text(json.dumps({"type": "interaction_requested", "interaction": hostile}) + "\n")
+    file.write_text(saying(hostile))
     async with serving(scripted.env, REGISTRY) as server:
         asked = await asking(server, f"cat {file}\n{HEAR}{DONE}")
         shown = (await server.client.get(f"/api/v1/interactions/{asked['id']}")).json()
         assert (await answer(server, asked["id"])).status_code == 200
         events = await events_of(server, asked, "interaction_requested")
     for found in (asked, shown, *events):
-        assert [found[name] for name in ("title", "input", "diff")] == [title, hostile["input"], hostile["diff"]]
-        assert found["command"] == "x" * 65_536 + "\n[983040 more characters]"
+        assert {**hostile, "id": found["id"]}.items() <= found.items()
+
+
+async def test_command_that_cannot_be_shown_whole_is_denied(scripted: Scripted, tmp_path: Path) -> None:
+    file = tmp_path / "question"
+    file.write_text(saying({"id": "q", "command": f"echo {'x' * 65_536}; rm -rf /"}))
+    async with serving(scripted.env, REGISTRY) as server:
+        done = (await server.prompt(backend="asking", prompt=f"cat {file}\n{HEAR}{DONE}")).json()
+        listed = (await server.client.get("/api/v1/interactions")).json()
+    assert done["output"] == "deny the command has 65,551 bytes; at most 65,536 can be shown"
+    assert listed == {"interactions": []}
+
+
+async def test_list_is_bounded_in_bytes_and_continues_at_an_offset(scripted: Scripted, tmp_path: Path) -> None:
+    question = tmp_path / "question"
+    for number in range(14):
+        with question.open("a") as file:
+            file.write(saying({"id": str(number), "title": str(number), "diff": "x" * 1_000_000}))
+    async with serving(scripted.env, REGISTRY) as server:
+        run = await server.detached(backend="asking", prompt=f"cat {question}\n{HEAR}{DONE}")
+
+        async def titles(query: str) -> tuple[int, list[str], bool]:
+            response = await server.client.get(f"/api/v1/interactions?{query}")
+            listed = response.json()
+            titles = [each["title"] for each in listed["interactions"]]
+            return len(response.content), titles, listed.get("truncated", False)
+
+        async def is_complete() -> bool:
+            return (await titles("limit=1"))[1] == ["13"]
+
+        await until_told(is_complete, LIMIT_S)
+        size, newest, is_truncated = await titles("")
+        assert size < 8 * 2**20 + 10_000
+        assert (newest, is_truncated) == ([str(number) for number in range(13, 5, -1)], True)
+        assert (await titles("offset=8"))[1:] == ([str(number) for number in range(5, -1, -1)], False)
+        assert (await titles("offset=8&limit=3"))[1:] == (["5", "4", "3"], False)
+        await server.runs.cancel(run["run_id"])
 
 
 @pytest.mark.one_machine

@@ -22,7 +22,7 @@ from clinvk.cluster.broker import Broker, Received, connected, without_password
 from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.gateway_end import GatewayEnd
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
-from clinvk.cluster.messages import Announcement, Change, InvalidMessage, Signer
+from clinvk.cluster.messages import CHUNK_BYTES, Announcement, Change, InvalidMessage, Signer
 from clinvk.cluster.parts import ClusterNodes
 from clinvk.cluster.worker import ParkedCalls, worker_app
 from clinvk.cluster.worker_end import WorkerEnd
@@ -239,15 +239,20 @@ class Membership:
         return ConfigError(f"another worker of this cluster is named {node!r}; --node chooses another name")
 
     def _forward_change(self, broker: Broker, kind: str, data: bytes) -> None:
-        """Send a change of a run or an interaction to the viewers at gateways."""
-        broker.send("changes", self._signer.sign(Change(self._process, kind, data)))
+        """Send a change of a run or an interaction to the viewers at gateways; if it is long, without its data."""
+        shown = data if len(data) <= CHUNK_BYTES else b""
+        broker.send("changes", self._signer.sign(Change(self._process, kind, shown)))
 
     def _show_change(self, services: Services, received: Received) -> None:
         """Show the viewers at this gateway a change of a worker."""
         with suppress(InvalidMessage):
             change = self._signer.change(received.data)
-            if change.process != self._process:
+            if change.process == self._process:
+                return
+            if change.data:
                 services.live.publish_data(change.kind, change.data)
+            else:
+                services.live.reset()
 
     async def _refuse_duplicate(self, broker: Broker) -> None:
         node = self._settings.cluster.node

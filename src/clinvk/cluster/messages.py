@@ -171,7 +171,10 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """A change of a run or an interaction of a worker, for the viewers at all gateways. `data` is JSON."""
+    """A change of a run or an interaction of a worker, for the viewers at all gateways.
+
+    `data` is JSON, or empty if it would be too long: then the viewers read the lists again.
+    """
 
     process: str
     kind: str

@@ -91,6 +91,7 @@ class InteractionQuery(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None = None
     session_id: str | None = None
     limit: int = 100
+    offset: int = 0
 
 
 def settled_record(session: Session) -> Session:

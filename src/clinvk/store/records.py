@@ -148,8 +148,9 @@ class RecordStore(ABC, Generic[_Turns]):
         """List interactions, newest first."""
         filters = {name: value for name in _INTERACTION_FILTERS if (value := getattr(query, name)) is not None}
         where = f"WHERE {' AND '.join(f'{name} = ?' for name in filters)}" if filters else ""
-        select = INTERACTIONS.select(f"{where} ORDER BY created_at DESC, key DESC LIMIT ?")
-        found = await self._read(lambda db: db.fetch(select, *map(readable, filters.values()), query.limit))
+        select = INTERACTIONS.select(f"{where} ORDER BY created_at DESC, key DESC LIMIT ? OFFSET ?")
+        values = *map(readable, filters.values()), query.limit, query.offset
+        found = await self._read(lambda db: db.fetch(select, *values))
         return [*map(INTERACTIONS.read, found)]
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:

@@ -11,7 +11,11 @@ from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import read_json
 from clinvk.dialects.rest import interactions as views
 from clinvk.store.protocol import InteractionQuery
-from clinvk.types.interaction import USER
+from clinvk.types.interaction import USER, json_size
+
+_MAX_LIST_BYTES = 8 * 2**20
+_PAGE = 10
+"""How many interactions a list reads at once. An interaction has at most 3 MiB."""
 
 
 async def list_interactions(services: Services, _: Request, query: views.InteractionListing) -> views.InteractionList:
@@ -21,8 +25,19 @@ async def list_interactions(services: Services, _: Request, query: views.Interac
         query = replace(query, run_id=(await store.run(query.run_id)).id)
     if query.session_id:
         query = replace(query, session_id=(await store.session(query.session_id)).id)
-    found = await store.interactions(InteractionQuery(**asdict(query)))
-    return views.InteractionList(interactions=[*map(views.interaction_view, found)])
+    end, size = query.offset + query.limit, 0
+    found: dict[str, views.InteractionView] = {}
+    for offset in range(query.offset, end, _PAGE):
+        page = replace(query, offset=offset, limit=min(_PAGE, end - offset))
+        interactions = await store.interactions(InteractionQuery(**asdict(page)))
+        for interaction in interactions:
+            size += json_size(interaction)
+            if found and size > _MAX_LIST_BYTES:
+                return views.InteractionList(interactions=[*found.values()], truncated=True)
+            found[interaction.id] = views.interaction_view(interaction)
+        if len(interactions) < page.limit:
+            break
+    return views.InteractionList(interactions=[*found.values()])
 
 
 async def get_interaction(services: Services, request: Request) -> views.InteractionView:

@@ -45,10 +45,11 @@ class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(description="Why the action was denied.")]
 
 
-class InteractionList(msgspec.Struct, frozen=True, kw_only=True):
+class InteractionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Interactions, newest first."""
 
     interactions: list[InteractionView]
+    truncated: Annotated[bool, Meta(description="The list ends early, at 8 MiB; `offset` continues the list.")] = False
 
 
 class InteractionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +59,7 @@ class InteractionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     run_id: Annotated[str | None, Meta(description="Filter by run: id or unique prefix.")] = None
     session_id: Annotated[str | None, Meta(description="Filter by session: id or unique prefix.")] = None
     limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of items.")] = 100
+    offset: Annotated[int, Meta(ge=0, le=2_147_483_647, description="Number of newest items to skip.")] = 0
 
 
 class AnswerBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

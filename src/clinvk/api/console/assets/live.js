@@ -9,6 +9,15 @@ const MAX_RESOLVED = 50;
 const NOTIFY_MS = 16;
 const RELOAD_MS = 5_000;
 
+/** Return all pending interactions; a list that would be very long ends early. */
+async function allPending() {
+  const found = [];
+  for (let page = { truncated: true }; page.truncated; found.push(...page.interactions)) {
+    page = await get("interactions", { status: "pending", offset: found.length });
+  }
+  return found;
+}
+
 class Live {
   constructor() {
     this.me = { may_answer: true };
@@ -94,8 +103,8 @@ class Live {
   async _load() {
     const { pending, activeRuns } = this;
     try {
-      const [{ interactions }, ...lists] = await Promise.all([
-        get("interactions", { status: "pending" }),
+      const [interactions, ...lists] = await Promise.all([
+        allPending(),
         get("runs", { limit: 50 }),
         ...["running", "waiting", "queued"].map((state) => get("runs", { state, limit: 200 })),
       ]);
