@@ -179,7 +179,7 @@ async def test_first_request_sent_twice_starts_two_runs(scripted: Scripted) -> N
     assert len(scripted.calls()) == 2
 
 
-@pytest.mark.parametrize("change", ["question", "arguments", "text", "answered", "unknown", "asked"])
+@pytest.mark.parametrize("change", ["question", "arguments", "answered", "asked"])
 async def test_another_history_starts_a_run_of_its_own(scripted: Scripted, change: str) -> None:
     async with run_parked(scripted) as (server, messages):
         question, asks = messages
@@ -187,15 +187,35 @@ async def test_another_history_starts_a_run_of_its_own(scripted: Scripted, chang
         changed: dict[str, list[Message]] = {
             "question": [{**question, "content": "the time?"}, asks, output("call_rome")],
             "arguments": [question, other, output("call_rome")],
-            "text": [question, {**asks, "content": "I never said this."}, output("call_rome")],
             "answered": [*messages, output("call_rome"), {"role": "assistant", "content": "sunny"}, question],
-            "unknown": [*messages, output("call_rome"), output("call_of_nobody")],
             "asked": [*messages, question, output("call_rome")],
         }
         assert answer(await send(server, changed[change]))["content"] == "rebuilt"
         assert await parked(server) == 1
         assert answer(await send(server, [*messages, output("call_rome")]))["content"] == "it is sunny"
     assert len(scripted.outputs()) == 1
+
+
+async def test_run_continues_after_a_proxy_changed_the_text_of_each_answer(scripted: Scripted) -> None:
+    scripted.play([client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)])
+    async with serving(scripted.env) as server:
+        messages: list[Message] = [QUESTION]
+        for number, call in enumerate(("call_rome", "call_oslo")):
+            asks = answer(await send(server, messages))
+            earlier = [{**each, "content": f"added {number}"} if each.get("tool_calls") else each for each in messages]
+            messages = [*earlier, {**asks, "content": f"added {number}"}, output(call)]
+        assert answer(await send(server, messages))["content"] == "it is sunny"
+        assert await parked(server) == 0
+    assert len(scripted.calls()) == 1
+
+
+async def test_answer_after_an_output_is_another_history(scripted: Scripted) -> None:
+    """A request that ends with an answer is no repetition of the request without the answer."""
+    async with run_parked(scripted) as (server, messages):
+        messages = [*messages, output("call_rome")]
+        assert answer(await send(server, messages))["content"] == "it is sunny"
+        begun: Message = {"role": "assistant", "content": "it is"}
+        assert answer(await send(server, [*messages, begun]))["content"] == "rebuilt"
 
 
 async def test_text_of_the_user_after_an_output_reaches_the_agent(scripted: Scripted) -> None:
@@ -211,6 +231,29 @@ async def test_outputs_of_calls_that_nobody_made_start_a_run(scripted: Scripted)
         call = {"id": "call_x", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
         asks: Message = {"role": "assistant", "tool_calls": [call]}
         assert answer(await send(server, [QUESTION, asks, output("call_x")]))["content"] == "rebuilt"
+
+
+RESULT: JSON = {"type": "tool_result", "tool_use_id": "call_x", "content": "sun"}
+OUTPUTS_WITHOUT_CALL: dict[str, tuple[str, dict[str, object]]] = {
+    "chat": ("/openai/v1/chat/completions", {"messages": [QUESTION, output("call_x")]}),
+    "functions": ("/openai/v1/chat/completions", {"messages": [QUESTION, {"role": "function", "name": "call_x"}]}),
+    "responses": ("/openai/v1/responses", {"input": [{"type": "function_call_output", "call_id": "call_x"}]}),
+    "messages": ("/anthropic/v1/messages", {"messages": [{"role": "user", "content": [RESULT]}], "max_tokens": 9}),
+}
+
+
+@pytest.mark.parametrize("session", ["", "new"])
+@pytest.mark.parametrize("api", OUTPUTS_WITHOUT_CALL)
+async def test_output_without_its_call_is_refused(scripted: Scripted, api: str, session: str) -> None:
+    path, body = OUTPUTS_WITHOUT_CALL[api]
+    async with run_parked(scripted) as (server, _):
+        headers = {"x-clinvk-session-id": session} if session else {}
+        response = await server.client.post(path, json={"model": "codex", **body}, headers=headers)
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["type"] == "invalid_request_error"
+        assert "no call 'call_x'" in response.json()["error"]["message"]
+        assert await parked(server) == 1
+    assert len(scripted.calls()) == 1
 
 
 REQUIRED = {"type": "function", "function": {"name": "weather"}}
@@ -574,6 +617,33 @@ async def test_lost_run_continues_by_name_with_its_calls(scripted: Scripted) -> 
         assert "rebuilt" in str(second["output"])
     prompt = (scripted.calls()[1].stdin or b"").decode()
     assert prompt.index("the weather?") < prompt.index("Rome") < prompt.index("result-of")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_output_without_its_call_is_refused_by_name(scripted: Scripted, is_lost: bool) -> None:
+    """The response that the request names has another call, which the client may still answer."""
+    play(scripted)
+    async with serving(scripted.env, parked_timeout_secs=1 if is_lost else 600) as server:
+        first = await respond(server, input="the weather?")
+        if is_lost:
+            await until(lambda: not scripted.alive() and not server.runs.busy)
+        body = {"model": "codex", "tools": FUNCTIONS, "previous_response_id": first["id"]}
+        outputs = [{**OUTPUT, "call_id": "call_x"}, OUTPUT]
+        refused = await server.client.post(RESPONSES, json={**body, "input": outputs})
+        assert refused.status_code == 400, refused.text
+        assert "no call 'call_x'" in refused.json()["error"]["message"]
+        assert refused.json()["error"]["param"] == "input"
+        second = await respond(server, **{**body, "input": [OUTPUT]})
+        assert ("rebuilt" if is_lost else "it is sunny") in str(second["output"])
+
+
+async def test_output_of_a_finished_response_may_come_again_by_name(scripted: Scripted) -> None:
+    play(scripted)
+    async with serving(scripted.env) as server:
+        first = await respond(server, input="the weather?")
+        await respond(server, input=[OUTPUT], previous_response_id=first["id"])
+        again = await respond(server, input=[{**OUTPUT, "output": "rain"}], previous_response_id=first["id"])
+        assert "rebuilt" in str(again["output"])
 
 
 async def test_required_call_is_asked_for_again_by_name_after_a_call_of_another_tool(scripted: Scripted) -> None:

@@ -245,22 +245,25 @@ def verdicts(path: str, fields: dict[str, Json]) -> tuple[bool, bool]:
     return allows, True
 
 
-def chat(**message: Json) -> dict[str, Json]:
-    return {"messages": [message, {"role": "user", "content": "hi"}]}
+def chat(*before: Json, **message: Json) -> dict[str, Json]:
+    return {"messages": [*before, message, {"role": "user", "content": "hi"}]}
 
 
 def messages(*blocks: Json, role: str = "user") -> dict[str, Json]:
     return {"messages": [{"role": role, "content": [*blocks]}, {"role": "user", "content": "hi"}]}
 
 
-def given(**item: Json) -> dict[str, Json]:
-    return {"input": [item, {"role": "user", "content": "hi"}]}
+def given(*before: Json, **item: Json) -> dict[str, Json]:
+    return {"input": [*before, item, {"role": "user", "content": "hi"}]}
 
 
 PNG = "iVBORw0KGgo="
 TEXT: Json = {"type": "text", "text": "a"}
 IMAGE: Json = {"type": "image", "source": {"type": "base64", "data": PNG}}
 USE: Json = {"type": "tool_use", "id": "t", "name": "n"}
+CALL: Json = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}
+OLDER_CALL: Json = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
+CALL_ITEM: Json = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 
 
 @pytest.mark.parametrize(
@@ -274,9 +277,8 @@ USE: Json = {"type": "tool_use", "id": "t", "name": "n"}
         (CHAT, {"functions": [{"name": "f", "parameters": {"type": "object"}}], "function_call": {"name": "f"}}),
         (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}),
         (CHAT, chat(role="developer", content=[TEXT])),
-        (CHAT, chat(role="assistant", tool_calls=[{"id": "c", "function": {"name": "f", "arguments": "{}"}}])),
-        (CHAT, chat(role="tool", tool_call_id="c", content="out")),
-        (CHAT, chat(role="function", name="f")),
+        (CHAT, chat(CALL, role="tool", tool_call_id="c", content="out")),
+        (CHAT, chat(OLDER_CALL, role="function", name="f")),
         (COMPLETIONS, {"prompt": ["hi"], "n": 1, "best_of": None, "suffix": ""}),
         (RESPONSES, {"conversation": None, "prompt": None, "tool_choice": "auto"}),
         (RESPONSES, {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}),
@@ -284,8 +286,7 @@ USE: Json = {"type": "tool_use", "id": "t", "name": "n"}
         (RESPONSES, {"tool_choice": {"type": "custom", "name": "f"}}),
         (RESPONSES, {"text": {"format": {"type": "json_schema", "schema": {}}}}),
         (RESPONSES, given(type="message", role="developer", content=[{"type": "output_text", "text": "a"}])),
-        (RESPONSES, given(type="function_call", call_id="c", name="f", arguments="{}")),
-        (RESPONSES, given(type="function_call_output", call_id="c", output="out")),
+        (RESPONSES, given(CALL_ITEM, type="function_call_output", call_id="c", output="out")),
         (RESPONSES, given(type="of_next_month", any=[1])),
         (MESSAGES, {"tool_choice": {"type": "auto"}, "stop_sequences": ["a"], "system": "s"}),
         (

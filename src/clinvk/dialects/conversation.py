@@ -9,7 +9,8 @@ valid.
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -100,7 +101,8 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
     """The conversation of a request with client tools, to compare with the conversation of a parked run.
 
     Attributes:
-        turns: all turns, or the turns after the answer `previous`.
+        turns: all turns, or the turns after the answer `previous`. An answer of the assistant is one turn without the
+            text, which clients and proxies change.
         digests: for each turn, a digest of the turns up to it and of everything else on which the answer depends.
         previous: the id of the answer that the client continues by name.
         choice: the choice among the tools for the next answer.
@@ -128,22 +130,22 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
         at = max((index for index, turn in enumerate(self.turns) if turn.calls), default=0)
         return self.digest(at) if at else ""
 
-    def answer(self, start: int) -> Turn:
-        """Return the turns of the assistant from turn `start` on as one turn."""
-        turns = [turn for turn in self.turns[start:] if turn.role == "assistant"]
-        content = tuple(part for turn in turns for part in turn.content)
-        return Turn("assistant", content, tuple(call for turn in turns for call in turn.calls))
+    def calls(self, start: int) -> list[ToolCallMade]:
+        """Return the calls from turn `start` on."""
+        return [call for turn in self.turns[start:] for call in turn.calls]
 
     def outputs(self, start: int) -> list[ToolOutput]:
         """Return the outputs from turn `start` on.
 
         A text of the user or the system after an output is a part of the output; so is the instruction, at the end. The
-        list is empty if such a text comes before the first output.
+        list is empty if such a text comes before the first output, or if an answer has no calls.
         """
         outputs: list[ToolOutput] = []
         instruction = Turn("user", (self.choice.instruction,) if self.choice.instruction else ())
         for turn in (*self.turns[start:], instruction):
             outputs += turn.outcomes
+            if turn.role == "assistant" and not turn.calls:
+                return []
             if turn.content and turn.role in ("user", "system"):
                 if not outputs:
                     return []
@@ -162,11 +164,33 @@ def tool_turn(conversation: Conversation, tools: bytes, setup: bytes, choice: To
     hashed = hashlib.sha256(tools)
     of_tools = hashed.hexdigest()
     hashed.update(_encode((conversation.system[: len(conversation.system) - len(conversation.late)], setup)))
+    turns = tuple(_without_answers(conversation.messages))
     digests: list[str] = []
-    for turn in conversation.messages:
+    for turn in turns:
         hashed.update(_encode(turn))
         digests.append(hashed.hexdigest())
-    return ToolTurn(turns=conversation.messages, digests=tuple(digests), choice=choice, tools=of_tools)
+    return ToolTurn(turns=turns, digests=tuple(digests), choice=choice, tools=of_tools)
+
+
+def _without_answers(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """Yield the turns, each answer of the assistant as one turn with only the calls. Leave out blank answers."""
+    for role, group in groupby(turns, key=lambda turn: turn.role):
+        if role != "assistant":
+            yield from group
+        elif answer := [turn for turn in group if not _is_blank_answer(turn)]:
+            yield Turn("assistant", calls=tuple(call for turn in answer for call in turn.calls))
+
+
+def check_calls(conversation: Conversation, field: str, calls: Collection[str] = ()) -> None:
+    """Refuse a conversation with the output of a call that is neither in the conversation nor in `calls`.
+
+    Raises:
+        InvalidRequest: an output has no call; `field` is the place of the conversation.
+    """
+    known = {*calls, *(call.id for turn in conversation.turns for call in turn.calls)}
+    outputs = (output.call_id for turn in conversation.turns for output in turn.outcomes)
+    if (lost := next((id_ for id_ in outputs if id_ not in known), None)) is not None:
+        raise InvalidRequest(f"{field} has a tool output, but no call {lost!r:.100}: send the call as well", field)
 
 
 class AgentPrompt(NamedTuple):

@@ -17,6 +17,7 @@ from clinvk.dialects.conversation import (
     Conversation,
     ToolTurn,
     agent_prompt,
+    check_calls,
     digest,
     last_answer,
     tool_turn,
@@ -149,13 +150,19 @@ def call(
     options: HeaderOptions,
     field: str = "messages",
     choice: ToolChoice | None = None,
+    has_earlier_calls: bool = False,
 ) -> Call:
     """Return the call for a request, after adding the prompt and the options from the headers.
 
+    With `has_earlier_calls` the conversation may have outputs of calls that are not in the conversation.
+
     Raises:
-        InvalidRequest: no turn asks the assistant anything; `field` is the place of the messages.
+        InvalidRequest: no turn asks the assistant anything, or an output has no call; `field` is the place of the
+            messages.
     """
     choice = choice or ToolChoice()
+    if not has_earlier_calls:
+        check_calls(conversation, field)
     check_names(request.client_tools, "tools")
     has_tools = bool(request.client_tools)
     if choice.mode == "none":

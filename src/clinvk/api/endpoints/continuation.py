@@ -12,7 +12,14 @@ import re
 from msgspec.structs import replace
 
 from clinvk.dialects.client_tools import arguments
-from clinvk.dialects.conversation import ToolCallMade, Turn, agent_prompt, system_prompt, without_images
+from clinvk.dialects.conversation import (
+    ToolCallMade,
+    Turn,
+    agent_prompt,
+    check_calls,
+    system_prompt,
+    without_images,
+)
 from clinvk.dialects.dialect import AnsweredChat, Chat, Previous, PreviousNotFound
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import RunNotFound, SessionNotFound
@@ -84,13 +91,18 @@ async def continue_previous(
 
     Raises:
         PreviousNotFound: the run does not exist, was not stored, or is not complete.
+        InvalidRequest: the request has the output of a call that the run has not made.
     """
     run, session = await _find_previous(store, previous)
+    has_outputs = any(turn.outcomes for turn in previous.conversation.turns)
+    calls = await _calls(store, run) if has_outputs or run.state != "finished" else []
+    check_calls(previous.conversation, "prompt", [call.id for turn in calls for call in turn.calls])
+    if run.state == "finished":
+        calls = []
     given = system_prompt((previous.instructions, *previous.conversation.system))
     kept_system = "" if system_prompt(previous.conversation.system) else _system(run, previous)
     system = system_prompt((given or "", kept_system)) or request.system_prompt
     can_resume = session.backend_session_id and session.backend == request.backend and not request.ephemeral
-    calls = await _calls(store, run) if run.state != "finished" else []
     if can_resume and not (new_session or calls) and await _is_newest(store, run):
         if kept_system and keeps_system_prompt and run.state == "finished":
             system = given
@@ -147,7 +159,7 @@ def _system(run: RunRecord, previous: Previous) -> str:
 
 
 async def _calls(store: SessionStore, run: RunRecord) -> list[Turn]:
-    """Return the calls of client tools of a run that never got all outputs, and the outputs, as turns."""
+    """Return the calls of client tools of a run, and the outputs, as turns."""
     turns: dict[str, Turn] = {}
     for entry in await store.events(run.id):
         event = entry.event

@@ -1,8 +1,9 @@
 """Runs with client tools: each of a run's answers ends with calls, and the client's next request has their outputs.
 
 Between two answers a run is *parked*: its agent process waits for the outputs. The next request is recognized by the
-ids of the calls, and continues the run only if the request repeats the conversation unchanged. A request that is sent
-again gets the same answer again. Every other request starts a run of its own with the conversation that it sends.
+ids of the calls, and continues the run only if the request repeats the conversation. The text of the assistant does not
+matter, since proxies change the text. A request that is sent again gets the same answer again. Every other request
+starts a run of its own with the conversation that it sends.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ from msgspec.structs import replace
 
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.client_tools import TEXT, ToolChoice
-from clinvk.dialects.conversation import ToolTurn
-from clinvk.dialects.dialect import Call, CallMissing, RunFacts
+from clinvk.dialects.conversation import ToolTurn, check_calls
+from clinvk.dialects.dialect import Call, CallMissing, Previous, RunFacts
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.runs import run_facts
@@ -27,7 +28,6 @@ from clinvk.types.events import (
     RunFailed,
     RunFinished,
     RunResult,
-    TextDelta,
     ToolCall,
     ToolCallDelta,
     ToolResult,
@@ -92,20 +92,19 @@ class ParkedRun:
     def outputs_with(self, turn: ToolTurn) -> dict[str, ToolOutput] | None:
         """Return the outputs so far with the outputs of a request.
 
-        Return None if the request does not continue the conversation unchanged. The older functions of chat completions
-        have no ids: the names of the functions stand for them.
+        Return None if the request does not continue the conversation. The older functions of chat completions have no
+        ids: the names of the functions stand for them.
         """
         start = 0 if turn.previous else self.turns
         if not (self.is_parked and self._is_same_history(turn)):
             return None
-        answer, outputs = turn.answer(start), turn.outputs(start)
+        outputs = turn.outputs(start)
         ids = {call.name: id_ for id_, call in reversed(self.calls.items())} | {id_: id_ for id_ in self.calls}
         is_repeated = all(
-            call.id in ids and _is_same_input(self.calls[ids[call.id]], call.arguments) for call in answer.calls
+            call.id in ids and _is_same_input(self.calls[ids[call.id]], call.arguments) for call in turn.calls(start)
         )
         is_known = bool(outputs) and all(output.call_id in ids for output in outputs)
-        text = "".join(part for part in answer.content if isinstance(part, str))
-        if not (is_repeated and is_known and self._repeats_text(text)):
+        if not (is_repeated and is_known):
             return None
         return self.outputs | {ids[each.call_id]: replace(each, call_id=ids[each.call_id]) for each in outputs}
 
@@ -116,12 +115,6 @@ class ParkedRun:
         numbers = range(self.start.index, self.next_start.index)
         is_named = any(turn.previous == _answer_id(self.run.id, number) for number in numbers)
         return is_named and turn.tools == self.tools
-
-    def _repeats_text(self, text: str) -> bool:
-        """Return whether a client repeats the text of the latest answer; clients may change spaces or drop the text."""
-        said = (entry.event for entry in self.run.log.since(self.start.after))
-        own = "".join(event.text for event in said if isinstance(event, TextDelta))
-        return not text or text.split() == own.split()
 
     def answer(self, turn: ToolTurn, outputs: dict[str, ToolOutput]) -> _Start:
         """Hand over the outputs for a request, and return where the answer begins.
@@ -306,10 +299,15 @@ class ParkedRuns:
             if parked.is_parked and parked.run.session_id == session_id:
                 await self.cancel(parked)
 
-    async def stop_named(self, run_id: str, key_name: str) -> None:
-        """Stop a parked run of the key: a request names the run, but does not continue it."""
-        parked = self._kept.get(run_id)
+    async def stop_named(self, previous: Previous, key_name: str) -> None:
+        """Stop a parked run of the key: a request names the run, but does not continue it.
+
+        Raises:
+            InvalidRequest: the request has the output of a call that the run has not made. The run stays parked.
+        """
+        parked = self._kept.get(previous.run_id)
         if parked and parked.is_parked and parked.key_name == key_name:
+            check_calls(previous.conversation, "prompt", parked.call_ids)
             await self.cancel(parked)
 
     async def cancel(self, parked: ParkedRun) -> None:

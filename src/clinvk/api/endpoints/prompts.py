@@ -121,7 +121,7 @@ class _PromptRequest(Exchange):
         key_name = state["key_name"]
         is_continued = self._continues_parked_run(parsed, key_name)
         if parsed.previous and not is_continued:
-            await services.parked_runs.stop_named(parsed.previous.run_id, key_name)
+            await services.parked_runs.stop_named(parsed.previous, key_name)
         admit = partial(
             services.admission.admit,
             is_model_api=self._dialect.is_model_api,

@@ -83,7 +83,11 @@ class OpenAIResponses(OpenAIApi):
             client_tools=tuple(bodies.client_tools(parsed)),
         )
         options = replace(options, starts_session=options.starts_session or blank.store)
-        call = vendor.call(request, input_conversation, options, "input", bodies.tool_choice(parsed))
+        previous = _previous(parsed, input_conversation, options)
+        choice = bodies.tool_choice(parsed)
+        call = vendor.call(
+            request, input_conversation, options, "input", choice, has_earlier_calls=previous is not None
+        )
         request = call.request
         if blank.store:
             request = replace(request, answer_as=stored.answer_as(blank, request, options.shows_work))
@@ -95,12 +99,12 @@ class OpenAIResponses(OpenAIApi):
             detach=blank.background,
             respond_async=blank.background and not parsed.stream,
             ignored=bodies.ignored(parsed),
-            previous=_previous(parsed, input_conversation, options),
+            previous=previous,
             fails_in_stream=bool(parsed.stream) and _takes_only_events(headers),
         )
         if call.tool_turn and call.previous:
-            previous = (parsed.previous_response_id or "").removeprefix(stored.PREFIX)
-            call = replace(call, tool_turn=replace(call.tool_turn, previous=previous))
+            answer_id = (parsed.previous_response_id or "").removeprefix(stored.PREFIX)
+            call = replace(call, tool_turn=replace(call.tool_turn, previous=answer_id))
         return ResponsesCall(**asdict(call), blank=blank)
 
     def encoder(self, call: Call, facts: RunFacts) -> ResponsesEncoder:
