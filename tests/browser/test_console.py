@@ -387,6 +387,46 @@ async def test_prompt_starts_a_session_whose_answer_streams(scripted: Scripted, 
     assert [call.stdin for call in scripted.calls()] == [b"hi"]
 
 
+LONG_ANSWERS = {
+    "paragraph": ["word " * 1_000] * 20,
+    "list": [f"- item {number}\n" for number in range(2_500)],
+    "code": ["```python\n", *(f"call({number})\n" for number in range(5_000))],
+    "table": ["| a |\n| - |\n", *(f"| row {number} |\n" for number in range(3_000))],
+    "word": ["x" * 1_000] * 30,
+}
+SHAPES = """({
+  paragraph: document.querySelectorAll('.markdown p').length,
+  list: document.querySelectorAll('.markdown li').length,
+  code: document.querySelectorAll('.markdown pre').length,
+  table: document.querySelectorAll('.markdown tr').length,
+  word: document.querySelectorAll('.markdown p').length,
+})"""
+
+
+@needs_browser
+@pytest.mark.parametrize("shape", LONG_ANSWERS)
+async def test_long_answer_streams_to_its_end(scripted: Scripted, tmp_path: Path, shape: str) -> None:
+    """The end is shown while the agent works, in blocks that stay what they are."""
+    texts = LONG_ANSWERS[shape]
+    says = claude_says(*texts, "LAST" if shape != "table" else "| LAST |")
+    scripted.play([*says[: len(texts) + 4], wait_for(tmp_path / "go"), *says[len(texts) + 4 :]])
+    async with serving(scripted.env) as server:
+        run = await server.detached()
+        async with opened(server, f"/session/{run['session_id']}", at=".working") as page:
+            await page.until(f"{text_of('.transcript')}.includes('LAST')")
+            await page.until("document.querySelector('main').scrollTop > 0")
+            shown = await page.evaluate(SHAPES)
+            assert isinstance(shown, dict)
+            assert shown[shape], shown
+            if shape in ("list", "code"):
+                assert not shown["paragraph"], shown
+            last = "[...document.querySelectorAll('.markdown :is(p, li, pre, td)')].at(-1).textContent"
+            assert str(await page.evaluate(last)).strip().endswith("LAST")
+            (tmp_path / "go").touch()
+            await page.until("document.querySelector('.working') === null")
+            assert str(await page.evaluate(last)).strip().endswith("LAST")
+
+
 @needs_browser
 async def test_agent_is_stopped_from_its_session(scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])

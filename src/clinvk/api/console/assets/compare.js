@@ -9,6 +9,7 @@ import { useLive } from "./live.js";
 import { Answer } from "./markdown.js";
 import { navigate } from "./router.js";
 import { RunList } from "./runs.js";
+import { RunBlocks } from "./transcript.js";
 import {
   Action, Agent, Checkbox, Empty, Facts, Form, Loaded, Loading, Problem, Select, State, TextArea, TextField, useStored, useTick,
   visible,
@@ -141,9 +142,11 @@ function Column({ part, worktree }) {
 
 /** The answer of a run under way. */
 function LiveAnswer({ runId }) {
-  const [text, setText] = useState("");
-  useEffect(() => follow(`runs/${runId}/events`, ({ type, content }) => {
-    if (type === "message") setText((old) => old + content.text);
+  const [{ blocks }, setState] = useState(() => ({ blocks: new RunBlocks(runId) }));
+  useEffect(() => follow(`runs/${runId}/events`, (event) => {
+    blocks.add(event);
+    setState({ blocks });
   }), [runId]);
-  return html`<${Answer} text=${text} />`;
+  return blocks.blocks.filter(({ kind }) => kind === "text").map((block) => html`
+    <${Answer} key=${block.id} text=${block.text} isWhole />`);
 }

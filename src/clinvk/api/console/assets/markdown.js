@@ -24,8 +24,8 @@ export class Markdown extends Component {
   }
 }
 
-/** A long answer: the beginning as Markdown, and a button for more. */
-export const Answer = ({ text }) => html`<${Clipped} text=${text} render=${asMarkdown} />`;
+/** A long answer: the beginning as Markdown, and a button for more; or all of it. */
+export const Answer = ({ text, isWhole }) => (isWhole ? asMarkdown(text) : html`<${Clipped} text=${text} render=${asMarkdown} />`);
 const asMarkdown = (text) => html`<${Markdown} text=${text} />`;
 
 /** Copy the content of the code block of a button. Browsers have a clipboard over TLS and on loopback only. */

@@ -115,11 +115,12 @@ class Row extends Component {
   }
 
   render({ row: { kind, turn, block }, interaction, onShow }) {
+    if (turn.isActive && turn.blocks?.current === block) block.isWhole = true; // nothing that grows is clipped
     switch (kind) {
       case "prompt": return html`<${Prompt} turn=${turn} />`;
       case "answer": return html`<${Stored} turn=${turn} onShow=${onShow} />`;
       case "active": return html`<${Active} turn=${turn} />`;
-      case "text": return html`<${Answer} text=${block.text} />`;
+      case "text": return html`<${Answer} ...${block} />`;
       case "thinking": return html`<${Thinking} block=${block} />`;
       case "tool": return html`<${ToolCard} block=${block} isActive=${turn.isActive} />`;
       case "note": return html`<${Note} block=${block} />`;
@@ -146,7 +147,7 @@ const Note = ({ block: { stage, text } }) => html`
 
 const Thinking = ({ block }) => html`
   <details class="thinking" open=${block.isOpen} onToggle=${(event) => { block.isOpen = event.currentTarget.open; }}>
-    <summary>Thinking</summary><${Answer} text=${block.text} />
+    <summary>Thinking</summary><${Answer} ...${block} />
   </details>`;
 
 function Active({ turn: { run, blocks } }) {

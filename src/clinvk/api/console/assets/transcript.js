@@ -1,7 +1,10 @@
 // The events of a run as blocks for people: texts, thinking, tool calls with their results, and how the run ended.
 
 const CHUNK_CHARS = 8_000;
+const CODE_CHUNK_CHARS = 16_000; // copied as one piece
 const SPLIT_WITHIN_CHARS = 4_000;
+const FENCE = /^([ \t]*)(`{3,}|~{3,}).*$/gm;
+const LINE = /\n(?=[^\s|])/g; // in Markdown, other lines need those before them
 const MAX_OUTPUT_CHARS = 50_000;
 const MAX_BLOCKS = 50_000;
 const DROPPED_BLOCKS = 5_000;
@@ -57,16 +60,22 @@ export class RunBlocks {
     if (kind === "text" && block.text.length > block.unsplit) this._split(block);
   }
 
-  /** Move the last paragraphs of a long text to a block of their own, unless they are in a code block. */
+  /** Move the last paragraph, line or word of a long text to a block of its own. Both parts of a code block are code. */
   _split(block) {
-    block.unsplit = block.text.length + SPLIT_WITHIN_CHARS / 2;
-    const at = block.text.slice(-SPLIT_WITHIN_CHARS).lastIndexOf("\n\n");
-    if (at < 0) return;
-    const split = Math.max(0, block.text.length - SPLIT_WITHIN_CHARS) + at;
-    const head = block.text.slice(0, split);
-    if ((head.match(/^\s*(```|~~~)/gm) || []).length % 2) return;
-    this._push(block.kind, { text: block.text.slice(split), unsplit: CHUNK_CHARS });
-    block.text = head;
+    const { text } = block;
+    block.unsplit = text.length + SPLIT_WITHIN_CHARS / 2;
+    const fences = [...text.matchAll(FENCE)];
+    const start = Math.max(0, text.length - SPLIT_WITHIN_CHARS);
+    const last = (pattern) => [...text.slice(start).matchAll(pattern)].at(-1)?.index;
+    const at = fences.length % 2 ? last(/\n/g)
+      : last(/\n\n(?=[^\s|])/g) ?? last(LINE) ?? (text.includes("\n", start) ? undefined : last(/ /g));
+    if (at === undefined) return;
+    const split = start + at;
+    const opened = fences.filter(({ index }) => index < split);
+    const [fence, indent, mark] = opened.length % 2 ? opened.at(-1) : [];
+    if (fence && text.length < CODE_CHUNK_CHARS) return;
+    this._push(block.kind, { text: (fence ?? "") + text.slice(split), unsplit: CHUNK_CHARS });
+    block.text = text.slice(0, split) + (fence ? `\n${indent}${mark}` : "");
   }
 
   _addTool({ tool_id: id, tool_name: name, input }) {
