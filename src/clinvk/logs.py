@@ -22,6 +22,7 @@ import msgspec
 
 from clinvk.config.model import LogFormat, LogLevel
 from clinvk.types.redaction import MAX_CHARS, redacted
+from clinvk.types.text import visible
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -208,9 +209,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with the lines of a traceback indented below."""
-        line = self.head(record) + _printable(redacted(record.getMessage()))
+        line = self.head(record) + visible(redacted(record.getMessage()))
         trace = redacted(self.formatException(record.exc_info)).split("\n") if record.exc_info else ()
-        return "\n  ".join([line, *map(_printable, trace)])
+        return "\n  ".join([line, *map(visible, trace)])
 
 
 _LEVEL_COLORS = {logging.DEBUG: "\x1b[2m", logging.INFO: "\x1b[2m", logging.WARNING: "\x1b[33m"}
@@ -263,7 +264,7 @@ class JsonFormatter(logging.Formatter):
         try:
             return _encoder.encode(line).decode()
         except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
-            return _encoder.encode({name: _escaped(str(value)) for name, value in line.items()}).decode()
+            return _encoder.encode({name: visible(str(value)) for name, value in line.items()}).decode()
 
 
 class _Clock:
@@ -280,11 +281,3 @@ class _Clock:
         if second != self._second:
             self._second, self._shown = second, time.strftime(self._form, self._broken_down(second))
         return self._shown
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else _escaped(text)
-
-
-def _escaped(text: str) -> str:
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -130,7 +130,7 @@ async def test_target_gets_only_its_events_and_a_cancelled_run_is_none() -> None
 
 
 async def test_run_that_awaits_an_answer_notifies_without_what_is_asked() -> None:
-    interaction = """{"id":"1","tool":"Bash","title":"rm -rf hidden"}"""
+    interaction = r"""{"id":"1","tool":"Ba\\nsh","title":"rm -rf hidden"}"""
     asked = f"""echo '{{"type":"interaction_requested","interaction":{interaction}}}'; sleep 60"""
     with Receiver().running() as receiver, Receiver().running() as phone:
         targets = {"ops": webhook(receiver), "phone": target(ntfy=f"{phone.url}/topic")}
@@ -140,9 +140,9 @@ async def test_run_that_awaits_an_answer_notifies_without_what_is_asked() -> Non
     (received,) = receiver.received
     id_ = json.loads(received.body)["data"]["interaction_id"]
     text = phone.received[0].body.decode()
-    assert text == f"run {run.id[:8]}\n\nBash: clinvk approvals answer {id_[:8]} allow"
+    assert text == f"run {run.id[:8]}\n\nBa sh: clinvk approvals answer {id_[:8]} allow"
     body = json.loads(received.body)
-    assert (body["type"], body["data"]["state"], body["data"]["tool"]) == ("run.waiting", "waiting", "Bash")
+    assert (body["type"], body["data"]["state"], body["data"]["tool"]) == ("run.waiting", "waiting", "Ba sh")
     assert b"hidden" not in received.body
 
 
@@ -162,6 +162,13 @@ async def test_command_gets_arguments_without_a_shell_json_on_stdin_and_no_secre
     environment = (tmp_path / "env").read_text()
     assert "KEPT=yes" in environment
     assert "tk_private" not in environment
+
+
+async def test_text_of_an_agent_cannot_control_what_shows_it(tmp_path: Path) -> None:
+    desk = target(command=("/bin/sh", "-c", f'printf %s "$1" > {tmp_path}/text', "sh", "{text}"), include_answer=True)
+    answer = """echo '{"type":"text_delta","text":"one\\u0000\\u001b[2J\\u202etwo\\\\nthree"}'\n"""
+    await run_to_end(settings_of(default=("desk",), desk=desk), ask(answer + DONE))
+    assert (tmp_path / "text").read_text().endswith("\n\none??[2J?two\nthree")
 
 
 async def test_agents_do_not_inherit_the_secrets_of_targets() -> None:

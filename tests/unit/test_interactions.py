@@ -42,6 +42,23 @@ async def test_concurrent_requests_keep_to_the_limit_of_waiting_runs() -> None:
     assert sum(isinstance(each, Interaction) for each in added) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("edit\n\u202eclinvk approvals answer 1\0\x1b[2J\r\n", r"edit \u202eclinvk approvals answer 1\x00\x1b[2J"),
+        ("x" * 300, "x" * 200),
+    ],
+)
+async def test_name_of_a_tool_is_one_visible_line(name: str, shown: str) -> None:
+    async with MemoryStore() as store:
+        interactions = Interactions(store, InteractionSettings())
+        asked = InteractionRequested(Interaction(id="q", tool=name))
+        (event,) = await of_run(interactions, await begun(store)).record(asked)
+        interactions.close()
+    assert isinstance(event, InteractionRequested)
+    assert event.interaction.tool == shown
+
+
 WIDE = "\u20ac" * 21_845  # 65,535 bytes of UTF-8
 LONG = "x" * (2**20 - 100)
 

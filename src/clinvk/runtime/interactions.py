@@ -17,8 +17,17 @@ from clinvk.config.model import InteractionSettings
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InteractionAnswered, InteractionEnded, InteractionNotFound, StoreUnavailable
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
-from clinvk.types.interaction import USER, Interaction, InteractionAnswer, check_answer, json_size, too_long
+from clinvk.types.interaction import (
+    MAX_TOOL_CHARS,
+    USER,
+    Interaction,
+    InteractionAnswer,
+    check_answer,
+    json_size,
+    too_long,
+)
 from clinvk.types.request import RunRequest
+from clinvk.types.text import visible
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +221,8 @@ class RunInteractions:
             self._answers = [ready for ready in self._answers if ready.request_id != request_id]
             withdrawn = self._pending.pop(request_id, None)
             return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
-        stored = await self._add(replace(event.interaction, **self.run))
+        tool = visible(" ".join(event.interaction.tool.split()))[:MAX_TOOL_CHARS]
+        stored = await self._add(replace(event.interaction, tool=tool, **self.run))
         if isinstance(stored, InteractionAnswer):
             self._answers.append(ReadyAnswer(request_id, stored, None))
             return [Progress("denied", stored.reason)]

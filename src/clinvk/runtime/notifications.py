@@ -32,6 +32,7 @@ from clinvk.types.errors import AgentRateLimited, AgentUnpaid, ClinvkError, Conf
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord
 from clinvk.types.redaction import without_secrets
+from clinvk.types.text import escape_controls
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,10 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def text(self) -> str:
-        """The text for people. The text begins with a letter, so that no program takes the text for a flag."""
+        """The text for people, without control characters except tabs and line ends.
+
+        The text begins with a letter, so that no program takes the text for a flag.
+        """
         if not (run := self.data):
             return "Notifications of clinvk arrive here."
         facts = [f"run {run.run_id[:8]}", run.title, run.error_code]
@@ -123,7 +127,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         if run.interaction_id:
             how = f"clinvk approvals answer {run.interaction_id[:8]}"
             how = f"{run.tool}: {how} allow" if run.tool else how
-        return "\n\n".join(filter(None, (", ".join(filter(None, facts)), how, run.answer)))
+        return escape_controls("\n\n".join(filter(None, (", ".join(filter(None, facts)), how, run.answer))))
 
 
 class Fault(NamedTuple):

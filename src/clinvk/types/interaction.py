@@ -61,7 +61,8 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: 32 hex digits.
         kind: with `budget`, clinvk itself asks whether the run may use its budget again.
-        tool: the CLI's name for the tool to approve; empty unless the interaction is an approval.
+        tool: the CLI's name for the tool to approve; empty unless the interaction is an approval. A stored name
+            is one visible line of at most `MAX_TOOL_CHARS`.
         title: one line that says what is asked.
         note: why the agent asks, and what is unusual about the action; may be empty.
         command: the shell command to approve.
@@ -108,6 +109,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
         return self.answer.choice if self.answer else self.status
 
 
+MAX_TOOL_CHARS = 200
 MAX_COMMAND_BYTES = 64 * 1024
 MAX_PART_BYTES = 2**20
 """The maximum size of an input, of a diff, and of all else that an agent asks, each as JSON."""

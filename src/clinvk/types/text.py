@@ -12,6 +12,31 @@ def readable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    r"\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+"""Control characters except tab and line ends, bidirectional controls, invisible characters, and surrogates.
+
+U+200C and U+200D stay: Persian needs the former, many emoji need the latter.
+"""
+
+
+def escape_controls(text: str) -> str:
+    """Return a text without characters that control the terminal. Line ends and tabs stay.
+
+    Each character is judged alone, so a text may be passed in pieces.
+    """
+    # A carriage return is removed: it is half of a line end, or would overwrite the line.
+    return _STEERING.sub("?", text).replace("\r", "")
+
+
+def visible(text: str) -> str:
+    """Return a line with all control characters, bidirectional controls and invisible characters as escapes."""
+    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text if text.isprintable() else "".join(shown)
+
+
 def last_line(text: str) -> str:
     """Return the last non-blank line, stripped; empty if all lines are blank."""
     return text.rstrip().rpartition("\n")[2].strip()

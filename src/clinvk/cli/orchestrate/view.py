@@ -17,7 +17,6 @@ from clinvk.cli.terminal.output import (
     WOULD_EXECUTE,
     columns,
     duration,
-    escape_controls,
     has_colors,
     print_json,
     print_text,
@@ -28,6 +27,7 @@ from clinvk.cli.terminal.output import (
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, readable_patch, width
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Plan, Summary, is_dry_run, is_ephemeral
+from clinvk.types.text import escape_controls
 
 _ERRORS_SHOWN = 20
 

@@ -14,7 +14,7 @@ from clinvk.cli.prompt.questions import Question, TerminalQuestions
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, find_interaction, open_store, over_store, print_answer, text_view
 from clinvk.cli.terminal import streams
-from clinvk.cli.terminal.output import duration, print_json, print_text, visible
+from clinvk.cli.terminal.output import duration, print_json, print_text
 from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.rest.interactions import interaction_view
 from clinvk.runtime.interactions import Interactions
@@ -23,7 +23,7 @@ from clinvk.runtime.process.waiting import in_background
 from clinvk.store.protocol import InteractionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
-from clinvk.types.text import unknown_name
+from clinvk.types.text import unknown_name, visible
 
 NOBODY_WAITS = "no agent waits for an answer"
 _POLL_S = 0.2

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.sessions.session_text import short_id
-from clinvk.cli.terminal.output import visible
 from clinvk.cli.terminal.table import one_line, width
 from clinvk.types.events import ToolCall
 from clinvk.types.interaction import Interaction, QuestionField
+from clinvk.types.text import visible
 
 _INDENT = "    "
 _TAB = "    "

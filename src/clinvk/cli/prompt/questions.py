@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from clinvk.cli.prompt import interaction_text as text
 from clinvk.cli.sessions.session_text import directory, home_of
 from clinvk.cli.terminal.keys import Interrupted, Keyboard, keyboard_fd
-from clinvk.cli.terminal.output import STDERR, Notes, terminal_size, visible, write
+from clinvk.cli.terminal.output import STDERR, Notes, terminal_size, write
 from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest, StoreUnavailable
 from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
+from clinvk.types.text import visible
 
 _ROWS_AROUND = 7
 _LEAST_ROWS = 8

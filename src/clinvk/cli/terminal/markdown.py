@@ -14,7 +14,7 @@ from rich.syntax import ANSI_LIGHT, ANSISyntaxTheme, Syntax
 from rich.table import Table
 from rich.theme import Theme
 
-from clinvk.cli.terminal.output import escape_controls
+from clinvk.types.text import escape_controls
 
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(["image", "reference"])
 """Nothing of an answer may be lost: HTML is text such as `Vec<T>`, and a definition of a reference is text as well."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from clinvk.types.errors import ClinvkError
+from clinvk.types.text import escape_controls
 
 if TYPE_CHECKING:
     from clinvk.config.model import OutputSettings
@@ -19,32 +20,8 @@ STDERR = 2
 WOULD_EXECUTE = "# Would execute:"
 """The first line of a dry run. Scripts look for this comment; the rest is a command for a shell."""
 
-_STEERING = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
-    r"\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
-)
-"""Control characters except tab and line ends, bidirectional controls, invisible characters, and surrogates.
-
-U+200C and U+200D stay: Persian needs the former, many emoji need the latter.
-"""
-
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 """Escape sequences (ECMA-48): CSI, which includes colors, OSC and other strings to their ends, and short ones."""
-
-
-def escape_controls(text: str) -> str:
-    """Return a text without characters that control the terminal. Line ends and tabs stay.
-
-    Each character is judged alone, so a text may be passed in pieces.
-    """
-    # A carriage return is removed: it is half of a line end, or would overwrite the line.
-    return _STEERING.sub("?", text).replace("\r", "")
-
-
-def visible(text: str) -> str:
-    """Return a line with all control characters, bidirectional controls and invisible characters as escapes."""
-    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return text if text.isprintable() else "".join(shown)
 
 
 def on_one_line(text: str) -> str:

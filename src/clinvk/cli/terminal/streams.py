@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from clinvk.cli.terminal.output import escape_controls, is_writable
+from clinvk.cli.terminal.output import is_writable
 from clinvk.types.errors import ClinvkError
+from clinvk.types.text import escape_controls
 
 _PIECE_BYTES = select.PIPE_BUF
 """A pipe that poll reports as writable accepts this many bytes without blocking."""

@@ -8,7 +8,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from clinvk.cli.terminal.output import escape_controls, on_one_line
+from clinvk.cli.terminal.output import on_one_line
+from clinvk.types.text import escape_controls
 
 _GAP = 2
 _MORE = "…"
