@@ -9,7 +9,7 @@ from agents.machine import Machine
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.choices import OnBusy
 from clinvk.types.errors import Steered
-from clinvk.types.events import InteractionRequested, Progress, TextDelta, ToolCall
+from clinvk.types.events import InteractionRequested, TextDelta, ToolCall, UserMessage
 from clinvk.types.request import RunRequest
 
 LIMIT_S = 60
@@ -66,14 +66,15 @@ async def test_codex_receives_steering_prompts_within_its_turn(machine: Machine,
         run = await runs.start(first_request)
         await reported(run, TextDelta if "words" in prompt else ToolCall)
         steer = replace(first_request, session_id=run.session_id, on_busy="steer")
-        for text in ("first [[words=3]]", "second [[words=2]]"):
+        prompts = ("first [[words=2000 delay=0.05]]", "second [[words=2]]")  # the first outlasts the second
+        for text in prompts:
             with pytest.raises(Steered) as steered:
                 await runs.start(replace(steer, prompt=text))
             assert steered.value.run_id == run.id
         result = await run.result()
-        noted = [entry.event.message for entry in run.log.since(0) if isinstance(entry.event, Progress)]
+        noted = [entry.event.text for entry in run.log.since(0) if isinstance(entry.event, UserMessage)]
         assert (result.text.endswith("word1 word2"), result.error) == (True, None)
-        assert [text for text in noted if "[[words" in text] == ["first [[words=3]]", "second [[words=2]]"]
+        assert noted == [*prompts]
         async with runs.run(replace(steer, prompt="[[words=1]]")) as after:
             assert (await after.result()).text == "word1"
 

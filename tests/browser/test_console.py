@@ -17,7 +17,7 @@ from clinvk.api import console
 from clinvk.api.access.keys import ApiKeys
 from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says, hang, wait_for
+from scripted.steps import claude_says, codex_streams, hang, receive_steering, wait_for
 from serving import LiveServer, serving
 from standin.document import record, string
 
@@ -495,6 +495,43 @@ async def test_prompt_steers_an_agent_that_works(scripted: Scripted, tmp_path: P
         await page.until("document.querySelector('.working') === null")
         await page.until(f"{ANSWERS}.join() === 'two'")
         assert "cancelled" in str(await page.evaluate(text_of(".transcript .problem")))
+
+
+def shown_texts(selector: str) -> str:
+    """Return an expression for the texts of prompts and answers, without the times of the prompts."""
+    return f"[...document.querySelectorAll('{selector}')].map(each => each.firstChild.textContent.trim()).join()"
+
+
+PROMPTS = shown_texts(".prompt")
+
+
+@needs_browser
+async def test_prompts_are_shown_in_the_order_in_which_they_run(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("three"), when="now")
+    async with busy_session(scripted, tmp_path / "never") as page:
+        await send(page, "Queue", "go on")
+        await page.until(f"{PROMPTS} === 'begin,go on'")
+        await send(page, "Steer", "now")
+        await page.until("document.querySelector('.working') === null")
+        await page.until(f"{PROMPTS} === 'begin,now,go on'")
+        await page.until(f"{ANSWERS}.join() === 'three,two'")
+        await page.call("Page.reload")
+        await page.until(f"{PROMPTS} === 'begin,now,go on'")
+
+
+@needs_browser
+async def test_prompt_that_codex_receives_within_its_turn_is_a_prompt(scripted: Scripted) -> None:
+    said = codex_streams("one", "two")
+    scripted.play([*said[:3], receive_steering(), *said[3:]])
+    async with serving(scripted.env) as server:
+        run = await server.detached(backend="codex", prompt="begin")
+        async with opened(server, f"/session/{run['session_id']}", at=".composer .danger") as page:
+            await page.until(f"{ANSWERS}.join() === 'one'")
+            await send(page, "Steer", "more")
+            await page.until("document.querySelector('.working') === null")
+            await page.until(f"{shown_texts('.prompt, .markdown')} === 'begin,one,more,two'")
+            await page.call("Page.reload")
+            await page.until(f"{shown_texts('.prompt, .markdown')} === 'begin,one,more,two'")
 
 
 @needs_browser

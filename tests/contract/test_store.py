@@ -23,7 +23,7 @@ from clinvk.types.errors import (
 )
 from clinvk.types.events import RunFailed, RunStarted, TextDelta, Usage
 from clinvk.types.interaction import FieldOption, Interaction, InteractionAnswer, QuestionField
-from clinvk.types.record import LimitWindow, RunRecord, Session
+from clinvk.types.record import LimitWindow, RunRecord, Session, SteeringPrompt
 from records import ANSWER, AT, log, new_id, run, session, turn
 
 
@@ -113,6 +113,7 @@ async def test_end_stores_the_result_with_session_and_events(store: SessionStore
         error_code="agent_failed",
         error_message="no",
         output="half an ans",
+        steering=(SteeringPrompt("and more", AT + 1, 4),),
     )
     after = replace(given, status="error", error_message="no", token_usage=Usage(7, 5, 3, 1), counted=Usage(9))
     await store.end(ended, after, ANSWER)
@@ -276,6 +277,28 @@ async def test_waiting_run_that_is_next_takes_its_turn_before_the_others(store: 
     await store.end(replace(holder, state="cancelled"), given, [])
     assert await store.claim(ordinary.id, given.id) is None
     assert await store.claim(urgent.id, given.id) is not None
+
+
+async def test_runs_of_a_session_are_listed_in_the_order_of_their_turns(store: SessionStore) -> None:
+    """The newest is first: the run whose turn is the last."""
+    given = session(status="active")
+    holder, withdrawn, queued, urgent = (run(given, created_at=AT + number) for number in range(4))
+    await store.begin(holder, given)
+    await store.enqueue(withdrawn, given)
+    await store.enqueue(queued, given)
+    await store.enqueue(urgent, given, is_next=True)
+    waiting = [queued.id, withdrawn.id, urgent.id, holder.id]
+    assert await run_ids(store, session_id=given.id) == waiting
+    holder = replace(holder, started_at=AT + 5)
+    await store.update(replace(holder, state="running"), given)
+    await store.end(replace(holder, state="cancelled", ended_at=AT + 10), given, [])
+    assert await store.claim(urgent.id, given.id) is not None
+    assert await run_ids(store, session_id=given.id) == waiting
+    await store.update(replace(urgent, state="running", started_at=AT + 11), given)
+    await store.end(replace(withdrawn, state="cancelled", ended_at=AT + 12), None, [])
+    assert await run_ids(store, session_id=given.id) == [queued.id, withdrawn.id, urgent.id, holder.id]
+    assert await run_ids(store, session_id=given.id, limit=2, offset=1) == [withdrawn.id, urgent.id]
+    assert await run_ids(store) == [urgent.id, queued.id, withdrawn.id, holder.id]
 
 
 async def test_waiting_run_is_listed_and_leaves_without_a_change_to_its_session(store: SessionStore) -> None:

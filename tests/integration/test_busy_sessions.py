@@ -264,9 +264,13 @@ async def test_codex_receives_a_steering_prompt_within_its_turn(scripted: Script
         lines = {"accept": "application/x-ndjson"}
         followed = await server.client.get(f"/api/v1/runs/{run['run_id']}/events", headers=lines)
         events = [(event["type"], event["content"]) for event in map(json.loads, followed.text.splitlines())]
-        assert [kind for kind, _ in events] == ["init", "message", "progress", "message", "token_usage", "done"]
-        assert events[2][1] == {"stage": "steered", "message": "more"}
+        assert [kind for kind, _ in events] == ["init", "message", "user_message", "message", "token_usage", "done"]
+        assert events[2][1] == {"text": "more", "role": "user"}
         assert await runs_of(server, run["session_id"]) == [("begin", "finished")]
+        expected = [("user", "begin"), ("assistant", "one "), ("user", "more"), ("assistant", "two")]
+        assert await messages_of(server, run["session_id"]) == expected
+        session = (await server.client.get(f"/api/v1/sessions/{run['session_id']}")).json()
+        assert session["turn_count"] == 2
     (params,) = scripted.steerings()
     assert (params["expectedTurnId"], params["input"]) == ("turn", [{"type": "text", "text": "more"}])
 
@@ -323,6 +327,27 @@ async def runs_of(server: LiveServer, session_id: str) -> list[tuple[str, str]]:
     """Return prompt and state of the runs of a session, oldest first."""
     runs = (await server.client.get("/api/v1/runs", params={"session_id": session_id})).json()["runs"]
     return [(run["prompt"], run["state"]) for run in reversed(runs)]
+
+
+async def messages_of(server: LiveServer, session_id: str) -> list[tuple[str, str]]:
+    """Return role and text of the messages of a session, oldest first."""
+    answer = (await server.client.get(f"/api/v1/sessions/{session_id}/messages")).json()
+    return [(message["role"], message["text"]) for message in answer["messages"]]
+
+
+async def test_conversation_is_in_the_order_in_which_its_prompts_ran(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("three", session=HANDLE), when="now")
+    async with serving(scripted.env) as server:
+        run = await busy_server_session(scripted, server, tmp_path / "never")
+        queued = await server.detached(prompt="go on", session_id=run["session_id"], on_busy="queue")
+        await server.prompt(prompt="now", session_id=run["session_id"], on_busy="steer")
+        await server.ended(queued["run_id"])
+        states = [("begin", "cancelled"), ("now", "finished"), ("go on", "finished")]
+        assert await runs_of(server, run["session_id"]) == states
+        assert [text for _, text in await messages_of(server, run["session_id"])] == [
+            *("begin", "", "now", "three"),
+            *("go on", "two"),
+        ]
 
 
 async def test_busy_session_is_refused_by_default(scripted: Scripted, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ async def test_run_is_stored_with_its_request_and_result(scripted: Scripted, tmp
     async with serving(scripted.env) as server:
         answer = (await server.prompt(workdir=str(tmp_path), sandbox_mode="read-only", model="opus")).json()
         body = (await get(server, f"/{answer['run_id'][:6]}")).json()
-    assert list(body) == [*ITEM, "output", "request", "total_runs", "runs"]
+    assert list(body) == [*ITEM, "output", "request", "steering", "total_runs", "runs"]
     assert (body["id"], body["session_id"]) == (answer["run_id"], answer["session_id"])
     assert (body["state"], body["exit_code"], body["stop_reason"]) == ("finished", 0, "end_turn")
     assert (body["prompt"], body["output"], body["workdir"]) == ("hi", "hello world", str(tmp_path))

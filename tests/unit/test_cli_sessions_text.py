@@ -16,7 +16,7 @@ from clinvk.cli.sessions.session_text import (
 )
 from clinvk.cli.terminal.table import width
 from clinvk.types.events import Usage
-from clinvk.types.record import RunRecord, Session
+from clinvk.types.record import RunRecord, Session, SteeringPrompt
 
 NOW = 1_700_000_000.0
 VIEW = TextView(NOW, None, 80)
@@ -107,6 +107,14 @@ def test_turns_show_their_creation_time() -> None:
     head, row = turns([run], TextView(NOW))
     assert head.split() == ["TURN", "STATE", "CREATED", "DURATION", "IN", "OUT", "PROMPT"]
     assert row.split() == ["1", "queued", "just", "now", "one"]
+
+
+def test_markdown_shows_steering_prompts_where_they_divide_the_answer() -> None:
+    run = RunRecord(id="1" * 32, backend="codex", prompt="one", state="finished", created_at=NOW, ended_at=NOW)
+    steering = (SteeringPrompt("more", NOW, 5), SteeringPrompt("and", NOW, 5))
+    text = markdown(SESSION, [replace(run, output="begun\n\nended", steering=steering)], None)
+    headings = "## 1. Prompt\n\none\n\n## 1. Answer\n\nbegun\n\n## 1. Prompt\n\nmore\n\n## 1. Prompt\n\nand\n"
+    assert text.endswith(f"{headings}\n## 1. Answer\n\nended\n")
 
 
 def test_markdown_shows_failed_and_running_turns() -> None:

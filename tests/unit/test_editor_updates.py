@@ -21,6 +21,7 @@ from clinvk.types.events import (
     ToolCall,
     ToolResult,
     Usage,
+    UserMessage,
 )
 from clinvk.types.interaction import QUESTION_CHOICES, FieldOption, Interaction, InteractionAnswer, QuestionField
 
@@ -54,12 +55,14 @@ def test_text_thinking_and_progress_are_chunks() -> None:
         Progress("retry", "once more"),
         Progress("stderr", "noise"),
         TextDelta(""),
+        UserMessage("and more"),
         TextDelta("Hi"),
         RunFinished(),
     )
     assert [(each["sessionUpdate"], each["content"]["text"].strip()) for each in found] == [
         ("agent_thought_chunk", "hm"),
         ("agent_thought_chunk", "retry: once more"),
+        ("user_message_chunk", "and more"),
         ("agent_message_chunk", "Hi"),
     ]
 

@@ -133,6 +133,7 @@ def test_event_schema_lists_every_event_kind() -> None:
         "interaction_requested",
         "interaction_resolved",
         "progress",
+        "user_message",
         "token_usage",
         "error",
         "done",

@@ -34,6 +34,7 @@ from clinvk.types.events import (
     ToolCallDelta,
     ToolResult,
     Usage,
+    UserMessage,
 )
 from clinvk.types.request import RunRequest
 
@@ -71,6 +72,7 @@ def test_each_event_becomes_the_documented_line() -> None:
         ToolCall("t1", "Bash", {"command": "ls"}),
         ToolResult("t1", "a.txt", is_error=True),
         Progress("retry", "again in 1 s"),
+        UserMessage("and more"),
         TextDelta("hello"),
         RunFinished("end_turn", USAGE, 0.01, turns=2),
     )
@@ -81,11 +83,12 @@ def test_each_event_becomes_the_documented_line() -> None:
         ("tool_use", {"tool_id": "t1", "tool_name": "Bash", "input": {"command": "ls"}}),
         ("tool_result", {"tool_id": "t1", "tool_name": "Bash", "output": "a.txt", "is_error": True}),
         ("progress", {"stage": "retry", "message": "again in 1 s"}),
+        ("user_message", {"text": "and more", "role": "user"}),
         ("message", {"text": "hello", "role": "assistant", "is_partial": True}),
         ("token_usage", usage),
         (
             "done",
-            {"token_usage": usage, "duration": 7.25, "stop_reason": "end_turn", "turn_count": 2, "cost_usd": 0.01},
+            {"token_usage": usage, "duration": 8.25, "stop_reason": "end_turn", "turn_count": 2, "cost_usd": 0.01},
         ),
     ]
 

@@ -74,7 +74,7 @@ class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A query for runs, newest first."""
+    """A query for runs, newest first; the runs of a session in the order of their turns, the last turn first."""
 
     session_id: str | None = None
     parent_id: str | None = None

@@ -48,13 +48,14 @@ class Table(Generic[_T]):
     """The table of one type, listed by the column `at`.
 
     `columns` are the fields of the type, in order; the columns in `coded` are JSON. `by_id` is the statement that
-    selects the row with an id, for a table that has ids.
+    selects the row with an id, for a table that has ids; `newest_first` is an order of rows.
     """
 
     def __init__(self, name: str, type_: type[_T], at: str, *coded: str) -> None:
         self.columns: tuple[str, ...] = type_.__struct_fields__
         self.name = name
         self.at = at
+        self.newest_first = f"{at} DESC, key DESC"
         self._type = type_
         self._coded = coded
         self.by_id = self.select("WHERE id = ?")
@@ -100,7 +101,7 @@ class Table(Generic[_T]):
 
 
 SESSIONS = Table("sessions", Session, "last_used", "token_usage", "counted", "tags", "metadata")
-RUNS = Table("runs", RunRecord, "created_at", "request", "usage")
+RUNS = Table("runs", RunRecord, "created_at", "request", "usage", "steering")
 INTERACTIONS = Table("interactions", Interaction, "created_at", "input", "fields", "choices", "answer")
 LIMITS = Table("limits", LimitWindow, "updated_at")
 
@@ -108,6 +109,9 @@ LIMITS = Table("limits", LimitWindow, "updated_at")
 RUN_CHANGES = tuple(name for name in RUNS.columns if name not in FIXED_RUN_FIELDS)
 SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*FIXED_SESSION_FIELDS, "id"))
 DESCRIPTION = ("title", "tags")
+LAST_TURN_FIRST = "coalesce(started_at, ended_at, 9e99) DESC, CASE waits WHEN 0 THEN 3 ELSE waits END, key DESC"
+"""The order of the runs of a session. A run that never started has the place at which it ended."""
+
 RUN_TEXTS = ("prompt", "output", "error_message", "request")
 """The fields of an orchestration that `without_text` empties."""
 

@@ -118,6 +118,12 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     message: str
 
 
+class UserMessage(msgspec.Struct, frozen=True, tag="user_message"):
+    """A further prompt that the agent has received within its turn."""
+
+    text: str
+
+
 class AwaitingTools(msgspec.Struct, frozen=True, tag="awaiting_tools"):
     """The model's answer is complete, and the agent waits for the results of the client's tools.
 
@@ -179,6 +185,7 @@ Event = (
     | Waiting
     | InteractionResolved
     | Progress
+    | UserMessage
     | Ending
 )
 
@@ -260,7 +267,7 @@ def gather(events: Iterable[Event]) -> RunResult:
             case Progress():
                 if event.stage == "stderr":
                     stderr.append(event.message)
-            case AwaitingTools() | ToolCallDelta() | InteractionRequested() | InteractionResolved():
+            case AwaitingTools() | ToolCallDelta() | InteractionRequested() | InteractionResolved() | UserMessage():
                 pass
     if ending is None:
         raise ValueError("the events of a run stopped before its ending")

@@ -1,8 +1,8 @@
 """clinvk's records: runs with their requests and outcomes, and sessions, the conversations with one backend each."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sized
-from typing import Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -21,6 +21,22 @@ _TEXT_FIELDS = ("system_prompt", "stop", SCHEMA_FIELD, "extra", "answer_as")
 """Fields of a `RunRequest` that may contain user text besides the prompt: a flag can be a system prompt too."""
 
 
+class SteeringPrompt(msgspec.Struct, frozen=True):
+    """A further prompt that a run has received; `answer_chars` is the length of the answer before the prompt."""
+
+    text: str
+    at: float
+    answer_chars: int
+
+
+class RunMessage(NamedTuple):
+    """A prompt of a run, or a piece of the answer."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    at: float
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run as the store keeps it; times are in seconds since the epoch.
 
@@ -30,6 +46,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         request: the request as it was run, without prompt, images and empty fields.
         output: the answer; if the run broke off, the part received so far.
         error_code: a `ClinvkError.code`.
+        steering: the prompts that the agent has received within its turn, in order.
         key_name: the API key of the request; empty if no key was required.
         node: the node of the cluster that runs the run; empty on a machine without a cluster.
     """
@@ -53,6 +70,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     error_message: str | None = None
     output: str = ""
+    steering: tuple[SteeringPrompt, ...] = ()
     key_name: str = ""
     node: str = ""
 
@@ -75,6 +93,22 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     def waits_until(self) -> float | None:
         """Return when the limit resets for which the run waits, or None."""
         return msgspec.convert(self.request.get("waits_until"), float | None)
+
+
+def run_messages(run: RunRecord) -> Iterator[RunMessage]:
+    """Yield the prompts of a run and, once the run has ended, the pieces of the answer between the prompts.
+
+    The last piece may be empty.
+    """
+    yield RunMessage("user", run.prompt, run.created_at)
+    start = 0
+    for prompt in run.steering:
+        if text := run.output[start : prompt.answer_chars].strip("\n"):
+            yield RunMessage("assistant", text, prompt.at)
+        yield RunMessage("user", prompt.text, prompt.at)
+        start = prompt.answer_chars
+    if run.ended_at is not None:
+        yield RunMessage("assistant", run.output[start:].lstrip("\n") if start else run.output, run.ended_at)
 
 
 def recorded_options(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:
@@ -156,7 +190,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         token_usage: the sum over all turns.
         counted: the tokens that the agent has counted in its conversation, including a fork's parent.
         forks_parent: the first run branches off the parent's conversation; until then the handle is the parent's.
-        turn_count: the number of prompts run in the session.
+        turn_count: the number of prompts that the agent has received in the session.
         node: the node of the cluster with the agent's files of the conversation; empty on a machine without a cluster.
     """
 

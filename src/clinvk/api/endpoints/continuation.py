@@ -8,6 +8,7 @@ the run stores the digest, in `answer_as`: metadata belongs to the caller, and i
 
 import hashlib
 import re
+from math import inf
 
 from msgspec.structs import replace
 
@@ -24,7 +25,7 @@ from clinvk.dialects.dialect import AnsweredChat, Chat, Previous, PreviousNotFou
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import RunNotFound, SessionNotFound
 from clinvk.types.events import ToolCall, ToolResult
-from clinvk.types.record import RunRecord, Session
+from clinvk.types.record import RunRecord, Session, run_messages
 from clinvk.types.request import RunRequest, ToolOutput
 
 _PREFIX = "chat:"
@@ -122,7 +123,7 @@ async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> lis
     first = run
     while True:
         turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
-        before = [turn for turn in reversed(turns) if turn.created_at < first.created_at]
+        before = [turn for turn in reversed(turns) if _began_at(turn) < _began_at(first)]
         earlier = before + earlier
         first = earlier[0] if earlier else run
         if session.parent_id is None or len(earlier) >= _MAX_TURNS:
@@ -131,6 +132,10 @@ async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> lis
             session = await store.session(session.parent_id)
         except SessionNotFound:  # deleted; its fork stays
             return earlier
+
+
+def _began_at(run: RunRecord) -> float:
+    return run.started_at or inf
 
 
 async def _is_newest(store: SessionStore, run: RunRecord) -> bool:
@@ -173,5 +178,5 @@ async def _calls(store: SessionStore, run: RunRecord) -> list[Turn]:
 
 def _turns(run: RunRecord) -> list[Turn]:
     """Return the turns of a run. The store has no images; new images take over their numbers."""
-    answer = [Turn("assistant", (run.output,))] if run.output else []
-    return [Turn("user", (without_images(run.prompt),)), *answer]
+    messages = [message for message in run_messages(run) if message.role == "user" or message.text]
+    return [Turn(role, (without_images(text) if role == "user" else text,)) for role, text, _ in messages]

@@ -29,6 +29,7 @@ from clinvk.types.events import (
     ToolCall,
     ToolResult,
     Usage,
+    UserMessage,
 )
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
 from clinvk.types.prompt_xml import element, unused_tag
@@ -74,6 +75,8 @@ class TurnUpdates:
                 yield chunk("agent_message_chunk", text)
             case ThinkingDelta(text) if text:
                 yield chunk("agent_thought_chunk", text)
+            case UserMessage(text):
+                yield chunk("user_message_chunk", text)
             case Progress(stage, message) if stage != "stderr":
                 yield chunk("agent_thought_chunk", f"\n\n{stage}: {message}\n\n")
             case ToolCall():

@@ -37,6 +37,7 @@ from clinvk.types.events import (
     RunStarted,
     ThinkingDelta,
     ToolCall,
+    UserMessage,
 )
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
@@ -210,10 +211,11 @@ class RunDisplay:
         match event:
             case Progress(stage="stderr", message=message):
                 self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
-            case Progress(stage="denied") if self._questions and self._questions.can_ask:
-                pass  # the user has denied the action here
             case Progress(stage="denied", message=message):  # without the note, the run looks like any other
-                self._denied = _with_remedy(message, run.request)
+                is_own = self._questions and self._questions.can_ask  # the user has denied the action here
+                self._denied = "" if is_own else _with_remedy(message, run.request)
+            case UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
+                self._notes.info(f"steered: {text}")
             case Progress(stage=stage, message=message) if (
                 stage == "fallback" or self._is_verbose or self._notes.is_terminal
             ):

@@ -11,7 +11,7 @@ from clinvk.cli.terminal.output import date_and_time, duration, printable, time_
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Usage
-from clinvk.types.record import RunRecord, Session
+from clinvk.types.record import RunRecord, Session, run_messages
 
 _T = TypeVar("_T")
 
@@ -251,8 +251,10 @@ def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> s
     if session.tags:
         about.append(f"- tags: {', '.join(map(one_line, session.tags))}")
     for number, run in enumerate(runs, 1):
-        about += ["", f"## {number}. Prompt", "", run.prompt.rstrip()]
-        about += ["", f"## {number}. Answer", "", run.output.rstrip()] if run.output.strip() else []
+        for role, message, _ in run_messages(run):
+            if role == "user" or message.strip():
+                heading = "Prompt" if role == "user" else "Answer"
+                about += ["", f"## {number}. {heading}", "", message.rstrip()]
         if run.error_message:
             about += ["", f"> {failure(run.state, run.error_message)}"]
         elif run.ended_at is None:

@@ -70,6 +70,13 @@ class Stage(msgspec.Struct, frozen=True):
     message: str
 
 
+class Prompt(msgspec.Struct, frozen=True):
+    """A further prompt that the agent has received while it works."""
+
+    text: str
+    role: Literal["user"] = "user"
+
+
 class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     """Further facts about a failure."""
 
@@ -168,6 +175,12 @@ class ProgressLine(_Line, frozen=True, kw_only=True, tag="progress"):
     content: Stage
 
 
+class UserMessageLine(_Line, frozen=True, kw_only=True, tag="user_message"):
+    """The agent has received a further prompt."""
+
+    content: Prompt
+
+
 class UsageLine(_Line, frozen=True, kw_only=True, tag="token_usage"):
     """Tokens of this run, once before the end; absent if unknown."""
 
@@ -188,7 +201,7 @@ class DoneLine(_Line, frozen=True, kw_only=True, tag="done"):
 
 _Output = InitLine | MessageLine | ThinkingLine | ToolUseLine | ToolResultLine
 _Interactions = InteractionRequestedLine | InteractionResolvedLine
-Line = _Output | _Interactions | ProgressLine | UsageLine | ErrorLine | DoneLine
+Line = _Output | _Interactions | ProgressLine | UserMessageLine | UsageLine | ErrorLine | DoneLine
 
 
 _OneLine = (
@@ -200,6 +213,7 @@ _OneLine = (
     | events.Waiting
     | events.InteractionResolved
     | events.Progress
+    | events.UserMessage
 )
 """The events with exactly one line."""
 
@@ -263,12 +277,14 @@ class UnifiedEncoder:
                 kind, content = ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error)
             case events.Progress():
                 kind, content = ProgressLine, Stage(event.stage, event.message)
+            case events.UserMessage(text=text):
+                kind, content = UserMessageLine, Prompt(text)
             case events.AwaitingTools():
                 kind, content = ProgressLine, Stage("waiting", "the agent waits for the client's tools")
-            case events.InteractionRequested():
-                kind, content = InteractionRequestedLine, interaction_view(event.interaction)
-            case events.InteractionResolved():
-                kind, content = InteractionResolvedLine, interaction_view(event.interaction)
+            case events.InteractionRequested() | events.InteractionResolved():
+                is_new = isinstance(event, events.InteractionRequested)
+                kind = InteractionRequestedLine if is_new else InteractionResolvedLine
+                content = interaction_view(event.interaction)
             case RunStarted():
                 kind, content = InitLine, self._init(event)
         return kind, content

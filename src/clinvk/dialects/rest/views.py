@@ -21,6 +21,7 @@ from clinvk.types.record import (
     RunKind,
     RunRecord,
     Session,
+    run_messages,
     valid_tag,
     valid_title,
 )
@@ -117,7 +118,7 @@ class Deleted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TurnMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A prompt, or the answer to it."""
+    """A prompt, or an answer; a prompt that an agent receives while it works divides the answer."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -128,11 +129,11 @@ class TurnMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class MessageList(msgspec.Struct, frozen=True, kw_only=True):
-    """The conversation, oldest first; `limit` and `offset` count turns from the newest."""
+    """The conversation, in the order of the turns; `limit` and `offset` count turns from the last."""
 
     session_id: str
     messages: list[TurnMessage]
-    total: Annotated[int, Meta(description="Number of turns; a turn is a prompt with its answer.")]
+    total: Annotated[int, Meta(description="Number of turns; a turn is a run with its prompts and answers.")]
     limit: int
     offset: int
 
@@ -172,18 +173,26 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
     node: Node = msgspec.UNSET
 
 
+class SteeringView(msgspec.Struct, frozen=True):
+    """A further prompt that the agent received while it worked."""
+
+    text: str
+    time: Time
+
+
 class RunView(RunItem, frozen=True, kw_only=True):
     """A run with its outcome."""
 
     queue_position: QueuePosition = msgspec.UNSET
     output: Annotated[str, Meta(description="The answer; empty until the run has ended, and if ephemeral.")]
     request: Annotated[dict[str, object], Meta(description="The other request fields, with settings applied.")]
+    steering: Annotated[list[SteeringView], Meta(description="Further prompts that the agent received.")]
     total_runs: Annotated[int, Meta(description="Number of parts that have started; 0 for a prompt.")]
     runs: Annotated[list[RunItem], Meta(description=f"The parts in order, at most {SHOWN_PARTS}.")]
 
 
 class RunList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Runs, newest first."""
+    """Runs, newest first; those of a session in the order of their turns, the last turn first."""
 
     runs: list[RunItem]
     total: Annotated[int, Meta(description="Number of all items that match the filter.")]
@@ -275,24 +284,24 @@ def run_view(
         queue_position=queue_position or msgspec.UNSET,
         output=run.output,
         request=run.request,
+        steering=[SteeringView(prompt.text, time(prompt.at)) for prompt in run.steering],
         total_runs=total,
         runs=shown,
     )
 
 
 def messages(runs: Iterable[RunRecord]) -> Iterator[TurnMessage]:
-    """Yield the prompts and answers of runs; a run in progress has no answer yet."""
+    """Yield the prompts and answers of runs. A run in progress has no answer yet.
+
+    The last piece of an answer has the usage and the error of the run.
+    """
     for run in runs:
-        yield TurnMessage(role="user", text=run.prompt, time=time(run.created_at), run_id=run.id)
+        parts = [
+            TurnMessage(role=part.role, text=part.text, time=time(part.at), run_id=run.id) for part in run_messages(run)
+        ]
         if run.ended_at is not None:
-            yield TurnMessage(
-                role="assistant",
-                text=run.output,
-                time=time(run.ended_at),
-                run_id=run.id,
-                usage=run.usage,
-                error=run.error_message,
-            )
+            parts[-1] = replace(parts[-1], usage=run.usage, error=run.error_message)
+        yield from parts
 
 
 def patch(body: bytes) -> SessionPatch:

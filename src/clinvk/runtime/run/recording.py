@@ -13,7 +13,15 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
-from clinvk.types.record import LimitWindow, Resume, RunRecord, Session, recorded_options, recorded_result
+from clinvk.types.record import (
+    LimitWindow,
+    Resume,
+    RunRecord,
+    Session,
+    SteeringPrompt,
+    recorded_options,
+    recorded_result,
+)
 from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
@@ -157,6 +165,13 @@ class RunRecorder:
                 forks_parent=False,
             )
         self._has_started = True
+        await self._store_safely(self._store.update(self._record, self.session))
+
+    async def steered(self, prompt: SteeringPrompt) -> None:
+        """Record a further prompt that the agent has received."""
+        if self._stores_text:
+            self._record = replace(self._record, steering=(*self._record.steering, prompt))
+        self.session = self.session and replace(self.session, turn_count=self.session.turn_count + 1)
         await self._store_safely(self._store.update(self._record, self.session))
 
     def save_soon(self, log: EventLog) -> None:

@@ -26,6 +26,7 @@ from clinvk.types.events import (
     ToolCall,
     ToolResult,
     Usage,
+    UserMessage,
     Waiting,
 )
 from clinvk.types.interaction import InteractionAnswer
@@ -283,7 +284,8 @@ class RunIO:
             elif isinstance(event, SteerReply):
                 if self._steerings:  # a channel of a plug-in may reply to a prompt that was not sent
                     prompt, reply = self._steerings.pop(0)
-                    self.events += [Progress("steered", prompt)] if event.is_accepted else []
+                    if event.is_accepted:
+                        self._handle_event(UserMessage(prompt), now)
                     reply.set_result(event.is_accepted)
             elif isinstance(event, Usage):
                 self.used = event

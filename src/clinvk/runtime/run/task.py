@@ -34,11 +34,12 @@ from clinvk.types.events import (
     RunFailed,
     RunResult,
     RunStarted,
+    UserMessage,
     Waiting,
     gather,
 )
 from clinvk.types.interaction import USER, Interaction, InteractionAnswer
-from clinvk.types.record import Resume
+from clinvk.types.record import Resume, SteeringPrompt
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import RunRequest, ToolOutput
 
@@ -296,7 +297,7 @@ class RunTask:
         if (
             io.ending
             or io.limits
-            or any(isinstance(event, RunStarted | Waiting | InteractionResolved) for event in io.events)
+            or any(isinstance(event, RunStarted | Waiting | InteractionResolved | UserMessage) for event in io.events)
             or self._strict_calls.must_check(io.events)
         ):
             return False
@@ -378,6 +379,10 @@ class RunTask:
                 await self.recorder.started(event)
             if isinstance(event, Waiting):
                 self.slot.release()
+            if isinstance(event, UserMessage):
+                self._log(logged, 0)
+                logged = []
+                await self.recorder.steered(SteeringPrompt(event.text, time.time(), len(self.log.text)))
             if isinstance(event, InteractionRequested | InteractionResolved):
                 logged += await self._interactions.record(event)
                 await self._record_waiting()

@@ -44,12 +44,13 @@ async def sessions(db: Connection, query: SessionQuery) -> Page[Session]:
         conditions.append((_TAGGED, readable(query.tag)))
     if query.text:
         conditions.append((_WITH_TEXT, f"%{_escaped(rows.case_folded(query.text))}%"))
-    return await _page(db, SESSIONS, conditions, query.limit, query.offset)
+    return await _page(db, SESSIONS, conditions, query, SESSIONS.newest_first)
 
 
 async def runs(db: Connection, query: RunQuery) -> Page[RunRecord]:
     """List runs."""
-    return await _page(db, RUNS, _equal(query, _RUN_FILTERS), query.limit, query.offset)
+    order = RUNS.newest_first if query.session_id is None else rows.LAST_TURN_FIRST
+    return await _page(db, RUNS, _equal(query, _RUN_FILTERS), query, order)
 
 
 async def current(db: Connection, backend: str, working_dir: str) -> Session | None:
@@ -75,16 +76,14 @@ async def events(db: Connection, run_id: str, after: int, limit: int | None) -> 
     return []
 
 
-async def _page(db: Connection, table: Table[_T], conditions: _Conditions, limit: int, offset: int) -> Page[_T]:
+async def _page(
+    db: Connection, table: Table[_T], conditions: _Conditions, query: SessionQuery | RunQuery, order: str
+) -> Page[_T]:
     where, values = _where(conditions)
     ((total,),) = await db.fetch(f"SELECT count(*) FROM {table.name} {where}", *values)  # noqa: S608 - our own names
-    return Page(tuple(await _items(db, table, conditions, limit, offset)), total)
-
-
-async def _items(db: Connection, table: Table[_T], conditions: _Conditions, limit: int, offset: int) -> list[_T]:
-    where, values = _where(conditions)
-    select = table.select(f"{where} ORDER BY {table.at} DESC, key DESC LIMIT ? OFFSET ?")
-    return [table.read(row) for row in await db.fetch(select, *values, limit, offset)]
+    select = table.select(f"{where} ORDER BY {order} LIMIT ? OFFSET ?")
+    found = await db.fetch(select, *values, query.limit, query.offset)
+    return Page(tuple(map(table.read, found)), total)
 
 
 def _where(conditions: _Conditions) -> tuple[str, list[object]]:

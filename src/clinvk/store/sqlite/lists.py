@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from clinvk.store.protocol import Page, RunQuery, SessionQuery
 from clinvk.store.rows import (
+    LAST_TURN_FIRST,
     RUNS,
     SESSIONS,
     Table,
@@ -112,7 +113,7 @@ def sessions(connection: "sqlite3.Connection", query: SessionQuery, note: Note) 
     """List sessions."""
     with skipping(note):
         if query.text or (query.tag is not None and query.working_dir is not None):
-            keys = _selected(connection, SESSIONS, _session_conditions(connection, query))
+            keys = _selected(connection, SESSIONS, _session_conditions(connection, query), SESSIONS.newest_first)
             return _page(connection, SESSIONS, query, keys, len(keys), note)
         groups = _session_groups(connection, query)
         return _page(connection, SESSIONS, query, groups.in_order(connection), groups.total, note)
@@ -136,7 +137,8 @@ def runs(connection: "sqlite3.Connection", query: RunQuery, note: Note) -> Page[
             conditions = [
                 (f"{'' if name.endswith('_id') else '+'}{name} = ?", (value,)) for name, value in filters.items()
             ]
-            keys = _selected(connection, RUNS, conditions)
+            order = RUNS.newest_first if query.session_id is None else LAST_TURN_FIRST
+            keys = _selected(connection, RUNS, conditions, order)
             return _page(connection, RUNS, query, keys, len(keys), note)
         groups = _groups(connection, "runs", "", query.backend, query.state)
         return _page(connection, RUNS, query, groups.in_order(connection), groups.total, note)
@@ -225,11 +227,11 @@ def _page(
     return Page(items, total, unreadable + len(page_keys) - len(items))
 
 
-def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: _Conditions) -> list[int]:
-    """Return the keys of a list, newest first."""
+def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: _Conditions, order: str) -> list[int]:
+    """Return the keys of a list."""
     where = " AND ".join(condition for condition, _ in conditions)
     values = [value for _, parameters in conditions for value in parameters]
-    select = f"SELECT key FROM {table.name} WHERE {where} ORDER BY {table.at} DESC, key DESC"  # noqa: S608 - our own names
+    select = f"SELECT key FROM {table.name} WHERE {where} ORDER BY {order}"  # noqa: S608 - our own names
     return [key for (key,) in connection.execute(select, values)]
 
 

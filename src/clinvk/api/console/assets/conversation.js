@@ -23,6 +23,14 @@ class Turn {
   }
 }
 
+/** When a turn began, for sorting. Turns that have not begun are last: the next is that of a steering prompt. */
+function beganAt({ run }) {
+  const next = run.request?.on_busy === "steer" ? Number.MAX_VALUE : Infinity;
+  return Date.parse(run.started_at ?? run.ended_at) || next;
+}
+
+const inOrder = (turns) => turns.sort((one, other) => Math.sign(beganAt(one) - beganAt(other)) || 0);
+
 /** `onChange` is called after changes, several at a time. */
 export class Conversation {
   constructor({ sessionId = null, runId = null }, onChange) {
@@ -78,10 +86,11 @@ export class Conversation {
       get(`sessions/${this.sessionId}/messages`, { limit: PAGE, offset }),
       get("runs", { session_id: this.sessionId, limit: PAGE, offset }),
     ]);
-    const texts = new Map(messages.map((message) => [`${message.run_id} ${message.role}`, message.text]));
+    const texts = (run, role) =>
+      messages.filter((message) => message.run_id === run.id && message.role === role).map((message) => message.text);
     const known = new Set(this.turns.map((turn) => turn.run.id));
     const turns = runs.reverse().filter((run) => !known.has(run.id)).map((run) =>
-      new Turn(run, texts.get(`${run.id} user`) ?? run.prompt, texts.get(`${run.id} assistant`)));
+      new Turn(run, texts(run, "user")[0] ?? run.prompt, texts(run, "assistant").join("\n\n")));
     this.turns = [...turns, ...this.turns];
     this.total = total;
     turns.forEach((turn) => this._follow(turn));
@@ -92,6 +101,7 @@ export class Conversation {
     const turn = this.turns.find((each) => each.run.id === run.id);
     if (turn && turn.run !== run) {
       turn.run = { ...turn.run, ...run };
+      inOrder(this.turns);
       this._follow(turn);
       this._changed();
     } else if (!turn && this.session && run.session_id === this.sessionId) {
@@ -102,7 +112,7 @@ export class Conversation {
 
   _addRun(run) {
     const turn = new Turn(run, run.prompt, run.output);
-    this.turns = [...this.turns, turn];
+    this.turns = inOrder([...this.turns, turn]);
     this.total += 1;
     this._follow(turn);
     this._changed();

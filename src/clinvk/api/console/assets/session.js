@@ -117,7 +117,7 @@ class Row extends Component {
   render({ row: { kind, turn, block }, interaction, onShow }) {
     if (turn.isActive && turn.blocks?.current === block) block.isWhole = true; // nothing that grows is clipped
     switch (kind) {
-      case "prompt": return html`<${Prompt} turn=${turn} />`;
+      case "prompt": return html`<${Prompt} text=${block ? block.text : turn.prompt} at=${block ? block.at : turn.run.created_at} />`;
       case "answer": return html`<${Stored} turn=${turn} onShow=${onShow} />`;
       case "active": return html`<${Active} turn=${turn} />`;
       case "text": return html`<${Answer} ...${block} />`;
@@ -131,9 +131,8 @@ class Row extends Component {
   }
 }
 
-const Prompt = ({ turn: { prompt, run } }) => html`
-  <div class="prompt"><${Clipped} text=${prompt || "(not stored)"} />
-    <span class="when"><${Time} at=${run.created_at} /></span></div>`;
+const Prompt = ({ text, at }) => html`
+  <div class="prompt"><${Clipped} text=${text || "(not stored)"} /><span class="when"><${Time} at=${at} /></span></div>`;
 
 /** The stored answer of a turn, until its events are loaded. */
 function Stored({ turn, onShow }) {

@@ -11,8 +11,8 @@ const DROPPED_BLOCKS = 5_000;
 
 /**
  * The blocks of one run, oldest first. A block has `id`, `kind`, and `version`, which counts its changes:
- * `text`, `thinking` (`text`), `tool` (`name`, `input`, `output`, `isError`), `note` (`stage`, `text`), `interaction`
- * (`interaction`), `end` (the content of the event), `error` (`message`, `code`).
+ * `text`, `thinking` (`text`), `tool` (`name`, `input`, `output`, `isError`), `note` (`stage`, `text`),
+ * `prompt` (`text`, `at`), `interaction` (`interaction`), `end` (the content of the event), `error` (`message`, `code`).
  */
 export class RunBlocks {
   constructor(runId) {
@@ -24,7 +24,7 @@ export class RunBlocks {
     this._interactions = new Map();
   }
 
-  add({ type, content }) {
+  add({ type, content, timestamp }) {
     switch (type) {
       case "message": this._addText("text", content.text); break;
       case "thinking": this._addText("thinking", content.text); break;
@@ -33,6 +33,7 @@ export class RunBlocks {
         break;
       case "tool_result": this._addResult(content); break;
       case "progress": this._push("note", { stage: content.stage, text: content.message }); break;
+      case "user_message": this._push("prompt", { text: content.text, at: timestamp }); break;
       case "interaction_requested": case "interaction_resolved": this._addInteraction(content); break;
       case "error": this._end("error", content); break;
       case "done": this._end("end", content); break;
