@@ -21,6 +21,7 @@ async def asked(machine: Machine, backend: str) -> AsyncGenerator[Page]:
         await server.detached(prompt=prompt, backend=backend, approval_mode="ask", workdir=str(machine.project))
         async with opened(server, at=".interaction.pending .diff") as page:
             assert "asked.txt" in str(await page.evaluate(text_of(".interaction h3")))
+            assert await page.evaluate("document.querySelector('.interaction pre')") is None  # the diff says all
             yield page
 
 

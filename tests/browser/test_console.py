@@ -229,6 +229,22 @@ async def test_request_is_denied_with_a_reason_or_allowed_with_another_command(s
 
 
 @needs_browser
+async def test_request_shows_all_that_the_action_does(scripted: Scripted) -> None:
+    """Diff, command and the other fields of the input are shown; a text that the diff or the command has, once."""
+    diff = "--- /srv/a.py\n+++ /srv/a.py\n@@ -7,2 +7,2 @@\n above\n-x = old\n+x = new\n"
+    tool_input = {"file_path": "/srv/a.py", "old_string": "old", "new_string": "new", "replace_all": False}
+    more = {"command": "pytest -x", "mode": "x", "path": "/etc/passwd", "content": "evil"}
+    async with inbox(scripted, tool="Edit", diff=diff, command="pytest -x", input={**tool_input, **more}) as page:
+        shown = "[...document.querySelectorAll('.interaction :is(pre, .diff .text)')].map(each => each.textContent)"
+        texts = json.loads(json.dumps(await page.evaluate(shown)))
+        assert texts[:4] == ["above", "x = old", "x = new", "pytest -x"]
+        assert json.loads(texts[4]) == {"mode": "x", "path": "/etc/passwd", "content": "evil"}
+    async with inbox(scripted, command=None, input={"command": "pytest -x", "content": "evil"}) as page:
+        assert "evil" in str(await page.evaluate(text_of(".interaction")))
+        assert "pytest -x" in str(await page.evaluate(text_of(".interaction")))
+
+
+@needs_browser
 async def test_question_is_answered_with_a_form(scripted: Scripted) -> None:
     options = [{"value": value, "label": "", "description": ""} for value in ("sqlite", "pg")]
     database = {"id": "db", "label": "Database", "options": options, "multiple": False, "other": False}

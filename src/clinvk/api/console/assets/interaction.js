@@ -2,11 +2,10 @@
 
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { get, post } from "./api.js";
-import { Diff } from "./diff.js";
 import { duration, firstLine, pathOf, shortPath } from "./format.js";
 import { live } from "./live.js";
 import { ToolInput } from "./tool.js";
-import { Agent, Code, Form, Problem, Time, announce, stored, useFocus, useTick, visible } from "./ui.js";
+import { Agent, Form, Problem, Time, announce, stored, useFocus, useTick, visible } from "./ui.js";
 
 const RESULTS = {
   allow: "Allowed", allow_session: "Allowed for the session", deny: "Denied", deny_and_stop: "Denied, run stopped",
@@ -108,7 +107,9 @@ export function InteractionCard({ interaction, isInSession }) {
       </header>
       <h3>${visible(interaction.title || interaction.tool || "The agent asks")}</h3>
       ${interaction.note && html`<p class="quiet">${visible(interaction.note)}</p>`}
-      ${mode !== "edit" && (isPending || !isInSession) && html`<${Asked} interaction=${interaction} />`}
+      ${interaction.kind === "approval" && (isPending || !isInSession) && html`
+        <${ToolInput} input=${interaction.input} diff=${interaction.diff ?? undefined} command=${interaction.command}
+          known=${[interaction.title, ...interaction.note.split("\n")]} />`}
       ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
       ${isPending && !mayAnswer && html`<p class="quiet">This API key may not answer the agents of other keys.</p>`}
       ${mayAnswer && (interaction.kind === "question"
@@ -120,13 +121,6 @@ export function InteractionCard({ interaction, isInSession }) {
         <p class="expiry ${left < SOON_MS ? "soon" : ""}">Denied in ${duration(left)} unless answered${
           areKeysOn && keys.map(([key, [, label]]) => html` · <kbd>${key}</kbd> ${label}`)}</p>`}
     </section>`;
-}
-
-function Asked({ interaction: { kind, diff, command, input } }) {
-  if (kind !== "approval") return null;
-  if (diff) return html`<${Diff} text=${diff} />`;
-  if (command) return html`<${Code} text=${command} label="Command" />`;
-  return html`<${ToolInput} input=${input ?? {}} />`;
 }
 
 function ApprovalButtons({ interaction, isBusy, mode, setMode, onAnswer }) {

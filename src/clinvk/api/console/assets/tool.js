@@ -1,11 +1,12 @@
 // A tool call of an agent: what it does, its input as command or diff, and its output.
 
 import { html } from "./vendor/preact.js";
-import { Diff, replacement } from "./diff.js";
+import { Diff, parseDiff, replacement } from "./diff.js";
 import { toolSummary } from "./transcript.js";
 import { Code, visible } from "./ui.js";
 
 const OPEN_DIFF_LINES = 30;
+const ACTION = /^(add|update|delete) /; // before a path, as Codex names a change
 
 /** Return the change of a file that the input of a tool describes as a unified diff, or an empty text. */
 export function diffOf(input) {
@@ -18,12 +19,30 @@ export function diffOf(input) {
   return typeof input.diff === "string" ? input.diff : "";
 }
 
-/** The input of a tool: a command, a diff, or its fields. */
-export function ToolInput({ input, diff = diffOf(input) }) {
-  const command = Array.isArray(input.command) ? input.command.join(" ") : input.command;
-  if (diff) return html`<${Diff} text=${diff} />`;
-  if (typeof command === "string") return html`<${Code} text=${command} label="Command" />`;
-  return Object.keys(input).length ? html`<${Code} text=${JSON.stringify(input, null, 2)} label="Input" />` : null;
+const EDIT = ["old_string", "oldString", "new_string", "newString", "replace_all", "replaceAll"];
+
+/** Return the fields of an input that neither the diff nor one of the `known` texts shows. */
+function rest(input, diff, known) {
+  const paths = new Set(parseDiff(diff).map((file) => file.path));
+  const isEdit = EDIT.some((name) => name in input);
+  const isShown = ([name, value]) => {
+    if (diff && (EDIT.includes(name) || (name === "content" && !isEdit))) return true;
+    if (diff && value && typeof value === "object") return Object.entries(value).every(isShown);
+    return Boolean(value) && (known.includes(value) || paths.has(String(value).replace(ACTION, "")));
+  };
+  return Object.entries(input).filter((field) => !isShown(field));
+}
+
+/** The input of a tool: its diff, its command, and what else it has that is not `known`. */
+export function ToolInput({ input, diff = diffOf(input), command = input.command, known = [] }) {
+  const text = Array.isArray(command) ? command.join(" ") : typeof command === "string" ? command : "";
+  const others = rest(input, diff, [command, diff, ...known]);
+  return html`
+    ${diff && html`<${Diff} text=${diff} />`}
+    ${text && html`<${Code} text=${text} label="Command" />`}
+    ${others.length > 0 && html`
+      ${(diff || text) && html`<p class="quiet">Also in its input:</p>`}
+      <${Code} text=${JSON.stringify(Object.fromEntries(others), null, 2)} label="Input" />`}`;
 }
 
 /** A card of a `tool` block, folded unless it shows a short diff. Whether it is open is remembered in the block. */
