@@ -1,12 +1,15 @@
 """A cluster of real processes: a NATS server, gateways, workers, and the death of each."""
 
 import json
+import socket
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -272,6 +275,40 @@ def test_messages_of_another_cluster_are_ignored(cluster: Cluster) -> None:
             other.sendall(b"PUB clinvk.%s reply 40\r\n%s\r\n" % (subject, b"x" * 40))
         until(lambda: "is not of this cluster" in gateway.said)
         assert prompt(gateway)["output"] == "hello"
+
+
+def _answer_all(broker: socket.socket, answer: bytes) -> None:
+    """Answer all requests at `call.*` and `node.*` until the connection is closed."""
+    broker.sendall(b'CONNECT {"verbose": false}\r\nSUB clinvk.call.* 1\r\nSUB clinvk.node.* 2\r\nPING\r\n')
+    with suppress(OSError), broker.makefile("rb") as lines:
+        for line in lines:
+            if line.startswith(b"MSG "):
+                reply = line.split()[-2]
+                broker.sendall(b"PUB %s %d\r\n%s\r\n" % (reply, len(answer), answer))
+
+
+@pytest.mark.parametrize("answer", [b"\xff\xfe", b"0123456789abcdef", b""])
+def test_answers_of_another_cluster_are_ignored(cluster: Cluster, answer: bytes) -> None:
+    cluster.agent.play(claude_says("hello"), reads=False)
+    with cluster.broker.connect() as other:
+        answering = Thread(target=_answer_all, args=(other, answer))
+        answering.start()
+        try:
+            cluster.worker("one")
+            gateway = cluster.gateway()
+            call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            messages = [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "call_1", "content": "42"},
+            ]
+            tools = [{"type": "function", "function": {"name": "f"}}]
+            body = {"model": "claude", "messages": messages, "tools": tools}
+            response = gateway.client.post("/openai/v1/chat/completions", json=body)
+            assert (response.status_code, "hello" in response.text) == (200, True), response.text
+        finally:
+            other.shutdown(socket.SHUT_RDWR)
+            answering.join()
 
 
 def _start(gateway: Server, **body: object) -> httpx.Response:

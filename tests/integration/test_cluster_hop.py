@@ -229,7 +229,7 @@ async def test_request_to_a_node_that_is_lost_meanwhile_goes_to_the_next(broker:
         members, sent = Members(), list[Message]()
         for process in ("lost", "worker"):
             members.note(Announcement(process=process, node=process))
-        gateway = Gateway(cast(Services, None), both.of_gateway, both.gateway, members)
+        gateway = Gateway(cast(Services, None), both.gateway, members)
         state = {"request_id": "1", "key_name": "", "client": ""}
         scope: Scope = {
             "type": "http",
@@ -577,15 +577,15 @@ def test_broker_with_tls_is_trusted_by_the_file_of_certificates_only(tmp_path: P
     create = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", certificate, *subject)
     subprocess.run(create, check=True, capture_output=True)
 
-    async def answer(url: str, ca_file: str) -> bytes:
+    async def answer(url: str, ca_file: str) -> str:
         settings = ClusterSettings(url=url, ca_file=ca_file)
         async with connected(settings) as broker, connected(settings) as other:
-            await broker.subscribe("question", lambda received: broker.send(received.reply, b"answer"))
-            return await other.request("question", b"", 5) or b""
+            await broker.subscribe("question", partial(broker.answer, "worker", SIGNER))
+            return await other.process_at("question", SIGNER, 5)
 
     with NatsServer(tmp_path, "--tls", f"--tlscert={certificate}", f"--tlskey={key}") as broker:
         url = broker.url.replace("nats:", "tls:")
-        assert asyncio.run(answer(url, str(certificate))) == b"answer"
+        assert asyncio.run(answer(url, str(certificate))) == "worker"
         with pytest.raises(ConfigError, match="certificate verify failed"):
             asyncio.run(answer(url, ""))
         with pytest.raises(ConfigError, match="'/nowhere' cannot be read"):
@@ -638,14 +638,14 @@ def test_account_of_nats_is_used_with_its_credentials_file_only(tmp_path: Path) 
     for name, text in files.items():
         (tmp_path / name).write_text(text)
 
-    async def connect(name: str) -> bytes:
+    async def connect(name: str) -> str:
         settings = ClusterSettings(url=broker.url, credentials=str(tmp_path / name) if name else "")
         async with connected(settings) as one, connected(settings) as other:
-            await one.subscribe("question", lambda received: one.send(received.reply, b"answer"))
-            return await other.request("question", b"", 5) or b""
+            await one.subscribe("question", partial(one.answer, "worker", SIGNER))
+            return await other.process_at("question", SIGNER, 5)
 
     with NatsServer(tmp_path, "-c", str(config)) as broker:
-        assert asyncio.run(connect("right")) == b"answer"
+        assert asyncio.run(connect("right")) == "worker"
         for name, message in {
             "": "Authorization",
             "stranger": "Authorization",

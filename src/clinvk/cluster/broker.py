@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import ssl
 from collections import deque
@@ -15,7 +16,7 @@ from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from clinvk.cluster.messages import MESSAGE_BYTES
+from clinvk.cluster.messages import MESSAGE_BYTES, InvalidMessage, Signer
 from clinvk.config.model import ClusterSettings
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import ConfigError
@@ -108,11 +109,17 @@ class Broker:
             if not self._is_closing:
                 await self._wake.wait()
 
-    async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes | None:
-        """Send a message, and return the answer; None if nobody receives the subject, or answers in time."""
-        with suppress(errors.Error, OSError, TimeoutError):
-            return (await self._client.request(f"{PREFIX}.{subject}", data, timeout=timeout_s)).data
-        return None
+    async def process_at(self, subject: str, signer: Signer, timeout_s: float) -> str:
+        """Return the id of the process that answers at a subject; empty if none of this cluster answers in time."""
+        nonce = os.urandom(16)
+        with suppress(errors.Error, OSError, TimeoutError, InvalidMessage):
+            answer = await self._client.request(f"{PREFIX}.{subject}", nonce, timeout=timeout_s)
+            return signer.answer(answer.data, subject, nonce)
+        return ""
+
+    def answer(self, process: str, signer: Signer, received: Received) -> None:
+        """Answer a message of `process_at`."""
+        self.send(received.reply, signer.sign_answer(process, received.subject, received.data))
 
     async def subscribe(self, subject: str, receive: Receiver) -> Callable[[], None]:
         """Call `receive` for each message from now on, in order. Return a function that ends the subscription."""

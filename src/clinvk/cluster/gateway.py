@@ -31,7 +31,6 @@ from clinvk.api.http.response import (
 )
 from clinvk.backends import registry as backends
 from clinvk.cluster import messages
-from clinvk.cluster.broker import Broker
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.members import Member, Members, Target, is_retryable
 from clinvk.cluster.messages import RequestHead, ResponseHead
@@ -69,9 +68,8 @@ _StreamError = Callable[[ClinvkError, str, int], bytes]
 class Gateway:
     """Passes the requests of a server on to the nodes."""
 
-    def __init__(self, services: Services, broker: Broker, gateway_end: GatewayEnd, members: Members) -> None:
+    def __init__(self, services: Services, gateway_end: GatewayEnd, members: Members) -> None:
         self._services = services
-        self._broker = broker
         self._gateway_end = gateway_end
         self._members = members
 
@@ -217,8 +215,8 @@ class Gateway:
             return ""
         for key in (turn.last_call, turn.before_calls + turn.last_call):
             subject = f"call.{messages.call_subject(key_name, key)}"
-            if answer := await self._broker.request(subject, b"", _CALL_TIMEOUT_S):
-                return answer.decode()
+            if process := await self._gateway_end.process_at(subject, _CALL_TIMEOUT_S):
+                return process
         return ""
 
     async def _node_of_session(self, request: RunRequest) -> str:

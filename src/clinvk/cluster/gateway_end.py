@@ -165,6 +165,10 @@ class GatewayEnd:
             if not response.is_over:
                 send(Frame(Kind.CANCEL, 0))
 
+    async def process_at(self, subject: str, timeout_s: float) -> str:
+        """Return the id of the process that answers at a subject; empty if none of this cluster answers in time."""
+        return await self._broker.process_at(subject, self._signer, timeout_s)
+
     def on_lost(self, process: str) -> None:
         """End the streams of a worker that is lost."""
         for response in self._streams.values():

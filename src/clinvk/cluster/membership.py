@@ -130,16 +130,17 @@ class Membership:
                 await stack.enter_async_context(in_background(worker.repeat_ends()))
                 members.on_lost.append(worker.on_lost)
                 members.on_interrupted.append(worker.probe)
-                services.parked_runs.on_call = ParkedCalls(broker, self._process, services.background).change
+                answer = partial(broker.answer, self._process, signer)
+                services.parked_runs.on_call = ParkedCalls(broker, answer, services.background).change
                 services.access.keys.trusts_gateways = True
                 services.live.forward = partial(self._forward_change, broker)
                 self._slots = services.runs.slots
                 self._slots.on_limited = self._announce_soon.set
                 members.on_lost.append(self._count_elsewhere)
                 name = f"node.{self._settings.cluster.node}"
-                await broker.subscribe(name, lambda received: broker.send(received.reply, self._process.encode()))
+                await broker.subscribe(name, answer)
             if self.listens:
-                self._gateway = Gateway(services, broker, gateway_end, members)
+                self._gateway = Gateway(services, gateway_end, members)
                 services.inventory.of_cluster = partial(self._backends, broker)
                 services.live.only_forwarded = not self.runs_agents
                 broker.on_reconnect.append(services.live.reset)
@@ -256,7 +257,7 @@ class Membership:
 
     async def _refuse_duplicate(self, broker: Broker) -> None:
         node = self._settings.cluster.node
-        if node and await broker.request(f"node.{node}", b"", _ANSWER_TIMEOUT_S):
+        if node and await broker.process_at(f"node.{node}", self._signer, _ANSWER_TIMEOUT_S):
             raise self._name_is_used()
 
     def _backends(self, broker: Broker) -> list[BackendInfo]:

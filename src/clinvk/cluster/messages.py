@@ -233,6 +233,14 @@ class Signer:
         """Read a frame. Raises `InvalidMessage`."""
         return decode_frame(self._verified(f"{reply} {worker}", data))
 
+    def sign_answer(self, process: str, subject: str, nonce: bytes) -> bytes:
+        """Return the id of a process as the signed answer to a request, whose data is the nonce."""
+        return self._signed(f"{subject} {nonce.hex()}", process.encode())
+
+    def answer(self, data: bytes, subject: str, nonce: bytes) -> str:
+        """Read an answer to a request. Raises `InvalidMessage`."""
+        return self._verified(f"{subject} {nonce.hex()}", data).decode()
+
     def _signed(self, context: str, data: bytes) -> bytes:
         return self._signature(context, data) + data
 

@@ -12,7 +12,7 @@ from clinvk.api.endpoints.parked_runs import ParkedRun
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import send_error
 from clinvk.api.server.app import create_app
-from clinvk.cluster.broker import Broker, Received
+from clinvk.cluster.broker import Broker, Receiver
 from clinvk.cluster.messages import RequestHead, call_subject
 from clinvk.cluster.parts import PATH, serve_part
 from clinvk.types.errors import ShuttingDown
@@ -56,9 +56,9 @@ class ParkedCalls:
     The broker reports a request without a subscriber at once, so a gateway learns that a call does not wait.
     """
 
-    def __init__(self, broker: Broker, process: str, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, broker: Broker, answer: Receiver, tasks: asyncio.TaskGroup) -> None:
         self._broker = broker
-        self._process = process
+        self._answer = answer
         self._tasks = tasks
         self._subscriptions: dict[str, asyncio.Task[Callable[[], None]]] = {}
 
@@ -74,6 +74,3 @@ class ParkedCalls:
         with suppress(errors.Error, OSError):  # the connection is closed: the worker stops
             return await self._broker.subscribe(subject, self._answer)
         return lambda: None
-
-    def _answer(self, received: Received) -> None:
-        self._broker.send(received.reply, self._process.encode())
