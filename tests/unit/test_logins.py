@@ -109,6 +109,17 @@ def test_logout_ends_only_its_own_login() -> None:
     assert table.find(request(other))
 
 
+def test_logins_by_one_key_end_no_login_by_another() -> None:
+    ben = ApiKey(name="ben", digest=digest_of("other"))
+    table = Logins(ApiKeys([ANA, ben]))
+    first, link = table.log_in(ben), table.redeem(table.create_token())
+    assert link
+    cookies = [table.log_in(ANA) for _ in range(1000)]
+    assert table.find(request(first))
+    assert table.find(request(link))
+    assert [bool(table.find(request(cookie))) for cookie in cookies] == [False] * 980 + [True] * 20
+
+
 def test_number_of_logins_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The login without a request for the longest time is dropped."""
     monkeypatch.setattr(logins, "_MAX_SECRETS", 3)

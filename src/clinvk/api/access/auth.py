@@ -31,6 +31,7 @@ TOKEN_S = 60.0
 """How long a token can be used."""
 
 _MAX_SECRETS = 1000
+_MAX_LOGINS_OF_KEY = 20
 _PATHS = "/api/v1/"
 _OWNER = ""
 """Stands for the digest of a key in the logins of the user who runs the server."""
@@ -56,13 +57,13 @@ class Logins:
         return self._tokens.add(secrets.token_urlsafe(32), _OWNER)
 
     def log_in(self, key: ApiKey) -> str:
-        """Return the cookie of a new login."""
-        return self._cookies.add(secrets.token_urlsafe(32), key.digest)
+        """Return the cookie of a new login. It ends the login of the key that was used least recently, of many."""
+        return self._begin(key.digest)
 
     def redeem(self, token: str) -> str | None:
         """Return the cookie of a new login, or None if the token was used before or has expired."""
         owner = self._tokens.take(token)
-        return None if owner is None else self._cookies.add(secrets.token_urlsafe(32), owner)
+        return None if owner is None else self._begin(owner)
 
     def log_out(self, scope: Scope) -> None:
         """End the login of a request, if any."""
@@ -78,6 +79,10 @@ class Logins:
             return None
         self._cookies.add(cookie, digest)
         return Login(key, has_cookie=True)
+
+    def _begin(self, owner: str) -> str:
+        self._cookies.drop_first(owner, _MAX_LOGINS_OF_KEY)
+        return self._cookies.add(secrets.token_urlsafe(32), owner)
 
 
 def cookie_name(scope: Scope) -> str:
@@ -104,6 +109,12 @@ class _Secrets:
             del self._entries[next(iter(self._entries))]
         self._entries[digest_of(secret)] = (text, self._now() + self._lifetime_s)
         return secret
+
+    def drop_first(self, text: str, most: int) -> None:
+        """Drop the first secret with a text if there are at least `most` of them."""
+        found = [digest for digest, (other, _) in self._entries.items() if other == text]
+        if len(found) >= most:
+            del self._entries[found[0]]
 
     def take(self, secret: str) -> str | None:
         """Remove a secret. Return its text, or None if the secret is unknown or has expired."""
