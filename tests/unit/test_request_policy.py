@@ -145,6 +145,23 @@ def test_alias_is_allowed_if_its_model_is_allowed(pattern: str, backend: str, mo
         assert refused(policy, request).field == "model"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "backend", "model", "may"),
+    [
+        ("codex/*", "claude", "codex/gpt-5.5", False),
+        ("cod?x/*", "claude", "codex/gpt-5.5", False),
+        ("codex/gpt-5.5", "claude", "codex/gpt-5.5", False),
+        ("codex/*", "codex", "codex/gpt-5.5", True),
+        ("claude/codex/*", "claude", "codex/gpt-5.5", True),
+        ("*", "claude", "codex/gpt-5.5", True),
+        ("anthropic/*", "claude", "anthropic/opus", True),
+        ("codex", "claude", "codex", True),
+    ],
+)
+def test_pattern_of_a_backend_allows_no_model_of_another(pattern: str, backend: str, model: str, may: bool) -> None:
+    assert policy_of(PolicySettings(allowed_models=(pattern,))).has_model(backend, model) is may
+
+
 def test_configured_model_bypasses_allowed_models() -> None:
     policy = policy_of(PolicySettings(allowed_models=("haiku",)), backends={"claude": BackendSettings(model="opus")})
     assert policy.completed(ASKED).model == "opus"

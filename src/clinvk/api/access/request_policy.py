@@ -25,6 +25,7 @@ class RequestPolicy:
         self._settings = settings
         self._policy = policy
         self._registry = registry
+        self._prefixes = tuple(f"{name}/" for name in registry)
         self._approval = modes_up_to(APPROVAL, policy.max_approval_mode)
         self._sandbox = modes_up_to(SANDBOX, policy.max_sandbox_mode)
         self._allows_all_modes = self._approval == APPROVAL and self._sandbox == SANDBOX
@@ -64,9 +65,13 @@ class RequestPolicy:
         return not self._policy.allowed_backends or backend in self._policy.allowed_backends
 
     def has_model(self, backend: str, model: str) -> bool:
-        """Return whether requests may choose a model of a backend. For an alias, check the resolved model too."""
-        resolved = self._registry[backend].aliases.get(model) or model
-        names = (model, resolved, f"{backend}/{model}", f"{backend}/{resolved}")
+        """Return whether requests may choose a model of a backend. For an alias, check the resolved model too.
+
+        A pattern such as `codex/*` must not match a model of another backend that is named `codex/…`.
+        """
+        models = (model, self._registry[backend].aliases.get(model) or model)
+        names = [f"{backend}/{name}" for name in models]
+        names += [name for name in models if not name.startswith(self._prefixes)]
         allowed = self._policy.allowed_models
         return not allowed or any(fnmatchcase(name, pattern) for pattern in allowed for name in names)
 
