@@ -37,6 +37,23 @@ def test_variables_reserved_for_clinvk_never_reach_agents(name: str) -> None:
     assert found == {**ENVIRON, "CLINVK_DEPTH": "1"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_CLIENT_KEY"),
+        *("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"),
+        *("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLKEY"),
+    ],
+)
+def test_logins_of_libraries_reach_an_agent_only_by_its_own_setting(name: str) -> None:
+    environ = {**ENVIRON, name: "a"}
+    settings = Settings(agents=AgentSettings(env_allow=("*",)))
+    assert name not in executables.environment("claude", settings, environ)
+    settings = Settings(backends={"claude": BackendSettings(env={name: "b"})})
+    assert executables.environment("claude", settings, environ)[name] == "b"
+    assert name not in executables.environment("codex", settings, environ)
+
+
 def test_env_allow_limits_inherited_variables() -> None:
     settings = Settings(
         agents=AgentSettings(env_allow=("ANTHROPIC_*",)), backends={"claude": BackendSettings(env={"MINE": "m"})}

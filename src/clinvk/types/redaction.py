@@ -115,10 +115,23 @@ _OF_CLINVK = (
 )
 """Variables for clinvk alone, compared without regard to case."""
 
+_OF_LIBRARIES = (
+    *(f"OTEL_EXPORTER_OTLP_{signal}HEADERS" for signal in ("", "TRACES_", "METRICS_", "LOGS_")),
+    *(f"OTEL_EXPORTER_OTLP_{signal}CLIENT_KEY" for signal in ("", "TRACES_", "METRICS_", "LOGS_")),
+    *("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLKEY"),
+)
+"""Variables with logins that clinvk's libraries read: the logins of the collector of traces and of the database."""
+
+
+def is_reserved(variable: str) -> bool:
+    """Return whether a variable is for clinvk alone, so that no setting can pass the variable to an agent."""
+    return variable.upper() in _OF_CLINVK
+
 
 def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return an environment without the variables for clinvk alone."""
-    return {name: value for name, value in environ.items() if name.upper() not in _OF_CLINVK}
+    """Return an environment without the variables for clinvk alone, and without the logins that its libraries read."""
+    hidden = (*_OF_CLINVK, *_OF_LIBRARIES)
+    return {name: value for name, value in environ.items() if name.upper() not in hidden}
 
 
 def names_secret(variable: str) -> bool:

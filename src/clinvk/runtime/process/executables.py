@@ -17,7 +17,7 @@ from clinvk.runtime.process import landlock, private_folder, tool_bridge
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import BackendUnavailable, ClinvkError
-from clinvk.types.redaction import without_secrets
+from clinvk.types.redaction import is_reserved, without_secrets
 
 
 class ProgramResult(NamedTuple):
@@ -109,8 +109,8 @@ def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) ->
 def environment(backend: str, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return the environment for a backend's CLI: inherited variables, variables from the settings, and the depth."""
     depth = str(rules.nesting_depth(environ) + 1)
-    own = settings.backend(backend).env
-    return without_secrets({**inherited(settings, environ), **own, rules.DEPTH_VARIABLE: depth})
+    own = {name: value for name, value in settings.backend(backend).env.items() if not is_reserved(name)}
+    return {**without_secrets(inherited(settings, environ)), **own, rules.DEPTH_VARIABLE: depth}
 
 
 def inherited(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
