@@ -249,7 +249,11 @@ def test_text_read_by_a_client_survives_a_server_kill(scripted: Scripted) -> Non
             stored = _followed(client, run_id, 0)
             for after in (len(stored) - 1, len(stored), last_id, last_id + 1000):
                 assert _followed(client, run_id, after)[-1] == stored[-1]
-            assert record(stored[-1], "content")["message"] == "clinvk ended while the run was under way"
+            ending = record(stored[-1], "content")
+            expected = ("interrupted", "the run was interrupted: its clinvk process ended")
+            assert (ending["code"], ending["message"]) == expected
+            run = client.get(f"/api/v1/runs/{run_id}").json()
+            assert (run["error_code"], run["error"]) == expected
             told = client.get(f"/api/v1/runs/{run_id}/events?after={stored[-1]['sequence']}")
             assert told.status_code == 204, "a browser would ask for ever"
 

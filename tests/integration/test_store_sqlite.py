@@ -448,14 +448,18 @@ async def test_runs_of_a_dead_process_are_interrupted_and_their_session_can_be_r
     async with SqliteStore(home) as store:
         left = await store.session(session_id)
         assert (left.status, left.backend_session_id) == ("paused", "handle")
-        assert left.error_message == "clinvk ended while the run was under way"
+        assert left.error_message == "the run was interrupted: its clinvk process ended"
         record = await store.run(run_id)
-        assert (record.state, record.error_message) == ("interrupted", left.error_message)
+        assert (record.state, record.error_code, record.error_message) == (
+            "interrupted",
+            "interrupted",
+            left.error_message,
+        )
         events = await store.events(run_id)
         assert events[:2] == log(TextDelta("half "), TextDelta("an ans"))
         assert record.ended_at == events[1].at
         (last,) = events[2:]
-        assert last.event == RunFailed("internal_error", left.error_message)
+        assert last.event == RunFailed("interrupted", left.error_message)
         assert last.number > 100_000, "a client may have read many events that were not stored"
         assert (await turn(store, left)).state == "finished"
     assert list((home / "owners").iterdir()) == []

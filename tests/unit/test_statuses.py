@@ -11,6 +11,7 @@ from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import RateLimited
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.rest.rest import Rest
+from clinvk.store.rows import INTERRUPTED
 from clinvk.types import errors
 from clinvk.types.errors import AgentFailed, AmbiguousId, ClinvkError, QueueFull
 
@@ -76,10 +77,16 @@ def test_error_raised_from_itself_is_reported_unchanged() -> None:
     assert errors.exhausted(error) is None
 
 
-def test_only_internal_errors_return_500() -> None:
+def test_only_internal_errors_and_ended_runs_return_500() -> None:
     """A new kind needs a status, unless its ancestor has one."""
     unknown = {kind for kind in kinds() if statuses(kind) == {500}}
-    assert unknown == {ClinvkError, errors.ConfigError, errors.Cancelled}
+    assert unknown == {ClinvkError, errors.ConfigError, errors.Cancelled, errors.Interrupted}
+
+
+@pytest.mark.parametrize("dialect", [Rest(), OpenAIChat(), Anthropic()])
+def test_end_of_the_process_of_a_run_has_its_code_in_each_dialect(dialect: base.Dialect) -> None:
+    _, body = dialect.error(errors.failure(INTERRUPTED.code, INTERRUPTED.message), "r")
+    assert b'"interrupted"' in body
 
 
 def test_unavailable_store_returns_503() -> None:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.store.protocol import FIXED_RUN_FIELDS, FIXED_SESSION_FIELDS, SEARCHED_CHARS
-from clinvk.types.errors import Cancelled, ClinvkError, StoreUnavailable
+from clinvk.types.errors import Cancelled, ClinvkError, Interrupted, StoreUnavailable
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord, Session, with_tags
@@ -312,7 +312,7 @@ def _ticks(at: float) -> int:
 _UNSAVED = 1_000_000
 """An upper bound for the number of unstored events that clients may have read when a run was interrupted."""
 
-INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
+INTERRUPTED = RunFailed(Interrupted.code, "the run was interrupted: its clinvk process ended")
 WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started")
 NOT_KEPT = RunFailed(ClinvkError.code, "the store refused the record of the end of the run")
 

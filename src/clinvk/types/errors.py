@@ -23,6 +23,7 @@
     ├─ NodeUnavailable            node_unavailable
     ├─ TimedOut                   timed_out
     ├─ Cancelled                  cancelled
+    ├─ Interrupted                interrupted
     └─ AgentFailed                agent_failed
        ├─ AgentUnauthenticated    agent_unauthenticated
        ├─ AgentRateLimited        agent_rate_limited
@@ -221,6 +222,12 @@ class Cancelled(ClinvkError):
     DEFAULT_MESSAGE: ClassVar[str] = "the run was cancelled"
 
 
+class Interrupted(ClinvkError):
+    """The clinvk process of the run ended while the run was under way."""
+
+    code = "interrupted"
+
+
 class AgentFailed(ClinvkError):
     """The agent ran and reported a failure."""
 
@@ -335,7 +342,7 @@ def agent_code(status: int | None) -> str:
 _ENDINGS: dict[str, type[ClinvkError]] = {
     kind.code: kind
     for kind in (
-        *(InvalidRequest, SessionNotFound, NotResumable, NodeUnavailable, TimedOut, Cancelled),
+        *(InvalidRequest, SessionNotFound, NotResumable, NodeUnavailable, TimedOut, Cancelled, Interrupted),
         *(AgentFailed, *AgentFailed.__subclasses__(), AgentUnpaid),
     )
 }
