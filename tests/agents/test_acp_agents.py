@@ -325,7 +325,7 @@ async def test_tools_of_a_client_are_called(machine: Machine, name: str, mode: s
             base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="k", default_headers={"x-clinvk-tools": mode}
         ) as client,
     ):
-        for city in ("Rome", "Oslo"):
+        for city, text in (("Rome", "42"), ("Oslo", "sun in Oslo")):
             done = await client.chat.completions.create(model=name, messages=messages, tools=cast("Any", TOOLS))
             message = done.choices[0].message
             [made] = message.tool_calls or []
@@ -336,13 +336,14 @@ async def test_tools_of_a_client_are_called(machine: Machine, name: str, mode: s
             assert run
             calls = [entry.event.name for entry in run.log.since(0) if isinstance(entry.event, ToolCall)]
             assert calls == ["get_weather"] * (1 if city == "Rome" else 2)
-            output = {"role": "tool", "tool_call_id": made.id, "content": f"sun in {city}"}
+            output = {"role": "tool", "tool_call_id": made.id, "content": text}
             messages += [message.model_dump(exclude_none=True), output]
         stream = await client.chat.completions.create(
             model=name, messages=messages, tools=cast("Any", TOOLS), stream=True
         )
         said = "".join([part.choices[0].delta.content or "" async for part in stream if part.choices])
         assert "sun in Oslo" in said
+        assert '"42"' in said, said
     offered = {str(tool["name"]) for body in machine.requests(call) for tool in records(body, "tools")}
     assert (offered == {CLIENT_TOOL[name]}) == (mode == "client"), offered
     assert not machine.leftover_processes()

@@ -278,3 +278,100 @@ async def test_gemini_with_client_tools_obeys_no_file_of_the_project(machine: Ma
     assert declared == ["mcp_client_get_weather"]
     assert "marked text" not in json.dumps(request)
     assert not (machine.project / "started").exists()
+
+
+OUTPUTS = {
+    "number": ["42"],
+    "list": ["[1,2]"],
+    "null": ["null"],
+    "true": ["true"],
+    "quoted": ['"s"'],
+    "empty": [""],
+    "object": ['{"a":1}'],
+    "object with content": ['{"content":[{"type":"text","text":"x"}]}'],
+    "other letters": ["schön 雨 🌧"],
+    "long": ["word " * 60_000],
+    "two parts": ["one", "two"],
+}
+"""The texts of outputs, by the argument of the call."""
+
+NO_OUTPUT = {"claude": "(get_weather completed with no output)"}
+"""What the model sees of an empty output, by agent."""
+
+FUNCTION = FUNCTIONS[0]["function"]
+REQUESTS = {
+    "chat": ("/openai/v1/chat/completions", "messages", {"tools": FUNCTIONS}),
+    "responses": ("/openai/v1/responses", "input", {"tools": [{"type": "function", **FUNCTION}]}),
+    "messages": (
+        "/anthropic/v1/messages",
+        "messages",
+        {"tools": [{"name": "get_weather", "input_schema": WEATHER}], "max_tokens": 9},
+    ),
+}
+"""The path, the field of the conversation, and other fields, by API."""
+
+
+def output_of(arguments: str, kind: str) -> object:
+    texts = OUTPUTS[json.loads(arguments)["city"]]
+    return texts[0] if len(texts) == 1 else [{"type": kind, "text": text} for text in texts]
+
+
+def answered(answer) -> list[object]:
+    """Return the answer of an API with calls, and the outputs, as parts of the next conversation."""
+    if choices := answer.get("choices"):
+        message = choices[0]["message"]
+        calls = [(call["id"], call["function"]["arguments"]) for call in message["tool_calls"]]
+        return [
+            message,
+            *({"role": "tool", "tool_call_id": id_, "content": output_of(each, "text")} for id_, each in calls),
+        ]
+    if items := answer.get("output"):
+        calls = [(call["call_id"], call["arguments"]) for call in items]
+        kind = "function_call_output"
+        return [
+            *items,
+            *({"type": kind, "call_id": id_, "output": output_of(each, "input_text")} for id_, each in calls),
+        ]
+    calls = [(use["id"], json.dumps(use["input"])) for use in answer["content"]]
+    results = [{"type": "tool_result", "tool_use_id": id_, "content": output_of(each, "text")} for id_, each in calls]
+    return [{"role": "assistant", "content": answer["content"]}, {"role": "user", "content": results}]
+
+
+def seen_outputs(request, cli: str) -> dict[str, str]:
+    """Return what the model sees of the outputs, by the argument of the call."""
+    if cli == "gemini":
+        parts = [part for content in request["contents"] for part in content["parts"]]
+        calls = [part["functionCall"]["args"]["city"] for part in parts if "functionCall" in part]
+        answers = [part["functionResponse"]["response"] for part in parts if "functionResponse" in part]
+        texts = [each.get("output", str(each or "")) for each in answers]
+        marks = ("<untrusted_context>\n", "\n</untrusted_context>")
+        return {city: text.replace(marks[0], "").replace(marks[1], "") for city, text in zip(calls, texts, strict=True)}
+    if cli == "codex":
+        calls = {item["call_id"]: json.loads(item["arguments"]) for item in request["input"] if "arguments" in item}
+        answers = {item["call_id"]: item["output"] for item in request["input"] if "output" in item}
+    else:
+        blocks = [block for message in request["messages"] for block in message["content"] if isinstance(block, dict)]
+        calls = {block["id"]: block["input"] for block in blocks if block["type"] == "tool_use"}
+        answers = {block["tool_use_id"]: block["content"] for block in blocks if block["type"] == "tool_result"}
+    texts = {
+        id_: each if isinstance(each, str) else "\n".join(part["text"] for part in each)
+        for id_, each in answers.items()
+    }
+    return {call["city"]: texts[id_] for id_, call in calls.items()}
+
+
+@pytest.mark.parametrize("api", REQUESTS)
+@pytest.mark.parametrize("cli", CLIS)
+async def test_model_gets_each_output_as_the_client_sends_it(machine: Machine, cli: str, api: str) -> None:
+    path, conversation, fields = REQUESTS[api]
+    calls = " ".join(call_of(cli, name) for name in OUTPUTS)
+    messages: list[object] = [{"role": "user", "content": f"[[together]] {calls}"}]
+    async with clients(machine) as each:
+        body = {"model": cli, **fields}
+        first = (await each.server.client.post(path, json={**body, conversation: messages})).json()
+        messages += answered(first)
+        second = await each.server.client.post(path, json={**body, conversation: messages})
+        assert second.status_code == 200, second.text
+        assert await each.runs() == 1
+    expected = {name: "\n".join(texts) or NO_OUTPUT.get(cli, "") for name, texts in OUTPUTS.items()}
+    assert seen_outputs(machine.requests()[-1], cli) == expected

@@ -129,7 +129,8 @@ def test_run_awaits_outputs_once_no_further_call_follows() -> None:
     image = Image("image/png", b"x")
     answer = json.loads(process.channel.answer("run", ToolOutput("call_run1", ("no", image), is_error=True)))
     content = [{"type": "text", "text": "no"}, {"type": "image", "data": "eA==", "mimeType": "image/png"}]
-    assert answer == {"jsonrpc": "2.0", "id": 8, "result": {"content": content, "isError": True}}
+    result: dict[str, object] = {"content": content, "isError": True, "structuredContent": {}}
+    assert answer == {"jsonrpc": "2.0", "id": 8, "result": result}
     process.prints(type="tool_result", tool_id="t2", status="error", output="no")
     assert process.events[4:] == [ToolResult("call_run1", "no", is_error=True)]
 

@@ -1,6 +1,6 @@
 """The client's tools as an MCP server, pure (https://modelcontextprotocol.io/specification)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 
 import msgspec
@@ -74,16 +74,17 @@ _MESSAGES = msgspec.json.Decoder(McpMessage)
 
 
 class BridgedServer:
-    """The server of one process, whose agent reaches clinvk through the tool bridge.
+    """The server of one process, whose agent reaches clinvk through the tool bridge. `extra` extends each result.
 
     The ids of calls are clinvk's own. Agents send the calls of one answer without a pause, so the answer to a ping
     after the last call shows that no further call follows.
     """
 
-    def __init__(self, tools: tuple[ClientTool, ...]) -> None:
+    def __init__(self, tools: tuple[ClientTool, ...], extra: Mapping[str, object] = {}) -> None:
         called = tool_names(tools, lambda name: name[:_MAX_NAME_CHARS])
         self.names = {name: own for own, name in called.items()}
         self._tools = tuple(replace(tool, name=called[tool.name]) for tool in tools)
+        self._extra = extra
         self._numbers = count()
         self._waiting: dict[str, int | str | None] = {}
         self._ping = ""
@@ -107,7 +108,7 @@ class BridgedServer:
 
     def answer(self, output: ToolOutput) -> bytes:
         """Return the answer to a call."""
-        return _encode({"id": self._waiting.pop(output.call_id), "result": call_result(output)})
+        return _encode({"id": self._waiting.pop(output.call_id), "result": {**call_result(output), **self._extra}})
 
 
 def _encode(message: dict[str, object]) -> bytes:

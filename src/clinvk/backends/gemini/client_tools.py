@@ -24,6 +24,9 @@ _PREFIX = f"mcp_{SERVER}_"
 
 _TIMEOUT_MS = 24 * 60 * 60 * 1000
 _MAX_CHARS = 1 << 30
+_EXTRA: dict[str, object] = {"structuredContent": {}}
+"""Without the field, the CLI copies a text that is JSON into the field, and then refuses all but objects."""
+
 _ADDED = "wait_for_previous"
 """A parameter that the CLI adds to each tool."""
 
@@ -52,7 +55,7 @@ class ClientToolsChannel(OneShotChannel):
 
     def __init__(self, tools: tuple[ClientTool, ...]) -> None:
         super().__init__(GeminiDecoder(), prompt_delivery.stdin)
-        self._server = BridgedServer(tools)
+        self._server = BridgedServer(tools, _EXTRA)
         self._printed: dict[str, tuple[str, dict[str, object]]] = {}
         self._call_ids: dict[str, str] = {}
 
