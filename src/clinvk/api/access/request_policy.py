@@ -25,7 +25,6 @@ class RequestPolicy:
         self._settings = settings
         self._policy = policy
         self._registry = registry
-        self._prefixes = tuple(f"{name}/" for name in registry)
         self._approval = modes_up_to(APPROVAL, policy.max_approval_mode)
         self._sandbox = modes_up_to(SANDBOX, policy.max_sandbox_mode)
         self._allows_all_modes = self._approval == APPROVAL and self._sandbox == SANDBOX
@@ -69,11 +68,12 @@ class RequestPolicy:
 
         A pattern such as `codex/*` must not match a model of another backend that is named `codex/…`.
         """
+        if not self._policy.allowed_models:
+            return True
         models = (model, self._registry[backend].aliases.get(model) or model)
         names = [f"{backend}/{name}" for name in models]
-        names += [name for name in models if not name.startswith(self._prefixes)]
-        allowed = self._policy.allowed_models
-        return not allowed or any(fnmatchcase(name, pattern) for pattern in allowed for name in names)
+        names += [name for name in models if not ("/" in name and name.partition("/")[0] in self._registry)]
+        return any(fnmatchcase(name, pattern) for pattern in self._policy.allowed_models for name in names)
 
     def check_command(self) -> None:
         """Refuse a shell command, which runs without asking and without a sandbox, and reads and writes anywhere.
