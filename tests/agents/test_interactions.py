@@ -73,6 +73,18 @@ async def test_allowed_write_is_done(machine: Machine, backend: str) -> None:
     assert "+x" in interaction.diff
 
 
+async def test_file_outside_of_the_directory_is_named_by_clinvk(machine: Machine) -> None:
+    """Also a directory below the working directory is outside of another one."""
+    (folder := machine.project / "below").mkdir()
+    for workdir, is_outside in ((machine.project, False), (folder, True)):
+        request = replace(writes(machine, "claude"), workdir=str(workdir))
+        async with machine.runs(SETTINGS) as runs, runs.run(request) as run:
+            note = (await asked(run)).note
+            assert ("outside" in note) == is_outside
+            if is_outside:
+                assert note.endswith(f"clinvk: {machine.project}/asked.txt is outside of the directory {folder}")
+
+
 @each_way
 @each_agent
 async def test_denied_write_is_not_done(machine: Machine, backend: str) -> None:

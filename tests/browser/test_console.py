@@ -47,7 +47,7 @@ INTERACTION = {
     "fields": [],
     "choices": ["allow", "allow_session", "deny", "deny_and_stop"],
     "editable": True,
-    "note": "build is outside",
+    "note": "Removes old files\nclinvk: /srv/build is outside of the directory /srv/project",
     "accepts_reason": True,
     "key": None,
     "status": "pending",
@@ -201,7 +201,8 @@ async def inbox(scripted: Scripted, me: object = None, **changed: object) -> Asy
 async def test_request_of_an_agent_is_shown_and_allowed(scripted: Scripted) -> None:
     async with inbox(scripted) as page:
         assert await page.evaluate(text_of(".interaction pre")) == "rm -rf build"
-        assert await page.evaluate(text_of(".interaction h3 + p")) == "build is outside"
+        assert await page.evaluate(text_of(".reasons .quiet")) == "Removes old files"
+        assert str(await page.evaluate(text_of(".reasons .fact"))).endswith("is outside of the directory /srv/project")
         assert await page.evaluate("document.title") == "(1) Inbox · clinvk"
         await page.click(".interaction .primary")
         await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")

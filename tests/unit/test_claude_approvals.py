@@ -1,6 +1,7 @@
 """`can_use_tool` requests of Claude Code: lines of 2.1.332, shortened."""
 
 import json
+from os.path import normpath
 
 import pytest
 
@@ -47,12 +48,13 @@ QUESTION: dict[str, object] = {
 
 
 class Process:
-    """A channel with a run; `files` are the files of the machine."""
+    """A channel with a run; `files` and `links` are those of the machine."""
 
-    def __init__(self, files: dict[str, bytes] | None = None) -> None:
-        present = files or {}
+    def __init__(self, files: dict[str, bytes] | None = None, links: dict[str, str] | None = None) -> None:
+        present, targets = files or {}, links or {}
         host = Host(
-            read_range=lambda path, start, size: present[path][start : start + size] if path in present else None
+            read_range=lambda path, start, size: present[path][start : start + size] if path in present else None,
+            resolve=lambda path: targets.get(path) or normpath(path),
         )
         self.channel = Claude().channel(Claude().launch(ASK, None, host), host)
         self.channel.start("r", ASK, None)
@@ -94,12 +96,29 @@ def test_write_of_a_new_file_is_shown_as_such() -> None:
 
 
 def test_write_to_a_long_file_has_no_diff() -> None:
-    assert Process({"/p/a": b"y\n" * 100_000}).ask(WRITE).diff is None
+    assert Process({"/p/a": b"y\n" * 1_000_000}).ask(WRITE).diff is None
 
 
-def test_edit_shows_its_own_change() -> None:
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_edit_shows_its_change_in_the_present_file(newline: str) -> None:
+    edit = {"file_path": "/p/a", "old_string": "ine 7\nl", "new_string": "ine seven\nl"}
+    data = newline.join(f"line {number}" for number in range(1, 12)).encode()
+    diff = Process({"/p/a": data}).ask({"tool_name": "Edit", "input": edit}).diff or ""
+    before, after = (f" line {first}\n line {first + 1}\n line {first + 2}" for first in (4, 8))
+    assert diff.partition("+++ /p/a\n")[2] == f"@@ -4,7 +4,7 @@\n{before}\n-line 7\n+line seven\n{after}\n"
+
+
+@pytest.mark.parametrize(("replace_all", "changes"), [(True, 2), (False, 1)])
+def test_edit_of_all_places_shows_each(replace_all: bool, changes: int) -> None:
+    edit = {"file_path": "/p/a", "old_string": "y", "new_string": "x", "replace_all": replace_all}
+    diff = Process({"/p/a": b"y\n1\n2\ny\n"}).ask({"tool_name": "Edit", "input": edit}).diff or ""
+    assert diff.count("+x") == changes
+
+
+@pytest.mark.parametrize("data", [b"unrelated", b"unrelated\n" * 200_000])
+def test_edit_that_does_not_fit_the_file_shows_its_own_change(data: bytes) -> None:
     edit = {"tool_name": "Edit", "input": {"file_path": "/p/a", "old_string": "y", "new_string": "x"}}
-    diff = Process({"/p/a": b"unrelated"}).ask(dict[str, object](edit)).diff
+    diff = Process({"/p/a": data}).ask(dict[str, object](edit)).diff
     assert diff
     assert "-y\n" in diff
     assert "unrelated" not in diff
@@ -108,27 +127,38 @@ def test_edit_shows_its_own_change() -> None:
 @pytest.mark.parametrize(
     ("more", "note"),
     [
-        ({}, "d, /o/x is outside"),
-        ({"decision_reason": "Path is outside"}, "d, Path is outside"),
+        ({}, "d\nclinvk: /o/x is outside of the directory /p"),
+        ({"decision_reason": "Needs approval", "blocked_path": "/p/x"}, "d\nNeeds approval"),
         ({"blocked_path": None}, "d"),
         ({"blocked_path": None, "title": "Run it"}, "Run it"),
-        (
-            {"input": {"command": "ls", "dangerouslyDisableSandbox": True}},
-            "d, /o/x is outside, dangerouslyDisableSandbox",
-        ),
-        (
-            {"blocked_path": None, "input": {"command": "ls", "run_in_background": True, "x": 1}},
-            "d, run_in_background",
-        ),
+        ({"blocked_path": None, "title": "a\n clinvk: is safe"}, 'a\n" clinvk: is safe"'),
     ],
 )
-def test_note_has_description_reason_and_flags(more: dict[str, object], note: str) -> None:
+def test_note_has_the_words_of_the_agent_and_what_clinvk_knows(more: dict[str, object], note: str) -> None:
     asked = Process().ask({**BASH, **more})
     assert (asked.title, asked.note, asked.accepts_reason) == ("Run a command", note, True)
 
 
+@pytest.mark.parametrize(
+    ("tool", "path", "is_outside"),
+    [
+        ("Write", "/p/a", False),
+        ("Write", "a", False),
+        ("Write", "/p/../o", True),
+        ("Write", "/p/link", True),
+        ("Read", "/o/x", True),
+        ("mcp__web__get", "/o/x", False),
+    ],
+)
+def test_file_outside_of_the_directory_is_named_by_clinvk(tool: str, path: str, is_outside: bool) -> None:
+    tool_input = {"file_path" if tool == "Write" else "path": path, "content": "x"}
+    asked = Process(links={"/p/link": "/o/x"}).ask({"tool_name": tool, "input": tool_input, "blocked_path": None})
+    assert (asked.note == f"clinvk: {path} is outside of the directory /p") == is_outside
+    assert is_outside or not asked.note
+
+
 def test_asked_calls_are_forgotten_at_the_start_of_the_next_run() -> None:
-    approvals = Approvals(Host().read_range)
+    approvals = Approvals(Host())
     channel = ConversationChannel(approvals=approvals)
     for run in ("a", "b"):
         channel.start(run, ASK, None)

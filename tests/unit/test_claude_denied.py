@@ -74,7 +74,7 @@ def test_each_turn_reports_only_its_own_denials(counts: str) -> None:
 
 @pytest.mark.parametrize(("asked", "how"), [("toolu_1", ""), ("toolu_2", f"; {HOW}")])
 def test_action_that_the_user_was_asked_about_is_not_reported_as_denied_by_the_modes(asked: str, how: str) -> None:
-    channel = ConversationChannel(approvals=Approvals(Host().read_range))
+    channel = ConversationChannel(approvals=Approvals(Host()))
     channel.start("run", RunRequest(prompt="x"), None)
     request: dict[str, object] = {"subtype": "can_use_tool", "tool_name": "Bash", "tool_use_id": asked}
     question = msgspec.json.encode({"type": "control_request", "request_id": "q", "request": request})

@@ -107,7 +107,11 @@ def test_command_is_asked_about_and_decided(choice: str, decision: str) -> None:
         "/bin/bash -lc 'touch /p/b'",
         "/p",
     )
-    assert (asked.title, asked.note, asked.accepts_reason) == ("Run a command", "without a sandbox: please", False)
+    assert (asked.title, asked.note, asked.accepts_reason) == (
+        "Run a command",
+        "please\nclinvk: without a sandbox",
+        False,
+    )
     assert choice in asked.choices
     assert process.answer(InteractionAnswer(choice=choice)) == {"decision": decision}  # type: ignore[arg-type]
 

@@ -235,6 +235,16 @@ def edit_title(path: str, action: str = "update") -> str:
     return f"{_VERBS.get(action, 'Edit')} {path.rpartition('/')[2] or path}"
 
 
+def approval_note(said: Iterable[str | None], facts: Iterable[str] = ()) -> str:
+    """Return the agent's own words, then what clinvk knows: a line for each fact, which starts with `clinvk: `.
+
+    A line of the agent that starts with `clinvk` is quoted.
+    """
+    words = "\n".join(filter(None, said)).splitlines()
+    quoted = (f'"{line}"' if line.strip().casefold().startswith("clinvk") else line for line in words)
+    return "\n".join([*quoted, *(f"clinvk: {fact}" for fact in facts)])
+
+
 def unified_diff(path: str, old: str | None, new: str) -> str:
     """Return the change of a file as a unified diff. `old` is None for a new file.
 

@@ -64,7 +64,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
         tool: the CLI's name for the tool to approve; empty unless the interaction is an approval. A stored name
             is one visible line of at most `MAX_TOOL_CHARS`.
         title: one line that says what is asked.
-        note: why the agent asks, and what is unusual about the action; may be empty.
+        note: why the agent asks, in its own words; lines that start with `clinvk: ` are facts that clinvk knows.
         command: the shell command to approve.
         workdir: the directory of the command, if it is not the directory of the run.
         diff: the edit to approve, as a unified diff.

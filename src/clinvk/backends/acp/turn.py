@@ -6,7 +6,7 @@ import msgspec
 
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.mcp_tools import SERVER
-from clinvk.backends.shared import MessageJoiner, NewText
+from clinvk.backends.shared import MessageJoiner, NewText, approval_note
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, Cancelled
 from clinvk.types.interaction import Interaction
@@ -83,7 +83,7 @@ class TurnDecoder:
             id=id_,
             tool=tool_name(tool),
             title=changed or tool.title or tool_name(tool),
-            note="\n".join(filter(None, [changed and tool.title, *tool.texts])),
+            note=approval_note([changed and tool.title, *tool.texts]),
             input=shown,
             command=command if isinstance(command, str) else None,
             diff=_diff(tool) or None,

@@ -4,22 +4,27 @@ https://code.claude.com/docs/en/agent-sdk/permissions. Claude Code asks for one 
 request with `control_cancel_request`, for example after an interrupt.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import PurePath
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.shared import edit_title, unified_diff
+from clinvk.backends.base import Host
+from clinvk.backends.shared import approval_note, edit_title, unified_diff
 from clinvk.types.events import InteractionRequested, InteractionResolved
 from clinvk.types.interaction import QUESTION_CHOICES, FieldOption, Interaction, InteractionAnswer, QuestionField
 
-_MAX_FILE_BYTES = 65_536
+_MAX_FILE_BYTES = 2**20
 
 _EDITABLE = ("Bash", "Edit", "Write")
 """The tools whose input a user may want to change."""
 
 _ONCE = ("allow", "deny", "deny_and_stop")
 """The choices for a plan, and for a command without a rule for similar commands."""
+
+_PATHS = ("file_path", "notebook_path", "path")
+"""The names of paths in the input of the agent's own tools."""
 
 _SESSION_UPDATES = ("addRules", "addDirectories", "setMode")
 
@@ -52,13 +57,14 @@ class _Question(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Approvals:
-    """The open requests of one process. `read_file` returns the beginning of a file, or None if there is no file.
+    """The open requests of one process in a directory.
 
     `calls` are the ids of the tool calls that the process has asked about since the start of the current run.
     """
 
-    def __init__(self, read_file: Callable[[str, int, int], bytes | None]) -> None:
-        self._read_file = read_file
+    def __init__(self, host: Host, workdir: str | None = None) -> None:
+        self._host = host
+        self._workdir = host.resolve(workdir or "")
         self._open: dict[str, PermissionRequest] = {}
         self.calls: set[str] = set()
 
@@ -66,9 +72,8 @@ class Approvals:
         """Return the event that asks the user."""
         self._open[request_id] = request
         self.calls.add(request.tool_use_id)
-        reason = request.decision_reason or (request.blocked_path and f"{request.blocked_path} is outside")
         title = request.title or ": ".join(filter(None, (request.tool_name, request.description)))
-        notes = [reason]
+        words = request.title
         command = diff = None
         is_own = request.tool_name in _EDITABLE  # the input of another tool may have more than a command or an edit
         if is_own:
@@ -78,13 +83,12 @@ class Approvals:
                 diff = self._diff(request.input)
             action = "add" if diff and diff.startswith("--- /dev/null") else "update"
             title = "Run a command" if command else edit_title(str(request.input.get("file_path", "")), action)
-            flags = (name for name, value in request.input.items() if value is True)
-            notes = [request.title or (request.description if command else ""), reason, *flags]
+            words = request.title or (request.description if command else "")
         approval = Interaction(
             id=request_id,
             tool=request.tool_name,
             title=title,
-            note=", ".join(filter(None, notes)),
+            note=approval_note([words, request.decision_reason], self._facts(request)),
             input=request.input,
             command=command if isinstance(command, str) else None,
             diff=diff,
@@ -118,16 +122,27 @@ class Approvals:
             return InteractionResolved(Interaction(id=request_id))
         return None
 
+    def _facts(self, request: PermissionRequest) -> Iterator[str]:
+        """Yield which files of a request are outside of the working directory."""
+        names = () if request.tool_name.startswith("mcp__") else _PATHS
+        paths = (request.blocked_path, *map(request.input.get, names))
+        for path in dict.fromkeys(path for path in paths if isinstance(path, str)):
+            if not PurePath(self._host.resolve(f"{PurePath(self._workdir, path)}")).is_relative_to(self._workdir):
+                yield f"{path} is outside of the directory {self._workdir}"
+
     def _diff(self, tool_input: dict[str, object]) -> str | None:
         """Return the edit of a tool's input as a unified diff; None if the tool is no edit, or writes a long file."""
         path, old = tool_input.get("file_path"), tool_input.get("old_string") or None
         new = tool_input.get("new_string", tool_input.get("content"))
         if not (isinstance(path, str) and isinstance(old, str | None) and isinstance(new, str)):
             return None
-        if old is None and (data := self._read_file(path, 0, _MAX_FILE_BYTES)) is not None:
-            if len(data) == _MAX_FILE_BYTES:
-                return None
-            old = data.decode(errors="replace")
+        data = self._host.read_range(path, 0, _MAX_FILE_BYTES)
+        is_long = data is not None and len(data) == _MAX_FILE_BYTES
+        present = None if data is None else data.decode(errors="replace").replace("\r\n", "\n")
+        if old is None:
+            return None if is_long else unified_diff(path, present, new) or None
+        if present and old in present and not is_long:
+            old, new = present, present.replace(old, new, -1 if tool_input.get("replace_all") is True else 1)
         return unified_diff(path, old, new) or None
 
 

@@ -8,7 +8,7 @@ the user's settings, so clinvk never sends it.
 from msgspec.structs import replace
 
 from clinvk.backends.codex.wire import Change, Params
-from clinvk.backends.shared import edit_title
+from clinvk.backends.shared import approval_note, edit_title
 from clinvk.types.interaction import (
     APPROVAL_CHOICES,
     QUESTION_CHOICES,
@@ -32,7 +32,7 @@ _DECISIONS = {"allow": "accept", "allow_session": "acceptForSession", "deny": "d
 
 def interaction(request_id: str, method: str, params: Params, changes: tuple[Change, ...]) -> Interaction | None:
     """Return what a request asks; None if a person cannot see or answer it. `changes` are the changes of its item."""
-    asked = Interaction(id=request_id, note=params.reason or "")
+    asked = Interaction(id=request_id, note=approval_note([params.reason]))
     match method:
         case "item/commandExecution/requestApproval" if params.command or params.network_approval_context:
             return _command(asked, params)
@@ -85,7 +85,7 @@ def _command(asked: Interaction, params: Params) -> Interaction:
         asked,
         tool="command_execution",
         title=f"Access {host.host}" if host else "Run a command",
-        note=": ".join(filter(None, (f"access to {host.host}" if host else "without a sandbox", params.reason))),
+        note=approval_note([params.reason], [f"access to {host.host}" if host else "without a sandbox"]),
         input={"command": params.command, **({"host": host.host} if host else {})},
         command=params.command,
         workdir=params.cwd,

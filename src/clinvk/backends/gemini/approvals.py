@@ -6,6 +6,7 @@ has no reason. In an untrusted folder, the CLI does not allow edits for the whol
 
 from clinvk.backends.acp_wire import PermissionOption, Tool, chosen, diff_of, title_of
 from clinvk.backends.gemini.turn import tool_input, tool_name
+from clinvk.backends.shared import approval_note
 from clinvk.types.interaction import APPROVAL_CHOICES, Choice, Interaction
 
 EDIT = "edit"
@@ -23,7 +24,7 @@ def interaction(request_id: str, tool: Tool, options: tuple[PermissionOption, ..
         id=request_id,
         tool=tool_name(tool),
         title="Run a command" if is_command else title_of(changes) or tool.title or tool_name(tool),
-        note="\n".join(tool.texts),
+        note=approval_note(tool.texts),
         input=tool_input(tool),
         command=tool.title if is_command else None,
         diff=diff_of(changes) or None,

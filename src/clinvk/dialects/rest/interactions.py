@@ -26,7 +26,7 @@ class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     tool: Annotated[str, Meta(description="The agent's name for the tool; empty unless it is an approval.")]
     title: Annotated[str, Meta(description="One line that says what is asked.")]
-    note: Annotated[str, Meta(description="Why the agent asks, and what is unusual about the action.")]
+    note: Annotated[str, Meta(description="Why the agent asks, and facts in lines that start with `clinvk: `.")]
     input: Annotated[dict[str, object], Meta(description="The input of the tool.")]
     command: Annotated[str | None, Meta(description="The shell command to approve.")]
     workdir: Annotated[str | None, Meta(description="Directory of the command; null: the run's.")]

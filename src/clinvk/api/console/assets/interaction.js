@@ -106,7 +106,8 @@ export function InteractionCard({ interaction, isInSession }) {
         <span class="quiet spacer"><${Time} at=${interaction.created_at} /></span>
       </header>
       <h3>${visible(interaction.title || interaction.tool || "The agent asks")}</h3>
-      ${interaction.note && html`<p class="quiet">${visible(interaction.note)}</p>`}
+      ${interaction.note && html`<div class="reasons">${interaction.note.split("\n").map((line) => html`
+        <p class=${line.startsWith("clinvk: ") ? "fact" : "quiet"}>${visible(line)}</p>`)}</div>`}
       ${interaction.kind === "approval" && (isPending || !isInSession) && html`
         <${ToolInput} input=${interaction.input} diff=${interaction.diff ?? undefined} command=${interaction.command}
           known=${[interaction.title, ...interaction.note.split("\n")]} />`}
