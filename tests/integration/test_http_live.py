@@ -5,11 +5,13 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
+import msgspec
 import pytest
 
-from clinvk.api.access.key_file import ApiKey, digest_of
+from clinvk.api.access.key_file import ApiKey, KeyLimits, digest_of
 from clinvk.api.access.keys import ApiKeys
 from polling import until
 from scripted import Scripted
@@ -34,7 +36,7 @@ class Viewer:
             async for text in self._lines:
                 name, _, value = text.partition(": ")
                 if not text and "data" in event:
-                    self.id = event["id"]
+                    self.id = event.get("id", self.id)
                     return event["event"], json.loads(event["data"])
                 event[name] = value
         raise EOFError
@@ -50,13 +52,15 @@ class Viewer:
 
 
 @asynccontextmanager
-async def viewing(client: httpx.AsyncClient, last_id: str = "", **headers: str) -> AsyncGenerator[Viewer]:
+async def viewing(
+    client: httpx.AsyncClient, last_id: str = "", query: str = "", **headers: str
+) -> AsyncGenerator[Viewer]:
     """Follow the server; a new viewer has read the reset."""
     headers |= {"last-event-id": last_id} if last_id else {}
-    async with client.stream("GET", "/api/v1/events", headers=headers) as response:
+    async with client.stream("GET", f"/api/v1/events{query}", headers=headers) as response:
         assert response.status_code == 200
         viewer = Viewer(response)
-        if not last_id:
+        if not (last_id or query):
             assert await viewer.next() == ("reset", {})
         yield viewer
 
@@ -163,18 +167,65 @@ async def test_quiet_stream_has_comments(scripted: Scripted, monkeypatch: pytest
                 break
 
 
-async def test_stream_ends_with_the_key_of_its_login(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+class Streaming(NamedTuple):
+    """The path of a stream, and the texts that show that the stream has begun and that it has more to send."""
+
+    path: str
+    begins: str
+    goes_on: str
+
+
+STREAMS = (
+    Streaming("/api/v1/events", "reset", "finished"),
+    Streaming("/api/v1/runs/{run}/events", "one", "two"),
+)
+WEAKER = KeyLimits(backends=("claude",))
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=["all", "run"])
+@pytest.mark.parametrize("change", ["revoked", "narrowed", "logged out"])
+async def test_stream_ends_with_the_rights_of_its_key_or_login(
+    scripted: Scripted, tmp_path: Path, stream: Streaming, change: str
+) -> None:
+    """Nothing is sent after a key is revoked or restricted, or after a logout."""
+    says = claude_says("one ", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    ana = ApiKey(name="ana", digest=digest_of("ana"))
+    keys = ApiKeys([ana, ApiKey(name="boss", digest=digest_of("boss"))])
+    boss = {"authorization": "Bearer boss"}
+    async with serving(scripted.env, keys=keys) as server, httpx.AsyncClient(base_url=server.client.base_url) as other:
+        assert (await server.client.get("/api/v1/events")).status_code == 401
+        server.client.headers.update(boss)
+        run_id = (await server.detached())["run_id"]
+        path = stream.path.format(run=run_id)
+        login = await other.post("/api/v1/login", json={"key": "ana"})
+        asking = {"authorization": "Bearer ana"} if change != "logged out" else {}
+        async with asyncio.timeout(20), other.stream("GET", path, headers=asking) as response:
+            seen = ""
+            pieces = response.aiter_text()
+            while stream.begins not in seen:
+                seen += await anext(pieces)
+            if change == "logged out":
+                await server.client.post("/api/v1/logout", headers={"cookie": login.headers["set-cookie"]})
+            else:
+                left = () if change == "revoked" else (msgspec.structs.replace(ana, limits=WEAKER),)
+                keys.replace_permanent(ApiKeys([*left, ApiKey(name="boss", digest=digest_of("boss"))]))
+            (tmp_path / "go").touch()
+            rest = "".join([piece async for piece in pieces])
+        await server.ended(run_id)
+    assert stream.goes_on not in rest
+
+
+async def test_quiet_stream_ends_with_the_key_of_its_login(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clinvk.api.endpoints.runs.QUIET_S", 0.02)
     keys = ApiKeys([ApiKey(name="ana", digest=digest_of("ana"))])
     async with serving(scripted.env, keys=keys) as server:
-        refused = await server.client.get("/api/v1/events")
         await server.client.post("/api/v1/login", json={"key": "ana"})
         async with viewing(server.client) as viewer, viewing(server.client, authorization="Bearer ana") as other:
             keys.replace_permanent(ApiKeys(["another"]))
             for each in (viewer, other):
                 with pytest.raises(EOFError):
                     await each.next()
-    assert refused.status_code == 401
 
 
 async def test_head_of_the_stream_ends_at_once(scripted: Scripted) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from starlette.requests import cookie_parser
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk.api.access import clients, hosts
 from clinvk.api.access.clients import RateLimits, network_of
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.key_file import ApiKey, digest_of
 from clinvk.api.access.keys import ApiKeys, start_key
-from clinvk.api.http.response import Header, headers_of, send_error
+from clinvk.api.http.response import ClientDisconnected, Header, headers_of, send_error
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import KeyRefused
 from clinvk.types.errors import ClinvkError, ConfigError, ShuttingDown
@@ -42,6 +42,11 @@ class Login(NamedTuple):
 
     key: ApiKey | None
     has_cookie: bool = False
+
+    @property
+    def rights(self) -> tuple[object, ...]:
+        """What the client may do; a change ends the streams that the client reads."""
+        return (self.key.digest, self.key.limits, self.key.rights) if self.key else ()
 
 
 class Logins:
@@ -243,12 +248,33 @@ class AuthMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on, or refuse the request before its body is read."""
         try:
-            self._authorize(scope)
+            login = self._authorize(scope)
         except ClinvkError as error:
             return send_error(error, scope, send, _CHALLENGE if isinstance(error, KeyRefused) else ())
+        if login and scope["method"] == "GET":
+            send = self._send_while_valid(login, scope, send)
         return self.app(scope, receive, send)
 
-    def _authorize(self, scope: Scope) -> None:
+    def _send_while_valid(self, login: Login, scope: Scope, send: Send) -> Send:
+        """Return a `send` that ends a stream once the login of its reader has ended or has other rights.
+
+        The returned function raises `ClientDisconnected` once it has ended the stream.
+        """
+        is_over = False
+
+        async def send_if_valid(message: Message) -> None:
+            nonlocal is_over
+            if message.get("more_body") and not is_over:
+                current = self._access.login_of(scope)
+                if is_over := current is None or current.rights != login.rights:
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if is_over:
+                raise ClientDisconnected("the server: its key or login has ended, or has other rights")
+            await send(message)
+
+        return send_if_valid
+
+    def _authorize(self, scope: Scope) -> Login | None:
         if scope["state"]["is_refused"]:
             raise ShuttingDown("the server is stopping and takes no new requests")
         access = self._access
@@ -268,6 +294,7 @@ class AuthMiddleware:
                 "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, "
                 "and it must be valid and not expired"
             )
+        return login
 
 
 def _is_open(scope: Scope) -> bool:
