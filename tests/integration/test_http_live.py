@@ -13,10 +13,13 @@ import pytest
 
 from clinvk.api.access.key_file import ApiKey, KeyLimits, digest_of
 from clinvk.api.access.keys import ApiKeys
+from clinvk.store.memory import MemoryStore
+from clinvk.types.errors import StoreUnavailable
+from clinvk.types.record import RunRecord
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, line, wait_for
-from serving import serving
+from serving import LiveServer, serving
 
 JSON = dict[str, object]
 
@@ -177,12 +180,13 @@ class Streaming(NamedTuple):
 
 STREAMS = (
     Streaming("/api/v1/events", "reset", "finished"),
+    Streaming("/api/v1/events?run={run}", "one", "two"),
     Streaming("/api/v1/runs/{run}/events", "one", "two"),
 )
 WEAKER = KeyLimits(backends=("claude",))
 
 
-@pytest.mark.parametrize("stream", STREAMS, ids=["all", "run"])
+@pytest.mark.parametrize("stream", STREAMS, ids=["all", "named", "run"])
 @pytest.mark.parametrize("change", ["revoked", "narrowed", "logged out"])
 async def test_stream_ends_with_the_rights_of_its_key_or_login(
     scripted: Scripted, tmp_path: Path, stream: Streaming, change: str
@@ -232,3 +236,122 @@ async def test_head_of_the_stream_ends_at_once(scripted: Scripted) -> None:
     async with serving(scripted.env) as server:
         response = await server.client.head("/api/v1/events")
     assert (response.status_code, response.content) == (200, b"")
+
+
+# --- events of named runs ------------------------------------------------------------------------------------------
+
+
+class AwayStore(MemoryStore):
+    """A store that fails the next lookups of a run."""
+
+    failures = 0
+
+    async def run(self, reference: str) -> RunRecord:
+        """Fail, or return the run."""
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("the store is away")
+        return await super().run(reference)
+
+
+async def run_events(viewer: Viewer) -> AsyncGenerator[tuple[str, JSON]]:
+    """Yield each event of the named runs with the run that the stream names."""
+    while True:
+        kind, data = await viewer.next()
+        if kind == "run_event":
+            run, event = data["run"], data["event"]
+            assert isinstance(run, str)
+            assert isinstance(event, dict)
+            yield run, event
+
+
+async def upto_end(viewer: Viewer) -> AsyncGenerator[tuple[str, JSON]]:
+    """Yield the events of a single run to its end."""
+    async for run, event in run_events(viewer):
+        yield run, event
+        if is_over(event):
+            return
+
+
+def is_over(event: JSON) -> bool:
+    return event["type"] in ("done", "error")
+
+
+async def stored_events(server: LiveServer, run: str) -> list[JSON]:
+    lines = await server.client.get(f"/api/v1/runs/{run}/events", headers={"accept": "application/x-ndjson"})
+    return [json.loads(each) for each in lines.text.splitlines()]
+
+
+async def test_named_runs_send_their_events_from_any_position_exactly_once(scripted: Scripted, tmp_path: Path) -> None:
+    """The first stream breaks off; the second continues after what was read, in a run that goes on and in new ones."""
+    gate = tmp_path / "go"
+    says = claude_says("one ", "two ", "three")
+    scripted.play([*says[:5], wait_for(gate), *says[5:]], when="slow")
+    scripted.play(claude_says("a", "b", "c"), when="fast")
+    async with serving(scripted.env) as server:
+        slow, fast = [(await server.detached(prompt=prompt))["run_id"] for prompt in ("slow", "fast")]
+        await server.ended(fast)
+        read: dict[str, list[JSON]] = {slow: [], fast: []}
+        async with viewing(server.client, query=f"?run={slow}&run={fast}:3") as viewer:
+            async for run, event in run_events(viewer):
+                read[run].append(event)
+                if len(read[slow]) >= 2 and is_over((read[fast] or [{"type": ""}])[-1]):
+                    break
+        query = f"?run={fast}&run={slow}:{read[slow][-1]['sequence']}"
+        again: list[JSON] = []
+        async with viewing(server.client, viewer.id, query=query) as second:
+            gate.touch()
+            async for run, event in run_events(second):
+                (read[slow] if run == slow else again).append(event)
+                if is_over(read[slow][-1]) and again and is_over(again[-1]):
+                    break
+        assert read[slow] == await stored_events(server, slow)
+        assert again == await stored_events(server, fast)
+        assert read[fast] == again[3:]
+
+
+async def test_run_that_is_unknown_is_reported_while_the_others_stream(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as server:
+        run = (await server.prompt()).json()["run_id"]
+        seen: dict[str, list[JSON]] = {"reset": [], "run_error": [], "run_event": []}
+        async with viewing(server.client, query=f"?run={'f' * 32}&run={run}:1") as viewer:
+            while not (seen["run_error"] and len(seen["run_event"]) == len(await stored_events(server, run)) - 1):
+                kind, data = await viewer.next()
+                seen[kind].append(data)
+        missing = (await server.client.get(f"/api/v1/runs/{'f' * 32}/events")).json()
+    (error,) = seen["run_error"]
+    problem = error["problem"]
+    assert isinstance(problem, dict)
+    assert (error["run"], problem["code"], problem["detail"]) == ("f" * 32, "run_not_found", missing["detail"])
+
+
+async def test_named_run_goes_on_after_the_store_was_away(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinvk.api.endpoints.runs.RETRY_S", 0.02)
+    scripted.play(claude_says("x"))
+    store = AwayStore()
+    async with serving(scripted.env, store=store) as server:
+        run = (await server.prompt()).json()["run_id"]
+        store.failures = 3
+        async with viewing(server.client, query=f"?run={run}") as viewer:
+            read = [event async for _, event in upto_end(viewer)]
+        assert read == await stored_events(server, run)
+    assert store.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "message"),
+    [
+        ("run=x", "run[0]", "x"),
+        ("run=abcd&run=abcd:-1", "run[1]", "abcd:-1"),
+        ("&".join(["run=abcd"] * 101), "run", "at most 100"),
+        ("runs=abcd", "runs", "did you mean 'run'?"),
+    ],
+)
+async def test_invalid_position_is_refused(scripted: Scripted, query: str, field: str, message: str) -> None:
+    async with serving(scripted.env) as server:
+        refused = await server.client.get(f"/api/v1/events?{query}")
+    assert (refused.status_code, refused.json()["field"]) == (400, field)
+    assert message in refused.json()["detail"]

@@ -16,6 +16,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     text: str | None = None
     word: Literal["one", "two"] | None = None
     number: Annotated[int, Meta(ge=1, le=9)] = 5
+    each: tuple[Annotated[str, Meta(max_length=2)], ...] = ()
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ("text=ü".encode(), Asked(text="ü")),
         (b"text=null", Asked(text="null")),
         (b"text=5", Asked(text="5")),
+        (b"each=a", Asked(each=("a",))),
+        (b"each=a&text=t&each=a&each=", Asked(text="t", each=("a", "a"))),
         (b"&&", Asked()),
     ],
 )
@@ -42,8 +45,10 @@ def test_query_is_parsed(query: bytes, asked: Asked) -> None:
         (b"number=x", 'number must be a whole number at least 1 and at most 9, got "x"', "number"),
         (b"word=three", 'word must be one of one, two, got "three"', "word"),
         (b"numbre=1", "unknown parameter 'numbre'; did you mean 'number'?", "numbre"),
-        (b"zzz=1", "unknown parameter 'zzz'; known are text, word, number", "zzz"),
+        (b"zzz=1", "unknown parameter 'zzz'; known are text, word, number, each", "zzz"),
         (b"text=a&text=b", "parameter 'text' is given twice", "text"),
+        (b"number=5&number=5", "parameter 'number' is given twice", "number"),
+        (b"each=a&each=abc", 'each[1] must be a text of at most 2 characters, got "abc"', "each[1]"),
         (b"text=%ff", "the query is not valid UTF-8", None),
         (b"text=\xff", "the query is not valid UTF-8", None),
     ],

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.endpoints import continuation
 from clinvk.api.endpoints.prompts import PromptEndpoint
+from clinvk.api.endpoints.runs import LiveEventsEndpoint
 from clinvk.api.endpoints.services import Services
 from clinvk.api.endpoints.worktrees import WorktreeItem, WorktreeList
 from clinvk.api.http.response import (
@@ -84,10 +85,10 @@ class Gateway:
             return partial(self._batch, app)
         if template in _RUNS or _RESPONSES in template:
             return partial(self._run, app)
-        if template == _WORKTREES:
-            return self._list_worktrees
+        if isinstance(app, LiveEventsEndpoint):
+            return app._replace(run_events=partial(self._run, app.run_events))
         if template.startswith(_WORKTREES):
-            return self._worktree
+            return self._list_worktrees if template == _WORKTREES else self._worktree
         return app
 
     async def _prompt(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ msgspec finds each mistake but describes Python types, so the messages are rephr
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -16,6 +16,7 @@ from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
 """The pattern of a text that is not blank, with all that `str.strip` takes for space."""
@@ -60,8 +61,8 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], at: str 
         raise InvalidRequest("the body is nested too deeply") from None
 
 
-def parameters(query: bytes, type_: type[T]) -> T:
-    """Parse the query of a URL; a parameter without a value counts as absent.
+def parameters(query: bytes, type_: type[S]) -> S:
+    """Parse the query of a URL; a parameter without a value counts as absent. Only a tuple may be given repeatedly.
 
     Raises:
         InvalidRequest: a parameter is unknown, repeated or invalid; names the parameter.
@@ -70,15 +71,20 @@ def parameters(query: bytes, type_: type[T]) -> T:
         pairs = [(name, value) for name, value in parse_qsl(query.decode(), errors="strict") if value]
     except UnicodeDecodeError:
         raise InvalidRequest("the query is not valid UTF-8") from None
+    repeatable = {field.name for field in msgspec.structs.fields(type_) if isinstance(field.default, tuple)}
     values: dict[str, str] = {}
+    lists: dict[str, list[str]] = {}
     for name, value in pairs:
-        if name in values:
+        if name in repeatable:
+            lists.setdefault(name, []).append(value)
+        elif name in values:
             raise InvalidRequest(f"parameter {_short(name)!r} is given twice", _short(name))
-        values[name] = value
-    return converted(values, type_, "parameter")
+        else:
+            values[name] = value
+    return converted({**values, **lists}, type_, "parameter")
 
 
-def converted(values: dict[str, str], type_: type[T], word: str) -> T:
+def converted(values: Mapping[str, object], type_: type[T], word: str) -> T:
     """Convert the values of parameters or headers to a struct; `word` is the noun for one, such as `parameter`.
 
     Raises:

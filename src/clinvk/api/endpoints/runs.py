@@ -12,15 +12,25 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import asdict, replace
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.services import Services
 from clinvk.api.endpoints.sessions import check_backend, paging
-from clinvk.api.http.response import NO_BUFFERING, NO_STORE, DisconnectWatch, HttpResponse, chunked, headers_of
+from clinvk.api.http.response import (
+    NO_BUFFERING,
+    NO_STORE,
+    ClientDisconnected,
+    DisconnectWatch,
+    HttpResponse,
+    chunked,
+    headers_of,
+    send_error,
+)
 from clinvk.dialects import json_bodies, sse
 from clinvk.dialects.dialect import NotCancellable
 from clinvk.dialects.rest import unified, usage, views
@@ -232,24 +242,116 @@ QUIET_S = 10.0
 """How long a stream may be quiet until a comment is sent."""
 
 
+RETRY_S = 1.0
+"""How long to wait until the events of a run are requested again, after its node or the store was lost."""
+
+
 class LiveEventsEndpoint(NamedTuple):
-    """Answers `GET /api/v1/events`, as an ASGI application."""
+    """Answers `GET /api/v1/events`, as an ASGI application. `run_events` answers `GET /api/v1/runs/{id}/events`."""
 
     services: Services
+    run_events: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until the viewer disconnects."""
+        """Send the changes of all runs and the events of the named runs until the viewer disconnects."""
         after = last_event_id(scope)
+        query = json_bodies.parameters(scope["query_string"], views.LiveFollowing)
         response = HttpResponse(send)
         async with DisconnectWatch(receive, response, lambda: QUIET_S, _ignore_quiet) as disconnect:
             disconnect.watch()
             await response.open(200, sse.MEDIA_TYPE, [NO_BUFFERING])
             if scope["method"] != "HEAD":
                 await response.write(sse.OPENING)
-                async with aclosing(self.services.live.follow(after, QUIET_S)) as events:
-                    async for event in events:
-                        await response.write(event)
+                async with asyncio.TaskGroup() as group:
+                    runs = [group.create_task(self._send_run(run, scope, response)) for run in query.run]
+                    await self._send_changes(after, response)
+                    for run in runs:
+                        run.cancel()
             await response.end()
+
+    async def _send_changes(self, after: int | None, response: HttpResponse) -> None:
+        with suppress(ClientDisconnected):
+            async with aclosing(self.services.live.follow(after, QUIET_S)) as events:
+                async for event in events:
+                    await response.write(event)
+
+    async def _send_run(self, position: str, scope: Scope, response: HttpResponse) -> None:
+        run = _NamedRun(position, response)
+        with suppress(ClientDisconnected):  # the next change ends the response
+            while not run.is_over:
+                request = run.request(scope)
+                try:
+                    await self.run_events(request, _receive_nothing, run.send)
+                except ClinvkError as error:
+                    await send_error(error, request, run.send)
+                if not run.is_over:
+                    await asyncio.sleep(RETRY_S)
+
+
+class _LineHead(msgspec.Struct, frozen=True):
+    type: str
+    sequence: int
+
+
+_line_heads = msgspec.json.Decoder(_LineHead)
+
+
+class _NamedRun:
+    """A run that the query of a live stream names, as `ID` or `ID:SEQUENCE`, and the position in its events.
+
+    `send` takes the response to a request for the events, and sends them to the viewer.
+    """
+
+    def __init__(self, position: str, response: HttpResponse) -> None:
+        self.is_over = False
+        self._id, _, after = position.partition(":")
+        self._after = int(after or 0)
+        self._response = response
+        self._status = 0
+        self._rest: bytes = b""
+
+    def request(self, scope: Scope) -> Scope:
+        """Return the request for the events after this position, in the name of the viewer."""
+        self._rest = b""
+        return {
+            **scope,
+            "path": f"/api/v1/runs/{self._id}/events",
+            "path_params": {"id": self._id},
+            "query_string": b"after=%d" % self._after,
+            "headers": [(b"accept", unified.MEDIA_TYPE.encode())],
+            "state": {name: value for name, value in scope["state"].items() if name != "headers"},
+        }
+
+    async def send(self, message: Message) -> None:
+        """Send the whole lines of the response to the viewer. An error that stays is an event of its own."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self.is_over = self._status < 500 and self._status != 200
+            return
+        body: bytes = message.get("body", b"")
+        data = self._rest + body
+        if self._status == 200:
+            *lines, self._rest = data.split(b"\n")
+            if frames := b"".join(map(self._frame, lines)):
+                await self._response.write(frames)
+        elif message.get("more_body", False):
+            self._rest = data
+        elif data and self.is_over:
+            await self._response.write(self._named_frame("run_error", "problem", data))
+
+    def _frame(self, line: bytes) -> bytes:
+        head = _line_heads.decode(line)
+        self._after = head.sequence
+        self.is_over = head.type in ("done", "error")
+        return self._named_frame("run_event", "event", line)
+
+    def _named_frame(self, kind: str, name: str, value: bytes) -> bytes:
+        return sse.frame(msgspec.json.encode({"run": self._id, name: msgspec.Raw(value)}), kind)
+
+
+async def _receive_nothing() -> Message:
+    """Wait until the task is cancelled: the viewer stays connected."""
+    return await asyncio.get_running_loop().create_future()
 
 
 async def _ignore_quiet() -> None:

@@ -188,9 +188,20 @@ _EVENT_RESPONSES = {
     200: Returns("The events, to the run's end.", content={sse.MEDIA_TYPE: _SSE, unified.MEDIA_TYPE: _LINES}),
     204: Returns("The run has ended, and nothing comes after this event."),
 }
-_CHANGED: Json = {"anyOf": [ref(views.RunItem), ref(interaction_views.InteractionView)]}
+_RUN_EVENT: Json = {
+    "type": "object",
+    "required": ["run"],
+    "properties": {"run": {"type": "string"}, "event": EVENT, "problem": ref(rest.Problem)},
+}
+_CHANGED: Json = {"anyOf": [ref(views.RunItem), ref(interaction_views.InteractionView), _RUN_EVENT]}
 _LIVE_EVENT: Json = {"schema": sse_event(_CHANGED), "x-stream": "Named events; `reset` has an empty object."}
 _LIVE = Returns("The changes, until the server stops.", content={sse.MEDIA_TYPE: _LIVE_EVENT}, also=(views.RunItem,))
+
+
+def _live_events(services: Services) -> ASGIApp:
+    return LiveEventsEndpoint(services, RunEventsEndpoint(services))
+
+
 _SESSIONS_AND_RUNS = (
     json_endpoint("GET", "/api/v1/sessions", sessions.list_sessions, STORED),
     json_endpoint("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
@@ -227,7 +238,7 @@ _SESSIONS_AND_RUNS = (
     ),
     json_endpoint("POST", "/api/v1/runs/{id}/cancel", runs.cancel_run, _CANCEL),
     Endpoint(
-        Route("GET", "/api/v1/events", LiveEventsEndpoint),
+        Route("GET", "/api/v1/events", _live_events),
         Operation(
             "followServer",
             "Follow all runs and interactions of this server",
@@ -235,7 +246,9 @@ _SESSIONS_AND_RUNS = (
             (errors.InvalidRequest, *GUARDED),
             "The event `run` has a run whose state or model has changed, `interaction` an interaction that was "
             "requested or resolved. The event `reset` begins the stream, and replaces events that are lost: load the "
-            "lists again. The header `last-event-id` continues a stream.",
+            "lists again. The header `last-event-id` continues a stream. The event `run_event` has an `event` of a "
+            "`run` that the query names, `run_error` the `problem` of a `run` whose events cannot be sent.",
+            query=views.LiveFollowing,
             headers=(_LAST_EVENT_ID,),
         ),
     ),

@@ -225,6 +225,23 @@ class Following(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 0
 
 
+MAX_FOLLOWED_RUNS = 100
+
+_Position = Annotated[str, Meta(pattern="^[0-9a-f]{4,32}(:[0-9]{1,9})?$")]
+
+
+class LiveFollowing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of the live events."""
+
+    run: Annotated[
+        tuple[_Position, ...],
+        Meta(
+            max_length=MAX_FOLLOWED_RUNS,
+            description="Send the events of this run too: its id, or `ID:SEQUENCE` for those after an event.",
+        ),
+    ] = ()
+
+
 _patches = msgspec.json.Decoder(SessionPatch)
 
 
