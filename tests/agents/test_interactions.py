@@ -20,7 +20,7 @@ from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
 from clinvk.types.request import RunRequest
 
 LIMIT_S = 60
-SETTINGS = Settings(warm=WarmSettings(kept_backends=("claude", "codex", "gemini")))
+SETTINGS = Settings(warm=WarmSettings(kept_backends=("claude", "codex")))
 
 each_agent = pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 each_way = pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)

@@ -186,6 +186,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     asks: bool = False
     secret_args: tuple[str, ...] = ()
 
+    @property
+    def needs_its_process(self) -> bool:
+        """Whether only the process that began a conversation can continue the conversation: an own process cannot."""
+        return self.asks and self.warm is not None and self.warm.resumes == "held"
+
 
 class Channel(Protocol):
     """The protocol with one agent process, as a state machine without I/O.

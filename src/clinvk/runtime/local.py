@@ -364,19 +364,21 @@ class LocalRuns:
         environment = user_environment or self._environment.nested(request.depth)
         backend = environment.backend(request.backend)
         path = environment.path(backend)
+        launch = await self._look_up_launch(environment, backend, request, resume)
+        is_kept = backend.name in self._settings.warm.kept_backends or launch.needs_its_process
         return RunSpec(
             run_id=run_id,
             request=request,
             backend=backend,
             host=environment.host(backend.name),
             path=path,
-            launch=await self._look_up_launch(environment, backend, request, resume),
+            launch=launch,
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
             relaunch=partial(self._look_up_launch, environment, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs and not user_environment else None,
             hold=environment.hold(self.spawner, request.workdir),
-            pool=self.pool if backend.name in self._settings.warm.kept_backends else None,
+            pool=self.pool if is_kept else None,
         )
 
     async def _look_up_launch(

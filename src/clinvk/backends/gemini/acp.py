@@ -62,6 +62,7 @@ class AcpChannel(RpcChannel[acp_wire.Params, wire.Result, TurnDecoder, TurnDecod
         cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
         asked, turn.asked = turn.asked, {}
         withdrawn = b"".join(self._answer(message, acp_wire.CANCELLED) for message in asked.values())
+        turn.denied += [each.params.tool_call for each in asked.values() if each.params and each.params.tool_call]
         return self._encode(cancel) + withdrawn if turn.session else b""
 
     def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
@@ -90,7 +91,7 @@ class AcpChannel(RpcChannel[acp_wire.Params, wire.Result, TurnDecoder, TurnDecod
         if resume and resume.handle not in self._models:
             raise NotResumable(
                 "gemini cannot continue this conversation with approval mode ask, because its process has ended; use "
-                "another approval mode, --new, or add gemini to warm.kept_backends"
+                "another approval mode, or --new"
             )
         turn = self._open[run] = TurnDecoder(run, request)
         if resume is None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk import __version__
 from clinvk.backends import acp_wire as wire
@@ -15,10 +16,11 @@ from clinvk.cli.acp.updates import TurnUpdates, chunk
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.prompt.display import report_runtime_warnings
-from clinvk.cli.prompt.prompt import ServerOrLocalRuns
+from clinvk.cli.prompt.prompt import ServerOrLocalRuns, local_runs
 from clinvk.cli.sessions.local_store import ALL, open_store
 from clinvk.cli.sessions.session_text import short_title
 from clinvk.cli.terminal import streams
+from clinvk.config.model import Settings
 from clinvk.dialects.rest.views import time
 from clinvk.runtime.process import executables
 from clinvk.store.protocol import RunQuery, SessionQuery
@@ -36,6 +38,9 @@ _CAPABILITIES = wire.AgentCapabilities(
     prompt_capabilities=wire.PromptCapabilities(image=True, embedded_context=True),
     session_capabilities=wire.SessionCapabilities(list={}, resume={}, close={}, additional_directories={}),
 )
+_MAX_PROCESSES = 16
+_IDLE_S = 24 * 60 * 60
+"""How many processes are kept for the open sessions, and for how long without a prompt."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +58,13 @@ def acp(flags: Flags, context: CommandContext) -> int:
     agents = {name: context.backends[name] for name in names}
 
     async def serve() -> None:
-        async with open_store(context) as store, connected() as connection, asyncio.TaskGroup() as group:
-            runs = ServerOrLocalRuns(context, store, is_verbose=False)
+        async with (
+            open_store(context) as store,
+            local_runs(context, store, _keeping_conversations(context.settings), keeps_warm=True) as local,
+            connected() as connection,
+            asyncio.TaskGroup() as group,
+        ):
+            runs = ServerOrLocalRuns(context, store, is_verbose=False, local=local)
             agent = EditorAgent(Context(connection, store, runs, group, context.settings, agents, flags.model))
             async for message in connection.messages():
                 await agent.receive(message)
@@ -63,6 +73,14 @@ def acp(flags: Flags, context: CommandContext) -> int:
     with report_runtime_warnings(context.notes):
         streams.run(serve())
     return 0
+
+
+def _keeping_conversations(settings: Settings) -> Settings:
+    """Return settings that keep no processes but those without which an open session could not continue."""
+    warm = settings.warm
+    processes, idle_s = max(warm.max_processes, _MAX_PROCESSES), max(warm.idle_secs, _IDLE_S)
+    kept = replace(warm, enabled=True, kept_backends=(), prestart=(), max_processes=processes, idle_secs=idle_s)
+    return replace(settings, warm=kept)
 
 
 class EditorAgent:
@@ -133,7 +151,7 @@ class EditorAgent:
 
     async def _new(self, request: wire.Request) -> wire.Result:
         session = self._open(os.urandom(16).hex(), request, request.cwd, self._context.settings.default_backend)
-        return msgspec.structs.replace(await session.state(), session_id=session.id)
+        return replace(await session.state(), session_id=session.id)
 
     async def _resume(self, request: wire.Request) -> wire.Result:
         stored = await self._context.store.session(request.session_id)

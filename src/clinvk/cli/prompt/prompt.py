@@ -106,34 +106,47 @@ def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
     return free
 
 
-def local_runs(context: CommandContext, store: SessionStore, settings: Settings | None = None) -> "LocalRuns":
+def local_runs(
+    context: CommandContext, store: SessionStore, settings: Settings | None = None, keeps_warm: bool = False
+) -> "LocalRuns":
     """Return the runs of this process; `settings` take the place of those of the context."""
     from clinvk.runtime.local import LocalRuns  # imports that a prompt through a server does not need
 
     environ = context.environ
-    free, where = freeing(environ), context.home
-    return LocalRuns(settings or context.settings, store, environ, context.backends, release_elsewhere=free, home=where)
+    return LocalRuns(
+        settings or context.settings,
+        store,
+        environ,
+        context.backends,
+        keeps_warm=keeps_warm,
+        release_elsewhere=freeing(environ),
+        home=context.home,
+    )
 
 
 class ServerOrLocalRuns(NamedTuple):
     """A `Runner` that starts and imports only what a run needs.
 
     With `is_verbose`, notes report whether a running server takes the run, and why not. The setting
-    `warm.command_line` says whether to ask a server at all.
+    `warm.command_line` says whether to ask a server at all. `local` are the runs of this process if they are open
+    already; they have the conversations that only their own process can continue.
     """
 
     context: CommandContext
     store: SessionStore
     is_verbose: bool
+    local: "LocalRuns | None" = None
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> "AsyncGenerator[FollowedRun]":
         """Run a prompt. Leaving the context ends the run."""
         async with AsyncExitStack() as stack:
-            run = await self._through_server(request, stack)
+            asks = request.approval_mode == "ask"
+            is_here = self.local and asks and (await self.local.plan(request)).needs_its_process
+            run = None if is_here else await self._through_server(request, stack)
             if not run:
-                local = local_runs(self.context, self.store)
-                run = await stack.enter_async_context((await stack.enter_async_context(local)).run(request))
+                local = self.local or await stack.enter_async_context(local_runs(self.context, self.store))
+                run = await stack.enter_async_context(local.run(request))
             yield run
 
     async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "FollowedRun | None":

@@ -92,8 +92,9 @@ class Pool:
     @property
     def stats(self) -> WarmStats:
         """The current counts and memory of the workers."""
-        names = self._settings.kept_backends
-        mute = {group.backend for group in self._worker_set.groups.values() if group.is_mute}
+        groups = self._worker_set.groups.values()
+        names = tuple(dict.fromkeys((*self._settings.kept_backends, *(group.backend for group in groups))))
+        mute = {group.backend for group in groups if group.is_mute}
         return WarmStats(
             **asdict(self._stats_of(*names)),
             backends={name: self._stats_of(name) for name in names},

@@ -240,7 +240,8 @@ async def _run_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launch
         if task.phase is Phase.ENDED:
             task.slot.release()
     finally:
-        keep = is_reported and not task.request.ephemeral and isinstance(task.ending, RunFinished)
+        is_whole = is_reported and isinstance(task.ending, RunFinished)
+        keep = (is_whole or (is_trusted and task.spec.launch.needs_its_process)) and not task.request.ephemeral
         await pool.release(process, _turn_count(task), trusted=is_trusted, keep=keep)
 
 
