@@ -247,12 +247,54 @@ async def test_errors_before_the_body_is_read_have_the_format_of_the_vendor(scri
     assert responses[405].headers["allow"] == "POST"
 
 
+NOT_OFFERED = {
+    "POST /openai/v1/embeddings": "embedding",
+    "POST /v1/embeddings": "embedding",
+    "GET /openai/v1/files": "base64",
+    "POST /openai/v1/files/f/content": "base64",
+    "GET /openai/v1/batches": "/api/v1/parallel",
+    "POST /openai/v1/images/generations": "image",
+    "POST /openai/v1/audio/transcriptions": "audio",
+    "POST /openai/v1/moderations": "moderation",
+    "POST /openai/v1/responses/compact": "previous_response_id",
+    "POST /openai/v1/responses/input_tokens": "/anthropic/v1/messages/count_tokens",
+    "DELETE /openai/v1/responses/resp_1": "/api/v1/sessions",
+    "GET /openai/v1/responses/resp_1/input_items": "/api/v1/sessions",
+    "POST /openai/v1/conversations": "previous_response_id",
+    "POST /anthropic/v1/messages/batches": "/api/v1/parallel",
+    "GET /anthropic/v1/messages/batches/b/results": "/api/v1/parallel",
+    "GET /anthropic/v1/files": "base64",
+}
+"""What an error names in place of an endpoint."""
+
+
+async def test_error_of_an_endpoint_that_is_not_offered_names_a_replacement(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        for request, instead in NOT_OFFERED.items():
+            method, path = request.split()
+            response = await server.client.request(method, path, json={"model": "x"})
+            assert response.status_code == 404, request
+            kind, message = error_of(path, response)
+            assert kind == ("not_found_error" if path.startswith("/anthropic") else "invalid_request_error")
+            assert message.startswith(f"{request}: clinvk does not offer"), request
+            assert instead in message, message
+
+
+@pytest.mark.parametrize("path", ["/openai/v1/vector_stores", "/anthropic/v1/skills", "/v1/nothing"])
+async def test_unknown_path_error_below_a_base_url_names_the_documentation(scripted: Scripted, path: str) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.get(path)
+    assert error_of(path, response)[1].endswith("there is nothing here; GET /docs lists what there is")
+
+
 async def test_unknown_path_error_names_the_base_url(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as server:
         openai = await server.client.post("/openai/chat/completions", json={})
         anthropic = await server.client.post("/anthropic/messages", json={})
+        mixed = await server.client.post("/anthropic/v1/chat/completions", json={})
     assert "/openai/v1" in error_of(CHAT, openai)[1]
     assert "/anthropic" in error_of(MESSAGES, anthropic)[1]
+    assert "base URL" in error_of(MESSAGES, mixed)[1]
 
 
 @pytest.mark.parametrize("path", RUNS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
@@ -34,6 +35,9 @@ T = TypeVar("T")
 _PREPARE_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 64 * 1024
 _BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
+_UNDER_BASE = re.compile(r"(/openai|/anthropic)?/v1/(?!chat/|completions|messages|responses)")
+"""Matches a path below a base URL, but not an endpoint of one vendor below the base URL of the other."""
+
 
 _encoder = msgspec.json.Encoder()
 
@@ -156,7 +160,8 @@ def internal_error() -> ClinvkError:
 
 def no_such_path(scope: Scope) -> NoSuchPath:
     """Return the error for a path that is not served, with a hint where to look."""
-    hint = _BASES if scope["state"]["dialect"].is_model_api else "GET /docs lists what there is"
+    has_base = not scope["state"]["dialect"].is_model_api or _UNDER_BASE.match(scope["path"])
+    hint = "GET /docs lists what there is" if has_base else _BASES
     if scope["path"] == "/metrics":
         hint = "metrics are kept with the setting server.metrics_enabled"
     return NoSuchPath(f"{scope['method']} {path_of(scope)}: there is nothing here; {hint}")

@@ -27,7 +27,8 @@ from clinvk.api.mcp.endpoint import InProcessRest, McpEndpoint
 from clinvk.api.observe.observers import with_user_agent
 from clinvk.api.openapi.endpoint import Endpoint, Route
 from clinvk.api.openapi.endpoint_table import ENDPOINTS, METRICS_PATH
-from clinvk.dialects.dialect import MethodNotAllowed
+from clinvk.api.openapi.model_endpoints import not_offered
+from clinvk.dialects.dialect import MethodNotAllowed, NoSuchPath
 from clinvk.types.errors import ClinvkError, exhausted
 
 MCP_PATH = "/mcp"
@@ -93,10 +94,12 @@ class Router:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         template, scope["path_params"] = self._match(scope["path"])
-        methods = self.routes.get(template)
-        if methods is None:
-            raise no_such_path(scope)
+        methods = self.routes.get(template, {})
         method: str = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if method not in methods and (reason := not_offered(f"{method} {path_of(scope)}")):
+            raise NoSuchPath(reason)
+        if not methods:
+            raise no_such_path(scope)
         if method not in methods:
             allowed = ", ".join((*methods, *(("HEAD",) if "GET" in methods else ())))
             where = f"{scope['method']} {path_of(scope)}"
