@@ -1,6 +1,7 @@
 """Progress on stderr: more on a terminal than for a script."""
 
 import json
+import shlex
 
 import pytest
 
@@ -15,7 +16,7 @@ RETRY = line(
 )
 SUMMARIZED = line('{"type":"system","subtype":"compact_boundary"}')
 AGAIN = "retry: the model API answered 529 (overloaded); retry 1 of 10 in 0.6 s"
-DENIED = "1 action was denied: Write; to be asked: --approval-mode ask"
+DENIED = '1 action was denied: Write; to be asked: clinvk resume {} --approval-mode ask "go on"'
 DENIED_EVENT = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
 
 
@@ -24,6 +25,10 @@ def denied() -> list[Step]:
     *said, result = claude_says("Done.")
     denials: JSON = [{"tool_name": "Write", "tool_use_id": "toolu_1", "tool_input": {}}]
     return [*said, line(json.dumps({**json.loads(str(result["line"])), "permission_denials": denials}))]
+
+
+def newest_session(clinvk: Clinvk) -> str:
+    return json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"][0]["id"]
 
 
 def played(clinvk: Clinvk) -> None:
@@ -43,7 +48,7 @@ def test_terminal_shows_retries_warnings_and_denials(clinvk: Clinvk, form: str) 
     assert told == [
         f"clinvk: {AGAIN}",
         "clinvk: warning: claude summarized the conversation so far",
-        f"clinvk: {DENIED}",
+        f"clinvk: {DENIED.format(newest_session(clinvk)[:8])}",
     ]
 
 
@@ -52,7 +57,25 @@ def test_terminal_shows_retries_warnings_and_denials(clinvk: Clinvk, form: str) 
 def test_script_sees_only_denials_on_stderr(clinvk: Clinvk, form: str) -> None:
     played(clinvk)
     done = clinvk.run("-o", form, "--new", "hello")
-    assert (done.returncode, done.stderr) == (0, f"clinvk: {DENIED}\n")
+    assert (done.returncode, done.stderr) == (0, f"clinvk: {DENIED.format(newest_session(clinvk)[:8])}\n")
+
+
+@pytest.mark.parametrize(
+    ("modes", "flags"),
+    [((), "--approval-mode ask"), (("--sandbox-mode", "workspace"), "--sandbox-mode full")],
+)
+def test_hint_after_a_denial_continues_the_conversation(clinvk: Clinvk, modes: tuple[str, ...], flags: str) -> None:
+    clinvk.agent.play(denied())
+    hint = clinvk.run("--new", *modes, "hello").stderr.rpartition(": clinvk ")[2]
+    session = json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"][0]
+    assert hint == f'resume {session["id"][:8]} {flags} "go on"\n'
+    done = clinvk.run("--dry-run", *shlex.split(hint))
+    assert f"--resume={session['backend_session_id']}" in done.stdout, done.stderr
+
+
+def test_hint_after_a_denial_without_a_session_is_a_flag(clinvk: Clinvk) -> None:
+    played(clinvk)
+    assert clinvk.run("--ephemeral", "hello").stderr.endswith("; to be asked: --approval-mode ask\n")
 
 
 def test_stream_json_reports_a_denial_as_an_event(clinvk: Clinvk) -> None:

@@ -132,6 +132,8 @@ class TestByItself:
             (["--approval-mode", "always"], ["--approval-mode", "auto"], "approval mode auto is looser than always"),
             (["--approval-mode", "auto"], ["--approval-mode", "default"], ""),
             ([], ["--sandbox-mode", "workspace"], ""),
+            ([], ["--approval-mode", "ask"], ""),
+            (["--approval-mode", "always"], ["--approval-mode", "ask"], "approval mode ask is looser than always"),
         ],
     )
     def test_looser_modes_than_those_of_the_last_run_start_a_new_session(

@@ -1,5 +1,7 @@
 """Denied tools of the real Claude Code are reported in the same run."""
 
+import re
+
 import pytest
 
 from agents.machine import Machine, clinvk
@@ -28,8 +30,6 @@ async def test_turn_reports_only_its_own_denied_tools(machine: Machine) -> None:
 def test_script_gets_denied_tools_on_stderr_and_exit_code_0(machine: Machine) -> None:
     prompt = f"[[tool=write path={machine.project / 'no.txt'} content=x say=Done.]]"
     done = clinvk(machine, "--new", "-o", "text", "--no-stdin", prompt)
-    assert (done.returncode, done.stdout, done.stderr) == (
-        0,
-        "Done.\n",
-        "clinvk: 1 action was denied: Write; to be asked: --approval-mode ask\n",
-    )
+    assert (done.returncode, done.stdout) == (0, "Done.\n")
+    hint = r'clinvk resume [0-9a-f]{8} --approval-mode ask "go on"'
+    assert re.fullmatch(f"clinvk: 1 action was denied: Write; to be asked: {hint}\n", done.stderr)

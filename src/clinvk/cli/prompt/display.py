@@ -213,7 +213,7 @@ class RunDisplay:
                 self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
             case Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 is_own = self._questions and self._questions.can_ask  # the user has denied the action here
-                self._denied = "" if is_own else _with_remedy(message, run.request)
+                self._denied = "" if is_own else _with_remedy(message, run.request, run.session_id)
             case UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"steered: {text}")
             case Progress(stage=stage, message=message) if (
@@ -292,14 +292,16 @@ def footer(model: str, seconds: float, ending: RunFinished, session_id: str | No
     return " · ".join(filter(None, parts))
 
 
-def _with_remedy(denied: str, request: RunRequest) -> str:
-    """Return the message about denied actions with the flag that allows them, or makes the agent ask."""
+def _with_remedy(denied: str, request: RunRequest, session_id: str | None) -> str:
+    """Return the message about denied actions with the command that continues the session and allows them, or asks."""
     what = denied.partition(";")[0]
     if request.approval_mode == "ask":
         return what
+    purpose, flag = "to be asked", "--approval-mode ask"
     if request.approval_mode != "always" and request.sandbox_mode in ("read-only", "workspace"):
-        return f"{what}; to allow it: --sandbox-mode full"
-    return f"{what}; to be asked: --approval-mode ask"
+        purpose, flag = "to allow it", "--sandbox-mode full"
+    command = f'clinvk resume {short_id(session_id)} {flag} "go on"' if session_id else flag
+    return f"{what}; {purpose}: {command}"
 
 
 @contextmanager

@@ -113,15 +113,22 @@ async def mode_change(store: SessionStore, request: RunRequest) -> str:
 
 
 def _looser_mode(request: RunRequest, last: RunRecord) -> str:
-    """Return which mode of a request allows the agent more than the last run; empty if none does."""
+    """Return which mode of a request allows the agent more than the last run; empty if none does.
+
+    `ask` is no looser than `default`: the agent does no more by itself.
+    """
     for name, mode, order in (
         ("approval", request.approval_mode, APPROVAL),
         ("sandbox", request.sandbox_mode, SANDBOX),
     ):
         previous = msgspec.convert(last.request.get(f"{name}_mode", "default"), str)
-        if mode not in modes_up_to(order, previous):
+        if _unasked(mode or "default") not in modes_up_to(order, _unasked(previous)):
             return f"{name} mode {mode} is looser than {previous}"
     return ""
+
+
+def _unasked(mode: str) -> str:
+    return "default" if mode == "ask" else mode
 
 
 def is_wanted(choice: SessionChoice, context: CommandContext) -> bool:
