@@ -115,7 +115,7 @@ class Row extends Component {
   }
 
   render({ row: { kind, turn, block }, interaction, onShow }) {
-    if (turn.isActive && turn.blocks?.current === block) block.isWhole = true; // nothing that grows is clipped
+    if (block && turn.isActive && turn.blocks.current === block) block.isWhole = true; // nothing that grows is clipped
     switch (kind) {
       case "prompt": return html`<${Prompt} text=${block ? block.text : turn.prompt} at=${block ? block.at : turn.run.created_at} />`;
       case "answer": return html`<${Stored} turn=${turn} onShow=${onShow} />`;
