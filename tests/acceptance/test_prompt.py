@@ -359,6 +359,13 @@ def test_single_word_on_a_terminal_is_sent_after_confirmation(clinvk: Clinvk) ->
         assert terminal.ended() == 0
 
 
+def test_agent_that_is_not_enabled_is_refused_before_a_single_word_is_confirmed(clinvk: Clinvk) -> None:
+    with on_terminal(clinvk, "-b", "opencode", "hi", columns=200) as terminal:
+        terminal.until("to enable it: clinvk config set ")
+        assert terminal.ended() == 2
+    assert b"[y/N]" not in terminal.all_read
+
+
 def test_json_flag_of_a_prompt_suggests_the_output_format(clinvk: Clinvk) -> None:
     done = clinvk.run("--json", "hi")
     assert (done.returncode, done.stderr) == (1, "clinvk: unknown flag '--json'; use -o json\n")

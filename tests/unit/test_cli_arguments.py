@@ -63,13 +63,19 @@ def test_flag_value_that_equals_a_command_name_is_a_value() -> None:
         (["--limit", "5", "sessions", "list"], "sessions list", {"limit": 5}),
         (["-n", "5", "sessions", "list", "--here"], "sessions list", {"limit": 5, "here": True}),
         (["sessions", "--limit", "5", "list"], "sessions list", {"limit": 5}),
+        (["sessions", "--search", "x"], "sessions list", {"search": "x"}),
+        (["sessions", "--search", "show"], "sessions list", {"search": "show"}),
+        (["runs", "-n", "4"], "runs list", {"limit": 4}),
+        (["-n", "4", "runs"], "runs list", {"limit": 4}),
         (["-f", "s.yaml", "chain"], "chain", {"file": "s.yaml"}),
         (["-f", "chain", "chain"], "chain", {"file": "chain"}),
         (["--judge", "claude", "compare", "go on"], "compare", {"judge": "claude", "words": ("go on",)}),
         (["--remove", "a", "sessions", "tag", "3f9c", "--", "b"], "sessions tag", {"words": ("3f9c", "b")}),
     ],
 )
-def test_command_flags_may_precede_the_command(argv: list[str], command: str, given: dict[str, object]) -> None:
+def test_command_flags_may_precede_the_command_and_follow_a_group(
+    argv: list[str], command: str, given: dict[str, object]
+) -> None:
     asked = arguments.read(argv)
     assert asked.command == command
     assert {name: getattr(asked.flags, name) for name in given} == given
@@ -80,6 +86,19 @@ def test_command_flags_may_precede_the_command(argv: list[str], command: str, gi
 )
 def test_unknown_flag_does_not_turn_a_prompt_into_a_command(argv: list[str]) -> None:
     with pytest.raises(InvalidRequest, match=f"unknown flag '{argv[0]}'"):
+        arguments.read(argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["runs", "4"], "unknown command 'runs 4'"),
+        (["sessions", "--bogus"], "sessions list has no flag '--bogus'"),
+        (["sessions", "-n", "four"], "'four' is not a whole number"),
+    ],
+)
+def test_flags_after_a_group_are_those_of_its_list(argv: list[str], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         arguments.read(argv)
 
 

@@ -57,10 +57,10 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdo
         return 0
     if command == "help":
         return _help(flags.words, environ)
-    if not command and "--" not in argv and len(flags.words) == 1 and not _is_meant(flags, notes):
+    context = _context(flags, environ, notes)
+    if not command and "--" not in argv and len(flags.words) == 1 and not _is_meant(flags, context):
         return exits.CANCELLED
     start = commands.load(commands.command_of(command).start)
-    context = _context(flags, environ, notes)
     gc.freeze()
     gc.enable()
     return start(flags, context)
@@ -73,18 +73,20 @@ def _context(flags: Flags, environ: Mapping[str, str], notes: Notes) -> "Command
     return CommandContext(flags, environ, notes, backends_of(flags.config, environ, BACKENDS))
 
 
-def _is_meant(flags: Flags, notes: Notes) -> bool:
+def _is_meant(flags: Flags, context: "CommandContext") -> bool:
     """Return whether a prompt of one word on a terminal is meant as a prompt: a typing mistake would cost money.
 
     Raises:
         InvalidRequest: the word is nearly a command.
+        ConfigError, BackendUnavailable: as `CommandContext.settings`.
     """
     word = flags.words[0]
     is_continued = isinstance(flags, PromptFlags) and flags.continue_
     is_certain = len(word.split()) != 1 or word.startswith(("/", "-")) or flags.dry_run or is_continued
-    if is_certain or not (os.isatty(0) and notes.is_terminal):
+    if is_certain or not (os.isatty(0) and context.notes.is_terminal):
         return True
     arguments.refuse_typing_mistake(word)
+    context.load()
     from clinvk.cli.terminal.input import ask
 
     return ask(f"{word!r} is not a command. Send it to the agent? [y/N] ").strip().lower() in ("y", "yes")

@@ -60,7 +60,11 @@ def read(argv: Sequence[str]) -> ParsedCommand:
 
 
 def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
-    """Return a command that follows its own flags. A parser with the flags of a prompt takes their values for words."""
+    """Return a command among its own flags. A parser with the flags of a prompt takes their values for words."""
+    for group in ALONE.keys() & words:
+        flags, unknown = _parse(ALONE[group], before)
+        if flags.words == (group,) and not unknown:
+            return ALONE[group]
     if any(" ".join(words[:number]) in COMMANDS for number in (1, 2)):
         return None
     for name in COMMANDS:
