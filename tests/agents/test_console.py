@@ -1,7 +1,9 @@
 """Real agents ask, and a user of the console answers in a real browser. The model is a stand-in."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,37 @@ async def test_write_denied_in_the_console_is_not_done(machine: Machine) -> None
         await ended(page)
     assert not (machine.project / "asked.txt").exists()
     assert any("not now" in str(body) for body in machine.requests())
+
+
+@pytest.mark.timeout(120)
+async def test_new_session_asks_its_user(machine: Machine) -> None:
+    prompt = f"[[tool=write path={machine.project}/asked.txt content=x say=Done.]]"
+    async with serving(machine.env) as server, opened(server, "/new", at="[aria-label=Agent] option") as page:
+        await page.until("document.querySelector('[aria-label=Approval]').value === 'ask'")
+        await page.write(".directory", str(machine.project))
+        await page.write(".composer textarea", prompt)
+        await page.point(".composer .primary")
+        await page.until("document.querySelector('.interaction.pending .diff') !== null", within_s=60)
+        await asyncio.sleep(1)  # a new request takes no clicks at first
+        await page.point(".interaction .primary")
+        await page.until("document.querySelector('.end') !== null", within_s=60)
+    assert (machine.project / "asked.txt").read_text().strip() == "x"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("sandbox", "next_sandbox"), [("default", "default"), ("workspace", "full")])
+async def test_denied_action_is_allowed_afterwards(machine: Machine, sandbox: str, next_sandbox: str) -> None:
+    prompt = "[[tool=write path=/var/tmp/clinvk-denied.txt content=x say=Done.]]"
+    fields = {"sandbox_mode": sandbox, "workdir": str(machine.project), "backend": "claude"}
+    async with serving(machine.env) as server:
+        answer = (await server.prompt(prompt=prompt, **fields)).json()
+        async with opened(server, f"/session/{answer['session_id']}", at=".denied button") as page:
+            assert str(await page.evaluate(text_of(".denied"))).startswith("1 action was denied: Write")
+            await page.point(".denied button")
+            await page.until("document.querySelectorAll('.prompt').length === 2")
+            await page.until("document.querySelectorAll('.end').length === 2", within_s=60)
+            assert await page.evaluate("document.querySelector('.denied')") is None
+        runs = (await server.client.get("/api/v1/runs", params={"session_id": answer["session_id"]})).json()["runs"]
+        request = (await server.client.get(f"/api/v1/runs/{runs[0]['id']}")).json()["request"]
+    assert (request["approval_mode"], request["sandbox_mode"]) == ("ask", next_sandbox)
+    assert not Path("/var/tmp/clinvk-denied.txt").exists()

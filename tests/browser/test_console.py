@@ -121,6 +121,12 @@ async def tab_to(page: Page, selector: str) -> None:
     raise AssertionError(f"the focus does not reach {selector}")
 
 
+async def choose(page: Page, label: str, value: str) -> None:
+    """Choose an option of a select."""
+    select = f"document.querySelector('[aria-label={label}]')"
+    await page.evaluate(f"{select}.value = {json.dumps(value)}; {select}.dispatchEvent(new Event('change'))")
+
+
 def text_of(selector: str) -> str:
     return f"(document.querySelector({json.dumps(selector)})?.textContent ?? '')"
 
@@ -391,6 +397,8 @@ async def test_prompt_starts_a_session_whose_answer_streams(scripted: Scripted, 
     says = claude_says("one ", "*two*")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     async with serving(scripted.env) as server, opened(server, "/new", at="[aria-label=Agent] option") as page:
+        await page.until("document.querySelector('[aria-label=Approval]').value === 'ask'")
+        await choose(page, "Approval", "")  # a scripted agent cannot ask
         await page.write(".composer textarea", "hi")
         await press(page, "Enter")
         await page.until(f"{text_of('.markdown')}.trim() === 'one'")

@@ -126,6 +126,7 @@ async def test_key_logs_in_with_a_cookie_that_scripts_cannot_read(scripted: Scri
         "login_required": True,
         "key": None,
         "may_answer": False,
+        "may_ask": True,
         "limits": {},
     }
     assert refused.status_code == 401
@@ -134,6 +135,7 @@ async def test_key_logs_in_with_a_cookie_that_scripts_cannot_read(scripted: Scri
         "login_required": True,
         "key": "ana",
         "may_answer": False,
+        "may_ask": True,
         "limits": {},
     }
     assert (response.status_code, response.json(), after.json()) == (200, me, me)
@@ -230,6 +232,7 @@ async def test_login_token_works_once(scripted: Scripted) -> None:
         "login_required": True,
         "key": None,
         "may_answer": True,
+        "may_ask": True,
         "limits": {},
     }
     assert "used before" in again.json()["detail"]
@@ -315,7 +318,7 @@ async def test_server_without_keys_needs_no_login(scripted: Scripted) -> None:
         logout = await server.client.post("/api/v1/logout")
         rebound = await server.client.get("/api/v1/me", headers={"host": "evil.example"})
     expected: dict[str, object] = {"authenticated": True, "login_required": False, "key": None}
-    assert me.json() == response.json() == {**expected, "may_answer": True, "limits": {}}
+    assert me.json() == response.json() == {**expected, "may_answer": True, "may_ask": True, "limits": {}}
     assert "set-cookie" not in response.headers
     assert (logout.status_code, rebound.status_code) == (204, 403)
 

@@ -40,6 +40,9 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     login_required: Annotated[bool, Meta(description="Whether requests need an API key or a login.")]
     key: Annotated[str | None, Meta(description="The name of the key; null for the user who runs the server.")]
     may_answer: Annotated[bool, Meta(description="Whether the client may answer the agents of other keys.")]
+    may_ask: Annotated[
+        bool, Meta(description="Whether the policy of the server allows prompts with approval_mode ask.")
+    ]
     limits: Annotated[KeyLimits, Meta(description="The limits of the key; empty if it has none.")]
 
 
@@ -84,11 +87,13 @@ async def log_out(services: Services, request: Request) -> Response:
 def _me(services: Services, key_name: str | None, is_authenticated: bool) -> Me:
     keys = services.access.keys
     key = keys.by_name(key_name) if key_name else None
+    policy = services.settings.policy
     return Me(
         authenticated=is_authenticated,
         login_required=bool(keys),
         key=key_name,
         may_answer=is_authenticated and (key is None or "answer" in key.rights),
+        may_ask=policy.max_approval_mode in ("ask", "none") and policy.max_sandbox_mode == "full",
         limits=key.limits if key else KeyLimits(),
     )
 

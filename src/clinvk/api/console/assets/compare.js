@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "./vendor/preact.js";
 import { follow, get, post, start } from "./api.js";
-import { Directory, Permissions, filled, remembered, useBackends } from "./composer.js";
+import { Directory, Permissions, filled, remembered, useBackends, withApproval } from "./composer.js";
 import { Diff } from "./diff.js";
 import { ENDED, cost, elapsed, tokens } from "./format.js";
 import { useLive } from "./live.js";
@@ -38,7 +38,7 @@ function CompareForm() {
   const backends = useBackends() ?? [];
   const [chosen, setChosen] = useStored("compare", []);
   const [directories, setDirectories] = useStored("directories", []);
-  const [options, setOptions] = useState({});
+  const [modes, setModes] = useState({});
   const [prompt, setPrompt] = useState("");
   const [workdir, setWorkdir] = useState("");
   const [isIsolated, setIsolated] = useState(true);
@@ -46,7 +46,8 @@ function CompareForm() {
   const [check, setCheck] = useState("");
   const [error, setError] = useState(null);
   const names = backends.map((backend) => backend.name).filter((name) => chosen.includes(name));
-  const first = backends.find((backend) => backend.name === names[0]);
+  const agents = backends.filter((backend) => names.includes(backend.name));
+  const options = withApproval(modes, agents);
   const toggle = (name) => setChosen(names.includes(name) ? names.filter((each) => each !== name) : [...names, name]);
 
   async function submit() {
@@ -76,7 +77,7 @@ function CompareForm() {
         ${backends.map(({ name }) => html`
           <${Checkbox} checked=${names.includes(name)} onChange=${() => toggle(name)}><${Agent} name=${name} /><//>`)}</fieldset>
       <div class="options">
-        <${Permissions} backend=${first} value=${options} onChange=${setOptions} />
+        <${Permissions} backend=${agents[0]} value=${options} onChange=${setModes} />
         <${Select} label="Judge" value=${judge} onChange=${setJudge}
           options=${[["", "No judge"], ...backends.map(({ name }) => [name, `Judge: ${name}`])]} />
         <${Checkbox} checked=${isIsolated} onChange=${() => setIsolated(!isIsolated)}>Each in a worktree<//>

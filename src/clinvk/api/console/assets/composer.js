@@ -2,6 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { get, post, start } from "./api.js";
+import { live } from "./live.js";
 import { Action, Form, Problem, Select, TextArea, TextField, announce, useStored, visible } from "./ui.js";
 
 const IMAGE_TYPES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
@@ -24,13 +25,20 @@ export function useBackends() {
   return backends;
 }
 
+/** Return options with their approval mode: ask, if nothing was chosen, and if the agents and the server allow it. */
+export function withApproval(options, backends) {
+  const canAsk = live.me.may_ask && backends.length > 0
+    && backends.every((backend) => backend?.capabilities.approval_modes.includes("ask"));
+  return { ...options, approval_mode: options.approval_mode ?? (canAsk ? "ask" : "") };
+}
+
 /** Selects for the sandbox and approval modes that an agent supports. */
 export function Permissions({ backend, value, onChange }) {
   const { sandbox_modes: sandboxes = [], approval_modes: approvals = [] } = backend?.capabilities ?? {};
   const optionsOf = (modes, labels) =>
     ["", ...modes.filter((mode) => mode !== "default")].map((mode) => [mode, labels[mode] ?? mode]);
   return html`
-    <${Select} label="Approval" value=${value.approval_mode ?? ""} options=${optionsOf(approvals, LABELS.approval)}
+    <${Select} label="Approval" value=${value.approval_mode} options=${optionsOf(approvals, LABELS.approval)}
       onChange=${(mode) => onChange({ ...value, approval_mode: mode })} />
     <${Select} label="Sandbox" value=${value.sandbox_mode ?? ""} options=${optionsOf(sandboxes, LABELS.sandbox)}
       onChange=${(mode) => onChange({ ...value, sandbox_mode: mode })} />`;
@@ -64,15 +72,16 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
   const backends = useBackends();
   const [stored, setStored] = useStored("prompt", {});
   const [directories, setDirectories] = useStored("directories", []);
-  const [options, setOptions] = useState(session ? {} : stored);
+  const [chosen, setOptions] = useState(session ? {} : { ...stored, approval_mode: stored.approval_mode || undefined });
   const [prompt, setPrompt] = useState("");
   const [images, setImages] = useState([]);
   const [isOpen, setOpen] = useState(false); // on a phone; elsewhere all options are always shown
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState(null);
   const files = useRef();
-  const name = session?.backend ?? options.backend ?? backends?.[0]?.name;
+  const name = session?.backend ?? chosen.backend ?? backends?.[0]?.name;
   const backend = backends?.find((each) => each.name === name);
+  const options = withApproval(chosen, [backend]);
   useEffect(() => {
     const { approval_mode: approval, sandbox_mode: sandbox, model } = lastRequest ?? {};
     const known = (mode) => (mode === "default" ? "" : mode);
@@ -103,7 +112,7 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
         ...(activeRun && { on_busy: onBusy }),
       }));
       if (!session) {
-        setStored({ ...options, backend: name });
+        setStored({ ...chosen, backend: name });
         setDirectories(remembered(options.workdir, directories));
       }
       setPrompt("");
@@ -139,7 +148,7 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
         <${Directory} value=${options.workdir ?? ""} known=${directories} onChange=${(workdir) => change({ workdir })} /></div>`}
       <div class="options">
         ${!session && html`<${Select} label="Agent" value=${name} options=${(backends ?? []).map((each) => [each.name, each.name])}
-          onChange=${(chosen) => change({ backend: chosen, model: "", approval_mode: "", sandbox_mode: "" })} />`}
+          onChange=${(chosen) => change({ backend: chosen, model: "", approval_mode: undefined, sandbox_mode: "" })} />`}
         <${TextField} class="model" label="Model" placeholder="Model: default" list="models" value=${options.model ?? ""}
           onChange=${(model) => change({ model })} />
         <datalist id="models">${(backend?.models ?? []).map((model) => html`<option value=${model} />`)}</datalist>

@@ -1,18 +1,19 @@
 // A conversation with an agent: the transcript, which follows the agent's work, and the box for the next prompt.
 
 import { html, Component, useEffect, useRef, useState } from "./vendor/preact.js";
-import { get, patch, post, remove } from "./api.js";
-import { Composer } from "./composer.js";
+import { get, patch, post, remove, start } from "./api.js";
+import { Composer, filled } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { cost, duration, elapsed, shortPath, titleOf, tokens } from "./format.js";
 import { InteractionCard } from "./interaction.js";
-import { useLive } from "./live.js";
+import { live, useLive } from "./live.js";
 import { Answer } from "./markdown.js";
 import { navigate } from "./router.js";
 import { ToolCard } from "./tool.js";
 import { Action, Agent, Clipped, Empty, Facts, Form, Loading, Problem, Time, useTick, visible } from "./ui.js";
 import { VirtualList } from "./virtual-list.js";
 
+const CONTINUE = "Go on. The user is asked for each action from here on, so try again what was denied.";
 const PATH_PARTS = 3;
 const MAX_NOTE_CHARS = 2_000;
 const ROW_PX = 60; // a low estimate, so that enough rows are rendered at once
@@ -23,7 +24,7 @@ export const NewSession = () => html`
 
 /** A session, or with `runId` a run that has no session. */
 export function Session({ sessionId, runId }) {
-  const live = useLive();
+  useLive();
   const [, setVersion] = useState(0);
   const [isAtEnd, setAtEnd] = useState(true);
   const [lastRequest, setLastRequest] = useState(null);
@@ -32,10 +33,7 @@ export function Session({ sessionId, runId }) {
   useEffect(() => {
     const opened = new Conversation({ sessionId, runId }, () => setVersion((version) => version + 1));
     conversation.current = opened;
-    opened.load().then(() => {
-      const last = opened.turns.at(-1);
-      if (last && sessionId) get(`runs/${last.run.id}`).then((run) => setLastRequest(run.request), () => {});
-    });
+    opened.load();
     return () => opened.close();
   }, [sessionId, runId]);
   useEffect(() => {
@@ -44,6 +42,9 @@ export function Session({ sessionId, runId }) {
 
   const { session, rows = [], error, activeTurn, turns = [] } = conversation.current ?? {};
   const run = turns.at(-1)?.run;
+  useEffect(() => {
+    if (run && sessionId) get(`runs/${run.id}`).then((found) => setLastRequest(found.request), () => {});
+  }, [run?.id]);
   if (!run && !session) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
   const interactionOf = ({ kind, block }) =>
     kind === "interaction" && (live.interactions.get(block.interaction.id) ?? block.interaction);
@@ -64,9 +65,28 @@ export function Session({ sessionId, runId }) {
     <div class="dock">
       ${!isAtEnd && html`
         <button type="button" class="latest" onClick=${() => list.current.scrollToEnd()}>↓ Latest</button>`}
+      ${session && lastRequest && !activeTurn && html`
+        <${Denied} session=${session} turn=${turns.at(-1)} request=${lastRequest} onStarted=${onStarted} />`}
       ${session && html`<${Composer} key=${session.id} session=${session} activeRun=${activeTurn?.run}
         lastRequest=${lastRequest} onStarted=${onStarted} />`}
     </div>`;
+}
+
+/** What was denied in the last turn because nobody was asked, or nobody answered; and a button to be asked for it. */
+function Denied({ session, turn, request, onStarted }) {
+  const isAsked = request.approval_mode === "ask";
+  const denied = turn?.blocks?.blocks.findLast(({ stage, interaction }) =>
+    (isAsked ? interaction?.status === "expired" : stage === "denied"));
+  if (!denied || !live.me.may_ask) return null;
+  const isSandboxed = ["read-only", "workspace"].includes(request.sandbox_mode);
+  const options = { model: request.model, sandbox_mode: isSandboxed ? "full" : request.sandbox_mode };
+  const go = async () => onStarted(await start("prompt", {
+    ...filled(options), prompt: CONTINUE, session_id: session.id, approval_mode: "ask",
+  }));
+  return html`<div class="denied">
+    <span>${visible(denied.text?.split(";")[0] ?? "An action was denied, since nobody answered")}</span>
+    <${Action} class="small" run=${go} title="The agent goes on ${isSandboxed ? "without its sandbox, " : ""}and asks you for each action">
+      Allow and continue<//></div>`;
 }
 
 function Head({ session, run, onChange }) {
@@ -142,7 +162,7 @@ function Stored({ turn, onShow }) {
 }
 
 const Note = ({ block: { stage, text } }) => html`
-  <p class="note"><strong>${visible(stage)}</strong> <${Clipped} text=${text} limit=${MAX_NOTE_CHARS} /></p>`;
+  <p class="note"><strong>${visible(stage)}</strong> <${Clipped} text=${stage === "denied" ? text.split(";")[0] : text} limit=${MAX_NOTE_CHARS} /></p>`;
 
 const Thinking = ({ block }) => html`
   <details class="thinking" open=${block.isOpen} onToggle=${(event) => { block.isOpen = event.currentTarget.open; }}>
