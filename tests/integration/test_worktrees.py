@@ -227,18 +227,40 @@ def traces(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in tmp_path.glob("ran-*"))
 
 
-def make_hostile(repository: Repository, tmp_path: Path) -> None:
-    """Make a repository name a program wherever git would run one, partly by an included file."""
-    included = repository.path / ".git" / "more"
-    for key in ("core.fsmonitor", "core.pager", "diff.external", "diff.odd.command", "diff.odd.textconv"):
-        repository.git("config", "--file", str(included), key, program(tmp_path, key))
-    for key in ("filter.a=b.smudge", "filter.a=b.clean", "filter.long.process", "core.sshCommand", "core.editor"):
-        repository.git("config", "--file", str(included), key, program(tmp_path, key.replace("=", "")))
-    repository.git("config", "--file", str(included), "filter.a=b.required", "true")
-    for key, value in (("command", program(tmp_path, "hook")), ("event", "post-checkout")):
-        repository.git("config", "--file", str(included), f"hook.own.{key}", value)
-    repository.git("config", "include.path", "more")
-    for name in ("worktree", "add", "diff-index", "apply", "status"):
+PROGRAMS = (
+    *("core.fsmonitor", "core.pager", "core.sshCommand", "core.editor", "core.askPass", "core.gitProxy"),
+    *("core.alternateRefsCommand", "credential.helper", "diff.external", "diff.odd.command", "diff.odd.textconv"),
+    *("filter.a=b.smudge", "filter.a=b.clean", "filter.long.process", "gpg.program", "hook.own.command"),
+    *("interactive.diffFilter", "merge.odd.driver", "pager.status", "sequence.editor", "submodule.module.update"),
+    *("remote.origin.uploadpack", "uploadpack.packObjectsHook"),
+)
+"""Settings that name a program: filters, drivers, and what moves data or asks for something."""
+
+INCLUDES = {
+    "always": "include",
+    "of its branch": "includeIf.onbranch:clinvk/**",
+    "of its git directory": "includeIf.gitdir:**/worktrees/**",
+    "of any case of its git directory": "includeIf.gitdir/i:**/WORKTREES/**",
+    "of its remote": "includeIf.hasconfig:remote.*.url:ext::**",
+    "of the worktree": "",
+}
+"""Where the settings apply: most only in a worktree, not where the worktree is made from."""
+
+
+def make_hostile(repository: Repository, tmp_path: Path, include: str) -> None:
+    """Make a repository name a program wherever git would run one."""
+    repository.git("config", "extensions.worktreeConfig", "true")
+    included = repository.path / ".git" / ("more" if include else "config.worktree")
+    values = {key: program(tmp_path, key.replace("=", "")) for key in PROGRAMS}
+    values["submodule.module.update"] = f"!{values['submodule.module.update']}"
+    others = {"filter.a=b.required": "true", "hook.own.event": "post-checkout", "core.hooksPath": ".git/hooks"}
+    for key, value in {**values, **others}.items():
+        repository.git("config", "--file", str(included), key, value)
+    if include:
+        repository.git("config", f"{include}.path", "more")
+    repository.git("config", "remote.origin.url", f"ext::{program(tmp_path, 'remote')}")
+    repository.git("config", "protocol.ext.allow", "always")
+    for name in ("worktree", "add", "diff-index", "apply", "status", "read-tree"):
         repository.git("config", f"alias.{name}", f"!{program(tmp_path, f'alias-{name}')}")
     hooks = repository.path / ".git" / "hooks"
     hooks.mkdir(exist_ok=True)
@@ -246,23 +268,104 @@ def make_hostile(repository: Repository, tmp_path: Path) -> None:
         (hooks / name).symlink_to(program(tmp_path, name))
 
 
+@pytest.mark.parametrize("include", INCLUDES.values(), ids=INCLUDES)
 async def test_repository_runs_no_program_of_its_own(
-    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path, include: str
 ) -> None:
-    repository.commit(**{".gitattributes": "*.txt filter=a=b diff=odd\n*.bin filter=long\n"})
-    make_hostile(repository, tmp_path)
+    attributes = "*.txt filter=a=b diff=odd merge=odd\n*.bin filter=long\n"
+    inner = Repository(repository.path / "module", repository.home)
+    inner.commit(x="x")
+    repository.git("-c", "advice.addEmbeddedRepo=false", "add", "module")
+    repository.commit(**{".gitattributes": attributes})
+    make_hostile(repository, tmp_path, include)
+    make_hostile(inner, tmp_path, "include")
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "inner/b.bin": b"\0two", "c.txt": "new\n"})
     outcome = await worktrees.outcome(worktree)
     assert "+two" in outcome.diff
-    assert "filter" in " ".join(worktree.warnings)
     assert len(await worktrees.list(str(repository.path))) == 1
     assert (await worktrees.check(worktree, "rm c.txt", 10)).passed
-    applied = await worktrees.apply(worktree.id)
+    applied = await worktrees.apply(worktree.id, keep=True)
     assert [file.path for file in applied.files] == ["a.txt", "c.txt", "inner/b.bin"]
-    await worktrees.discard((await changed(worktrees, repository)).id)
     assert traces(tmp_path) == []
-    repository.git("status")
+    Path(worktree.root, "a.txt").write_text("three\n")
+    with suppress(AssertionError):  # the programs are no good filters
+        repository.git("add", "a.txt", cwd=Path(worktree.root))
     assert traces(tmp_path) != []  # else the repository was not hostile
+    for trace in tmp_path.glob("ran-*"):
+        trace.unlink()
+    await worktrees.discard(worktree.id)
+    assert left_over(repository) == []
+    assert traces(tmp_path) == []
+
+
+async def test_filter_of_the_repository_is_a_warning(
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
+) -> None:
+    make_hostile(repository, tmp_path, "include")
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        assert worktree.warnings == tuple(
+            f"the filter {name} of the repository's own settings is not run" for name in ("a=b", "long")
+        )
+
+
+async def test_settings_that_are_planted_meanwhile_run_no_program(repository: Repository, tmp_path: Path) -> None:
+    """Another agent may change the repository between any two steps."""
+    repository.commit(**{".gitattributes": "* filter=late\n"})
+    planting = tmp_path / "planting" / "git"
+    planting.parent.mkdir()
+    plants = "; ".join(
+        f"{shutil.which('git')} config --file {repository.path}/.git/config {key} {program(tmp_path, key)}"
+        for key in ("filter.late.smudge", "filter.late.clean", "core.fsmonitor")
+    )
+    planting.write_text(
+        f'#!/bin/sh\ncase "$*" in *"config --list"*) {shutil.which("git")} "$@"; {plants};; '
+        f'*) exec {shutil.which("git")} "$@";; esac\n'
+    )
+    planting.chmod(0o755)
+    worktrees = another(repository, PATH=f"{planting.parent}:{os.environ['PATH']}")
+    worktree = await changed(worktrees, repository)
+    await worktrees.apply(worktree.id)
+    assert repository.files()["a.txt"] == b"two\n"
+    assert traces(tmp_path) == []
+
+
+async def test_link_among_the_records_of_a_worktree_is_not_followed(repository: Repository, tmp_path: Path) -> None:
+    """An agent may write in the repository while clinvk makes a worktree."""
+    git, victim = tmp_path / "bin" / "git", tmp_path / "victim"
+    git.parent.mkdir()
+    victim.write_text("mine\n")
+    index = f"{repository.path}/.git/worktrees/project/index"
+    git.write_text(
+        f'#!/bin/sh\ncase "$*" in *read-tree*) ln -s {victim} {index};; esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    git.chmod(0o755)
+    worktrees = another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        assert repository.git("status", "--porcelain", cwd=Path(worktree.root)) == ""
+        assert victim.read_text() == "mine\n"
+        records = repository.path / ".git" / "worktrees"
+        records.rename(records.with_name("aside"))
+        records.symlink_to("aside")
+    assert worktree.id in left_over(repository)
+    records.unlink()
+    records.with_name("aside").rename(records)
+    assert await another(repository).list() == []
+    assert left_over(repository) == []
+
+
+async def test_missing_objects_are_not_fetched(
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
+) -> None:
+    """git would fetch them by what the settings of a partial clone name."""
+    blob = repository.git("rev-parse", "HEAD:a.txt").strip()
+    (repository.path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    make_hostile(repository, tmp_path, "include")
+    repository.git("config", "extensions.partialClone", "origin")
+    repository.git("config", "remote.origin.promisor", "true")
+    with pytest.raises(ClinvkError, match="git read-tree failed"):
+        await worktrees.make(str(repository.path), "agent")
+    assert traces(tmp_path) == []
+    assert left_over(repository) == []
 
 
 async def test_filter_of_the_user_runs(repository: Repository, worktrees: KeptWorktrees, tmp_path: Path) -> None:
@@ -271,6 +374,30 @@ async def test_filter_of_the_user_runs(repository: Repository, worktrees: KeptWo
     repository.git("config", "filter.mine.smudge", program(tmp_path, "other"))
     async with worktrees.isolated(str(repository.path), "agent"):
         assert traces(tmp_path) == ["ran-smudge"]
+
+
+async def test_filter_of_a_condition_of_the_user_runs(
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
+) -> None:
+    repository.commit(**{".gitattributes": "*.txt filter=mine\n"})
+    repository.git("config", "--file", str(repository.home / "more"), "filter.mine.smudge", program(tmp_path, "smudge"))
+    repository.git("config", "--global", f"includeIf.gitdir:{repository.path}/.path", "more")
+    async with worktrees.isolated(str(repository.path), "agent"):
+        assert traces(tmp_path) == ["ran-smudge"]
+
+
+async def test_filter_of_the_user_reads_no_program_in_settings_of_the_repository(
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
+) -> None:
+    """Git LFS, for one, runs programs that `lfs.customtransfer` names."""
+    repository.commit(**{".gitattributes": "*.txt filter=mine\n"})
+    for key in ("lfs.customtransfer.x.path", "lfs.extension.x.smudge", "lfs.fetchexclude", "remote.origin.url"):
+        repository.git("config", key, "own")
+    reads = f"git config --get-regexp '^(lfs|remote)' | sort >{tmp_path}/read; cat"
+    repository.git("config", "--global", "filter.mine.smudge", reads)
+    async with worktrees.isolated(str(repository.path), "agent"):
+        read = (tmp_path / "read").read_text().splitlines()
+    assert read == ["lfs.fetchexclude own", f"lfs.storage {repository.path}/.git/lfs", "remote.origin.url own"]
 
 
 async def test_replaced_git_file_and_submodules_run_no_program(
@@ -538,7 +665,7 @@ async def test_failed_checkout_leaves_nothing(
 ) -> None:
     repository.commit(large=bytes(2 * 2**20))
     small_files()
-    with pytest.raises(ClinvkError, match="git reset failed"):
+    with pytest.raises(ClinvkError, match="git read-tree failed"):
         await worktrees.make(str(repository.path), "agent")
     assert left_over(repository) == []
 
@@ -759,6 +886,8 @@ async def test_sparse_checkout_stays_sparse_without_changes(repository: Reposito
     repository.git("sparse-checkout", "set", "--cone", "inner")
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         assert not Path(worktree.root, "other").exists()
+        assert repository.git("sparse-checkout", "list", cwd=Path(worktree.root)) == "inner\n"
+        assert repository.git("status", "--porcelain", cwd=Path(worktree.root)) == ""
         assert not (await worktrees.outcome(worktree)).kept
         for name in ("fresh/new", "other/c"):
             Path(worktree.root, name).parent.mkdir()
@@ -767,6 +896,53 @@ async def test_sparse_checkout_stays_sparse_without_changes(repository: Reposito
         assert (await worktrees.outcome(worktree)).files == files
         assert (await worktrees.check(worktree, "rm fresh/new; echo >other/d", 15)).passed
         assert (await worktrees.outcome(worktree)).files == files
+
+
+@pytest.mark.parametrize("option", ["--object-format=sha256", "--ref-format=reftable", "--shared=group"])
+async def test_formats_of_repositories(repository: Repository, worktrees: KeptWorktrees, option: str) -> None:
+    shutil.rmtree(repository.path / ".git")
+    try:
+        repository.git("init", "--quiet", "--initial-branch=main", option)
+    except AssertionError:
+        pytest.skip(f"this git knows no {option}")
+    repository.commit()
+    repository.git("worktree", "add", "--quiet", "-b", "mine", str(repository.path.with_name("mine")))
+    for top in (repository.path, repository.path.with_name("mine")):
+        async with worktrees.isolated(str(top), "agent") as worktree:
+            root = Path(worktree.root)
+            (root / "a.txt").write_text("two\n")
+            repository.git("commit", "-qam", "mine", cwd=root)
+        assert worktree.warnings == ()
+        assert worktree.branch in repository.branches()
+        assert "mine" in repository.git("log", "--oneline", worktree.branch)
+        await worktrees.apply(worktree.id)
+        assert repository.git("status", "--porcelain", cwd=top) == " M a.txt\n"
+    assert repository.branches() == ["main", "mine"]
+
+
+async def test_settings_that_name_no_program_apply(repository: Repository, worktrees: KeptWorktrees) -> None:
+    (repository.path / ".git" / "info" / "exclude").write_text("*.own\n")
+    (repository.path / ".git" / "info" / "attributes").write_text("b.txt eol=lf\n")
+    for key, value in (("autocrlf", "true"), ("fileMode", "false"), ("splitIndex", "true")):
+        repository.git("config", f"core.{key}", value)
+    repository.commit(**{"b.txt": "one\n"})
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        root = Path(worktree.root)
+        assert ((root / "a.txt").read_bytes(), (root / "b.txt").read_bytes()) == (b"one\r\n", b"one\n")
+        (root / "a.txt").chmod(0o755)
+        for name in ("x.own", "forced.log"):
+            (root / name).touch()
+        repository.git("add", "--force", "forced.log", cwd=root)
+        assert (await worktrees.outcome(worktree)).files == (ChangedFile("forced.log", "added"),)
+    assert repository.git("config", "--list").count("clinvk") == 0
+
+
+async def test_branch_is_removed_with_its_upstream(repository: Repository, worktrees: KeptWorktrees) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        repository.git("branch", "--set-upstream-to=main", cwd=Path(worktree.root))
+    assert repository.git("config", "--list").count("clinvk") == 0
+    assert left_over(repository) == []
+    assert not list((repository.path / ".git" / "logs").rglob("agent-*"))
 
 
 async def test_worktree_of_a_submodule(repository: Repository, worktrees: KeptWorktrees, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees import diff
+from clinvk.runtime.worktrees import diff, registration
 from clinvk.runtime.worktrees import repository as repositories
 from clinvk.runtime.worktrees import worktrees as package
 from clinvk.runtime.worktrees.folders import WorktreeFolders
@@ -65,7 +65,7 @@ async def test_cancelled_apply_leaves_no_temporary_files(repository: Repository,
 
 
 async def test_cancelled_make_leaves_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
-    with late(repositories, "_finish_checkout") as gate:
+    with late(registration, "_finish_checkout") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.make(str(repository.path / "inner"), "agent")))
     assert left_over(repository) == []
 

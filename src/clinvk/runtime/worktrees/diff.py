@@ -1,7 +1,7 @@
 """The difference between a worktree and the base commit, found without changing the worktree or the repository.
 
 An agent may have changed or broken `.git` and the index of the worktree. So the comparison starts from a copy of the
-first index, names the repository explicitly, and stores objects in a temporary folder.
+first index, and works in a temporary git directory, which also takes the new objects.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from pathlib import Path
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees.folders import Worktree, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitFailed, on_one_line
+from clinvk.runtime.worktrees.private_git import GitDirs, for_files, lay_out
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import Alteration, ChangedFile
 
@@ -67,12 +68,11 @@ class TreeDiff:
     async def restore(self) -> None:
         """Restore the files after a check; allowed only without warnings. Ignored files stay unchanged.
 
-        New repositories in the tree are removed. The check may have changed the repository's settings as well.
+        New repositories in the tree are removed.
 
         Raises:
             ClinvkError: git failed.
         """
-        await self._git.guard()
         await self._git.out("checkout-index", "--all", "--force", "--quiet")
         await self._git.out("clean", "-d", "--force", "--force", "--quiet")
 
@@ -85,33 +85,30 @@ async def difference(git: Git, worktree: Worktree, admin: Path) -> AsyncGenerato
         ClinvkError: git failed.
     """
     folder = Path(worktree.folder, f"look-{os.urandom(4).hex()}")
-    where = {"GIT_DIR": str(admin), "GIT_WORK_TREE": worktree.root}
-    private = {
-        "GIT_INDEX_FILE": str(folder / "index"),
-        "GIT_OBJECT_DIRECTORY": str(folder / "objects"),
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(os.path.join(worktree.common, "objects")),
-    }
     try:
-        await finish_thread(asyncio.to_thread(_prepare, folder), "copying an index")
-        await git.guard(**where, **private)
-        warnings = await _add(git, worktree, await _forced(git, worktree, admin))
-        raw = await git.out(*_DIFF, "--raw", "-z", "--no-renames", worktree.base, "--")
-        yield TreeDiff(git, worktree.base, folder, raw, warnings)
+        settings = await git.at(worktree.root, {}, GIT_DIR=str(admin), GIT_WORK_TREE=worktree.root).settings()
+        dirs = GitDirs(worktree.common, str(admin), settings)
+        await finish_thread(asyncio.to_thread(_prepare, folder, dirs, worktree.base), "copying an index")
+        files = for_files(git, folder / "git", dirs, worktree.root)
+        warnings = await _add(files, worktree, settings.is_sparse, await _forced(files, worktree, admin))
+        raw = await files.out(*_DIFF, "--raw", "-z", "--no-renames", worktree.base, "--")
+        yield TreeDiff(files, worktree.base, folder, raw, warnings)
     finally:
         await finish_thread(asyncio.to_thread(remove_tree, folder), f"removing {str(folder)!r}")
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path, dirs: GitDirs, base: str) -> None:
     try:
-        (folder / "objects").mkdir(mode=0o700, parents=True)
-        shutil.copy2(folder.parent / "index", folder / "index")
+        folder.mkdir(mode=0o700)
+        lay_out(folder / "git", dirs, base)
+        shutil.copy2(folder.parent / "index", folder / "git" / "index")
     except OSError as exc:
         raise ClinvkError(f"{exc.filename}: {exc.strerror}") from exc
 
 
-async def _add(git: Git, worktree: Worktree, forced: bytes) -> list[str]:
+async def _add(git: Git, worktree: Worktree, is_sparse: bool, forced: bytes) -> list[str]:
     """Add all files to the index, and the ignored files in `forced`, each with a NUL; return what git complains of."""
-    flags = ("--ignore-errors", *(("--sparse",) if git.is_sparse else ()))
+    flags = ("--ignore-errors", *(("--sparse",) if is_sparse else ()))
     # In submodules git would run what the settings of the submodules name.
     others = (f":(exclude,top,literal){path}" for path in worktree.submodules)
     adds = [await git.run("add", "--all", *flags, "--", ":(top)", *others)]
@@ -140,8 +137,3 @@ def _existing(root: bytes, names: bytes) -> bytes:
         if name and os.path.realpath(folder) == folder and (os.path.islink(path) or os.path.isfile(path)):
             existing += name + b"\0"
     return existing
-
-
-def _quoted(path: str) -> str:
-    """Quote a path for a colon-separated list, in which git reads a quoted path as a C string."""
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

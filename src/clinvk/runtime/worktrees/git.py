@@ -1,14 +1,17 @@
 """Run git without running programs of an untrusted repository.
 
-The user's and the system's git settings apply. Programs in the repository's own settings (`.git/config` and its
-includes) are not run: no hook, file system monitor, filter or transport. Diffs are made by plumbing
-commands, which use no pager, external diff or textconv. Tried with git 2.47.
+The user's and the system's git settings apply. The settings of the repository (`.git/config`, its includes, and
+`config.worktree`) may name programs in many places, and a new version of git may add a place. So git reads them only
+to list them and to find the repository. All other commands go through a git directory of clinvk's own
+(`private_git.py`), which takes over the settings in `_DATA`. Diffs are made by plumbing commands, which use no pager,
+external diff or textconv. Tried with git 2.47.
 """
 
 import os
 import re
-from collections.abc import Mapping
-from typing import TypedDict, Unpack
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, TypedDict, Unpack
 
 from clinvk.runtime.process.executables import ProgramResult, run_tool
 from clinvk.runtime.process.spawn import Spawner
@@ -20,7 +23,20 @@ ISOLATION = "isolation"
 
 _TIMEOUT_S = 300.0
 _TRUSTED = frozenset({b"system", b"global"})
-_PROGRAM = re.compile(rb"(filter\..*)\.(clean|smudge|process)|hook\..*\.(command|event)", re.DOTALL)
+_PROGRAM = re.compile(rb"filter\.(.*)\.(?:clean|smudge|process)", re.DOTALL)
+_OF_USER = re.compile(rb"(?:filter|lfs)\..*", re.DOTALL)
+"""Settings of the user and of the system that are passed on: an `includeIf` may name the user's repository."""
+
+_DATA = re.compile(
+    rb"core\.(?:autocrlf|eol|checkroundtripencoding|filemode|symlinks|ignorecase|precomposeunicode|protecthfs|protectntfs"
+    rb"|longpaths|trustctime|checkstat|preloadindex|untrackedcache|bigfilethreshold|sparsecheckout|sparsecheckoutcone"
+    rb"|excludesfile|attributesfile|logallrefupdates|sharedrepository)"
+    rb"|index\.(?:sparse|version|threads|skiphash)|feature\.manyfiles|checkout\.(?:workers|thresholdforparallelism)"
+    rb"|lfs\.(?:url|fetchinclude|fetchexclude|skipdownloaderrors)|remote\..*\.url",
+    re.DOTALL,
+)
+"""Settings of the repository that are passed on: none names a program. git never uses a remote; Git LFS does."""
+
 _FIXED: dict[bytes, bytes] = {
     b"core.hooksPath": b"/dev/null",
     b"core.fsmonitor": b"false",
@@ -69,48 +85,68 @@ class GitOptions(TypedDict, total=False):
     timeout_s: float
 
 
-class Git:
-    """git, guarded, for one directory.
-
-    git starts in the current directory of clinvk: git 2.35 and later never remove the directory that they start in.
+class Settings(NamedTuple):
+    """What the settings around a repository mean for clinvk.
 
     Attributes:
+        kept: the settings for clinvk's own git directory, as for `Git.at`.
         disabled: filters from the repository's own settings, which are not run.
         is_sparse: some files may be missing from the tree because of a sparse checkout.
+        object_format: the hash of the repository's objects, if named.
+        ref_storage: the format of the repository's refs, if named.
+        worktree: the setting `core.worktree` of the repository, or empty.
     """
 
-    def __init__(self, spawner: Spawner, environ: Mapping[str, str], directory: str) -> None:
-        self.disabled: tuple[str, ...] = ()
-        self.is_sparse = False
+    kept: Mapping[bytes, bytes]
+    disabled: tuple[str, ...]
+    is_sparse: bool
+    object_format: str
+    ref_storage: str
+    worktree: str
+
+
+class Git:
+    """git in one directory, with `settings` that override those in files, and variables as `GIT_DIR`.
+
+    git starts in the current directory of clinvk: git 2.35 and later never remove the directory that they start in.
+    """
+
+    def __init__(
+        self,
+        spawner: Spawner,
+        environ: Mapping[str, str],
+        directory: str,
+        settings: Mapping[bytes, bytes] = MappingProxyType({}),
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._spawner = spawner
         self._environ = environ
         self._directory = directory
-        self._env: Mapping[str, str] = {}
-        self._where: Mapping[str, str] = {}
+        self._env = {**environment(environ), **_VARIABLES, **variables, **_configured({**settings, **_FIXED})}
 
-    async def guard(self, **env: str) -> None:
-        """Turn off all programs in the repository's own settings. Call `guard` before any other command.
+    def at(self, directory: str, settings: Mapping[bytes, bytes], **variables: str) -> "Git":
+        """Return git in another directory, with other settings and variables."""
+        return Git(self._spawner, self._environ, directory, settings, variables)
 
-        Args:
-            env: `GIT_DIR` and the like for all commands that follow; by default those of the last guard, or none.
+    @property
+    def server_id(self) -> int:
+        """The server number of the clinvk that runs git."""
+        return self._spawner.server_id
+
+    async def settings(self) -> Settings:
+        """Read the settings of the repository, the user and the system; this runs no program that they name.
 
         Raises:
             InvalidRequest: git is missing, or too old to take settings from variables.
             ClinvkError: git cannot be run in the directory.
         """
-        self._where = env or self._where
-        base = {**environment(self._environ), **_VARIABLES, **self._where}
-        self._env = {**base, **_configured(_FIXED)}
-        # `--show-scope -z` prints scope, NUL, key, line feed, value, NUL; a bare key has no line feed and no value.
+        # `--show-scope -z` prints scope, NUL, key, line feed, value, NUL; a bare key has no line feed and is true.
         listed = (await self.out("config", "--list", "--show-scope", "-z")).split(b"\0")
         pairs = zip(listed[::2], (pair.partition(b"\n") for pair in listed[1::2]), strict=False)
-        settings = [(scope, key, value) for scope, (key, _, value) in pairs]
+        settings = [(scope, key, value if separator else b"true") for scope, (key, separator, value) in pairs]
         if not any(scope == b"command" for scope, _, _ in settings):
             raise InvalidRequest("worktrees need git 2.34 or later", ISOLATION)
-        self.is_sparse = any(key == b"core.sparsecheckout" for _, key, _ in settings)
-        off = _turned_off(settings)
-        self.disabled = tuple(sorted(os.fsdecode(key)[7:-9] for key in off if key.endswith(b".required")))
-        self._env = {**base, **_configured({**_FIXED, **off})}
+        return _meaning([setting for setting in settings if setting[0] != b"command"])
 
     async def out(self, *arguments: str, **options: Unpack[GitOptions]) -> bytes:
         """Run a git command and return stdout.
@@ -157,20 +193,20 @@ def on_one_line(stderr: bytes) -> str:
     return "; ".join(dict.fromkeys(part for part in parts if part))[:1000]
 
 
-def _turned_off(settings: list[tuple[bytes, bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return the settings that replace programs of the repository's own settings by the user's, or by none.
-
-    Each of `settings` is a scope, a key and a value.
-    """
+def _meaning(settings: Sequence[tuple[bytes, bytes, bytes]]) -> Settings:
+    """Return what settings mean; each of `settings` is a scope, a key and a value, the strongest last."""
     trusted = {key: value for scope, key, value in settings if scope in _TRUSTED}
-    off: dict[bytes, bytes] = {}
-    for scope, key, value in settings:
-        found = _PROGRAM.fullmatch(key)
-        if found and scope not in _TRUSTED and value != trusted.get(key):
-            off[key] = trusted.get(key, b"")
-            if found[1]:
-                off[found[1] + b".required"] = b"false"
-    return off
+    own = {key: value for scope, key, value in settings if scope not in _TRUSTED}
+    programs = (_PROGRAM.fullmatch(key) for key, value in own.items() if value != trusted.get(key))
+    of_user = {key: value for key, value in trusted.items() if _OF_USER.fullmatch(key)}
+    return Settings(
+        kept={**of_user, **{key: value for _, key, value in settings if _DATA.fullmatch(key)}},
+        disabled=tuple(sorted({os.fsdecode(found[1]) for found in programs if found})),
+        is_sparse=b"core.sparsecheckout" in own | trusted,
+        object_format=own.get(b"extensions.objectformat", b"").decode(),
+        ref_storage=own.get(b"extensions.refstorage", b"").decode(),
+        worktree=os.fsdecode(own.get(b"core.worktree", b"")),
+    )
 
 
 def _configured(settings: Mapping[bytes, bytes]) -> dict[str, str]:

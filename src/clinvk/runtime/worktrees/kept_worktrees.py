@@ -75,7 +75,7 @@ class KeptWorktrees(Worktrees):
         """
         common = None
         if directory is not None:
-            _, common, _ = await repository.find_repository(self._git(directory), directory)
+            common = (await repository.find_repository(self._git(directory), directory)).dirs.common
         slots = asyncio.Semaphore(_EXAMINED_AT_ONCE)
 
         async def one(id_: str) -> WorktreeListed | None:

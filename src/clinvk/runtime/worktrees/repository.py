@@ -1,14 +1,14 @@
-"""The repository of a worktree: location, content, and changes to the tree."""
+"""The repository that a worktree is made from: location, content, and changes to the tree."""
 
 import asyncio
 import os
-import re
 import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ from clinvk.runtime.process.waiting import Lookups, finish_thread
 from clinvk.runtime.worktrees.diff import TreeDiff
 from clinvk.runtime.worktrees.folders import Worktree, remove_tree
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTimedOut, on_one_line
+from clinvk.runtime.worktrees.private_git import GitDirs, private_git
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
 _SUBMODULE = b"160000"
@@ -25,7 +26,6 @@ _REFUSED = 1
 _APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
 _APPLY_TIMEOUT_S = 600.0
 _STATUS_TIMEOUT_S = 30.0
-_RETRY_AFTER_S = 0.05
 _MAX_NAMES = 3
 
 
@@ -33,56 +33,73 @@ SourceCheck = Callable[[str], Sequence[str]]
 """Raises if no files of a worktree may come from a directory; returns the blocked directories below the directory."""
 
 
-async def find_repository(git: Git, directory: str) -> tuple[str, str, str]:
-    """Return the top of the tree that holds a directory, the repository's own folder, and the sub-directory.
+class Origin(NamedTuple):
+    """What a worktree is made of: its record without id and folder, the paths to leave out, and the repository."""
 
-    `git` is guarded afterwards.
+    worktree: Worktree
+    left_out: tuple[str, ...]
+    dirs: GitDirs
+
+
+class Found(NamedTuple):
+    """The tree that holds a directory: the top, the sub-directory, and the repository."""
+
+    top: str
+    inside: str
+    dirs: GitDirs
+
+
+async def find_repository(git: Git, directory: str) -> Found:
+    """Return the tree of a repository that holds a directory, where `git` works.
 
     Raises:
         InvalidRequest: the directory is in no tree of a repository.
         ClinvkError: git cannot be run in the directory.
     """
-    await git.guard()
-    completed = await git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-toplevel")
+    settings = await git.settings()
+    wanted = ("--git-common-dir", "--absolute-git-dir", "--show-toplevel")
+    completed = await git.run("rev-parse", "--path-format=absolute", *wanted)
     paths = os.fsdecode(completed.stdout).split("\n")
-    if completed.exit_code or len(paths) != 3:
+    if completed.exit_code or len(paths) != 4:
         message = on_one_line(completed.stderr) or str(paths)
         if message.startswith("not a git repository (or any"):
             raise InvalidRequest(f"worktrees need a git repository; {directory!r} is not in one", ISOLATION)
         raise InvalidRequest(f"{directory!r} is in no git repository with a tree: {message}", ISOLATION)
-    common, top, _ = paths
-    return top, common, await asyncio.to_thread(_inside, directory, top)
+    common, own, top, _ = paths
+    return Found(top, await asyncio.to_thread(_inside, directory, top), GitDirs(common, own, settings))
 
 
-async def origin(git: Git, directory: str, check_source: SourceCheck | None) -> tuple[Worktree, tuple[str, ...]]:
-    """Return a worktree for a directory, without id and folder, and the blocked paths to leave out.
+async def origin(git: Git, directory: str, check_source: SourceCheck | None) -> Origin:
+    """Return what a worktree for a directory is made of.
 
     Raises:
         InvalidRequest: as `find_repository`; or the repository has no commit, a name is not UTF-8, or `check_source`
             refuses the repository.
         ClinvkError: git failed.
     """
-    top, common, inside = await find_repository(git, directory)
-    blocked = await _blocked_paths(git, top, common, check_source) if check_source else ()
+    top, inside, dirs = await find_repository(git, directory)
     head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    if head.exit_code:
-        raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
     base = head.stdout.decode().strip()
-    listed = await git.out("ls-tree", "-r", "-z", "--full-tree", base)
+    async with private_git(git, dirs, top, base) as files:
+        blocked = await _blocked_paths(files, top, dirs.common, check_source) if check_source else ()
+        if head.exit_code:
+            raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
+        listed = await files.out("ls-tree", "-r", "-z", "--full-tree", base)
+        changes = await _uncommitted(files)
     entries = [(mode, os.fsdecode(name)) for mode, _, name in (entry.partition(b"\t") for entry in listed.split(b"\0"))]
     modules = tuple(name for mode, name in entries if mode.startswith(_SUBMODULE))
     left_out = tuple(path for path in blocked if any(f"{name}/".startswith(f"{path}/") for _, name in entries))
-    warnings = [f"the filter {name} of the repository's own settings is not run" for name in git.disabled]
+    warnings = [f"the filter {name} of the repository's own settings is not run" for name in dirs.settings.disabled]
     if modules:
-        warnings.append(f"submodules are empty in the worktree: {_summary(modules)}")
+        warnings.append(f"submodules are empty in the worktree: {summary(modules)}")
     if left_out:
-        warnings.append(f"not in the worktree, since the server blocks it: {_summary(left_out)}")
-    if changes := await _uncommitted(git):
+        warnings.append(f"not in the worktree, since the server blocks it: {summary(left_out)}")
+    if changes:
         begins = f"the worktree begins with the commit {base[:12]}"
         warnings.append(f"{begins}: uncommitted changes in {top} are not in it{changes}")
     worktree = Worktree(
         repository=top,
-        common=common,
+        common=dirs.common,
         name=os.path.basename(top) or "root",
         inside=inside,
         base=base,
@@ -94,7 +111,7 @@ async def origin(git: Git, directory: str, check_source: SourceCheck | None) -> 
         msgspec.json.encode(worktree)
     except UnicodeEncodeError as exc:
         raise InvalidRequest(f"the name {exc.object!r} is not UTF-8: no worktree can be made", ISOLATION) from None
-    return worktree, left_out
+    return Origin(worktree, left_out, dirs)
 
 
 async def _blocked_paths(git: Git, top: str, common: str, check_source: SourceCheck) -> Sequence[str]:
@@ -136,64 +153,7 @@ async def _uncommitted(git: Git) -> str:
     except GitTimedOut as exc:
         return f", if there are any: {exc.message}"
     changed = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
-    return f": {_summary(changed)}" if changed else ""
-
-
-async def register(git: Git, worktree: Worktree) -> None:
-    """Add the worktree to the repository, without files.
-
-    git may fail if the user or an agent adds or removes a worktree at the same moment.
-    """
-    flags = ("--no-checkout", "--quiet", "--no-track", "-B", worktree.branch)
-    for is_last in (False, False, True):
-        try:
-            await git.out("worktree", "add", *flags, worktree.root, worktree.base)
-        except GitFailed:
-            if is_last:
-                raise
-            await asyncio.sleep(_RETRY_AFTER_S)
-        else:
-            return
-
-
-async def check_out(git: Git, worktree: Worktree, left_out: Sequence[str]) -> None:
-    """Check out all files except `left_out`, and store a copy of the index.
-
-    Raises:
-        InvalidRequest: the directory to work in is not a directory in the commit.
-        ClinvkError: git failed, or a file cannot be written.
-    """
-    admin = await asyncio.to_thread(registered, worktree) or Path(worktree.root)
-    sparse = ("-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=false") if left_out else ()
-    if left_out:
-        await asyncio.to_thread(_exclude, admin / "info" / "sparse-checkout", left_out)
-    await git.out(*sparse, "reset", "--hard", "--quiet", directory=worktree.root)
-    await finish_thread(asyncio.to_thread(_finish_checkout, worktree, admin, left_out), "copying an index")
-
-
-def _exclude(file: Path, names: Sequence[str]) -> None:
-    patterns = "".join("!/" + re.sub(r"([\\*?\[\]\s])", r"\\\1", name) + "\n" for name in names)
-    file.parent.mkdir(exist_ok=True)
-    with file.open("a") as opened:
-        opened.write(patterns if opened.tell() else f"/*\n{patterns}")
-
-
-def _finish_checkout(worktree: Worktree, admin: Path, left_out: Sequence[str]) -> None:
-    root, path = Path(worktree.root), Path(worktree.path)
-    if any(os.path.lexists(root / name) for name in left_out):
-        raise ClinvkError(f"git does not leave {_summary(left_out)} out of the worktree")
-    try:
-        shutil.copy2(admin / "index", Path(worktree.folder, "index"))
-        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-            path.mkdir(parents=True, exist_ok=True)
-            return
-    except (FileExistsError, NotADirectoryError):
-        pass
-    except OSError as exc:
-        raise ClinvkError(f"cannot make a worktree: {exc.filename}: {exc.strerror}") from exc
-    raise InvalidRequest(
-        f"{worktree.inside!r} is not a directory in the commit {worktree.base[:12]} of {worktree.repository}", ISOLATION
-    )
+    return f": {summary(changed)}" if changed else ""
 
 
 class FileBackup:
@@ -277,10 +237,16 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
         InvalidRequest: the tree is gone, or the patch does not apply or is applied already; nothing was changed.
         ClinvkError: writing failed; the files are restored, and what was written is kept in a folder.
     """
-    top, patch = worktree.repository, str(diff.patch)
+    top = worktree.repository
     if not await asyncio.to_thread(os.path.isdir, top):
         raise InvalidRequest(f"the tree of worktree {worktree.id} is gone: {top!r}")
-    await find_repository(git, top)
+    dirs = (await find_repository(git, top)).dirs
+    async with private_git(git, dirs, top, worktree.base) as files:
+        await _apply(files, diff, worktree, dry_run)
+
+
+async def _apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> None:
+    top, patch = worktree.repository, str(diff.patch)
     try:
         await _run_apply(git, worktree, "--check", patch)
     except InvalidRequest:
@@ -323,33 +289,6 @@ async def _write_changes(git: Git, worktree: Worktree, patch: str, backup: FileB
     await asyncio.to_thread(remove_tree, backup.folder)
 
 
-async def unregister(git: Git, worktree: Worktree, with_commits: bool) -> None:
-    """Remove a worktree without files from the repository, where `git` works.
-
-    Remove the branch as well if the branch has no commits after the base, or if `with_commits`. git keeps a branch
-    while another worktree has the branch checked out.
-
-    Raises:
-        ClinvkError: git failed.
-    """
-    if await asyncio.to_thread(registered, worktree):
-        await git.out("worktree", "remove", "--force", "--force", worktree.root)
-    head = await git.run("rev-parse", "--verify", "--quiet", f"refs/heads/{worktree.branch}")
-    if with_commits or head.stdout.decode().strip() == worktree.base:
-        await git.run("branch", "-D", "--quiet", worktree.branch)
-
-
-def registered(worktree: Worktree) -> Path | None:
-    """Return the folder in which the repository keeps a worktree's records, or None. Blocks."""
-    target = os.path.realpath(worktree.root)
-    for entry in Path(worktree.common, "worktrees").glob("*/gitdir"):
-        with suppress(OSError):
-            gitdir = os.fsdecode(entry.read_bytes()).rstrip("\n")
-            if os.path.realpath(entry.parent / os.path.dirname(gitdir)) == target:
-                return entry.parent
-    return None
-
-
 def _inside(directory: str, top: str) -> str:
     """Return a directory relative to the top of the tree.
 
@@ -364,6 +303,7 @@ def _inside(directory: str, top: str) -> str:
     return "" if inside == "." else inside
 
 
-def _summary(names: Sequence[str]) -> str:
+def summary(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
     shown = ", ".join(name.encode(errors="replace").decode() for name in names[:_MAX_NAMES])
     return shown if len(names) <= _MAX_NAMES else f"{shown} and {len(names) - _MAX_NAMES} more"

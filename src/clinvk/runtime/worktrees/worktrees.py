@@ -16,7 +16,7 @@ from pathlib import Path
 from clinvk.file_locks import FileLock
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp, finish_shielded, finish_thread
-from clinvk.runtime.worktrees import repository
+from clinvk.runtime.worktrees import registration, repository
 from clinvk.runtime.worktrees.diff import TreeDiff, difference
 from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitTimedOut, environment
@@ -91,11 +91,11 @@ class Worktrees:
             ClinvkError: git failed, e.g. because the disk is full.
         """
         git = self._git(directory)
-        origin, left_out = await repository.origin(git, directory, check_source)
+        origin = await repository.origin(git, directory, check_source)
         claimed: list[Worktree] = []
 
         async def claim() -> None:
-            worktree, lock = await asyncio.to_thread(self._folders.make, label, origin)
+            worktree, lock = await asyncio.to_thread(self._folders.make, label, origin.worktree)
             self._held[worktree.id] = lock
             claimed.append(worktree)
 
@@ -103,8 +103,10 @@ class Worktrees:
             await finish_thread(claim(), "making a folder", _CLAIM_TIMEOUT_S)
             (worktree,) = claimed
             async with self._exclusive():
-                await finish_thread(repository.register(git, worktree), "git worktree add", CHANGE_TIMEOUT_S)
-            await repository.check_out(git, worktree, left_out)
+                await finish_thread(
+                    registration.register(git, worktree, origin.dirs), "git worktree add", CHANGE_TIMEOUT_S
+                )
+            await registration.check_out(git, worktree, origin)
         except BaseException:
             for worktree in claimed:
                 await self._finish_and_unlock(worktree, self._remove(worktree))
@@ -227,11 +229,9 @@ class Worktrees:
         """Remove a worktree, which the caller holds; keep a branch with commits of its own unless `with_commits`."""
         await asyncio.to_thread(self._folders.begin_removal, worktree.id, with_commits)
         await asyncio.to_thread(remove_tree, Path(worktree.root))
-        if await asyncio.to_thread(os.path.isdir, worktree.common):
-            git = self._git(worktree.common)
-            await git.guard(GIT_DIR=worktree.common)
+        if await asyncio.to_thread(os.path.isfile, os.path.join(worktree.common, "HEAD")):
             async with self._exclusive():
-                await repository.unregister(git, worktree, with_commits)
+                await registration.unregister(self._git(worktree.common), worktree, with_commits)
         await asyncio.to_thread(remove_tree, Path(worktree.folder))
 
     async def _exclude_agents(self, id_: str, timeout_s: float | None = None) -> FileLock | None:
@@ -265,7 +265,7 @@ class Worktrees:
         """
         if worktree.id in self._timed_out:
             raise ClinvkError(self._timed_out[worktree.id])
-        admin = await asyncio.to_thread(repository.registered, worktree)
+        admin = await asyncio.to_thread(registration.registered, worktree)
         if admin is None or not await asyncio.to_thread(os.path.isdir, worktree.root):
             raise ClinvkError(f"{worktree.repository} knows no worktree {worktree.root!r} any more")
         try:
