@@ -14,11 +14,13 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.run import answer_filter
 from clinvk.runtime.run.answer_filter import SchemaChecker
 from clinvk.store.memory import MemoryStore
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest, QueueFull, ResourcesExhausted
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
 from clinvk.types.request import RunRequest
+from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, codex_streams, gemini_says, hang, ignore, says, spawn
 
@@ -338,6 +340,88 @@ async def test_slow_schema_check_does_not_block_the_event_loop(scripted: Scripte
         await events(scripted, ask("gemini", tmp_path, output_schema=schema))
     assert beats > 100
     assert scripted.calls() == []
+
+
+SITECUSTOMIZE = """
+import os, pathlib, time
+folder = pathlib.Path(__file__).parent
+(folder / f"{os.getpid()}.started").touch()
+if (folder / "slow").exists():
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+"""
+"""A checker process that starts while there is a file `slow` waits for a file `go`."""
+
+
+class SlowChecks:
+    """Checks of schemas, each in a process that waits for `go`, if it starts before `become_fast`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        (folder / "slow").touch()
+        self._schemas = SchemaChecker(Spawner(process_tags.choose_tags()), {"PYTHONPATH": str(folder)})
+
+    @property
+    def started(self) -> int:
+        return len([*self._folder.glob("*.started")])
+
+    def become_fast(self) -> None:
+        (self._folder / "slow").unlink()
+
+    def go(self) -> None:
+        (self._folder / "go").touch()
+
+    def check(self, client: str, number: int = 0) -> asyncio.Task[None]:
+        return asyncio.create_task(self._schemas.check({"const": number}, client=client))
+
+
+async def test_client_with_slow_schemas_delays_no_other_client(tmp_path: Path) -> None:
+    checks = SlowChecks(tmp_path)
+    slow = [checks.check("ana", number) for number in range(16)]
+    await until(lambda: checks.started)
+    checks.become_fast()
+    for number in range(20, 23):
+        await asyncio.wait_for(checks.check("ben", number), 5)
+    assert not any(task.done() for task in slow)
+    checks.go()
+    await asyncio.gather(*slow)
+
+
+async def test_schema_of_several_requests_is_checked_once(tmp_path: Path) -> None:
+    checks = SlowChecks(tmp_path)
+    same = [checks.check("ana") for _ in range(5)]
+    await until(lambda: checks.started)
+    checks.go()
+    await asyncio.gather(*same)
+    assert checks.started == 1
+
+
+async def test_schema_is_refused_while_too_many_of_the_client_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_filter, "_MAX_WAITING", 2)
+    checks = SlowChecks(tmp_path)
+    waiting = [checks.check("ana", 1), checks.check("ana", 2), checks.check("ben", 3)]
+    await until(lambda: checks.started == 2)
+    with pytest.raises(QueueFull, match="2 schemas of this client wait"):
+        await checks.check("ana", 4)
+    checks.go()
+    await asyncio.gather(*waiting)
+    await checks.check("ana", 4)
+
+
+async def test_schema_that_waits_too_long_for_its_check_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_filter, "_WAIT_TIMEOUT_S", 0.2)
+    checks = SlowChecks(tmp_path)
+    first = checks.check("ana", 1)
+    await until(lambda: checks.started)
+    with pytest.raises(ResourcesExhausted, match=r"within 0\.2 s"):
+        await checks.check("ana", 2)
+    checks.go()
+    await first
 
 
 async def test_schema_is_checked_only_once() -> None:

@@ -725,14 +725,23 @@ async def test_invalid_schema_is_refused_with_its_place(scripted: Scripted, api:
     assert not scripted.calls()
 
 
-async def test_schema_that_is_nested_too_deeply_is_refused(scripted: Scripted) -> None:
-    schema = '{"type":"object","properties":{"a":' * 600 + "{}" + "}}" * 600
+DOUBLING = {str(level): {"allOf": [{"$ref": f"#/$defs/{level + 1}"}] * 2} for level in range(40)} | {"40": {}}
+HUGE_SCHEMAS = {
+    "nested too deeply": '{"type":"object","properties":{"a":' * 600 + "{}" + "}}" * 600,
+    "expands to more than 10000": json.dumps({"$ref": "#/$defs/0", "$defs": DOUBLING}),
+}
+
+
+@pytest.mark.parametrize("reason", HUGE_SCHEMAS)
+async def test_schema_that_is_too_large_to_check_is_refused(scripted: Scripted, reason: str) -> None:
+    schema = HUGE_SCHEMAS[reason]
     body = f'{{"model":"codex","input":"x","tools":[{{"type":"function","name":"f","parameters":{schema}}}]}}'
     play(scripted)
     async with serving(scripted.env) as server:
         headers = {"content-type": "application/json"}
         response = await server.client.post(RESPONSES, content=body, headers=headers)
     assert response.status_code == 400, response.text
+    assert reason in response.text
 
 
 @pytest.mark.parametrize(

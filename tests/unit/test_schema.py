@@ -50,6 +50,41 @@ BAD: dict[str, tuple[Json, str]] = {
 }
 
 
+def doubling(levels: int, keyword: str = "allOf") -> Json:
+    """Return a schema in which each level refers to the next twice."""
+    twice = [[{"$ref": f"#/$defs/{level + 1}"}] * 2 for level in range(levels)]
+    inner: list[Json] = [{keyword: pair} if keyword == "allOf" else {keyword: dict(enumerate(pair))} for pair in twice]
+    named = {str(level): schema for level, schema in enumerate([*inner, {}])}
+    return {"$ref": "#/$defs/0", "$defs": msgspec.to_builtins(named, str_keys=True)}
+
+
+def unevaluated(levels: int) -> Json:
+    schema: Json = {"type": "object"}
+    for _ in range(levels):
+        schema = {"allOf": [schema], "unevaluatedProperties": False}
+    return schema
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("schema", [doubling(40), doubling(14), unevaluated(40), {"not": unevaluated(8)}])
+def test_schema_that_expands_too_far_is_refused(schema: Json) -> None:
+    """The check of a value takes a time that doubles with each level."""
+    assert "it expands to more than 10000 schemas" in check_schema(SchemaTask(schema)).schema
+
+
+@pytest.mark.timeout(10)
+def test_schema_with_many_references_to_a_large_schema_is_checked_in_linear_time() -> None:
+    large: Json = {"properties": {f"b{number}": {"type": "string"} for number in range(1000)}}
+    many: Json = {f"a{number}": {"$ref": "#/$defs/large"} for number in range(1000)}
+    assert check_schema(SchemaTask({"properties": many, "$defs": {"large": large}})).schema == ""
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("schema", [doubling(40, "properties"), doubling(10), unevaluated(4)])
+def test_schema_that_is_short_for_each_value_is_accepted(schema: Json) -> None:
+    assert check_schema(SchemaTask(schema)).schema == ""
+
+
 @pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD)
 def test_valid_schema_is_accepted(schema: Json) -> None:
     assert check_schema(SchemaTask(schema)).schema == ""

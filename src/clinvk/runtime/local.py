@@ -171,7 +171,7 @@ class LocalRuns:
 
         Raise the errors that `run` raises before the start.
         """
-        await self._schemas.check(request.output_schema, request.client_tools)
+        await self._schemas.check(request.output_schema, request.client_tools, request.client)
         request, _, resume = await self._turns.resolve(request, waits=False)
         launch = await self._look_up_launch(
             self._environment, self._environment.backend(request.backend), request, resume
@@ -278,7 +278,7 @@ class LocalRuns:
         """Begin a run. The run claims the session at once, or with `waits` in its turn."""
         is_of_user = user_environ is not None
         user_environment = AgentEnvironment(self._settings, user_environ, self._registry) if is_of_user else None
-        await self._schemas.check(request.output_schema, request.client_tools)
+        await self._schemas.check(request.output_schema, request.client_tools, request.client)
         request, session, resume = await self._turns.resolve(request, waits)
         if session and not waits:
             await self._turns.wait_for_exit(session)

@@ -9,7 +9,9 @@ import hashlib
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +21,7 @@ from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.run import schema_process
 from clinvk.runtime.run.schema_process import SchemaFault, SchemaTask
-from clinvk.types.errors import AgentFailed, ClinvkError, InvalidRequest
+from clinvk.types.errors import AgentFailed, ClinvkError, InvalidRequest, QueueFull, ResourcesExhausted
 from clinvk.types.events import Ending, Event, Progress, RunFailed, RunFinished, TextDelta, ToolCall
 from clinvk.types.record import SCHEMA_FIELD
 from clinvk.types.request import ClientTool, RunRequest
@@ -29,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 _MAX_CHECKS = 2
+_MAX_WAITING = 64
+_WAIT_TIMEOUT_S = 30.0
+"""How many checks of one client wait for a turn, and for how long."""
+
 _REMEMBERED = 128
 _FENCE = "```"
 _TAGS = ("", "json")
@@ -193,19 +199,22 @@ def sum_endings(first: Ending, last: Ending) -> Ending:
 
 
 class SchemaChecker:
-    """Checks schemas, a few at a time, and remembers valid ones."""
+    """Checks schemas, a few at a time and one for each client, and remembers valid ones."""
 
     def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
         self._spawner = spawner
         self._environ = environ
         self._valid: dict[bytes, None] = {}
         self._turns = asyncio.Semaphore(_MAX_CHECKS)
+        self._turns_of: dict[str, asyncio.Lock] = {}
+        self._waiting = Counter[str]()
 
-    async def check(self, schema: Json | None, tools: Sequence[ClientTool] = ()) -> None:
+    async def check(self, schema: Json | None, tools: Sequence[ClientTool] = (), client: str = "") -> None:
         """Check the validity of the schemas of the answer and of the client's tools.
 
         Raises:
             InvalidRequest: a schema is invalid, or refers to a schema outside the document.
+            QueueFull, ResourcesExhausted: too many schemas of the client wait for a check, or one waited for too long.
             ClinvkError: the check itself failed.
         """
         if schema is None and not tools:
@@ -214,15 +223,38 @@ class SchemaChecker:
         digest = hashlib.sha256(task).digest()
         if digest in self._valid:
             return
-        try:
-            async with self._turns:
+        async with self._turn(client):
+            if digest in self._valid:
+                return
+            try:
                 await _verdict(self._spawner, self._environ, task)
-        except TimeoutError:
-            field = SCHEMA_FIELD if schema else "tools"
-            raise InvalidRequest(f"{field} takes more than {_TIMEOUT_S:g} s to look at", field) from None
+            except TimeoutError:
+                field = SCHEMA_FIELD if schema else "tools"
+                raise InvalidRequest(f"{field} takes more than {_TIMEOUT_S:g} s to look at", field) from None
         self._valid[digest] = None
         if len(self._valid) > _REMEMBERED:
             del self._valid[next(iter(self._valid))]
+
+    @asynccontextmanager
+    async def _turn(self, client: str) -> AsyncGenerator[None]:
+        """Wait for a turn of a client. Clients take turns, since at most one check of each waits for `_turns`."""
+        if self._waiting[client] >= _MAX_WAITING:
+            raise QueueFull(f"{_MAX_WAITING} schemas of this client wait for a check already", _TIMEOUT_S)
+        self._waiting[client] += 1
+        try:
+            async with AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(_WAIT_TIMEOUT_S):
+                        await held.enter_async_context(self._turns_of.setdefault(client, asyncio.Lock()))
+                        await held.enter_async_context(self._turns)
+                except TimeoutError:
+                    message = f"the schemas of the request could not be checked within {_WAIT_TIMEOUT_S:g} s"
+                    raise ResourcesExhausted(message) from None
+                yield
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client], self._turns_of[client]
 
 
 async def mismatch(spawner: Spawner, environ: Mapping[str, str], schema: Json, answer: object) -> str:

@@ -4,6 +4,7 @@ The process reads a `SchemaTask` from stdin and prints a `SchemaFault`.
 """
 
 import sys
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +16,17 @@ _MAX_FAULT = 500
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _SAMPLES = (b"null", b"true", b"0", b'""', b"[]", b"{}")
 """Values that a schema is tried with before an agent runs."""
+
+_IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "extends")
+_IN_PLACE_BY_NAME = ("dependentSchemas", "dependencies")
+"""The keywords whose schemas are compared with the same value as the schema around them."""
+
+_UNEVALUATED = ("unevaluatedProperties", "unevaluatedItems")
+_UNEVALUATED_FACTOR = 4
+"""How much longer these keywords make a comparison, since the inner schemas are compared again."""
+
+_MAX_EXPANDED = 10_000
+"""The maximum number of schemas that are compared with one value, with references expanded: about a second."""
 
 
 class SchemaTask(msgspec.Struct, frozen=True, array_like=True):
@@ -71,17 +83,19 @@ def _fault(schema: dict[str, object]) -> str:
         return f"{dialect!r} is not of type 'string' (at $.$schema)"
     try:
         _validator(schema).check_schema(schema)
-        lost = _lost_reference(schema)
+        fault = _fault_of_references(schema)
     except SchemaError as error:
         return f"{error.message[:_MAX_FAULT]} (at {error.json_path})"
-    if not lost:
+    if not fault:
         for sample in _SAMPLES:
             _mismatch(schema, sample)
-    return lost
+    return fault
 
 
-def _lost_reference(schema: dict[str, object]) -> str:
-    """Return the reference that leads to no schema, or an empty string; remote references are never fetched.
+def _fault_of_references(schema: dict[str, object]) -> str:
+    """Return which reference leads to no schema, or that the schema expands too far; empty for a valid schema.
+
+    Remote references are never fetched.
 
     Raises:
         SchemaError: a reference leads to an invalid schema in a place without schemas.
@@ -92,12 +106,12 @@ def _lost_reference(schema: dict[str, object]) -> str:
     dialect = specification_with(str(schema.get("$schema", "")), default=DRAFT202012)
     root = dialect.create_resource(schema)
     waiting = [(EMPTY_REGISTRY.resolver_with_root(root), root)]
-    seen: set[int] = set()
+    inner_of: dict[int, list[int]] = {}
     while waiting:
         resolver, part = waiting.pop()
-        if id(part.contents) in seen:
+        if id(part.contents) in inner_of:
             continue
-        seen.add(id(part.contents))
+        inner = inner_of[id(part.contents)] = [*_in_place(part.contents)]
         waiting += ((resolver.in_subresource(inner), inner) for inner in part.subresources())
         for reference in _references(part.contents):
             try:
@@ -106,17 +120,47 @@ def _lost_reference(schema: dict[str, object]) -> str:
                 return f"{reference[:_MAX_FAULT]!r} refers to nothing in it"
             if not isinstance(found.contents, dict | bool):
                 return f"{reference[:_MAX_FAULT]!r} refers to no schema"
-            if isinstance(found.contents, dict):
+            if isinstance(found.contents, dict) and id(found.contents) not in inner_of:
                 _validator(schema).check_schema(msgspec.convert(found.contents, dict[str, object]))
+            inner.append(id(found.contents))
             waiting.append((found.resolver, dialect.create_resource(found.contents)))
-    return ""
+    is_small = _largest(inner_of) <= _MAX_EXPANDED
+    return "" if is_small else f"it expands to more than {_MAX_EXPANDED} schemas for one value"
+
+
+def _largest(inner_of: Mapping[int, list[int]]) -> int:
+    """Return the size of the largest expanded schema. A schema within itself counts once."""
+    sizes: dict[int, int] = {}
+
+    def size(schema: int) -> int:
+        if schema not in sizes:
+            sizes[schema] = 1
+            sizes[schema] += sum(size(inner) for inner in inner_of.get(schema, ()))
+        return sizes[schema]
+
+    return max(map(size, inner_of))
+
+
+def _in_place(part: object) -> Iterator[int]:
+    """Yield the ids of the inner schemas that are compared with the same value, once for each comparison."""
+    keywords = _keywords(part)
+    inner: list[object] = []
+    for name in _IN_PLACE:
+        value = keywords.get(name, [])
+        inner += msgspec.convert(value, list[object]) if isinstance(value, list) else [value]
+    for name in _IN_PLACE_BY_NAME:
+        inner += _keywords(keywords.get(name)).values()
+    factor = _UNEVALUATED_FACTOR if any(name in keywords for name in _UNEVALUATED) else 1
+    yield from factor * [id(schema) for schema in inner]
 
 
 def _references(part: object) -> list[str]:
-    if not isinstance(part, dict):
-        return []
-    keywords = msgspec.convert(part, dict[str, object])
+    keywords = _keywords(part)
     return [value for name in _REFERENCES if isinstance(value := keywords.get(name), str)]
+
+
+def _keywords(part: object) -> dict[str, object]:
+    return msgspec.convert(part, dict[str, object]) if isinstance(part, dict) else {}
 
 
 if __name__ == "__main__":
