@@ -14,6 +14,7 @@ import pytest
 
 from clinvk.config.model import BackendSettings, ServerSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process import starts
 from clinvk.runtime.run import execution
 from clinvk.runtime.run.event_log import SAVE_INTERVAL_S
 from clinvk.runtime.run.task import RunTask
@@ -360,6 +361,31 @@ async def test_queued_run_starts_when_a_slot_is_free() -> None:
 async def _leave(runs: LocalRuns, request: RunRequest) -> str:
     async with runs.run(request) as run:
         return (await run.result()).text
+
+
+async def test_agents_start_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents that have printed something only wait for their model, so the next may start."""
+    monkeypatch.setattr(starts, "_MAX_START_S", 60)
+    wait = "until [ -e {0} ]; do sleep 0.01; done\n"
+    begin, end = tmp_path / "begin", tmp_path / "end"
+    script = f"echo x >>{tmp_path}/spawned\n{wait.format(begin)}{TEXT}{wait.format(end)}{DONE}"
+    async with local_runs(max_concurrent_runs=20) as runs, AsyncExitStack() as stack:
+        runs.spawner.starts = starts.Starts(1)
+        tasks = [await stack.enter_async_context(runs.run(ask(script))) for _ in range(12)]
+
+        def spawned() -> int:
+            return len((tmp_path / "spawned").read_text().split()) if (tmp_path / "spawned").exists() else 0
+
+        await until(lambda: spawned() == 4)
+        assert (runs.busy, runs.queued) == (12, 0)
+        async with runs.run(ask(f"touch {tmp_path}/ran")):
+            pass  # a run that waits for its start can be stopped
+        assert spawned() == 4
+        begin.touch()
+        await until(lambda: spawned() == 12)
+        end.touch()
+        assert [(await task.result()).text for task in tasks] == ["hello"] * 12
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_leaving_the_queue_starts_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.resource_limits import Capacity, ResourceLimits, capacity
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.starts import Starts
 from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
 from clinvk.runtime.run.answer_filter import SchemaChecker
 from clinvk.runtime.run.candidates import Candidates, Refusals
@@ -75,7 +76,8 @@ class LocalRuns:
         server = settings.server
         tags = process_tags.choose_tags()
         self._resource_limits = ResourceLimits(settings.agents, tags.server, open_files)
-        self.spawner = Spawner(tags, self._resource_limits)
+        self._machine = capacity(replace(server, max_concurrent_runs=None))
+        self.spawner = Spawner(tags, self._resource_limits, Starts(self._machine.cores))
         self._schemas = SchemaChecker(self.spawner, environ)
         self._settings = settings
         self._store = store
@@ -91,7 +93,7 @@ class LocalRuns:
             self.notifier = Notifier(settings, environ, self.spawner)
             self._observers = (*observers, self.notifier.observe)
         self._notifying = self.notifier.sending() if self.notifier else nullcontext()
-        self.capacity: Capacity = capacity(server)
+        self.capacity: Capacity = capacity(server, self._machine)
         self.slots = Slots(queue_limits(server, self.capacity.runs), max_runs_of)
         self._live: dict[str, RunTask] = {}
         self._tasks = asyncio.TaskGroup()
@@ -128,7 +130,7 @@ class LocalRuns:
 
     def resize(self, server: ServerSettings) -> None:
         """Change how many runs may be active at once, and how many may wait."""
-        self.capacity = capacity(server)
+        self.capacity = capacity(server, self._machine)
         self.slots.resize(queue_limits(server, self.capacity.runs))
 
     async def __aenter__(self) -> Self:

@@ -168,7 +168,7 @@ async def _report(services: Services) -> Health:
         uptime_ms=int(uptime_s * 1000),
         backends=backends,
         session_store=store,
-        capacity=CapacityHealth(*runs.capacity),
+        capacity=CapacityHealth(runs.capacity.runs, runs.capacity.reason),
         parked_runs=services.parked_runs.count,
         warm=msgspec.convert(runs.warm_stats, WarmHealth | None, from_attributes=True),
         warnings=[text for text in (services.access.warning(), damage and _DAMAGE) if text],

@@ -15,6 +15,7 @@ class Capacity(msgspec.Struct):
     """The run limit in a health document."""
 
     max_concurrent_runs: int
+    reason: str
 
 
 class Health(msgspec.Struct):

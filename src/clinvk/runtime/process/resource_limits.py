@@ -165,51 +165,69 @@ def own_cgroup() -> str:
 
 _MIB = 1024 * 1024
 MIN_RUNS = 16
-_RUN_MB = 512
-_RUNS_PER_CORE = 8
-"""Agents mostly wait for their model, so one core carries several agents."""
+_RUN_MB = 350
+_RUNS_PER_CORE = 32
+"""Agents mostly wait for their model, so memory limits their number, and one core carries many."""
 
 
 class Capacity(NamedTuple):
-    """The number of runs at once, and its reason."""
+    """The number of runs at once, and its reason; and the number of cores."""
 
     runs: int
     reason: str
+    cores: int
 
 
-def capacity(server: ServerSettings) -> Capacity:
-    """Return `server.max_concurrent_runs`, or if unset the capacity of the machine."""
-    if server.max_concurrent_runs is not None:
-        return Capacity(server.max_concurrent_runs, "set by server.max_concurrent_runs")
-    return capacity_of_machine(_cores(), _memory_bytes() // _MIB)
+def capacity(server: ServerSettings, machine: Capacity | None = None) -> Capacity:
+    """Return `server.max_concurrent_runs`, or if unset the capacity of the machine, by default as it is now."""
+    machine = machine or capacity_of_machine(_cores(), _available_bytes() // _MIB)
+    if server.max_concurrent_runs is None:
+        return machine
+    return machine._replace(runs=server.max_concurrent_runs, reason="set by server.max_concurrent_runs")
 
 
-def capacity_of_machine(cores: int, memory_mb: int) -> Capacity:
-    """Return the capacity of a machine with the given cores and memory."""
-    by_cores, by_memory = cores * _RUNS_PER_CORE, memory_mb // _RUN_MB
-    count = f"{cores} core{'' if cores == 1 else 's'}"
-    machine = f"{count} ({_RUNS_PER_CORE} runs each), {memory_mb:,} MB of memory ({_RUN_MB} MB per run)"
-    if (runs := min(by_cores, by_memory)) < MIN_RUNS:
-        return Capacity(MIN_RUNS, f"the minimum; this machine has {machine}")
-    return Capacity(runs, machine)
+def capacity_of_machine(cores: int, available_mb: int) -> Capacity:
+    """Return the capacity of a machine with the given cores and available memory."""
+    by_memory, by_cores = available_mb // _RUN_MB, cores * _RUNS_PER_CORE
+    count = f"{cores} core{'' if cores == 1 else 's'} (at most {_RUNS_PER_CORE} runs each)"
+    machine = f"{available_mb:,} MB of memory available ({_RUN_MB} MB per run), {count}"
+    if (runs := min(by_memory, by_cores)) < MIN_RUNS:
+        return Capacity(MIN_RUNS, f"the minimum; this machine has {machine}", cores)
+    return Capacity(runs, machine, cores)
 
 
-def _memory_bytes() -> int:
-    """Return the memory of the machine, or the memory limit of the process's cgroup if smaller."""
-    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min((own, *(limit for (limit,) in _cgroup_limits("memory.max"))))
+def _available_bytes() -> int:
+    """Return the memory that is available now on the machine, or within the limits of the process's cgroup if less.
+
+    Memory is available if it is free or caches files. On macOS, return the memory of the machine.
+    """
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError, KeyError):
+        available = _counts(Path("/proc/meminfo"))["MemAvailable:"] * 1024
+    for folder in _cgroups():
+        with suppress(OSError, ValueError, KeyError):  # "max" is no limit
+            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            available = min(available, limit - used + _counts(folder / "memory.stat")["inactive_file"])
+    return max(0, available)
+
+
+def _counts(file: Path) -> dict[str, int]:
+    """Return the numbers in a file of the kernel, by name."""
+    return {name: int(number) for name, number, *_ in map(str.split, file.read_text().splitlines())}
 
 
 def _cores() -> int:
     """Return the cores available to the process, or the CPU quota of the process's cgroup if smaller."""
-    own = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min((own, *(math.ceil(quota / period) for quota, period in _cgroup_limits("cpu.max"))))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    for folder in _cgroups():
+        with suppress(OSError, ValueError):  # "max" is no limit
+            quota, period = map(int, (folder / "cpu.max").read_text().split())
+            cores = min(cores, math.ceil(quota / period))
+    return cores
 
 
-def _cgroup_limits(name: str) -> Iterator[list[int]]:
-    """Yield the numbers in the file `name` of the process's cgroup and its ancestors, except for unlimited ones."""
+def _cgroups() -> Iterator[Path]:
+    """Yield the folders of the process's cgroup and its ancestors."""
     with suppress(ConfigError):
         own = Path(own_cgroup())
-        for folder in (own, *own.parents):
-            with suppress(OSError, ValueError):  # "max" is no limit
-                yield [int(number) for number in (folder / name).read_text().split()]
+        yield from (own, *own.parents)

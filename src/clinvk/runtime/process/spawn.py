@@ -18,6 +18,7 @@ from clinvk.config.model import AgentSettings
 from clinvk.runtime.process.process import PIPE_BYTES, Process
 from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, kill, kill_tools, resident_bytes, tag_label
 from clinvk.runtime.process.resource_limits import ResourceLimits
+from clinvk.runtime.process.starts import Starts
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest, ResourcesExhausted, exhausted
 
@@ -31,10 +32,13 @@ _SEARCH_INTERVAL_S = 0.2
 
 
 class Spawner:
-    """Spawns tagged processes and ends their leftover descendants."""
+    """Spawns tagged processes and ends their leftover descendants. `starts` staggers the starts of agents."""
 
-    def __init__(self, tags: ProcessTags, resource_limits: ResourceLimits | None = None) -> None:
+    def __init__(
+        self, tags: ProcessTags, resource_limits: ResourceLimits | None = None, starts: Starts | None = None
+    ) -> None:
         self._tags = tags
+        self.starts = starts or Starts(1)
         self._limits = resource_limits or ResourceLimits(AgentSettings(), tags.server)
         self._count = 0
         self._ending: dict[int, tuple[int, asyncio.Future[None]]] = {}

@@ -73,12 +73,16 @@ async def drive(task: RunTask) -> None:
 async def _run(task: RunTask) -> None:
     """Run the current agent, in a warm process or in the run's own process."""
     async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
-        if task.stopped_by:  # while the run waited for the slot, or for the worktree
-            await task.end(task.stopped_by)
-            return
-        await task.candidates.check_limits()
-        if not await _run_pooled(task):
-            await _run_own(task)
+        try:
+            await task.wait_to_start()
+            if task.stopped_by:  # while the run waited for the slot, for the worktree, or for its start
+                await task.end(task.stopped_by)
+                return
+            await task.candidates.check_limits()
+            if not await _run_pooled(task):
+                await _run_own(task)
+        finally:
+            task.end_start()
 
 
 async def _run_own(task: RunTask) -> None:

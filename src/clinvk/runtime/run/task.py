@@ -14,6 +14,7 @@ from clinvk.runtime.interactions import Interactions, ReadyAnswer, RunInteractio
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.starts import Start
 from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import answer_filter, sum_endings
 from clinvk.runtime.run.candidates import Candidates
@@ -137,6 +138,7 @@ class RunTask:
         self.conversation: str | None = None
         self.earlier_turns: Ending | None = None
         self.budgets = 1
+        self._start: Start | None = None
         self._io: RunIO | None = None
         self._inline_io: RunIO | None = None
         self._fault: Exception | None = None
@@ -237,6 +239,18 @@ class RunTask:
             await self.alarm.wait_until(inf)
         self.phase = max(self.phase, Phase.STARTING)
         self._left_queue.set()
+
+    async def wait_to_start(self) -> None:
+        """Wait until few other agents start, or until the run was stopped."""
+        start = self._start = self.spawner.starts.begin(self.wake)
+        while not (start.is_granted or self.stopped_by):
+            await self.alarm.wait_until(inf)
+
+    def end_start(self) -> None:
+        """Let the next agent start: this one has printed its first event, or will not start."""
+        if self._start:
+            self._start.end()
+            self._start = None
 
     def requeue(self, is_blocked: bool = False) -> None:
         """Take a place in the queue for the current request, even if the queue is full."""
@@ -373,6 +387,8 @@ class RunTask:
     async def record(self, events: list[Event], size: int) -> None:
         """Log events, and store what they change. `size` is the number of bytes of their lines."""
         logged: list[Event] = []
+        if events:
+            self.end_start()
         for event in events if self.log.count else self.candidates.open_with(events):
             if isinstance(event, RunStarted) and not self.earlier_turns:
                 self.conversation = event.backend_session_id or self.conversation

@@ -149,12 +149,13 @@ async def check_database(settings: Settings) -> Check:
 
 def check_runs(server: ServerSettings, health: Health | None) -> Check:
     """Report the maximum number of runs at once; `health` is that of the running server, whose limit may differ."""
-    runs, reason = capacity(server)
+    runs, reason, _ = capacity(server)
     of_each = server.max_concurrent_per_backend
     each = f" ({of_each} per agent)" if 0 < of_each < runs else ""
     message = f"up to {runs} runs at once{each}: {reason}"
-    if health and health.capacity and (actual := health.capacity.max_concurrent_runs) != runs:
-        message = f"the running server allows {actual} runs at once; with the current settings, {message}"
+    if health and health.capacity and (actual := health.capacity).max_concurrent_runs != runs:
+        running = f"the running server allows {actual.max_concurrent_runs} runs at once: {actual.reason}"
+        message = f"{running}. A start now would allow {message}"
     return Check(_MACHINE, "runs", "ok", message)
 
 
