@@ -1,5 +1,6 @@
 """A client of the MCP server by the SDK, over both handshakes."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -11,6 +12,8 @@ from mcp.client.client import Client
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
+
+from polling import until
 
 HANDSHAKES = ["legacy", "2026-07-28"]
 """The handshake of 2025-11-25 and earlier, and the stateless requests of 2026-07-28."""
@@ -32,6 +35,19 @@ class Mcp:
         assert not result.is_error, text.text
         assert msgspec.json.decode(text.text) == result.structured_content
         return msgspec.json.decode(text.text, type=answer)
+
+    async def reporting(self, tool: str, **arguments: object) -> tuple[asyncio.Task[object], list[str | None]]:
+        """Start a call; return its task and the messages of its progress, once there is one."""
+        messages: list[str | None] = []
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            assert 0 <= progress <= (total or 0)
+            messages.append(message)
+
+        call = self.client.call_tool(tool, dict(arguments), progress_callback=note)
+        task: asyncio.Task[object] = asyncio.ensure_future(call)
+        await until(lambda: messages or task.done(), 20)
+        return task, messages
 
     async def refused(self, tool: str, **arguments: object) -> str:
         """Call a tool that fails, and return its message."""

@@ -54,6 +54,17 @@ async def test_run_that_takes_long_is_waited_for_and_cancelled(clinvk: Clinvk, t
         assert "is cancelled" in await mcp.refused("cancel_run", run_id=run.id)
 
 
+@pytest.mark.parametrize("handshake", HANDSHAKES)
+async def test_cancelled_call_stops_its_run(clinvk: Clinvk, tmp_path: Path, served: bool, handshake: str) -> None:
+    clinvk.agent.play([wait_for(tmp_path / "go"), *claude_says("done")])
+    async with over_stdio(handshake, clinvk.command, str(clinvk.folder), clinvk.agent.env) as mcp:
+        calling, messages = await mcp.reporting("run_agent", prompt="slow", backend="claude", wait_secs=100)
+        assert messages
+        [listed] = json.loads(clinvk.run("runs", "list", "-o", "json").stdout)["runs"]
+        calling.cancel()
+        assert (await mcp.call(Run, "wait_run", run_id=listed["id"], wait_secs=30)).state == "cancelled"
+
+
 async def test_errors_are_those_of_clinvk(clinvk: Clinvk) -> None:
     async with over_stdio("auto", clinvk.command, str(clinvk.folder), clinvk.agent.env) as mcp:
         assert "unknown backend 'nobody'" in await mcp.refused("run_agent", prompt="hi", backend="nobody")

@@ -121,6 +121,58 @@ async def test_wait_ends_when_the_client_disconnects(
         await settled(lambda: str(store.reads))
 
 
+@pytest.mark.parametrize(
+    ("tool", "is_detached"), [("run_agent", False), ("compare", False), ("wait_run", False), ("wait_run", True)]
+)
+@pytest.mark.parametrize("handshake", HANDSHAKES)
+async def test_cancelled_call_stops_its_run_unless_detached(
+    scripted: Scripted, handshake: str, tool: str, is_detached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "_MAX_WAIT_S", 0.1)
+    store, task = MemoryStore(), {"prompt": "sleep 100", "backend": "shell", "wait_secs": 100}
+    async with serving(scripted.env, REGISTRY, store=store) as server, over_http(handshake, server.port) as mcp:
+        if tool == "compare":
+            task = {"prompt": "sleep 100", "backends": ["shell", "other"], "wait_secs": 100}
+        elif tool == "wait_run":
+            run = await mcp.call(Run, "run_agent", **{**task, "wait_secs": 0 if is_detached else 0.2})
+            task = {"run_id": run.id, "wait_secs": 100}
+        waiting, messages = await mcp.reporting(tool, **task)
+        [_, run_id, _, state] = str(messages[0]).split()
+        assert state in ("queued", "running")
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        if is_detached:
+            await settled(lambda: str(server.runs.busy))
+            assert (await mcp.call(Run, "get_run", run_id=run_id)).state == "running"
+        else:
+            await until(lambda: not server.runs.busy, 20)
+            assert (await mcp.call(Run, "wait_run", run_id=run_id, wait_secs=9)).state == "cancelled"
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+async def test_lost_connection_of_the_earlier_protocol_stops_a_run_only_once_the_call_is_cancelled(
+    scripted: Scripted, cancels: bool
+) -> None:
+    greeting = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": greeting}
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    message = call("run_agent", prompt="sleep 100", backend="shell", wait_secs=100)
+    async with serving(scripted.env, REGISTRY) as server:
+        session = (await server.client.post("/mcp", json=hello, headers={"accept": ACCEPT})).headers["mcp-session-id"]
+        headers = {"accept": ACCEPT, "mcp-session-id": session}
+        calling = asyncio.create_task(server.client.post("/mcp", json=message, headers=headers))
+        await until(lambda: server.runs.busy)
+        calling.cancel()
+        await asyncio.wait([calling])
+        other = {**headers, "mcp-session-id": session if cancels else "another"}
+        assert (await server.client.post("/mcp", json=cancelled, headers=other)).status_code == 202
+        if cancels:
+            await until(lambda: not server.runs.busy, 20)
+        else:
+            await settled(lambda: str(server.runs.busy))
+            assert server.runs.busy
+
+
 async def test_agent_cannot_answer_what_it_asks(scripted: Scripted, tmp_path: Path) -> None:
     body, out = tmp_path / "body", tmp_path / "out"
     async with serving(scripted.env, REGISTRY) as server, over_http("auto", server.port) as mcp:

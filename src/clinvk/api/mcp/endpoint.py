@@ -14,6 +14,7 @@ from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import REST
 from clinvk.api.http.response import read_json
+from clinvk.api.mcp.calls import SESSION_HEADER, Calls, cancelled_request, http_key, method_of
 from clinvk.dialects.dialect import NoSuchPath
 from clinvk.policy import rules
 from clinvk.remote.frames import RestRequest, RestResponse
@@ -100,17 +101,22 @@ class InProcessRest(NamedTuple):
 
 
 class McpEndpoint:
-    """Answers `POST /mcp`, as an ASGI application. Nothing is kept between two requests."""
+    """Answers `POST /mcp`, as an ASGI application. Between two requests, only the ids of calls and runs are kept.
+
+    The session id that a client gets serves only to find the call that a later notification cancels.
+    """
 
     def __init__(self, rest: InProcessRest) -> None:
         self._rest = rest
+        self._calls = Calls()
         self._server: McpServer | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         require_sdk()
         refuse_foreign(scope)
-        bodies = [await read_json(scope, receive, self._rest.services.settings.server)]
+        body = await read_json(scope, receive, self._rest.services.settings.server)
+        bodies = [body]
 
         async def replay() -> Message:
             return {"type": "http.request", "body": bodies.pop()} if bodies else await receive()
@@ -119,11 +125,21 @@ class McpEndpoint:
             self._server = await asyncio.to_thread(self._create_server)
         from clinvk.api.mcp.protocol import serve_request
 
-        await serve_request(self._server, scope, replay, send)
+        async def send_with_session(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (SESSION_HEADER.encode(), os.urandom(16).hex().encode())]
+            await send(message)
+
+        if (cancelled := cancelled_request(body)) is not None and (key := http_key(scope, cancelled)):
+            await self._calls.cancel(key)
+        is_greeting = method_of(body) == "initialize"
+        await serve_request(self._server, scope, replay, send_with_session if is_greeting else send)
 
     def _create_server(self) -> "McpServer":
         from clinvk.api.mcp import protocol
         from clinvk.api.mcp.tools import RestApi
 
         backend = self._rest.services.settings.default_backend
-        return protocol.create_server(lambda client: RestApi(partial(self._rest.send, client=client), backend))
+        return protocol.create_server(
+            lambda client, awaited: RestApi(partial(self._rest.send, client=client), awaited, backend), self._calls
+        )

@@ -30,34 +30,44 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk import __version__
 from clinvk.api.mcp import tools
-from clinvk.api.mcp.tools import RestApi
+from clinvk.api.mcp.calls import CallKey, Calls, cancelled_request, http_key
+from clinvk.api.mcp.tools import AwaitedRun, RestApi
 from clinvk.api.openapi.document import any_json
 from clinvk.types.errors import ClinvkError
 
 _Context = ServerRequestContext[dict[str, object], Request]
 McpServer = Server[dict[str, object]]
 
+_STATELESS = "2026-07-28"
 
-def create_server(api_of: Callable[[Scope | None], RestApi]) -> McpServer:
-    """Return the MCP server. `api_of` returns the API for the scope of an HTTP request; None stands for streams."""
+
+def create_server(api_of: Callable[[Scope | None, AwaitedRun], RestApi], calls: Calls) -> McpServer:
+    """Return the MCP server. `api_of` returns the API for the scope of an HTTP request; None stands for streams.
+
+    A cancelled call ends the run that it waits for. Over HTTP, a client of 2026-07-28 cancels by disconnecting, and
+    earlier clients by a notification, which `calls` has to get.
+    """
     definitions = [*_definitions()]
 
     async def list_tools(_: _Context, __: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=definitions)
 
     async def call_tool(context: _Context, params: CallToolRequestParams) -> CallToolResult:
-        tool = tools.TOOLS.get(params.name)
-        if tool is None:
-            raise MCPError(INVALID_PARAMS, f"unknown tool {params.name!r} (available: {', '.join(tools.TOOLS)})")
+        scope = context.request.scope if context.request else None
+        api = api_of(scope, AwaitedRun(calls.attached, context.session.report_progress))
+        id_ = "" if context.request_id is None else context.request_id
+        key = http_key(scope, id_) if scope else CallKey(id_)
+        ends_with_connection = scope is not None and context.protocol_version >= _STATELESS
+        cancelling = None
         try:
-            arguments = msgspec.convert(params.arguments or {}, tool.__annotations__["arguments"])
-            result = await tool(api_of(context.request.scope if context.request else None), arguments)
-        except (ClinvkError, msgspec.ValidationError) as exc:
-            return CallToolResult(content=[TextContent(type="text", text=str(exc))], is_error=True)
-        text = msgspec.json.encode(result)
-        return CallToolResult(
-            content=[TextContent(type="text", text=text.decode())], structured_content=msgspec.json.decode(text)
-        )
+            with calls.entered(key, api) as cancelling:
+                return await _called(api, params)
+        except asyncio.CancelledError:
+            if ends_with_connection or (cancelling and cancelling.cancel_called):
+                await _stop(api)
+            raise
+        await _stop(api)
+        return _refusal("cancelled")
 
     return Server(
         "clinvk",
@@ -66,6 +76,29 @@ def create_server(api_of: Callable[[Scope | None], RestApi]) -> McpServer:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+
+
+async def _stop(api: RestApi) -> None:
+    with anyio.CancelScope(shield=True):
+        await api.stop()
+
+
+async def _called(api: RestApi, params: CallToolRequestParams) -> CallToolResult:
+    tool = tools.TOOLS.get(params.name)
+    if tool is None:
+        raise MCPError(INVALID_PARAMS, f"unknown tool {params.name!r} (available: {', '.join(tools.TOOLS)})")
+    try:
+        result = await tool(api, msgspec.convert(params.arguments or {}, tool.__annotations__["arguments"]))
+    except (ClinvkError, msgspec.ValidationError) as exc:
+        return _refusal(str(exc))
+    text = msgspec.json.encode(result)
+    return CallToolResult(
+        content=[TextContent(type="text", text=text.decode())], structured_content=msgspec.json.decode(text)
+    )
+
+
+def _refusal(message: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=message)], is_error=True)
 
 
 def _definitions() -> Iterator[Tool]:
@@ -95,7 +128,7 @@ async def serve_request(server: McpServer, scope: Scope, receive: Receive, send:
 
 
 async def serve_lines(
-    server: McpServer, lines: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[None]]
+    server: McpServer, calls: Calls, lines: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[None]]
 ) -> None:
     """Serve one client until its lines end. The streams of the SDK would ignore a signal until then."""
     received, requests = anyio.create_memory_object_stream[SessionMessage | Exception]()
@@ -108,6 +141,8 @@ async def serve_lines(
                     message = SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
                 except ValueError as exc:
                     message = exc
+                if (cancelled := cancelled_request(line)) is not None:
+                    group.create_task(calls.cancel(CallKey(cancelled)))
                 await received.send(message)
 
     async def send() -> None:

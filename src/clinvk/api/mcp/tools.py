@@ -6,9 +6,11 @@ The docstrings of the tools and the descriptions of the fields are what the mode
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Annotated, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
+import anyio
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
@@ -33,6 +35,8 @@ INSTRUCTIONS = (
 _POLL_S = 0.3
 _MAX_WAIT_S = 5.0
 """How long a request waits for its run: it goes on after a client of the server's socket has disconnected."""
+
+_MAX_ATTACHED = 1000
 
 _T = TypeVar("_T")
 _Wait = Annotated[float, Meta(ge=0, le=150, description="Seconds to wait for the end of the run; 0: return at once.")]
@@ -131,10 +135,39 @@ class WorktreeDiff(WorktreeItem, frozen=True, kw_only=True):
     diff_is_cut: bool
 
 
+Report = Callable[[float, float, str], Awaitable[None]]
+"""Reports the progress of a call: the elapsed time, the total, and a message."""
+
+
+class AwaitedRun:
+    """The run that a call waits for, which ends if the client cancels the call.
+
+    `attached` are the runs that were started by calls which wait. A run that was started with `wait_secs` 0 is
+    detached: no cancelled call ends the run. `id` is empty without a run, and for a detached one.
+    """
+
+    def __init__(self, attached: dict[str, None], report: Report) -> None:
+        self.id = ""
+        self.report = report
+        self._attached = attached
+
+    def start(self, run_id: str) -> None:
+        """Attach a run to the calls that wait for the run."""
+        self._attached[run_id] = None
+        for oldest in [*self._attached][:-_MAX_ATTACHED]:
+            del self._attached[oldest]
+        self.wait(run_id)
+
+    def wait(self, run_id: str) -> None:
+        """Wait for a run from now on."""
+        self.id = run_id if run_id in self._attached else ""
+
+
 class RestApi(NamedTuple):
-    """The REST API for the tools of one client, and the default agent and directory of the client."""
+    """The REST API for a call of a tool, and the default agent and directory of the client."""
 
     send: Callable[[RestRequest], Awaitable[RestResponse]]
+    awaited: AwaitedRun
     backend: str
     workdir: str | None = None
 
@@ -161,11 +194,19 @@ class RestApi(NamedTuple):
         """Start a task in the background, and wait for its end for `wait_secs`. `more` replaces fields of the task."""
         fields: dict[str, object] = {**msgspec.to_builtins(task), **more, "detach": True}
         del fields["wait_secs"]
-        return await self.wait((await self.call(Accepted, "POST", path, fields)).run_id, task.wait_secs)
+        run_id = ""
+        with anyio.CancelScope(shield=True):  # a run without a known id could not be stopped
+            run_id = (await self.call(Accepted, "POST", path, fields)).run_id
+        if task.wait_secs:
+            self.awaited.start(run_id)
+        return await self.wait(run_id, task.wait_secs)
 
     async def wait(self, run_id: str, wait_s: float = 0) -> Run:
         """Return a run once it has ended or waits for an answer, or after `wait_s`."""
-        until = time.monotonic() + wait_s
+        start = time.monotonic()
+        until = start + wait_s
+        if wait_s:
+            self.awaited.wait(run_id)
         while True:
             path, left_s = f"runs/{quote(run_id, safe='')}", until - time.monotonic()
             run = await self.call(Run, "GET", path, wait_s=min(left_s, _MAX_WAIT_S))
@@ -177,6 +218,7 @@ class RestApi(NamedTuple):
             # A run whose question has just been answered is still stored as waiting.
             if run.state not in UNDER_WAY or interactions or time.monotonic() >= until:
                 break
+            await self.awaited.report(time.monotonic() - start, wait_s, f"run {run.id[:8]} is {run.state}")
             await asyncio.sleep(_POLL_S)
         runs = [await self.call(AgentRun, "GET", f"runs/{each.id}") for each in run.runs]
         return replace(
@@ -185,6 +227,12 @@ class RestApi(NamedTuple):
             runs=[replace(each, worktree=_worktree_of(each)) for each in runs],
             interactions=interactions,
         )
+
+    async def stop(self) -> None:
+        """Cancel the run that the call waits for. The run may have ended meanwhile."""
+        if self.awaited.id:
+            with suppress(ClinvkError):
+                await self.call(AgentRun, "POST", f"runs/{quote(self.awaited.id, safe='')}/cancel")
 
 
 def _worktree_of(run: AgentRun) -> str | None:

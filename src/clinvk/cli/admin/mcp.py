@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from clinvk.api.access import auth
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.services import open_services
+from clinvk.api.mcp.calls import Calls
 from clinvk.api.mcp.endpoint import InProcessRest, require_sdk
 from clinvk.api.mcp.tools import RestApi
 from clinvk.api.observe.live import LiveEvents
@@ -53,8 +54,9 @@ async def _serve(context: CommandContext, workdir: str) -> None:
                     pass
             return await rest.send(request)
 
-        api = RestApi(send, context.settings.default_backend, None if workdir == "/" else workdir)
-        await protocol.serve_lines(protocol.create_server(lambda _: api), _lines(), streams.Stdout(1).write)
+        backend, place, calls = context.settings.default_backend, None if workdir == "/" else workdir, Calls()
+        server = protocol.create_server(lambda _, awaited: RestApi(send, awaited, backend, place), calls)
+        await protocol.serve_lines(server, calls, _lines(), streams.Stdout(1).write)
 
 
 @asynccontextmanager
