@@ -9,6 +9,9 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from copy import copy
+from itertools import count
+from typing import Self
 
 from polling import until
 from standin.document import JSON, Record, record, string
@@ -44,27 +47,39 @@ def executable() -> str | None:
 
 
 class Page:
-    """One tab. `events` are the events of the browser."""
+    """One tab. `events` are the events of the browser, in all tabs."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.events: list[Record] = []
         self._reader = reader
         self._writer = writer
         self._answers: dict[int, Record] = {}
-        self._count = 0
+        self._numbers = count(1)
+        self._target = ""
         self._session: str | None = None
 
     async def open(self) -> None:
         """Open the tab, and enable the events for requests and errors."""
-        target = string(await self.call("Target.createTarget", url="about:blank"), "targetId")
-        self._session = string(await self.call("Target.attachToTarget", targetId=target, flatten=True), "sessionId")
+        self._target = string(await self.call("Target.createTarget", url="about:blank"), "targetId")
+        attached = await self.call("Target.attachToTarget", targetId=self._target, flatten=True)
+        self._session = string(attached, "sessionId")
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
 
+    async def another(self) -> Self:
+        """Open another tab of the same browser."""
+        page = copy(self)
+        page._session = None
+        await page.open()
+        return page
+
+    async def close(self) -> None:
+        """Close the tab."""
+        await self.call("Target.closeTarget", targetId=self._target)
+
     async def call(self, method: str, **params: JSON) -> Record:
         """Send a command and return its result."""
-        self._count += 1
-        number = self._count
+        number = next(self._numbers)
         message: Record = {"id": number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session

@@ -4,9 +4,10 @@ import asyncio
 import gzip
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from clinvk.api import console
 from clinvk.api.access.keys import ApiKeys
 from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says, codex_streams, hang, receive_steering, wait_for
+from scripted.steps import Step, claude_says, codex_streams, hang, receive_steering, wait_for
 from serving import LiveServer, serving
 from standin.document import record, string
 
@@ -751,6 +752,168 @@ async def test_nodes_of_a_cluster_are_listed_below_the_agents(scripted: Scripted
 async def test_malformed_address_is_reported_on_its_screen(scripted: Scripted) -> None:
     async with serving(scripted.env) as server, opened(server, "/session/%", at="main .problem") as page:
         await go(page, "sessions")
+
+
+# --- several tabs --------------------------------------------------------------------------------------------------
+
+WITHOUT_LOCKS = "Object.defineProperty(Navigator.prototype, 'locks', {value: undefined})"
+SHORT_DEADLINE = """
+const timeout = AbortSignal.timeout;
+AbortSignal.timeout = (ms) => timeout.call(AbortSignal, window.isLate ? 100 : ms);
+"""
+
+
+@asynccontextmanager
+async def tabs(server: LiveServer, *fragments: str, script: str = "") -> AsyncGenerator[list[Page]]:
+    """Open tabs of one browser, all of them shown, as in windows side by side."""
+    async with browsing() as first:
+        pages: list[Page] = []
+        for fragment in fragments:
+            page = await first.another() if pages else first
+            pages.append(page)
+            await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+            await page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+            await opened_in(page, server, fragment)
+            await page.until("document.visibilityState === 'visible'")
+        yield pages
+        assert first.events_of("Runtime.exceptionThrown") == []
+
+
+def gated(text: Sequence[str], folder: Path) -> list[Step]:
+    """Return the steps of an agent that waits before each piece of its answer but the first for a file: 1, 2, …"""
+    says = claude_says(*text)
+    waits = [[wait_for(folder / str(number)), says[3 + number]] for number in range(1, len(text))]
+    return [*says[:4], *chain.from_iterable(waits), *says[3 + len(text) :]]
+
+
+@needs_browser
+async def test_stop_and_queue_act_soon_in_each_of_six_tabs(scripted: Scripted) -> None:
+    """All tabs share one connection. An action takes less than a second; the test allows for a busy machine."""
+    scripted.play([*claude_says("x")[:4], hang()])
+    scripted.play(claude_says("done"), when="go on")
+    soon_s = 10
+    async with serving(scripted.env) as server:
+        runs = [await server.detached() for _ in range(4)]
+        compare = {"prompt": "hi", "backends": ["claude", "claude"], "detach": True}
+        whole = (await server.client.post("/api/v1/compare", json=compare, headers={"prefer": "respond-async"})).json()[
+            "run_id"
+        ]
+        sessions = [f"/session/{run['session_id']}" for run in runs]
+        async with tabs(server, *sessions, f"/compare/{whole}", "/runs") as pages:
+            for page in pages[:4]:
+                await page.until(f"{ANSWERS}.join() === 'x'")
+            await pages[4].until(f"{ANSWERS}.join() === 'x,x'")
+            await until(lambda: server.state.active_requests == 1)
+            for page in pages[:4]:
+                async with asyncio.timeout(soon_s):
+                    await send(page, "Queue", "go on")
+                    await page.until(f"{text_of('.row:last-child .working')}.startsWith('Queued')")
+            for page in pages[:4]:
+                await page.click(".composer .danger")
+                await page.until(f"!{text_of('.transcript')}.includes('Queued')", within_s=soon_s)
+                await page.until(f"{ANSWERS}.at(-1) === 'done'")
+            await pages[4].evaluate(click_on("Stop all", ".session-head"))
+            await pages[4].until("document.querySelectorAll('.column .state.cancelled').length === 2", within_s=soon_s)
+            await pages[5].until(f"{text_of('main')}.includes('No agent is working')")
+
+
+@needs_browser
+async def test_another_tab_leads_after_the_leading_tab_was_closed_and_no_event_is_lost(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    words = ["one ", "two ", "three ", "four"]
+    scripted.play(gated(words, tmp_path))
+    async with serving(scripted.env) as server:
+        run = await server.detached(prompt="count")
+        async with tabs(server, *[f"/session/{run['session_id']}"] * 3) as pages:
+            for number in range(1, len(words)):
+                for page in pages:
+                    await page.until(f"{ANSWERS}.join() === '{''.join(words[:number]).strip()}'")
+                await until(lambda: server.state.active_requests == 1)
+                if len(pages) > 1:
+                    await pages.pop().close()  # the tab that was opened last leads
+                (tmp_path / str(number)).touch()
+            await pages[0].until("document.querySelector('.working') === null")
+            assert await pages[0].evaluate(ANSWERS) == ["".join(words)]
+            next_run = await server.detached(prompt="count on")
+            await go(pages[0], "runs")
+            link = json.dumps(f"a[href*='{next_run['session_id']}']")
+            await pages[0].until(f"document.querySelector({link}) !== null")
+
+
+@needs_browser
+async def test_hidden_tab_closes_the_streams_of_its_runs_and_catches_up(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(gated(["one ", "two ", "three"], tmp_path))
+    async with serving(scripted.env) as server, opened(server) as page:
+        run = await server.detached()
+
+        def followed() -> str:
+            urls = [string(record(event, "request"), "url") for event in page.events_of("Network.requestWillBeSent")]
+            return urlsplit([url for url in urls if "/api/v1/events" in url][-1]).query
+
+        await go(page, f"session/{run['session_id']}")
+        await page.until(f"{ANSWERS}.join() === 'one'")
+        assert followed() == f"run={run['run_id']}:0"
+        other = await opened_in(await page.another(), server, "/runs")
+        await page.until("document.hidden")
+        await until(lambda: followed() == "")
+        (tmp_path / "1").touch()
+        await other.until(f"{text_of('.item .title')} === 'hi'")
+        assert await page.evaluate(f"{ANSWERS}.join()") == "one"
+        await page.call("Page.bringToFront")
+        await page.until(f"{ANSWERS}.join() === 'one two'")
+        assert followed().startswith(f"run={run['run_id']}:")
+        assert not followed().endswith(":0")
+        (tmp_path / "2").touch()
+        await page.until(f"{ANSWERS}.join() === 'one two three'")
+
+
+@needs_browser
+async def test_without_web_locks_each_tab_has_one_stream(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(gated(["one ", "two"], tmp_path))
+    async with serving(scripted.env) as server:
+        run = await server.detached()
+        async with tabs(server, *[f"/session/{run['session_id']}"] * 2, script=WITHOUT_LOCKS) as pages:
+            for page in pages:
+                await page.until(f"{ANSWERS}.join() === 'one'")
+            await until(lambda: server.state.active_requests == 2)
+            (tmp_path / "1").touch()
+            for page in pages:
+                await page.until("document.querySelector('.working') === null")
+                assert await page.evaluate(ANSWERS) == ["one two"]
+
+
+@needs_browser
+async def test_logout_in_one_tab_ends_the_login_of_the_others(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, keys=ApiKeys(["k-1"])) as server:
+        token = server.logins.create_token()
+        async with tabs(server, f"login={token}", "/runs", "/sessions") as pages:
+            await pages[0].until("document.querySelector('nav') !== null")
+            await pages[0].evaluate("fetch('/api/v1/logout', {method: 'POST'})")
+            await server.client.post(
+                "/api/v1/prompt", json={"prompt": "hi"}, headers={"authorization": "Bearer k-1"}
+            )  # a change, with which the stream ends
+            for page in pages:
+                await page.until("document.querySelector('#key') !== null")
+
+
+@needs_browser
+async def test_action_without_an_answer_is_reported_after_the_deadline(scripted: Scripted) -> None:
+    """Other requests of the browser take up all of its connections."""
+    scripted.play([*claude_says("x")[:4], hang()])
+    async with serving(scripted.env) as server:
+        run = await server.detached()
+        fragment = f"/session/{run['session_id']}"
+        async with tabs(server, fragment, script=SHORT_DEADLINE) as (page,):
+            await page.until(f"{ANSWERS}.join() === 'x'")
+            path = json.dumps(f"/api/v1/runs/{run['run_id']}/events")
+            await page.evaluate(
+                f"for (let each = 0; each < 6; each++) fetch({path}, {{cache: 'no-store'}}); window.isLate = true"
+            )
+            await page.click(".composer .danger")
+            await page.until(f"{text_of('.composer .problem')}.startsWith('The server did not answer in time.')")
+            assert server.runs.live(run["run_id"])
 
 
 # --- every screen --------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-// Requests to the REST API of this server, and its event streams.
+// Requests to the REST API of this server.
 
-const ROOT = new URL("../api/v1/", import.meta.url);
-const FIRST_RETRY_MS = 500;
-const LAST_RETRY_MS = 15_000;
-const SILENCE_MS = 45_000; // the server sends something at least every 15 s
+export const ROOT = new URL("../api/v1/", import.meta.url);
+const DEADLINE_MS = 30_000;
+const SLOW_BYTES_PER_MS = 20; // an upload that is slower fails
+const TOO_LATE = "The server did not answer in time. The request may still take effect. Too many open tabs of this console " +
+  "can be the cause: a browser has only six connections to a server.";
 
 /** An answer with an error status. `status` 0: the server could not be reached. */
 export class ApiError extends Error {
@@ -17,21 +18,26 @@ export class ApiError extends Error {
 /** Called with each 401, which ends the login. */
 export const onUnauthorized = { handle: () => {} };
 
-/** Send a request and return the response. Throw an ApiError if the status is an error. */
-async function send(method, path, { query = {}, body, headers = {}, signal } = {}) {
+const failure = (error) => (error.name === "AbortError"
+  ? error : new ApiError(0, { title: error.name === "TimeoutError" ? TOO_LATE : "The server cannot be reached." }));
+
+/**
+ * Send a request and return the response. Throw an ApiError if the status is an error, or if the whole answer does not come
+ * before the deadline. A stream has a `signal` in place of the deadline.
+ */
+export async function send(method, path, { query = {}, body, headers = {}, signal } = {}) {
   const url = new URL(path, ROOT);
   for (const [name, value] of Object.entries(query)) {
     if (value !== undefined && value !== "") url.searchParams.set(name, value);
   }
   const json = body === undefined ? {} : { "content-type": "application/json" };
+  const content = body && JSON.stringify(body);
+  signal ??= AbortSignal.timeout(DEADLINE_MS + (content?.length ?? 0) / SLOW_BYTES_PER_MS);
   let response;
   try {
-    response = await fetch(url, {
-      method, signal, headers: { ...json, ...headers }, body: body && JSON.stringify(body), cache: "no-store",
-    });
+    response = await fetch(url, { method, signal, headers: { ...json, ...headers }, body: content, cache: "no-store" });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { title: "The server cannot be reached." });
+    throw failure(error);
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
@@ -41,10 +47,10 @@ async function send(method, path, { query = {}, body, headers = {}, signal } = {
 
 async function json(...request) {
   const response = await send(...request);
-  return response.status === 204 ? null : response.json();
+  return response.status === 204 ? null : response.json().catch((error) => { throw failure(error); });
 }
 
-export const get = (path, query, signal) => json("GET", path, { query, signal });
+export const get = (path, query) => json("GET", path, { query });
 export const post = (path, body = {}) => json("POST", path, { body });
 export const patch = (path, body) => json("PATCH", path, { body });
 export const remove = (path) => json("DELETE", path);
@@ -55,7 +61,7 @@ export const start = (path, body) =>
   json("POST", path, { body: { ...body, detach: true }, headers: { prefer: "respond-async" } });
 
 /** Yield the lines of a body. `onBytes` is called with each piece. */
-async function* linesOf(body, onBytes = () => {}) {
+export async function* linesOf(body, onBytes = () => {}) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -75,82 +81,4 @@ export async function* storedEvents(runId, signal) {
   for await (const line of linesOf(response.body)) {
     if (line.trim()) yield JSON.parse(line);
   }
-}
-
-/** Yield server-sent events as `{id, type, data}`. */
-async function* serverSentEvents(response, onBytes) {
-  let event = {};
-  for await (const line of linesOf(response.body, onBytes)) {
-    const [, field, value] = /^(id|event|data): ?(.*?)\r?$/.exec(line) || [];
-    if (field) event[field] = value;
-    if (line.trim() || event.data === undefined) continue;
-    yield { id: event.id, type: event.event, data: JSON.parse(event.data) };
-    event = {};
-  }
-}
-
-/**
- * Follow a stream of server-sent events. Reconnect after a lost connection with the id of the last event.
- * `onState` is called with `open`, `lost` and `ended`: ended by the server (204), or refused for good.
- * Return a function that stops following.
- */
-export function follow(path, onEvent, onState = () => {}) {
-  const stopped = new AbortController();
-  // A browser may keep a page that was left, with its connections, and has only six of them for a server.
-  window.addEventListener("pagehide", () => stopped.abort(), { signal: stopped.signal });
-  let lastId = "";
-  let retryMs = FIRST_RETRY_MS;
-
-  async function connect() {
-    const silence = new AbortController();
-    const signal = AbortSignal.any([stopped.signal, silence.signal]);
-    let timer = setTimeout(() => silence.abort(), SILENCE_MS);
-    const onBytes = () => {
-      clearTimeout(timer);
-      timer = setTimeout(() => silence.abort(), SILENCE_MS);
-    };
-    try {
-      const headers = { accept: "text/event-stream", ...(lastId && { "last-event-id": lastId }) };
-      const response = await send("GET", path, { headers, signal });
-      if (response.status === 204) return "ended";
-      retryMs = FIRST_RETRY_MS;
-      onState("open");
-      for await (const { id, type, data } of serverSentEvents(response, onBytes)) {
-        lastId = id ?? lastId;
-        onEvent(data, type);
-      }
-      return "lost";
-    } catch (error) {
-      const isFinal = error.status >= 400 && error.status < 500 && error.status !== 429;
-      return isFinal ? "ended" : "lost";
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  (async () => {
-    while (!stopped.signal.aborted) {
-      const state = await connect();
-      if (stopped.signal.aborted) return;
-      onState(state);
-      if (state === "ended") return;
-      await pause(retryMs * (0.75 + Math.random() / 2), stopped.signal);
-      retryMs = Math.min(2 * retryMs, LAST_RETRY_MS);
-    }
-  })();
-  return () => stopped.abort();
-}
-
-/** Wait, but no longer than until the network returns, the page is shown again, or `signal` is aborted. */
-function pause(ms, signal) {
-  return new Promise((resolve) => {
-    const wake = new AbortController();
-    const done = () => { wake.abort(); resolve(); };
-    const options = { signal: wake.signal };
-    const timer = setTimeout(done, ms);
-    wake.signal.addEventListener("abort", () => clearTimeout(timer));
-    window.addEventListener("online", done, options);
-    document.addEventListener("visibilitychange", () => document.hidden || done(), options);
-    signal.addEventListener("abort", done, options);
-  });
 }

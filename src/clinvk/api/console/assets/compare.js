@@ -1,7 +1,7 @@
 // One prompt for several agents: their answers and changes side by side.
 
 import { html, useEffect, useState } from "./vendor/preact.js";
-import { follow, get, post, start } from "./api.js";
+import { get, post, start } from "./api.js";
 import { Directory, Permissions, filled, remembered, useBackends, withApproval } from "./composer.js";
 import { Diff } from "./diff.js";
 import { ENDED, cost, elapsed, tokens } from "./format.js";
@@ -9,6 +9,7 @@ import { useLive } from "./live.js";
 import { Answer } from "./markdown.js";
 import { navigate } from "./router.js";
 import { RunList } from "./runs.js";
+import { stream } from "./stream.js";
 import { RunBlocks } from "./transcript.js";
 import {
   Action, Agent, Checkbox, Empty, Facts, Form, Loaded, Loading, Problem, Select, State, TextArea, TextField, useStored, useTick,
@@ -17,7 +18,6 @@ import {
 import { WorktreeActions } from "./worktrees.js";
 
 const SEARCHED_RUNS = 500;
-const MAX_FOLLOWED = 3; // a browser has six connections to a server
 
 /** Load the compares among the newest runs. */
 async function loadCompares() {
@@ -130,7 +130,7 @@ function Column({ part, worktree }) {
       ${part.error && html`<p class="problem">${visible(part.error)}</p>`}
       ${isEnded
         ? html`<${Loaded} load=${() => get(`runs/${part.id}`)}>${(run) => html`<${Answer} text=${run.output} />`}<//>`
-        : part.index < MAX_FOLLOWED && html`<${LiveAnswer} runId=${part.id} />`}
+        : html`<${LiveAnswer} runId=${part.id} />`}
       ${done && html`<p class="result" role="status">${visible(done)}</p>`}
       ${worktree && !done && isEnded && html`
         <${Loaded} deps=${[worktree.state]} load=${() => get(`worktrees/${worktree.id}`)}>${(shown) => html`
@@ -144,7 +144,7 @@ function Column({ part, worktree }) {
 /** The answer of a run under way. */
 function LiveAnswer({ runId }) {
   const [{ blocks }, setState] = useState(() => ({ blocks: new RunBlocks(runId) }));
-  useEffect(() => follow(`runs/${runId}/events`, (event) => {
+  useEffect(() => stream.followRun(runId, (event) => {
     blocks.add(event);
     setState({ blocks });
   }), [runId]);

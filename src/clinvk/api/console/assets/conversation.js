@@ -1,7 +1,8 @@
 // The turns of a session, or a single run without one: loaded page by page, and the events of those in view.
 
-import { follow, get, storedEvents } from "./api.js";
+import { get, storedEvents } from "./api.js";
 import { ENDED } from "./format.js";
+import { stream } from "./stream.js";
 import { RunBlocks } from "./transcript.js";
 
 const PAGE = 50;
@@ -118,15 +119,15 @@ export class Conversation {
     this._changed();
   }
 
-  /** Follow the events of an active turn; of one that is queued later, since each stream takes a connection. */
+  /** Follow the events of an active turn; a turn that is queued has none yet. */
   _follow(turn) {
-    if (!turn.isActive || turn.isQueued || turn.blocks) return;
+    if (this._closed.signal.aborted || !turn.isActive || turn.isQueued || turn.blocks) return;
     turn.blocks = new RunBlocks(turn.run.id);
-    turn.stop = follow(`runs/${turn.run.id}/events`, (event) => {
+    turn.stop = stream.followRun(turn.run.id, (event) => {
       turn.blocks.add(event);
       if (turn.blocks.isEnded) this._end(turn);
       this._changed();
-    }, () => this._changed());
+    });
   }
 
   async _end(turn) {

@@ -1,6 +1,7 @@
 // What is live: the newest runs and the pending interactions, from one event stream of the server.
 
-import { follow, get } from "./api.js";
+import { get } from "./api.js";
+import { stream } from "./stream.js";
 import { useEffect, useState } from "./vendor/preact.js";
 import { ENDED, newestFirst } from "./format.js";
 
@@ -30,16 +31,17 @@ class Live {
     this.onRunEnd = () => {};
     this._listeners = new Set();
     this._timer = 0;
-    this._stop = null;
+    this._isStarted = false;
   }
 
   start() {
-    this._stop ??= follow("events", (...event) => this._receive(...event), (state) => this._connected(state));
+    this._isStarted = true;
+    stream.start((...change) => this._receive(...change), (state) => this._connected(state));
   }
 
   stop() {
-    this._stop?.();
-    this._stop = null;
+    this._isStarted = false;
+    stream.stop();
     this.connection = "connecting";
     this.isLoaded = false;
     this.runs.clear();
@@ -116,7 +118,7 @@ class Live {
       this.isLoaded = true;
       this._changed();
     } catch {
-      setTimeout(() => this._stop && this._load(), RELOAD_MS);
+      setTimeout(() => this._isStarted && this._load(), RELOAD_MS);
     }
   }
 
