@@ -159,6 +159,37 @@ async def test_options_choose_agent_model_and_modes(clinvk: Clinvk) -> None:
     ]
 
 
+async def test_paths_have_to_be_absolute(clinvk: Clinvk) -> None:
+    here = str(clinvk.folder)
+    async with editing(Editor(), clinvk.folder, clinvk.agent.env) as agent:
+        session = (await agent.new_session(cwd=here)).session_id
+        for path in (".", "", "src"):
+            for refused in (
+                agent.new_session(cwd=path),
+                agent.load_session(cwd=path, session_id=session),
+                agent.resume_session(cwd=path, session_id=session),
+                agent.list_sessions(cwd=path),
+            ):
+                with pytest.raises(RequestError, match="cwd must be an absolute path") as failed:
+                    await refused
+                assert failed.value.code == -32602
+            with pytest.raises(RequestError, match="additionalDirectories must be an absolute path"):
+                await agent.new_session(cwd=here, additional_directories=[path])
+
+
+async def test_open_session_is_loaded_and_resumed_before_its_first_prompt(clinvk: Clinvk) -> None:
+    editor = Editor()
+    async with editing(editor, clinvk.folder, clinvk.agent.env) as agent:
+        new = await agent.new_session(cwd=str(clinvk.folder))
+        await agent.set_config_option("backend", new.session_id, "codex")
+        loaded = await agent.load_session(cwd=str(clinvk.folder), session_id=new.session_id)
+        resumed = await agent.resume_session(cwd=str(clinvk.folder), session_id=new.session_id)
+        for found in (loaded, resumed):
+            assert found
+            assert {each.id: each.current_value for each in found.config_options or ()}["backend"] == "codex"
+    assert editor.text() == ""
+
+
 async def test_missing_login_and_other_failures_are_errors_of_the_protocol(clinvk: Clinvk, tmp_path: Path) -> None:
     async with editing(Editor(), clinvk.folder, clinvk.agent.env) as agent:
         session = (await agent.new_session(cwd=str(clinvk.folder))).session_id
@@ -177,10 +208,9 @@ async def test_missing_login_and_other_failures_are_errors_of_the_protocol(clinv
         with pytest.raises(RequestError, match="exited with code 3") as failed:
             await agent.prompt(session, [text_block("hi")])
         assert failed.value.code == -32603
-        for folder in ("relative", str(tmp_path / "none")):
-            with pytest.raises(RequestError, match="cwd") as failed:
-                await agent.new_session(cwd=folder)
-            assert failed.value.code == -32602
+        with pytest.raises(RequestError, match="cwd: no directory") as failed:
+            await agent.new_session(cwd=str(tmp_path / "none"))
+        assert failed.value.code == -32602
         with pytest.raises(RequestError) as failed:
             await agent.load_session(cwd="/", session_id="0" * 32)
         assert failed.value.code == -32002

@@ -154,6 +154,11 @@ class EditorAgent:
         return replace(await session.state(), session_id=session.id)
 
     async def _resume(self, request: wire.Request) -> wire.Result:
+        """Return the state of a session, which is stored or open."""
+        if request.cwd is not None:
+            _absolute(request.cwd, "cwd")
+        if session := self._sessions.get(request.session_id):
+            return await session.state()
         stored = await self._context.store.session(request.session_id)
         if stored.backend not in self._context.agents:
             raise InvalidRequest(unknown_name("agent", stored.backend, self._context.agents))
@@ -173,7 +178,7 @@ class EditorAgent:
         return state
 
     async def _list(self, request: wire.Request) -> wire.Result:
-        workdir = executables.resolve(request.cwd) if request.cwd else None
+        workdir = None if request.cwd is None else executables.resolve(_absolute(request.cwd, "cwd"))
         page = await self._context.store.sessions(SessionQuery(working_dir=workdir, resumable=True, limit=ALL))
         return wire.Result(
             sessions=[
@@ -188,8 +193,9 @@ class EditorAgent:
         return wire.Result()
 
     def _open(self, session_id: str, request: wire.Request, cwd: str | None, agent: str) -> EditorSession:
-        workdir = executables.resolve(directory(cwd or "", "cwd"))
-        add_dirs = [directory(path, "additionalDirectories") for path in request.additional_directories or ()]
+        workdir = executables.resolve(directory(_absolute(cwd or "", "cwd"), "cwd"))
+        name = "additionalDirectories"
+        add_dirs = [directory(_absolute(path, name), name) for path in request.additional_directories]
         if request.mcp_servers:
             logger.warning("the MCP servers of the editor are not used; add them to the settings of the agent")
         session = self._sessions[session_id] = EditorSession(self._context, session_id, workdir, add_dirs, agent)
@@ -199,3 +205,14 @@ class EditorAgent:
         if request.session_id not in self._sessions:
             raise SessionNotFound(f"session {request.session_id!r:.100} is not open; session/load opens a stored one")
         return self._sessions[request.session_id]
+
+
+def _absolute(path: str, field: str) -> str:
+    """Return the path of a field.
+
+    Raises:
+        InvalidRequest: the path is relative.
+    """
+    if not path.startswith("/"):
+        raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
+    return path
