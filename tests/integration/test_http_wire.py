@@ -69,6 +69,14 @@ async def test_many_pipelined_requests_are_not_mistaken_for_one_large_head(scrip
         writer.close()
 
 
+async def test_white_space_around_the_value_of_a_header_is_not_part_of_the_value(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        reader, writer = await server.raw(LIVE + b"x-request-id: \t mine \t \r\n" + CLOSE)
+        received = await asyncio.wait_for(reader.read(), TIMEOUT_S)
+        writer.close()
+    assert b"\r\nx-request-id: mine\r\n" in received
+
+
 @SPLITS
 async def test_pipelined_requests_are_answered_in_order(scripted: Scripted, at: int | None) -> None:
     scripted.play(claude_says("first"))

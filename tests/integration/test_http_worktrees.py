@@ -54,11 +54,13 @@ async def test_changes_of_a_worktree_are_applied_uncommitted(scripted: Scripted,
         id_ = await changed_by_agent(server, repository)
         answer = await server.client.post(f"{URL}/{id_}/apply")
         again = await server.client.post(f"{URL}/{id_}/apply")
+        shown = await server.client.get(f"{URL}/{id_}")
     assert answer.status_code == 200
     assert (answer.json()["removed"], answer.json()["files"]) == (True, [{"path": "made.txt", "change": "added"}])
     assert repository.git("status", "--porcelain") == "?? made.txt\n"
     assert left_over(repository) == []
-    assert (again.status_code, again.json()["code"]) == (400, "invalid_request")
+    for missing in (again, shown):
+        assert (missing.status_code, missing.json()["code"]) == (404, "worktree_not_found")
 
 
 async def test_discarded_worktree_leaves_nothing(scripted: Scripted, repository: Repository) -> None:

@@ -16,7 +16,7 @@ import pytest
 from clinvk.file_locks import FileLock
 from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest, WorktreeNotFound
 from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, changed, home, left_over
 from polling import until
@@ -655,7 +655,7 @@ async def test_foreign_files_in_the_folder_stay(repository: Repository, worktree
     (folder / "odd" / "lock").touch()
     assert [item.id for item in await worktrees.list()] == [worktree.id]
     for name in ("notes.txt", "odd"):
-        with pytest.raises(InvalidRequest, match=f"no worktree '{name}'"):
+        with pytest.raises(WorktreeNotFound, match=f"no worktree '{name}'"):
             await worktrees.discard(name)
         assert (folder / name).exists()
 
@@ -877,7 +877,7 @@ async def test_find_by_id_prefix_and_by_branch(repository: Repository, worktrees
     with pytest.raises(InvalidRequest, match=f"several worktrees: .*{other.id}"):
         await worktrees.find("agent")
     for reference in ("nothing", "", "clinvk/", "../.."):
-        with pytest.raises(InvalidRequest, match="no worktree"):
+        with pytest.raises(WorktreeNotFound, match="no worktree"):
             await worktrees.find(reference)
 
 

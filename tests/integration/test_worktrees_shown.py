@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, State
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import WorktreeNotFound
 from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, changed, home, left_over
 from repositories import Repository
@@ -42,7 +42,7 @@ async def test_show_removes_an_unchanged_worktree_of_a_dead_clinvk(
     dead = another(repository)
     own = (await dead.make(str(repository.path), "agent")).id
     dead._held.pop(own).close()  # pyright: ignore[reportPrivateUsage] - as the death of the process does
-    with pytest.raises(InvalidRequest, match=f"no worktree '{own}'"):
+    with pytest.raises(WorktreeNotFound, match=f"no worktree '{own}'"):
         await worktrees.show(own)
     assert left_over(repository) == []
 

@@ -128,6 +128,7 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.SessionNotFound: 404,
     errors.RunNotFound: 404,
     errors.InteractionNotFound: 404,
+    errors.WorktreeNotFound: 404,
     MethodNotAllowed: 405,
     BodyTooSlow: 408,
     errors.SessionBusy: 409,

@@ -21,6 +21,11 @@ S = TypeVar("S", bound=msgspec.Struct)
 NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
 """The pattern of a text that is not blank, with all that `str.strip` takes for space."""
 
+NO_NUL = r"^[^\x00]*$"
+"""The pattern of a text without NUL characters."""
+
+_PATTERNS = {NOT_BLANK: " that is not blank", NO_NUL: " without NUL"}
+
 _SHOWN = 80
 _MAX_NAME = 200
 _MAX_DIGITS = 9
@@ -254,8 +259,8 @@ def _allowed(types: list[inspect.Type]) -> str:
 def _described(type_: inspect.Type) -> str:
     match type_:
         case inspect.StrType() as text:
-            pattern = " that is not blank" if text.pattern == NOT_BLANK else ""
-            words = "a text" + _lengths(text.min_length, text.max_length, "characters") + pattern
+            words = "a text" + _lengths(text.min_length, text.max_length, "characters")
+            words += _PATTERNS.get(text.pattern or "", "")
         case inspect.DateType():
             words = "a day such as 2026-11-25"
         case inspect.BoolType():

@@ -16,6 +16,7 @@
     ├─ RunNotFound                run_not_found
     ├─ AmbiguousId                ambiguous_id
     ├─ InteractionNotFound        interaction_not_found
+    ├─ WorktreeNotFound           worktree_not_found
     ├─ StoreUnavailable           store_unavailable
     ├─ ResourcesExhausted         resources_exhausted
     ├─ QueueFull                  queue_full
@@ -151,6 +152,12 @@ class InteractionNotFound(ClinvkError):
     """No interaction has this id."""
 
     code = "interaction_not_found"
+
+
+class WorktreeNotFound(ClinvkError):
+    """No worktree has this id."""
+
+    code = "worktree_not_found"
 
 
 class AgentCannotAnswer(InvalidRequest):

@@ -167,9 +167,9 @@ class Http1Protocol(HttpToolsProtocol):
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Pass on a header; drop trailers."""
+        """Pass on a header without the white space that follows the value; drop trailers."""
         if not self._in_body:
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """Note the end of a request head."""

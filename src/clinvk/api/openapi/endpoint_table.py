@@ -46,7 +46,7 @@ _SESSION: ErrorDocs = (errors.SessionNotFound, errors.AmbiguousId, *STORED)
 _FORK: ErrorDocs = (dialect.ForeignOrigin, errors.NotResumable, errors.BackendUnavailable, errors.Unsupported)
 _RUN: ErrorDocs = (errors.RunNotFound, errors.AmbiguousId, *STORED)
 _PROMPT: ErrorDocs = (*ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
-_WORKTREE: ErrorDocs = (errors.InvalidRequest, *STORED)
+_WORKTREE: ErrorDocs = (errors.InvalidRequest, errors.WorktreeNotFound, *STORED)
 _CHANGE_WORKTREE: ErrorDocs = (*_WORKTREE, *POLICY, dialect.ForeignOrigin, dialect.BeyondPolicy)
 _CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
 

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.dialect import copy_as
-from clinvk.dialects.json_bodies import NOT_BLANK
+from clinvk.dialects.json_bodies import NO_NUL, NOT_BLANK
 from clinvk.dialects.rest.views import Tags
 from clinvk.types.choices import ApprovalMode, Effort, OnBudget, OnBusy, OnLimit, SandboxMode
 from clinvk.types.errors import InvalidRequest
@@ -16,10 +16,10 @@ from clinvk.types.request import MAX_NAME_CHARS, Dollars, RunRequest, StopTexts,
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
-_Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
+_Text = Annotated[str, Meta(extra_json_schema={"pattern": NO_NUL})]
 _Directory = Annotated[str, Meta(extra_json_schema={"pattern": r"^/[^\x00]*$"})]
 _Texts = Annotated[tuple[_Text, ...], Meta(max_length=1000)]
-Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"pattern": r"^[^\x00]*$"})]
+Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, pattern=NO_NUL)]
 NodeName = Annotated[
     Name | None, Meta(description="The node of the cluster to run on, like the header `x-clinvk-node`.")
 ]

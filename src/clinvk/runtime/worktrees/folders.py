@@ -30,7 +30,7 @@ from msgspec.structs import replace
 from clinvk import file_locks
 from clinvk.config.load import WORKTREES
 from clinvk.file_locks import FileLock
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest, WorktreeNotFound
 
 _LABEL_CHARS = 40
 _RECORD = "worktree.json"
@@ -123,11 +123,12 @@ class WorktreeFolders:
         """Return the id for an id, the beginning of an id, or a branch.
 
         Raises:
-            InvalidRequest: no worktree matches, or several.
+            WorktreeNotFound: no worktree matches.
+            InvalidRequest: several worktrees match.
         """
         if found := match(self.ids(), reference):
             return found
-        raise InvalidRequest(f"no worktree {reference!r}; clinvk worktrees list shows them")
+        raise no_worktree(reference)
 
     def read(self, id_: str) -> Worktree | None:
         """Return a worktree, or None if the folder is gone or holds no worktree."""
@@ -252,6 +253,11 @@ def _take_lock(path: Path, how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os
         return None
     except OSError as exc:
         raise ClinvkError(f"cannot lock {str(path)!r}: {exc.strerror}") from exc
+
+
+def no_worktree(reference: str) -> WorktreeNotFound:
+    """Return the error for an unknown worktree."""
+    return WorktreeNotFound(f"no worktree {reference!r}; clinvk worktrees list shows them")
 
 
 def match(ids: Iterable[str], reference: str) -> str | None:

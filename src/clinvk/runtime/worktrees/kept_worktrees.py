@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from clinvk.file_locks import FileLock
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees import repository
-from clinvk.runtime.worktrees.folders import Worktree
+from clinvk.runtime.worktrees.folders import Worktree, no_worktree
 from clinvk.runtime.worktrees.worktrees import REMOVE_TIMEOUT_S, Worktrees, wait_for_lock
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.orchestration import ChangedFile
@@ -89,17 +89,18 @@ class KeptWorktrees(Worktrees):
         """Return a worktree with its `patch`.
 
         Raises:
-            InvalidRequest: there is no such worktree, or it was left unchanged and is now removed.
+            WorktreeNotFound: there is no such worktree, or it was left unchanged and is now removed.
         """
         if listed := await self._listed(id_, with_patch=True):
             return listed
-        raise _no_worktree(id_)
+        raise no_worktree(id_)
 
     async def find(self, reference: str) -> str:
         """Return the id for an id, the beginning of an id, or a branch.
 
         Raises:
-            InvalidRequest: no worktree matches, or several.
+            WorktreeNotFound: no worktree matches.
+            InvalidRequest: several worktrees match.
         """
         return await asyncio.to_thread(self._folders.find, reference)
 
@@ -159,7 +160,8 @@ class KeptWorktrees(Worktrees):
         the end of a run, and gets the time to exit.
 
         Raises:
-            InvalidRequest: there is no such worktree, an agent is at work, or another clinvk holds it for too long.
+            WorktreeNotFound: there is no such worktree.
+            InvalidRequest: an agent is at work, or another clinvk holds it for too long.
         """
         at_work = InvalidRequest(
             f"worktree {id_} is in use: its agent is at work; wait until that has ended, which clinvk worktrees list"
@@ -169,7 +171,7 @@ class KeptWorktrees(Worktrees):
 
         def hold() -> FileLock | None:
             if self._folders.read(id_) is None:
-                raise _no_worktree(id_)
+                raise no_worktree(id_)
             lock = self._folders.hold(id_)
             if lock is None and not was_kept and self._folders.share(id_) is None:
                 raise at_work
@@ -239,10 +241,6 @@ class KeptWorktrees(Worktrees):
             except (ClinvkError, OSError) as exc:
                 return _item(worktree, "broken", problem=f"it cannot be removed: {exc}")
             return item
-
-
-def _no_worktree(id_: str) -> InvalidRequest:
-    return InvalidRequest(f"no worktree {id_!r}; clinvk worktrees list shows them")
 
 
 def _item(
