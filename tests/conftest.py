@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from postgres_server import PostgresServer
 
 MAY_BLOCK = (
-    ("clinvk/runtime/process/spawn.py", {"_popen", "_opened_directory"}),
+    ("clinvk/runtime/process/spawn.py", {"_popen", "_opened_directories"}),
     ("clinvk/runtime/process/resource_limits.py", {"wrap", "open", "capacity"}),
     ("clinvk/runtime/process/waiting.py", {"run"}),
     ("clinvk/runtime/process/guardian_process.py", {"start", "stop", "_on_exit"}),

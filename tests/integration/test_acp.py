@@ -504,3 +504,70 @@ async def test_hostile_agent_writes_nothing_outside_its_sandbox(means: str, mode
         assert Path("/proc/sys/kernel/domainname").read_text() == before
         assert [code == "0" for code in codes] == [False] * len(HOSTILE) + [True, mode == "workspace"]
         assert (project / "made").exists() == (mode == "workspace")
+
+
+def swap(place: Path, target: Path) -> None:
+    """Replace a directory by a link."""
+    place.rename(place.with_name(f"{place.name}-aside"))
+    place.symlink_to(target)
+
+
+def swap_back(place: Path) -> None:
+    place.unlink()
+    place.with_name(f"{place.name}-aside").rename(place)
+
+
+SWAPPING_BWRAP = """#!/bin/sh
+mv {place} {place}-aside
+ln -s {target} {place}
+exec {bwrap} "$@"
+"""
+
+
+@pytest.mark.parametrize("moment", ["before the check", "after the check"])
+@pytest.mark.parametrize("which", ["project", "other"])
+async def test_sandbox_is_made_of_the_directories_that_were_checked(moment: str, which: str) -> None:
+    """The agent of another run may replace a directory by a link at any moment."""
+    with tempfile.TemporaryDirectory(dir=pwd.getpwuid(os.getuid()).pw_dir, prefix=".acp-test-") as folder:
+        home, project, other, outside, programs = (
+            Path(folder, name) for name in ("home", "project", "other", "outside", "bin")
+        )
+        for each in (home, project, other, outside, programs, home / ".own"):
+            each.mkdir()
+        swapped, env = Path(folder, which), sandbox_env(home)
+        bwrap = shutil.which("bwrap", path=env["PATH"])
+        if moment == "after the check":
+            (programs / "bwrap").write_text(SWAPPING_BWRAP.format(place=swapped, target=outside.name, bwrap=bwrap))
+            (programs / "bwrap").chmod(0o755)
+            env["PATH"] = f"{programs}:{env['PATH']}"
+        else:
+            swap(swapped, outside)
+
+        async def admit(_: RunRequest) -> str:
+            if moment == "before the check":
+                await asyncio.to_thread(swap_back, swapped)
+            return str(project)
+
+        asked = request(project, f"sh touch {swapped}/made; touch {outside}/made; touch ../{which}/made; touch made")
+        asked = replace(asked, sandbox_mode="workspace", add_dirs=(str(other),))
+        runs = LocalRuns(Settings(), MemoryStore(), env, {"fake": sandboxed(home)}, admit_dirs=admit)
+        async with runs:
+            found = await events(runs, asked)
+        assert list(outside.iterdir()) == []
+        if moment == "before the check":
+            assert failure(found).message == f"cannot work in '{outside}': it leads elsewhere since it was checked"
+
+
+async def test_sandboxed_agent_has_no_descriptor_of_a_directory_outside() -> None:
+    """Such a descriptor would lead to all files as they are outside of the sandbox."""
+    with tempfile.TemporaryDirectory(dir=pwd.getpwuid(os.getuid()).pw_dir, prefix=".acp-test-") as folder:
+        home, project = Path(folder, "home"), Path(folder, "project")
+        for each in (home, project, home / ".own"):
+            each.mkdir()
+        command = (
+            "sh for p in self 1 2 3 4; do for fd in /proc/$p/fd/*; do test -d $fd && readlink $fd; done; done >fds"
+        )
+        asked = replace(request(project, command), sandbox_mode="workspace")
+        async with LocalRuns(Settings(), MemoryStore(), sandbox_env(home), {"fake": sandboxed(home)}) as runs:
+            await events(runs, asked)
+        assert not [line for line in (project / "fds").read_text().splitlines() if line != str(project)]

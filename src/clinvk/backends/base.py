@@ -31,6 +31,13 @@ PRIVATE = "\0private\0"
 Runtime fills in the path.
 """
 
+HELD = "\0held\0"
+"""The beginning of a word of `wrapper` that is followed by the path of a directory, without symbolic links.
+
+Runtime opens the directory and replaces the word by the number of the descriptor, which the process inherits. The
+process does not start if the path leads elsewhere by then.
+"""
+
 MAX_RUNS = 100
 """Default number of runs that a kept process serves before it is retired."""
 
@@ -358,7 +365,7 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
         if text in launch.secret_args:
             name, joined, _ = text.partition("=")
             text = f"{name}{joined and '=...'}" if name.startswith("-") else "..."
-        return text.replace(PRIVATE, "$PRIVATE")
+        return text.removeprefix(HELD).replace(PRIVATE, "$PRIVATE")
 
     command = " ".join(
         [*(f"{name}={shlex.quote(shown(value))}" for name, value in launch.env.items())]

@@ -1,4 +1,4 @@
-"""The sandbox of `read-only` and `workspace`: bubblewrap 0.8 or later (https://github.com/containers/bubblewrap).
+"""The sandbox of `read-only` and `workspace`: bubblewrap with `--bind-fd` (https://github.com/containers/bubblewrap).
 
 The file system is read-only for the agent and everything that it starts, except for the agent's own folders and, in
 `workspace`, the directories of the request. The process sees no other processes. `/tmp` and `/run` are empty, because
@@ -10,7 +10,7 @@ protects the same files, but leaves more open: docs/acp.md.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from clinvk.backends.base import PRIVATE, Host
+from clinvk.backends.base import HELD, PRIVATE, Host
 from clinvk.types.errors import Unsupported
 from clinvk.types.request import RunRequest
 
@@ -69,10 +69,10 @@ def sandbox(request: RunRequest, directory: str, folders: tuple[str, ...], host:
         return _landlock(request, [*own, *used] if is_writing else own, clinvk_home, host)
     parent, _, name = clinvk_home.rpartition("/")
     hidden = [f"{parent}/{name}"] if host.find(parent, name) else []
-    bind = "--bind" if is_writing else "--ro-bind"
+    bind = "--bind-fd" if is_writing else "--ro-bind-fd"
     mounts = {folder: ("--tmpfs", folder) for folder in (*_EMPTY, *hidden)}
     mounts |= {folder: ("--ro-bind-try", folder, folder) for folder in (*_NAME_SERVICE, *_KERNEL)}
-    mounts |= {folder: (bind, folder, folder) for folder in used}
+    mounts |= {folder: (bind, f"{HELD}{folder}", folder) for folder in used}
     mounts |= {folder: ("--bind-try", folder, folder) for folder in own}
     mounts |= {"/dev": ("--dev", "/dev"), "/proc": ("--proc", "/proc")}
     words = (word for _, mount in sorted(mounts.items()) for word in mount)  # a folder before the folders inside

@@ -12,9 +12,11 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
+from clinvk.backends.base import HELD
 from clinvk.config.model import AgentSettings
+from clinvk.runtime.process.held_directory import DESCRIPTORS, held_directory
 from clinvk.runtime.process.process import PIPE_BYTES, Process
 from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, kill, kill_tools, resident_bytes, tag_label
 from clinvk.runtime.process.resource_limits import ResourceLimits
@@ -24,8 +26,6 @@ from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest,
 
 logger = logging.getLogger(__name__)
 
-_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-_DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""
 _SWEEP_INTERVAL_S = 0.02
 _SEARCH_INTERVAL_S = 0.2
 """Pause after a search that failed for lack of a file descriptor."""
@@ -58,7 +58,7 @@ class Spawner:
         """Start a process; call `wake` after every output and at the exit.
 
         Stdout is split into lines, or with `raw` left unsplit. With `real_path`, the process starts only if `cwd`
-        resolves to `real_path`.
+        resolves to `real_path`. Words of `argv` that begin with `HELD` become descriptors of directories.
 
         Raises:
             BackendUnavailable: the program cannot be started.
@@ -69,8 +69,8 @@ class Spawner:
         number = self._count
         env = {**env, TAG_VARIABLE: tag_label(self._tags.server, number)}
         try:
-            with _opened_directory(argv[0], cwd, real_path) as path, self._tags.tagging(number):
-                popen, pipes = _popen(self._limits.wrap(argv, number), env, path)
+            with _opened_directories(argv, cwd, real_path) as (words, path, held), self._tags.tagging(number):
+                popen, pipes = _popen(self._limits.wrap(words, number), env, path, held)
         except ClinvkError:
             if self._limits.cgroup:
                 self._schedule_end(number, 0)  # the cgroup may have been created
@@ -146,8 +146,12 @@ class Spawner:
         self._limits.end(roots)
 
 
-def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> "tuple[subprocess.Popen[bytes], list[int]]":
+def _popen(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str | None, held: Sequence[int]
+) -> "tuple[subprocess.Popen[bytes], list[int]]":
     """Start a process on raw pipes: the file objects of `Popen` cost more than the rest of the spawn.
+
+    The process inherits the descriptors `held`.
 
     Returns:
         The process, and our ends of stdin, stdout and stderr.
@@ -161,7 +165,7 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> "tup
             theirs.append(read if is_input else write)
         stdin, stdout, stderr = theirs
         popen = subprocess.Popen(
-            argv, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env, start_new_session=True
+            argv, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env, start_new_session=True, pass_fds=held
         )
     except (OSError, ValueError) as exc:
         for fd in ours:
@@ -179,29 +183,32 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> "tup
 
 
 @contextmanager
-def _opened_directory(program: str, cwd: str | None, real_path: str) -> Generator[str | None]:
-    """Hold the working directory open; yield a path that cannot be redirected by replacing a directory with a link.
+def _opened_directories(
+    argv: Sequence[str], cwd: str | None, real_path: str
+) -> Generator[tuple[Sequence[str], str | None, Sequence[int]]]:
+    """Hold the directories of a process open.
 
-    Without `/proc` no such path exists, and `cwd` is only resolved again.
+    Yield the command line with numbers of descriptors, a path of the working directory that cannot be redirected by
+    replacing a directory with a link, and the descriptors to inherit. Without `/proc` no such path exists.
 
     Raises:
         ResourcesExhausted: no file can be opened.
-        InvalidRequest: the directory cannot be opened, or its path without links is not `real_path`.
+        InvalidRequest: a directory cannot be opened, or its path without links is not the expected one.
     """
-    if not cwd or not real_path:
-        yield cwd
-        return
-    try:
-        fd = os.open(cwd, _DIRECTORY)
-    except OSError as exc:
-        raise _refusal(exc, program, cwd) from exc
-    try:
-        path = f"{_DESCRIPTORS}/{fd}" if _DESCRIPTORS else cwd
-        if (os.readlink(path) if _DESCRIPTORS else os.path.realpath(cwd)) != real_path:
-            raise InvalidRequest(f"cannot work in {cwd!r}: it leads elsewhere since it was checked", "workdir")
-        yield path
-    finally:
-        os.close(fd)
+    held: dict[str, int] = {}
+    path = cwd
+    with ExitStack() as stack:
+        try:
+            for word in (word for word in argv if word.startswith(HELD)):
+                path = word.removeprefix(HELD)
+                held[word] = stack.enter_context(held_directory(path, path))
+            path = cwd
+            if cwd and real_path:
+                fd = stack.enter_context(held_directory(cwd, real_path))
+                path = f"{DESCRIPTORS}/{fd}" if DESCRIPTORS else cwd
+        except OSError as exc:
+            raise _refusal(exc, argv[0], path) from exc
+        yield [str(held.get(word, word)) for word in argv], path, tuple(held.values())
 
 
 def _refusal(exc: OSError | ValueError, program: str, cwd: str | None) -> ClinvkError:

@@ -117,7 +117,7 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
             spec.launch.cwd,
             task.on_output,
             stderr_lines=spec.request.verbose,
-            real_path=await spec.check() if spec.check else "",
+            real_path=await spec.checked_directory(spec.launch),
         )
         try:
             await task.started()
@@ -221,8 +221,8 @@ async def _run_pooled(task: RunTask) -> bool:
         return False
     # A verbose run shows its agent's stderr; the stderr of a shared process belongs to no run.
     if launch and task.request.warm and not task.request.verbose:
-        real_path = await spec.check() if spec.check else launch.cwd
-        if real_path == launch.cwd:  # a warm process starts only in the directory of its key
+        real_path = await spec.checked_directory(launch)
+        if real_path in ("", launch.cwd):  # a warm process starts only in the directory of its key
             worker = WorkerSpec(spec.backend, spec.host, spec.path, launch)
             if process := await pool.admit(worker, spec.resume, _turn_count(task), task.id, task.wake):
                 await _run_in_pool(task, pool, process, launch)

@@ -7,13 +7,13 @@ from math import inf
 
 import msgspec
 
-from clinvk.backends.base import Backend, Host, Launch, ProtocolNotSupported, Report, SteerReply
+from clinvk.backends.base import HELD, Backend, Host, Launch, ProtocolNotSupported, Report, SteerReply
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES
 from clinvk.runtime.run.answer_filter import AnswerFilter
 from clinvk.runtime.run.own_process import OwnProcess
-from clinvk.types.errors import AgentCrashed, TimedOut
+from clinvk.types.errors import AgentCrashed, InvalidRequest, TimedOut
 from clinvk.types.events import (
     Ending,
     Event,
@@ -57,6 +57,21 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     check: Callable[[], Awaitable[str]] | None = None
     hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
     pool: Pool | None = None
+
+    async def checked_directory(self, launch: Launch) -> str:
+        """Call `check`, and return the working directory without symbolic links, or an empty text without `check`.
+
+        Raises:
+            InvalidRequest: the sandbox of the launch has another directory, which led elsewhere for a moment.
+            ClinvkError: the agent must not start.
+        """
+        if not self.check:
+            return ""
+        real_path = await self.check()
+        for path in (word.removeprefix(HELD) for word in launch.wrapper if word.startswith(HELD)):
+            if path not in (real_path, *self.request.add_dirs):
+                raise InvalidRequest(f"cannot work in {path!r}: it leads elsewhere since it was checked", "workdir")
+        return real_path
 
     @property
     def env(self) -> Mapping[str, str]:
