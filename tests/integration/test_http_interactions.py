@@ -85,6 +85,7 @@ HIDDEN = {
     "setsid": "setsid sh {attack} &\n",
     "double fork": "(setsid sh -c '(sh {attack} &) &' &)\n",
     "empty environment": "(env -i setsid /bin/sh -c '(/bin/sh {attack} &) &' &)\n",
+    "no limit": "(env -i setsid prlimit --rttime=unlimited /bin/sh -c '(/bin/sh {attack} &) &' &)\n",
 }
 
 

@@ -8,7 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -343,28 +344,135 @@ async def test_fork_bomb_with_an_empty_environment_is_ended(tmp_path: Path) -> N
     child.process.discard()
 
 
-async def test_sweep_ends_a_process_that_keeps_forking_and_exiting(tmp_path: Path) -> None:
+SWEEP = """
+import asyncio, os, sys
+from clinvk.runtime.process.process_tags import choose_tags
+from clinvk.runtime.process.process_scan import child_pids
+from clinvk.runtime.process.spawn import Spawner
+
+async def main():
+    spawner, changed = Spawner(choose_tags()), asyncio.Event()
+    async with spawner.adopting():
+        process = spawner.spawn(sys.argv[2:], os.environ, None, changed.set)
+        while process.exit_code is None:
+            await changed.wait()
+            changed.clear()
+        while not os.path.getsize(sys.argv[1]):
+            await asyncio.sleep(0.01)
+        await spawner.sweep(process)
+        print(process.exit_code, *child_pids())
+
+asyncio.run(main())
+"""
+RUNNER = """
+import os, resource, signal, sys, time
+until = time.time() + 30
+beat = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+if sys.argv[2] == "hidden":
+    resource.setrlimit(15, (-1, -1))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+parent = os.getpid()
+while time.time() < until:
+    if os.fork():
+        os._exit(7 if os.getpid() == parent else 0)
+    if sys.argv[2] == "hidden":
+        os.setsid()
+    os.pwrite(beat, b'%d' % os.getpid(), 0)
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "hidden"])
+def test_sweep_ends_a_process_that_keeps_forking_and_exiting(how: str, tmp_path: Path) -> None:
     """When the process is examined, it has exited, and its child is younger than the list of processes."""
     for number in range(5):
         beat = tmp_path / str(number)
-        runner = (
-            "import os, time\n"
-            "until = time.time() + 15\n"
-            f"beat = os.open({str(beat)!r}, os.O_CREAT | os.O_WRONLY)\n"
-            "while time.time() < until:\n"
-            "    if os.fork():\n"
-            "        os._exit(0)\n"
-            "    os.pwrite(beat, b'%d' % os.getpid(), 0)\n"
-        )
-        own = spawner()
-        child = Child(own, "env", "-i", sys.executable, "-I", "-S", "-c", runner)
-        await until(lambda beat=beat: beat.exists() and beat.stat().st_size)
-        await child.until(lambda process=child.process: process.exit_code is not None)
-        await own.sweep(child.process)
+        agent = ["env", "-i", sys.executable, "-I", "-S", "-c", RUNNER, str(beat), how]
+        beat.touch()
+        command = [sys.executable, "-c", SWEEP, str(beat), *agent]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         seen = beat.read_bytes()
-        await asyncio.sleep(0.1)
+        assert (done.stdout.split(), done.stderr) == (["7"], "")  # neither a process nor a zombie is left
+        time.sleep(0.1)
         assert beat.read_bytes() == seen
-        child.process.discard()
+
+
+ESCAPE = "(env -i setsid prlimit --rttime=unlimited /bin/sh -c '(/bin/sh -c \"echo \\$\\$; {then}\") &' &)"
+TWO_AGENTS = """
+import asyncio, os, sys
+from clinvk.runtime.process.process_tags import choose_tags
+from clinvk.runtime.process.spawn import Spawner
+
+async def main():
+    spawner, changed = Spawner(choose_tags()), asyncio.Event()
+
+    async def escaped():
+        process = spawner.spawn(["sh", "-c", sys.argv[1]], os.environ, None, changed.set)
+        while not (lines := process.take()):
+            await changed.wait()
+            changed.clear()
+        print(*map(int, lines), flush=True)
+        await asyncio.sleep(0.1)  # the kernel counts the age of a process in hundredths of a second
+        return process
+
+    async with spawner.adopting():
+        for process in [await escaped(), await escaped()]:
+            sys.stdin.readline()
+            await spawner.sweep(process)
+            print("swept", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def two_agents() -> Generator[tuple["subprocess.Popen[str]", list[int]]]:
+    """Start a clinvk with two agents; each has left an orphan without a tag. Yield the clinvk and the orphans."""
+    command = [sys.executable, "-c", TWO_AGENTS, f"{ESCAPE.format(then='exec sleep 300')}; exec sleep 300"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        orphans = [int(process.stdout.readline()) for _ in range(2)]
+        yield process, orphans
+        process.stdin.write("\n\n")
+        process.stdin.close()
+        assert process.wait(30) == 0
+        assert not any(map(alive, orphans))
+
+
+def test_orphan_without_a_tag_is_recognised_by_its_clinvk(
+    two_agents: tuple["subprocess.Popen[str]", list[int]],
+) -> None:
+    process, orphans = two_agents
+    assert all(map(process_scan.is_tagged, orphans))
+    assert not process_scan.is_tagged(process.pid)
+
+
+def test_orphan_without_a_tag_ends_with_the_last_agent_that_may_have_left_it(
+    two_agents: tuple["subprocess.Popen[str]", list[int]],
+) -> None:
+    process, orphans = two_agents
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "swept\n"
+    assert [*map(alive, orphans)] == [False, True]
+
+
+async def test_exited_orphans_are_reaped_and_other_children_keep_their_exit_codes() -> None:
+    def exiting(code: int) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(["sh", "-c", f"exit {code}"], start_new_session=True)
+
+    own, others = spawner(), [exiting(3)]
+    async with own.adopting():
+        others.append(exiting(4))
+        child = Child(own, "sh", "-c", f"{ESCAPE.format(then='')}; (setsid sh -c 'echo $$' &); cat; exit 5")
+        await child.until(lambda: len(child.lines) == 2)
+        await until(lambda: not any(psutil.pid_exists(int(pid)) for pid in child.lines))
+        child.process.write(b"", close=True)
+        await child.until(lambda: child.process.exit_code == 5)
+        await own.sweep(child.process)
+    assert [other.wait() for other in others] == [3, 4]
 
 
 OTHER_GROUP = """

@@ -78,6 +78,7 @@ class LocalRuns:
         self._resource_limits = ResourceLimits(settings.agents, tags.server, open_files)
         self._machine = capacity(replace(server, max_concurrent_runs=None))
         self.spawner = Spawner(tags, self._resource_limits, Starts(self._machine.cores))
+        self._adopting = self.spawner.adopting()
         self._schemas = SchemaChecker(self.spawner, environ)
         self._settings = settings
         self._store = store
@@ -137,6 +138,7 @@ class LocalRuns:
         self._resource_limits.open()
         await self._guardian.take_over()
         self._guardian.start()
+        await self._adopting.__aenter__()
         self._saving = in_background(self._autosave.run())
         await self._saving.__aenter__()
         await self._notifying.__aenter__()
@@ -164,6 +166,7 @@ class LocalRuns:
             self.interactions.close()
             await self._saving.__aexit__(None, None, None)
             await self._notifying.__aexit__(None, None, None)
+            await self._adopting.__aexit__(None, None, None)
         if self._resource_limits.cgroup:
             await asyncio.to_thread(self._resource_limits.close)
         self._guardian.stop()

@@ -23,6 +23,7 @@ from pathlib import Path
 from clinvk import file_locks
 from clinvk.file_locks import FileLock
 from clinvk.runtime.process import guardian
+from clinvk.runtime.process.orphans import children
 from clinvk.runtime.process.process_scan import GUARDIAN
 from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, RlimitTags, tag_label
 from clinvk.runtime.process.resource_limits import ResourceLimits
@@ -91,7 +92,8 @@ class GuardianProcess:
         libraries = {name: value for name in _LIBRARIES if (value := os.environ.get(name))}
         try:
             ours, theirs = socket.socketpair()
-            with ours, theirs, self._tags.tagging(GUARDIAN):
+            spawning = children.spawning((self._tags.server, GUARDIAN))
+            with ours, theirs, self._tags.tagging(GUARDIAN), spawning as register:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", guardian.__file__, *_arguments(self._tags, self._limits.cgroup)],
                     stdin=theirs.fileno(),
@@ -101,6 +103,7 @@ class GuardianProcess:
                     env={**libraries, TAG_VARIABLE: tag_label(self._tags.server, GUARDIAN)},
                     start_new_session=True,
                 )
+                register(self._process.pid)
                 self._watch = socket.socket(fileno=ours.detach())
         except OSError as exc:
             self._start_later(f"no guardian can be started: {exc}")
@@ -111,7 +114,7 @@ class GuardianProcess:
         """Kill the guardian without any cleanup, and release the lock."""
         if self._process:
             self._process.kill()
-            self._process.wait()
+            _wait(self._process)
         self._close()
         if self._lock and self._path:
             self._path.unlink(missing_ok=True)
@@ -120,12 +123,12 @@ class GuardianProcess:
     def trigger(self) -> None:
         """Let the guardian end the leftover agent processes."""
         if self._process:
-            threading.Thread(target=self._process.wait, daemon=True).start()
+            threading.Thread(target=_wait, args=[self._process], daemon=True).start()
         self._close()
 
     def _on_exit(self) -> None:
         assert self._process
-        code = self._process.wait()
+        code = _wait(self._process)
         self._close()
         self._start_later(f"the guardian has ended ({code}); another is started")
 
@@ -141,6 +144,12 @@ class GuardianProcess:
             asyncio.get_running_loop().remove_reader(self._watch)
             self._watch.close()
         self._process = self._watch = self._restart = None
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    code = process.wait()
+    children.forget(process.pid)
+    return code
 
 
 def _claim(path: Path, arguments: Sequence[str]) -> FileLock:

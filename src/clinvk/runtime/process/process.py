@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
+from clinvk.runtime.process.orphans import children
+
 logger = logging.getLogger(__name__)
 
 LINGER_S = 5.0
@@ -211,6 +213,7 @@ class Process:
             self._loop.call_soon_threadsafe(self._exited)
 
     def _exited(self) -> None:
+        children.forget(self.pid)
         code = self._popen.returncode or 0
         self.read_pipe()
         self.exit_code = 128 - code if code < 0 else code

@@ -19,6 +19,10 @@ RTTIME = 15  # RLIMIT_RTTIME, for which the resource module has no name
 STEP = 10**9
 GUARDIAN = 0
 """The number of a guardian among the processes of a clinvk; the guardian is never ended together with agents."""
+OWNER = STEP - 1
+"""The number of a clinvk that runs agents, inherited by what it starts other than agents; it is never ended."""
+Tag = tuple[int, int]
+"""The numbers of a clinvk and of one of its processes."""
 _HAS_PROC = os.path.isdir("/proc/self")
 _TERMINATE_TIMEOUT_S = 0.25
 _KILL_TIMEOUT_S = 5.0
@@ -31,11 +35,13 @@ def tag_value(server: int, number: int) -> int:
     return server * STEP + number % STEP
 
 
-def stop_tagged(server: int, numbers: "Container[int] | None") -> set[int]:
+def stop_tagged(
+    server: int, numbers: "Container[int] | None", stop_orphans: "Callable[[], set[int]]" = set
+) -> set[int]:
     """Stop the tagged processes of the given agents (None: all agents of this clinvk) with their children.
 
     Return their pids. Each process is stopped as soon as its tag is read, because a process that repeatedly forks and
-    exits would escape the search.
+    exits would escape the search. `stop_orphans` stops and returns orphans of these agents that may have no tag.
 
     A clinvk started by an agent tags its agents with different numbers. The guardian of the inner clinvk is not
     stopped: it handles processes whose parents have exited.
@@ -43,16 +49,16 @@ def stop_tagged(server: int, numbers: "Container[int] | None") -> set[int]:
     found: set[int] = set()
     dead: set[int] = set()
     for _ in range(_MAX_SEARCHES):
+        orphans = stop_orphans()
         tagged, is_complete = _stop_listed(server, numbers)
-        found = alive(tagged)
+        tagged |= orphans
+        if found := alive(tagged):
+            below = {pid for pid in descendants(found) if not _is_guardian(pid)}
+            found = alive((found | below) - {os.getpid()})
         if found or (is_complete and tagged <= dead):
             break
         dead |= tagged  # a process that died after the listing may have left a child as well
-    if not found:
-        return found
-    below = descendants(found)
-    found |= {pid for pid in below if not _is_guardian(pid)}
-    return alive(found - {os.getpid()})
+    return found
 
 
 def tag_bearers(server: int) -> "dict[int, set[int]]":
@@ -67,16 +73,19 @@ def tag_bearers(server: int) -> "dict[int, set[int]]":
 def is_tagged(pid: int) -> bool:
     """Return whether a process may descend from an agent of any clinvk; return True if the process has exited.
 
-    A process can remove its tag, but not the tags of its ancestors. In a sandbox with a separate pid namespace, an
-    orphan stays below the first process of the sandbox.
+    A process can remove its tag, but not the tags of its ancestors. An orphan stays below its clinvk, whose tag is that
+    of an agent in all descendants; in a sandbox with a separate pid namespace it stays below the first process of the
+    sandbox.
     """
+    is_ancestor = False
     try:
-        while hasattr(resource, "prlimit") and pid > 1:
-            if (_OWN_TAG if pid == os.getpid() else _tag_of(pid)) is not None:
+        while hasattr(resource, "prlimit") and pid:
+            tag = _OWN_TAG if pid == os.getpid() and not is_ancestor else tag_of(pid)
+            if tag and (is_ancestor or tag[1] != OWNER):
                 return True
             if not (stat := _stat(pid)):
                 return True
-            pid = stat[1]
+            pid, is_ancestor = stat[1], True
     except OSError:
         return True
     return False
@@ -84,7 +93,7 @@ def is_tagged(pid: int) -> bool:
 
 def _is_guardian(pid: int) -> bool:
     try:
-        tag = _tag_of(pid)
+        tag = tag_of(pid)
     except ProcessLookupError:
         return False
     return tag is not None and tag[1] == GUARDIAN
@@ -101,27 +110,27 @@ def _stop_listed(server: int, numbers: "Container[int] | None") -> tuple[set[int
         if number is None:
             is_complete = False
         elif numbers is None or number in numbers:
-            _send(pid, signal.SIGSTOP)
+            send(pid, signal.SIGSTOP)
             tagged.add(pid)
     return tagged, is_complete
 
 
 def _read_tags(server: int) -> "Iterator[tuple[int, int | None]]":
-    """Yield pid and number of the tagged processes of a clinvk, except guardians; None if a process has exited.
+    """Yield pid and number of the tagged agents' processes of a clinvk; None if a process has exited.
 
     The newest pids come first, since only new processes can hide behind a listing.
     """
     for pid in sorted(_pids() - {os.getpid()}, reverse=True):
         try:
-            tag = _tag_of(pid)
+            tag = tag_of(pid)
         except ProcessLookupError:
             yield pid, None
             continue
-        if tag and tag[0] == server and tag[1] != GUARDIAN:
+        if tag and tag[0] == server and tag[1] not in (GUARDIAN, OWNER):
             yield pid, tag[1]
 
 
-def _tag_of(pid: int) -> "tuple[int, int] | None":
+def tag_of(pid: int) -> "Tag | None":
     """Return the clinvk and the number in the tag of a process; None if untagged or unreadable.
 
     Raises:
@@ -138,7 +147,7 @@ def _tag_of(pid: int) -> "tuple[int, int] | None":
     return divmod(limit, STEP) if limit >= 10**8 * STEP else None
 
 
-_OWN_TAG = _tag_of(os.getpid()) if hasattr(resource, "prlimit") else None
+_OWN_TAG = tag_of(os.getpid()) if hasattr(resource, "prlimit") else None
 """The tag that this process has inherited: while it spawns an agent, it carries the tag of that agent."""
 
 
@@ -164,6 +173,16 @@ def _read_limit(pid: int) -> int:
 def alive(pids: set[int]) -> set[int]:
     """Return the pids of live processes. A zombie with further live threads counts as alive."""
     return {pid for pid in pids if (stat := _stat(pid)) and (not stat[0] or stat[2] > 1)}
+
+
+def child_pids() -> set[int]:
+    """Return the children of the main thread of this process, with all orphans that were adopted, and with zombies."""
+    own = os.getpid()
+    try:
+        with open(f"/proc/{own}/task/{own}/children", "rb") as file:
+            return {int(pid) for pid in file.read().split()}
+    except FileNotFoundError:  # a kernel without this file
+        return {pid for pid in _pids() if (stat := _stat(pid)) and stat[1] == own}
 
 
 def descendants(roots: set[int]) -> set[int]:
@@ -198,10 +217,10 @@ def kill_tagged(find: "Callable[[], set[int]]") -> None:
     while found := (find() | alive(remaining | stopped)) - unkillable:
         new = found - stopped
         stopped |= new
-        unkillable |= {pid for pid in new if not _send(pid, signal.SIGSTOP)}
+        unkillable |= {pid for pid in new if not send(pid, signal.SIGSTOP)}
         if not new:
             for pid in found:
-                _send(pid, signal.SIGKILL)
+                send(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
                 break
             time.sleep(0.001)
@@ -211,7 +230,7 @@ def _terminate(found: set[int]) -> set[int]:
     """Send SIGTERM and SIGCONT, wait up to `_TERMINATE_TIMEOUT_S` for exits, and return the remaining pids."""
     for number in (signal.SIGTERM, signal.SIGCONT):
         for pid in found:
-            _send(pid, number)
+            send(pid, number)
     deadline = time.monotonic() + _TERMINATE_TIMEOUT_S
     while (remaining := alive(found)) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -254,7 +273,7 @@ def remove_private_folders(folders: "Sequence[str]", server: int) -> None:
             continue
 
 
-def _send(pid: int, number: int) -> bool:
+def send(pid: int, number: int) -> bool:
     """Send a signal; return whether the signal is permitted."""
     try:
         os.kill(pid, number)

@@ -2,20 +2,22 @@
 
 On Linux the tag is a soft RLIMIT_RTTIME of 18 digits: nine for the clinvk process, nine for the agent process. The
 limit affects only real-time threads. The tag survives fork, setsid, exec, an emptied environment and a change of user,
-and every process of the same user can read the tag. On other systems, and if the limit cannot be set or read back, the
-tag is the variable `CLINVK_PROCESS_ID` together with the process tree. A process that leaves the tree with an emptied
-environment escapes the weaker tag.
+and every process of the same user can read the tag. A process that removes the tag is found by its parents
+(`orphans.py`). On other systems, and if the limit cannot be set or read back, the tag is the variable
+`CLINVK_PROCESS_ID` together with the process tree. A process that leaves the tree with an emptied environment escapes
+the weaker tag.
 """
 
 import os
 import resource
 import sys
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from clinvk.policy.rules import nesting_depth
 from clinvk.runtime.process import process_scan
+from clinvk.runtime.process.orphans import children
 from clinvk.types.errors import AgentCannotAnswer
 
 if TYPE_CHECKING:
@@ -60,12 +62,17 @@ class RlimitTags(NamedTuple):
         finally:
             resource.setrlimit(process_scan.RTTIME, (soft, hard))
 
+    def adopting(self) -> AbstractContextManager[None]:
+        """Adopt the orphans of agents inside the context."""
+        return children.adopting(self.server)
+
     def find(self, roots: RootPids | None) -> set[int]:
         """Return the live pids of the agent processes `roots` and their descendants; None: every agent.
 
         The caller must end the processes: the search stops each process as soon as its tag is read.
         """
-        return process_scan.stop_tagged(self.server, roots)
+        tags = {(self.server, number) for number in roots or ()}
+        return process_scan.stop_tagged(self.server, roots, lambda: children.stop(tags))
 
     def pids_by_number(self) -> Mapping[int, Collection[int]]:
         """Return the pids of each agent process and its descendants, by process number, without stopping any."""
@@ -82,6 +89,10 @@ class TreeTags(NamedTuple):
     def tagging(self, number: int) -> Generator[None]:
         """Do nothing: the environment carries the tag."""
         yield
+
+    def adopting(self) -> AbstractContextManager[None]:
+        """Adopt nothing: without tags in limits, this process could not be recognised as the parent of orphans."""
+        return nullcontext()
 
     def find(self, roots: RootPids | None) -> set[int]:
         """Return the live pids of `roots`, of all processes with their variable, and of the descendants of both.

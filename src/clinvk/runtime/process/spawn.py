@@ -11,22 +11,24 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 from clinvk.backends.base import HELD
 from clinvk.config.model import AgentSettings
 from clinvk.runtime.process.held_directory import DESCRIPTORS, held_directory
+from clinvk.runtime.process.orphans import children
 from clinvk.runtime.process.process import PIPE_BYTES, Process
 from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, kill, kill_tools, resident_bytes, tag_label
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.starts import Starts
-from clinvk.runtime.process.waiting import finish_shielded
+from clinvk.runtime.process.waiting import finish_shielded, in_background
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest, ResourcesExhausted, exhausted
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_INTERVAL_S = 0.02
+_REAP_INTERVAL_S = 1.0
 _SEARCH_INTERVAL_S = 0.2
 """Pause after a search that failed for lack of a file descriptor."""
 
@@ -69,14 +71,32 @@ class Spawner:
         number = self._count
         env = {**env, TAG_VARIABLE: tag_label(self._tags.server, number)}
         try:
-            with _opened_directories(argv, cwd, real_path) as (words, path, held), self._tags.tagging(number):
+            with (
+                _opened_directories(argv, cwd, real_path) as (words, path, held),
+                self._tags.tagging(number),
+                children.spawning((self._tags.server, number)) as register,
+            ):
                 popen, pipes = _popen(self._limits.wrap(words, number), env, path, held)
+                register(popen.pid)
         except ClinvkError:
             if self._limits.cgroup:
                 self._schedule_end(number, 0)  # the cgroup may have been created
             raise
         self._limits.lower_open_files(popen.pid)
         return Process(popen, pipes, number, wake, stderr_lines, raw)
+
+    @asynccontextmanager
+    async def adopting(self) -> AsyncGenerator[None]:
+        """Adopt the orphans of agents inside the context, and reap them."""
+        with self._tags.adopting():
+            async with in_background(self._reap()):
+                yield
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(_REAP_INTERVAL_S)
+            if children.has_agents:
+                await asyncio.to_thread(children.reap)
 
     @property
     def server_id(self) -> int:
@@ -144,6 +164,7 @@ class Spawner:
     def _end(self, roots: Mapping[int, int]) -> None:
         kill(self._tags, roots)
         self._limits.end(roots)
+        children.ended((self._tags.server, number) for number in roots)
 
 
 def _popen(
