@@ -58,6 +58,7 @@ INTERACTION = {
     "answered_by": None,
     "choice": None,
     "reason": "",
+    "edited_input": None,
 }
 
 STUB = """
@@ -227,13 +228,16 @@ async def test_request_is_denied_with_a_reason_or_allowed_with_another_command(s
         await press(page, "Enter")
         await page.until("window.sent.length === 1")
         assert await page.evaluate("window.sent[0]") == {"choice": "deny", "reason": "not now"}
-    async with inbox(scripted) as page:
+    async with inbox(scripted, edited_input={"command": "ls build"}) as page:
         await page.evaluate(f"{button % 'Edit'}.click()")
         await page.until("document.activeElement.tagName === 'TEXTAREA'")
         await page.write(".interaction textarea", "ls build")
         await page.click(".interaction .primary")
         await page.until("window.sent.length === 1")
         assert await page.evaluate("window.sent[0]") == {"choice": "allow", "input": {"command": "ls build"}}
+        shown = "[...document.querySelectorAll('.interaction :is(pre, .result)')].map(each => each.textContent)"
+        await page.until("document.querySelector('.interaction .result') !== null")
+        assert await page.evaluate(shown) == ["rm -rf build", "Allowed with changes by user", "ls build"]
 
 
 @needs_browser
@@ -250,6 +254,28 @@ async def test_request_shows_all_that_the_action_does(scripted: Scripted) -> Non
     async with inbox(scripted, command=None, input={"command": "pytest -x", "content": "evil"}) as page:
         assert "evil" in str(await page.evaluate(text_of(".interaction")))
         assert "pytest -x" in str(await page.evaluate(text_of(".interaction")))
+
+
+@needs_browser
+async def test_answer_moves_nothing_and_a_new_request_takes_no_click_at_first(scripted: Scripted) -> None:
+    """A second click, or a click at a place where a request appears, allows nothing that nobody has seen."""
+    other = {**INTERACTION, "id": "d" * 32, "created_at": "2026-11-25T14:26:50.512Z"}
+    add = f"(await import('/console/live.js')).live.addInteraction({json.dumps(other)})"
+    places = "[...document.querySelectorAll('.interaction')].map(card => card.getBoundingClientRect().bottom)"
+    async with inbox(scripted) as page:
+        await page.evaluate(f"(async () => {add})()")
+        await page.until("document.querySelectorAll('.interaction').length === 2")
+        second = "[...document.querySelectorAll('.interaction .primary')].at(-1)"
+        place = f"(({{x, y}}) => [x + 9, y + 9])({second}.getBoundingClientRect())"
+        hit = f"document.elementFromPoint(...{place}) === {second}"
+        assert not await page.evaluate(hit)
+        await page.until(hit)
+        before = await page.evaluate(places)
+        await page.point(".interaction .primary")
+        await page.until("document.querySelector('.interaction .result') !== null")
+        await page.point(".interaction .result")
+        assert await page.evaluate(places) == before
+        assert len(json.loads(json.dumps(await page.evaluate("window.sent")))) == 1
 
 
 @needs_browser
@@ -459,9 +485,14 @@ async def test_agent_is_stopped_from_its_session(scripted: Scripted) -> None:
     async with serving(scripted.env) as server:
         run = await server.detached()
         async with opened(server, f"/session/{run['session_id']}", at=".working") as page:
-            await page.click(".composer .danger")
+            await page.point(".composer .danger")
             await page.until("document.querySelector('.working') === null")
             await until(lambda: not scripted.alive())
+            await page.until(f"{text_of('.transcript .end')} === 'Stopped'")
+            assert await page.evaluate("document.querySelector('.problem')") is None
+            await go(page, "runs")
+            await page.until("document.querySelector('.item.cancelled .state') !== null")
+            assert await page.evaluate("document.querySelector('.item.cancelled .error')") is None
 
 
 @asynccontextmanager
@@ -512,6 +543,10 @@ async def test_queued_prompts_are_withdrawn_while_the_agent_works_on(scripted: S
         (tmp_path / "gate").touch()
         await page.until("document.querySelector('.working') === null")
         await page.until(f"{ANSWERS}.join() === 'one'")
+        await page.until(
+            "[...document.querySelectorAll('.end')].filter(e => e.textContent === 'Withdrawn').length === 6"
+        )
+        assert await page.evaluate("document.querySelector('.problem')") is None
 
 
 @needs_browser
@@ -520,7 +555,8 @@ async def test_prompt_steers_an_agent_that_works(scripted: Scripted, tmp_path: P
         await send(page, "Steer", "go on")
         await page.until("document.querySelector('.working') === null")
         await page.until(f"{ANSWERS}.join() === 'two'")
-        assert "cancelled" in str(await page.evaluate(text_of(".transcript .problem")))
+        assert await page.evaluate(text_of(".transcript .end")) == "Stopped for the next prompt"
+        assert await page.evaluate("document.querySelector('.problem')") is None
 
 
 def shown_texts(selector: str) -> str:

@@ -43,6 +43,7 @@ class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
     answered_by: Annotated[str | None, Meta(description="An API key's name, or `user` for the machine's user.")]
     choice: Annotated[Choice | None, Meta(description="The choice of the answer.")]
     reason: Annotated[str, Meta(description="Why the action was denied.")]
+    edited_input: Annotated[dict[str, object] | None, Meta(description="The input that the answer allowed instead.")]
 
 
 class InteractionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,4 +98,5 @@ def interaction_view(interaction: Interaction) -> InteractionView:
         resolved_at=None if resolved_at is None else time(resolved_at),
         choice=answer.choice if answer else None,
         reason=answer.reason if answer else "",
+        edited_input=answer.input if answer else None,
     )

@@ -17,10 +17,10 @@ const KEYS = { a: ["allow", "Allow"], d: ["deny", "Deny"] };
 const TYPING_MS = 500;
 
 /** Return how an interaction that is not pending ended. */
-function resultOf({ status, choice, answered_by: by, reason }) {
+function resultOf({ status, choice, answered_by: by, reason, edited_input: edited }) {
   if (status === "expired") return "Expired, denied";
   if (status === "withdrawn") return "Withdrawn: the run has ended";
-  return `${RESULTS[choice] ?? "Answered"}${by ? ` by ${by}` : ""}${reason ? `: ${reason}` : ""}`;
+  return `${edited ? "Allowed with changes" : RESULTS[choice] ?? "Answered"}${by ? ` by ${by}` : ""}${reason ? `: ${reason}` : ""}`;
 }
 
 /** Send an answer. If somebody else was first, or it is too late, show how the interaction ended. */
@@ -74,6 +74,8 @@ export function InteractionCard({ interaction, isInSession }) {
   const card = useRef();
   const isPending = interaction.status === "pending";
   const mayAnswer = isPending && (live.me.may_answer || interaction.key === live.me.key);
+  const height = useRef(0); // while it was pending: the answer must not move what is below
+  useEffect(() => { if (isPending) height.current = card.current.getBoundingClientRect().height; });
   useTick(isPending);
 
   async function answer(body) {
@@ -81,7 +83,7 @@ export function InteractionCard({ interaction, isInSession }) {
     setError(null);
     try { await send(interaction, body); } catch (failure) { setError(failure); }
     setBusy(false);
-    card.current?.focus(); // the buttons are gone
+    card.current?.focus({ preventScroll: true }); // the buttons are gone
   }
 
   const keys = Object.entries(KEYS).filter(([, [choice]]) => interaction.choices.includes(choice));
@@ -94,9 +96,11 @@ export function InteractionCard({ interaction, isInSession }) {
 
   const run = live.runs.get(interaction.run_id);
   const workdir = interaction.workdir ?? run?.workdir;
+  const edited = !isPending && interaction.edited_input;
   const left = Date.parse(interaction.expires_at) - Date.now();
   return html`
     <section class="card interaction ${interaction.status}" tabindex="0" ref=${card}
+      style=${{ minHeight: isPending ? "" : `${height.current}px` }}
       aria-label=${`${interaction.backend} asks: ${interaction.title}`}>
       <header>
         <${Agent} name=${interaction.backend} />
@@ -108,10 +112,11 @@ export function InteractionCard({ interaction, isInSession }) {
       <h3>${visible(interaction.title || interaction.tool || "The agent asks")}</h3>
       ${interaction.note && html`<div class="reasons">${interaction.note.split("\n").map((line) => html`
         <p class=${line.startsWith("clinvk: ") ? "fact" : "quiet"}>${visible(line)}</p>`)}</div>`}
-      ${interaction.kind === "approval" && (isPending || !isInSession) && html`
+      ${interaction.kind === "approval" && (isPending || !isInSession || height.current || edited) && html`
         <${ToolInput} input=${interaction.input} diff=${interaction.diff ?? undefined} command=${interaction.command}
           known=${[interaction.title, ...interaction.note.split("\n")]} />`}
       ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
+      ${edited && html`<${ToolInput} input=${edited} />`}
       ${isPending && !mayAnswer && html`<p class="quiet">This API key may not answer the agents of other keys.</p>`}
       ${mayAnswer && (interaction.kind === "question"
         ? html`<${QuestionForm} interaction=${interaction} isBusy=${isBusy} onAnswer=${answer} />`

@@ -4,7 +4,7 @@ import { html, Component, useEffect, useRef, useState } from "./vendor/preact.js
 import { get, patch, post, remove, start } from "./api.js";
 import { Composer, filled } from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { cost, duration, elapsed, shortPath, titleOf, tokens } from "./format.js";
+import { cost, duration, elapsed, shortPath, stopOf, titleOf, tokens } from "./format.js";
 import { InteractionCard } from "./interaction.js";
 import { live, useLive } from "./live.js";
 import { Answer } from "./markdown.js";
@@ -145,7 +145,9 @@ class Row extends Component {
       case "tool": return html`<${ToolCard} block=${block} isActive=${turn.isActive} />`;
       case "note": return html`<${Note} block=${block} />`;
       case "interaction": return html`<${InteractionCard} interaction=${interaction} isInSession=${true} />`;
-      case "error": return html`<p class="problem"><${Clipped} text=${block.message} /> <code>${block.code}</code></p>`;
+      case "error": return block.code === "cancelled"
+        ? html`<p class="end">${visible(stopOf(block.message) || (turn.run.started_at ? "Stopped" : "Withdrawn"))}</p>`
+        : html`<p class="problem"><${Clipped} text=${block.message} /> <code>${block.code}</code></p>`;
       default: return html`<${End} block=${block} />`;
     }
   }

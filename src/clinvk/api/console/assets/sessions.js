@@ -2,14 +2,21 @@
 
 import { html, useState } from "./vendor/preact.js";
 import { cost, plural, shortPath, titleOf, tokens } from "./format.js";
+import { live, useLive } from "./live.js";
 import { Agent, Empty, Facts, Problem, State, TextField, Time, usePages, visible } from "./ui.js";
 import { VirtualList } from "./virtual-list.js";
 
 const ROW_PX = 76;
 
+/** Return what an agent does in a session, or else how the last run ended. */
+const stateOf = ({ id, status }) => {
+  const states = live.activeRuns.filter((run) => run.session_id === id).map((run) => run.state);
+  return ["waiting", "running", "queued"].find((state) => states.includes(state)) ?? status;
+};
+
 /** A session in a list. */
 export const SessionRow = ({ session }) => html`
-  <div class="item ${session.status}">
+  <div class="item ${stateOf(session)}">
     <a class="main" href=${`#/session/${session.id}`}>
       <span class="title">${visible(titleOf(session))}</span>
       <span class="meta"><${Agent} name=${session.backend} />
@@ -18,13 +25,15 @@ export const SessionRow = ({ session }) => html`
         <${Facts} of=${[plural(session.turn_count, "turn"), tokens(session.token_usage), cost(session.cost_usd)]} /></span>
     </a>
     <span class="side">
-      ${session.status !== "completed" && html`<${State} state=${session.status} />`}<${Time} at=${session.last_used} />
+      ${stateOf(session) !== "completed" && html`<${State} state=${stateOf(session)} />`}<${Time} at=${session.last_used} />
     </span>
   </div>`;
 
 export function Sessions() {
   const [query, setQuery] = useState("");
-  const { items, total, error, more } = usePages("sessions", { q: query.trim() });
+  const { activeRuns } = useLive();
+  const states = activeRuns.map((run) => run.id + run.state).join();
+  const { items, total, error, more } = usePages("sessions", { q: query.trim() }, states);
   return html`
     <header class="screen-head"><h1 tabindex="-1">Sessions</h1>
       <${TextField} type="search" label="Search sessions" placeholder="Search title or first prompt"

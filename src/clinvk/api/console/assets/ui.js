@@ -5,6 +5,7 @@ import { get } from "./api.js";
 import { ago, dateTime } from "./format.js";
 
 const TICK_MS = 1000;
+const AGE_MS = 10_000;
 const SHOWN_CHARS = 20_000;
 const PAGE = 200;
 const SEARCH_DELAY_MS = 200;
@@ -43,17 +44,20 @@ export function Clipped({ text, limit = SHOWN_CHARS, render = visible }) {
 export const Code = ({ text, label, limit = 4_000 }) => html`
   <pre class="code" tabindex="0" aria-label=${label}><${Clipped} text=${text} limit=${limit} /></pre>`;
 
-/** Render again each second while `isActive`. */
-export function useTick(isActive = true) {
+/** Render again each second, or after other intervals, while `isActive`. */
+export function useTick(isActive = true, ms = TICK_MS) {
   const [, setCount] = useState(0);
   useEffect(() => {
     if (!isActive) return undefined;
-    const timer = setInterval(() => document.hidden || setCount((count) => count + 1), TICK_MS);
+    const timer = setInterval(() => document.hidden || setCount((count) => count + 1), ms);
     return () => clearInterval(timer);
   }, [isActive]);
 }
 
-export const Time = ({ at }) => html`<time datetime=${at} title=${dateTime(at)}>${ago(at)}</time>`;
+export function Time({ at }) {
+  useTick(true, AGE_MS);
+  return html`<time datetime=${at} title=${dateTime(at)}>${ago(at)}</time>`;
+}
 export const Agent = ({ name }) => html`<span class="agent ${name}">${name || "several"}</span>`;
 
 const STATES = {
@@ -166,9 +170,9 @@ export function useStored(name, initial) {
 
 /**
  * Load a list (`sessions` or `runs`) page by page. Return its `items`, their `total` (null until known), an `error`,
- * and the function `more`, which loads the next page if there is one.
+ * and the function `more`, which loads the next page if there is one. A change of `version` loads the first page again.
  */
-export function usePages(list, query) {
+export function usePages(list, query, version = "") {
   const [found, setFound] = useState({ items: [], total: null });
   const [error, setError] = useState(null);
   const request = useRef({ number: 0, isBusy: false });
@@ -193,5 +197,16 @@ export function usePages(list, query) {
     const timer = setTimeout(() => load([], null), found.total === null ? 0 : SEARCH_DELAY_MS);
     return () => clearTimeout(timer);
   }, [JSON.stringify(query)]);
+  useEffect(() => {
+    if (found.total === null) return undefined;
+    const { number } = request.current;
+    const timer = setTimeout(async () => {
+      const page = await get(list, { ...query, limit: PAGE }).catch(() => null); // the next change tries again
+      if (!page || number !== request.current.number) return;
+      const ids = new Set(page[list].map((item) => item.id));
+      setFound((old) => ({ items: [...page[list], ...old.items.filter((item) => !ids.has(item.id))], total: page.total }));
+    }, SEARCH_DELAY_MS);
+    return () => clearTimeout(timer);
+  }, [version]);
   return { ...found, error, more: () => load(found.items, found.total) };
 }
