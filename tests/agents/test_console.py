@@ -1,6 +1,7 @@
 """Real agents ask, and a user of the console answers in a real browser. The model is a stand-in."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from agents.machine import Machine
 from browser.test_console import click_on, needs_browser, opened, press, tab_to, text_of
 from chromium import Page
+from repositories import Repository
 from serving import serving
 
 pytestmark = needs_browser
@@ -123,3 +125,32 @@ async def test_command_edited_in_the_console_is_shown_instead(machine: Machine) 
             await page.until(f"{text_of('.interaction')}.includes('{machine.project}/two')")
             assert f"{machine.project}/one" in str(await page.evaluate(text_of(".interaction")))
     assert [(machine.project / name).exists() for name in ("one", "two")] == [False, True]
+
+
+@pytest.mark.timeout(180)
+async def test_compare_says_what_happens_after_the_answers(machine: Machine) -> None:
+    """Claude Code changes a file, Codex nothing; the check takes its time, and the judge fails."""
+    Repository(machine.project, machine.home).commit(**{"a.txt": "a\n"})
+    gate = machine.home / "gate"
+    body = {
+        "prompt": """go [[tool=shell cmd='test -z "$CLAUDECODE" || echo new > new.txt' say=done]]""",
+        "backends": ["claude", "codex"],
+        "judge": {"backend": "claude", "prompt": "[[error=400]]"},
+        "workdir": str(machine.project),
+        "check": f"until [ -e {gate} ]; do sleep 0.1; done",
+        **{"isolation": "worktree", "approval_mode": "none", "sandbox_mode": "full", "detach": True},
+    }
+    texts = "[...document.querySelectorAll('.column')].map(column => column.textContent)"
+    async with serving(machine.env) as server:
+        started = await server.client.post("/api/v1/compare", json=body, headers={"prefer": "respond-async"})
+        async with opened(server, f"/compare/{started.json()['run_id']}", at=".column") as page:
+            await page.until(f"{texts}.every(text => text.includes('when the check has ended'))", within_s=60)
+            assert await page.evaluate("document.querySelector('.column .buttons button')") is None
+            gate.touch()
+            await page.until(f"{text_of('.verdict')}.includes('the judge claude failed: ')", within_s=60)
+            await page.until("document.querySelector('.column .diff') !== null")
+            claude, codex = json.loads(json.dumps(await page.evaluate(texts)))
+            assert "new.txt" in claude
+            assert codex.endswith("No changes.")
+            buttons = "[...document.querySelectorAll('.column .buttons button')].map(b => b.textContent)"
+            assert await page.evaluate(buttons) == ["Apply to the repository", "Discard"]

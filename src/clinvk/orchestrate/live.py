@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from clinvk.config.load import home
 from clinvk.config.model import ClusterSettings
+from clinvk.orchestrate import judge
 from clinvk.orchestrate.admission import Admission, Admit, plan_warnings
 from clinvk.orchestrate.orchestration import BeginRun, Orchestration, Resources, SourceRule
 from clinvk.runtime.local import LocalRuns
@@ -217,8 +218,15 @@ def _output(summary: Summary) -> str:
         for result in summary.results
         if result.check
     ]
-    if (verdict := summary.verdict) and verdict.best is not None:
+    verdict = summary.verdict
+    if isinstance(summary.plan, Compare):
+        checks += judge.warnings(summary.plan, judge.answers(summary.results))
+    if verdict and verdict.best is not None:
         checks += [f"best: [{verdict.best}] {summary.plan.parts[verdict.best].request.backend}", verdict.reasons]
+    elif verdict and verdict.is_failed:
+        error = verdict.result.error
+        reason = verdict.reasons or (error.message if error else "no answer was named")
+        checks.append(f"the judge {verdict.result.part.request.backend} failed: {reason}")
     return "\n".join(checks)
 
 

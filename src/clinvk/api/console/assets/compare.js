@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "./vendor/preact.js";
 import { get, post, start } from "./api.js";
 import { Directory, Permissions, filled, remembered, useBackends, withApproval } from "./composer.js";
 import { Diff } from "./diff.js";
-import { ENDED, cost, elapsed, tokens } from "./format.js";
+import { ENDED, cost, elapsed, stopOf, tokens } from "./format.js";
 import { useLive } from "./live.js";
 import { Answer } from "./markdown.js";
 import { navigate } from "./router.js";
@@ -101,7 +101,10 @@ export function Comparison({ id }) {
   }, [id, states]);
   useTick(Boolean(run) && !ENDED.has(run.state));
   if (!run) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
+  const judge = run.runs.find((part) => part.name === "judge");
   const parts = run.runs.filter((part) => part.name !== "judge");
+  const worktreeOf = (part) => worktrees.find((each) => each.path === part.workdir);
+  const isIsolated = parts.some(worktreeOf);
   return html`
     <header class="session-head"><h1 tabindex="-1">${visible(run.prompt.slice(0, 300))}</h1>
       <p class="meta"><${State} state=${run.state} />
@@ -110,7 +113,10 @@ export function Comparison({ id }) {
     </header>
     <${Problem} error=${error} />
     <div class="answers">${parts.map((part) => html`
-      <${Column} key=${part.id} part=${part} worktree=${worktrees.find((each) => each.path === part.workdir)} />`)}</div>
+      <${Column} key=${part.id} part=${part} isUnchanged=${ENDED.has(run.state) && isIsolated && !worktreeOf(part)}
+        worktree=${worktreeOf(part)} />`)}</div>
+    ${judge && !ENDED.has(judge.state) && html`
+      <p class="working"><span class="pulse" aria-hidden="true"></span>${judge.backend} judges the answers</p>`}
     ${run.output && html`
       <section class="card verdict" aria-label="Checks and verdict">
         <h2>Checks and verdict</h2>
@@ -118,7 +124,7 @@ export function Comparison({ id }) {
       </section>`}`;
 }
 
-function Column({ part, worktree }) {
+function Column({ part, isUnchanged, worktree }) {
   const [done, setDone] = useState("");
   const isEnded = ENDED.has(part.state);
   return html`
@@ -127,7 +133,8 @@ function Column({ part, worktree }) {
       <p class="meta">
         <${Facts} of=${[visible(part.model), elapsed(part), tokens(part.token_usage), cost(part.cost_usd)]} />
         ${part.session_id && html`<a href=${`#/session/${part.session_id}`}>Transcript</a>`}</p>
-      ${part.error && html`<p class="problem">${visible(part.error)}</p>`}
+      ${part.error && (part.state === "cancelled" ? html`<p class="end">${visible(stopOf(part.error))}</p>`
+        : html`<p class="problem">${visible(part.error)}</p>`)}
       ${isEnded
         ? html`<${Loaded} load=${() => get(`runs/${part.id}`)}>${(run) => html`<${Answer} text=${run.output} />`}<//>`
         : html`<${LiveAnswer} runId=${part.id} />`}
@@ -136,8 +143,9 @@ function Column({ part, worktree }) {
         <${Loaded} deps=${[worktree.state]} load=${() => get(`worktrees/${worktree.id}`)}>${(shown) => html`
           ${shown.diff
             ? html`<${Diff} text=${shown.diff} /><p><a href=${`#/worktree/${shown.id}`}>Review with comments</a></p>`
-            : html`<p class="quiet">No changes.</p>`}
+            : html`<p class="quiet">${shown.state === "in use" ? "The changes are shown when the check has ended." : "No changes."}</p>`}
           <${WorktreeActions} worktree=${shown} onDone=${setDone} />`}<//>`}
+      ${isUnchanged && html`<p class="quiet">No changes.</p>`}
     </section>`;
 }
 

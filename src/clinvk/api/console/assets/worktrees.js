@@ -36,9 +36,9 @@ export function WorktreeActions({ worktree: { id, state, repository }, onDone })
   }
   return html`
     <div class="buttons">
-      <${Action} class="primary" disabled=${state !== "changed"} run=${apply}>Apply to the repository<//>
-      <${Action} class="danger" disabled=${state === "in use"} run=${discard}
-        confirm="Discard this worktree with all its changes?">Discard<//>
+      ${state === "changed" && html`<${Action} class="primary" run=${apply}>Apply to the repository<//>`}
+      ${state !== "in use" && html`
+        <${Action} class="danger" run=${discard} confirm="Discard this worktree with all its changes?">Discard<//>`}
     </div>`;
 }
 
