@@ -180,8 +180,8 @@ class Streaming(NamedTuple):
 
 STREAMS = (
     Streaming("/api/v1/events", "reset", "finished"),
-    Streaming("/api/v1/events?run={run}", "one", "two"),
-    Streaming("/api/v1/runs/{run}/events", "one", "two"),
+    Streaming("/api/v1/events?run={run}", "alpha", "omega"),
+    Streaming("/api/v1/runs/{run}/events", "alpha", "omega"),
 )
 WEAKER = KeyLimits(backends=("claude",))
 
@@ -192,7 +192,7 @@ async def test_stream_ends_with_the_rights_of_its_key_or_login(
     scripted: Scripted, tmp_path: Path, stream: Streaming, change: str
 ) -> None:
     """Nothing is sent after a key is revoked or restricted, or after a logout."""
-    says = claude_says("one ", "two")
+    says = claude_says("alpha ", "omega")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     ana = ApiKey(name="ana", digest=digest_of("ana"))
     keys = ApiKeys([ana, ApiKey(name="boss", digest=digest_of("boss"))])

@@ -10,6 +10,7 @@ const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 15_000;
 const MAX_RUNS = 100; // the limit of the server
 const LONGEST_MS = 2 ** 31 - 1;
+const SETTLE_MS = 20; // time for all tabs to say what they want
 const SILENCE_MS = 45_000; // the server sends something at least every 10 s
 
 /** Yield server-sent events as `{id, type, data}`. */
@@ -50,6 +51,7 @@ class Connection {
 
   async hold() {
     while (!this._signal.aborted) {
+      await pause(SETTLE_MS, this._signal);
       this._restart = new AbortController();
       const signal = AbortSignal.any([this._signal, this._restart.signal]);
       const state = await this._connect(signal);
