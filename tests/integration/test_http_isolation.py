@@ -135,13 +135,13 @@ async def test_repository_larger_than_the_allowed_directories_is_refused(
     assert scripted.calls() == []
 
 
-@pytest.mark.parametrize("how", ["gitdir", "link", "objects", "pack", "alternates"])
-async def test_blocked_repository_is_not_readable_through_another_repository(
-    scripted: Scripted, project: Path, repository: Repository, tmp_path: Path, how: str
-) -> None:
-    blocked, allowed = project, Repository(tmp_path / "allowed", tmp_path / "home")
+WAYS = ("gitdir", "link", "objects", "pack", "alternates", "commondir")
+
+
+def lead_to(repository: Repository, allowed: Repository, how: str, inside: str = ".git") -> None:
+    """Make the files of a repository those of another one."""
     repository.git("gc", "--quiet")
-    git, theirs = allowed.path / ".git", blocked / ".git"
+    git, theirs = allowed.path / ".git", repository.path / inside
     match how:
         case "gitdir" | "link":
             shutil.rmtree(git)
@@ -152,14 +152,83 @@ async def test_blocked_repository_is_not_readable_through_another_repository(
         case "pack":
             (git / "objects" / "pack").rmdir()
             (git / "objects" / "pack").symlink_to(theirs / "objects" / "pack")
-        case _:
+        case "alternates":
             (git / "objects" / "info" / "alternates").write_text(f"{theirs}/objects\n")
+        case _:
+            (git / "commondir").write_text(f"{theirs}\n")
     if how not in ("gitdir", "link"):
         (git / "HEAD").write_text(repository.git("rev-parse", "HEAD"))
-    async with serving(scripted.env, blocked_workdir_prefixes=(str(blocked),)) as server:
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_blocked_repository_is_not_readable_through_another_repository(
+    scripted: Scripted, project: Path, repository: Repository, tmp_path: Path, how: str
+) -> None:
+    allowed = Repository(tmp_path / "allowed", tmp_path / "home")
+    lead_to(repository, allowed, how)
+    async with serving(scripted.env, blocked_workdir_prefixes=(str(project),)) as server:
         answer = await post(server, "compare", compare(allowed.path, "claude"))
     assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), answer.text
     assert scripted.calls() == []
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_blocked_directory_is_not_readable_through_another_repository(
+    scripted: Scripted, project: Path, repository: Repository, tmp_path: Path, how: str
+) -> None:
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="edit")
+    repository.commit(**{"secret/key": "s", "secrets": "s"})
+    allowed = Repository(tmp_path / "allowed", tmp_path / "home")
+    lead_to(repository, allowed, how)
+    async with serving(scripted.env, blocked_workdir_prefixes=(str(project / "secret"),)) as server:
+        (result,) = (await post(server, "compare", compare(allowed.path, "claude"))).json()["results"]
+    there = {
+        str(path.relative_to(result["worktree"])) for path in Path(result["worktree"]).rglob("*") if path.is_file()
+    }
+    assert there == {".git", "inner/kept.txt", "made.txt", "secrets"}
+    assert "not in the worktree, since the server blocks it: secret" in result["warnings"]
+
+
+@pytest.mark.parametrize("blocked", ["module", "module/inner"])
+async def test_blocked_submodule_is_not_readable_through_another_repository(
+    scripted: Scripted, project: Path, repository: Repository, tmp_path: Path, blocked: str
+) -> None:
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="edit")
+    outer, allowed = (Repository(tmp_path / name, tmp_path / "home") for name in ("outer", "allowed"))
+    outer.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(project), "module")
+    outer.commit()
+    lead_to(outer, allowed, "alternates", ".git/modules/module")
+    (allowed.path / ".git" / "HEAD").write_text(repository.git("rev-parse", "HEAD"))
+    async with serving(scripted.env, blocked_workdir_prefixes=(str(outer.path / blocked),)) as server:
+        answer = (await post(server, "compare", compare(allowed.path, "claude"))).json()
+    if blocked == "module":
+        assert answer["code"] == "directory_not_allowed"
+    else:
+        assert not (Path(answer["results"][0]["worktree"]) / "inner").exists()
+
+
+async def test_submodule_is_not_judged_by_the_tree_around_it(scripted: Scripted, project: Path, tmp_path: Path) -> None:
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="edit")
+    outer = Repository(tmp_path / "outer", tmp_path / "home")
+    outer.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(project), "deep/module")
+    outer.commit(**{"inner/x": "x"})
+    async with serving(scripted.env, blocked_workdir_prefixes=(str(outer.path / "inner"),)) as server:
+        answer = (await post(server, "compare", compare(outer.path / "deep" / "module", "claude"))).json()
+    assert (Path(answer["results"][0]["worktree"]) / "inner" / "kept.txt").exists()
+
+
+async def test_blocked_directory_is_left_out_of_worktrees_of_a_linked_tree(
+    scripted: Scripted, project: Path, repository: Repository, tmp_path: Path
+) -> None:
+    """The lists name the directory in the main tree; only the repository's folder beside that tree is allowed."""
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="edit")
+    repository.commit(**{"secret/key": "s"})
+    linked = tmp_path / "linked"
+    repository.git("worktree", "add", "--quiet", str(linked))
+    allowed, blocked = (str(linked), f"{project}/.git"), (str(project / "secret"),)
+    async with serving(scripted.env, allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked) as server:
+        (result,) = (await post(server, "compare", compare(linked, "claude"))).json()["results"]
+    assert {path.name for path in Path(result["worktree"]).iterdir()} == {".git", "inner", "made.txt"}
 
 
 async def test_step_does_not_follow_a_link_that_replaced_its_directory(

@@ -116,7 +116,7 @@ class WorkdirPolicy:
         return tuple(self._admitted(path, f"add_dirs[{index}]", lists) for index, path in enumerate(request.add_dirs))
 
     def check_repository(self, real: str) -> tuple[str, ...]:
-        """Check the source directory of a worktree. Return the blocked directories below.
+        """Check a source directory of a worktree. Return the blocked directories below, or below the tree of a `.git`.
 
         Raises:
             DirectoryNotAllowed: the lists block the directory.
@@ -125,8 +125,10 @@ class WorkdirPolicy:
         # In an ordinary repository the operator has chosen the directory around `.git`.
         if refusal := self._built_in.refusal(original.removesuffix("/.git")) or lists.refusal(original):
             raise DirectoryNotAllowed(f"a worktree would have files from {real!r}, which {refusal}", "isolation")
-        inside = (path for path in lists.blocked if containing(path, (original,)))
-        return tuple(real + path.removeprefix(original) for path in inside)
+        tree = f"{original}/".partition("/.git/")[0].removesuffix("/")
+        real_tree = real.removesuffix(original.removeprefix(tree))
+        inside = (path for path in lists.blocked if containing(path, (tree,)))
+        return tuple(real_tree + path.removeprefix(tree) for path in inside)
 
     def original(self, real: str) -> str:
         """Return the original of a directory in a worktree of clinvk, or the directory itself."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import stat
 import time
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from clinvk.policy.directories import containing
 from clinvk.runtime.process.waiting import Lookups, finish_thread
 from clinvk.runtime.worktrees.diff import TreeDiff
 from clinvk.runtime.worktrees.folders import Worktree, remove_tree
@@ -30,7 +32,10 @@ _MAX_NAMES = 3
 
 
 SourceCheck = Callable[[str], Sequence[str]]
-"""Raises if no files of a worktree may come from a directory; returns the blocked directories below the directory."""
+"""Raises if no files of a worktree may come from a directory.
+
+Returns the blocked directories below the directory; for a directory in a `.git`, those in the tree around the `.git`.
+"""
 
 
 class Origin(NamedTuple):
@@ -81,7 +86,7 @@ async def origin(git: Git, directory: str, check_source: SourceCheck | None) -> 
     head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     base = head.stdout.decode().strip()
     async with private_git(git, dirs, top, base) as files:
-        blocked = await _blocked_paths(files, top, dirs.common, check_source) if check_source else ()
+        blocked = await _blocked_paths(files, top, dirs, check_source) if check_source else ()
         if head.exit_code:
             raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
         listed = await files.out("ls-tree", "-r", "-z", "--full-tree", base)
@@ -114,8 +119,10 @@ async def origin(git: Git, directory: str, check_source: SourceCheck | None) -> 
     return Origin(worktree, left_out, dirs)
 
 
-async def _blocked_paths(git: Git, top: str, common: str, check_source: SourceCheck) -> Sequence[str]:
+async def _blocked_paths(git: Git, top: str, dirs: GitDirs, check_source: SourceCheck) -> Sequence[str]:
     """Check all directories that files of a worktree come from; return the blocked paths in the tree.
+
+    A path is blocked if it is blocked in any tree that may own the files.
 
     Raises:
         InvalidRequest: `check_source` refuses a directory, or git cannot list the directories.
@@ -125,16 +132,24 @@ async def _blocked_paths(git: Git, top: str, common: str, check_source: SourceCh
 
     def check_all() -> Sequence[str]:
         real = os.path.realpath(top)
-        blocked = check_source(real)
         try:
-            stores = dict.fromkeys(_stores(common, alternates))
+            sources = dict.fromkeys((real, *_stores(dirs.common, alternates)))
         except OSError as exc:
             raise InvalidRequest(f"cannot look where the objects of {top!r} are: {exc}", ISOLATION) from exc
-        for path in stores:
-            check_source(path)
-        return sorted({os.path.relpath(path, real) for path in blocked})
+        blocked = {path for source in sources for path in check_source(source)}
+        trees = set(map(_tree, sources))
+        for tree in trees & blocked:
+            check_source(tree)
+        return sorted({os.path.relpath(path, tree) for tree in trees for path in blocked if containing(path, (tree,))})
 
     return await Lookups().run(check_all)
+
+
+def _tree(source: str) -> str:
+    """Return the tree that files from a directory belong to; git names the folder of a submodule after its path."""
+    tree, _, inside = f"{source}/".partition("/.git/")
+    module = re.match(r"modules/(.+?)(?:/objects)?/(?:pack/)?$", inside)
+    return f"{tree}/{module[1].replace('/modules/', '/')}" if module else tree.removesuffix("/")
 
 
 def _stores(common: str, alternates: Sequence[str]) -> Iterator[str]:
