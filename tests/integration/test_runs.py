@@ -14,6 +14,7 @@ import pytest
 
 from clinvk.config.model import BackendSettings, ServerSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.process import starts
 from clinvk.runtime.run import execution
 from clinvk.runtime.run.event_log import SAVE_INTERVAL_S
@@ -802,6 +803,19 @@ class KeptStore(MemoryStore):
         await super().end(run, session, events)
         self.kept.set()
         await self.may_answer.wait()
+
+
+async def test_start_that_fails_closes_what_was_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def fail(_: Pool) -> None:
+        raise OSError("no pool")
+
+    monkeypatch.setattr(Pool, "__aenter__", fail)
+    runs = LocalRuns(Settings(), MemoryStore(), ENV, {"shell": Shell()}, keeps_warm=True, home=tmp_path)
+    tasks, children = asyncio.all_tasks(), psutil.Process().children()
+    with pytest.raises(OSError, match="no pool"):
+        await runs.__aenter__()
+    assert asyncio.all_tasks() == tasks
+    await until(lambda: psutil.Process().children() == children)
 
 
 async def test_faulty_watch_cancels_its_run_and_leaks_no_slot() -> None:

@@ -92,7 +92,7 @@ class Membership:
         self._broker = await self._exits.enter_async_context(connected(self._settings.cluster, broker_password(secret)))
         try:
             await self._refuse_duplicate(self._broker)
-        except ConfigError:
+        except BaseException:
             await self._exits.aclose()
             raise
         return self

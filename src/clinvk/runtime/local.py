@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -135,17 +135,23 @@ class LocalRuns:
         self.slots.resize(queue_limits(server, self.capacity.runs))
 
     async def __aenter__(self) -> Self:
-        self._resource_limits.open()
-        await self._guardian.take_over()
-        self._guardian.start()
-        await self._adopting.__aenter__()
-        self._saving = in_background(self._autosave.run())
-        await self._saving.__aenter__()
-        await self._notifying.__aenter__()
-        await self._tasks.__aenter__()
-        if self.pool:
-            await self.pool.__aenter__()
-            self._tasks.create_task(self._prestart(self.pool))
+        async with AsyncExitStack() as opened:
+            opened.push(self._end_guardian)
+            self._resource_limits.open()
+            if self._resource_limits.cgroup:
+                opened.push_async_callback(asyncio.to_thread, self._resource_limits.close)
+            await self._guardian.take_over()
+            self._guardian.start()
+            for context in (self._adopting, self._notifying, in_background(self._autosave.run())):
+                await context.__aenter__()
+                opened.push_async_callback(partial(context.__aexit__, None, None, None))  # else they wrap errors
+            opened.callback(self.interactions.close)
+            if self.pool:
+                await opened.enter_async_context(self.pool)
+            await opened.enter_async_context(self._tasks)
+            if self.pool:
+                self._tasks.create_task(self._prestart(self.pool))
+            self._opened = opened.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -155,21 +161,14 @@ class LocalRuns:
             if run.started_at is None:
                 run.refusal = ShuttingDown("the server is stopping")
             run.stop(RunFailed(Cancelled.code, "the server is stopping"))
-        try:
-            await self._tasks.__aexit__(None, None, None)
-            if self.pool:
-                await self.pool.__aexit__(None, None, None)
-        except BaseException:
+        await self._opened.aclose()
+
+    def _end_guardian(self, _: object, error: BaseException | None, __: object) -> None:
+        """Stop the guardian; after an error, let the guardian end the agents that are left."""
+        if error:
             self._guardian.trigger()
-            raise
-        finally:
-            self.interactions.close()
-            await self._saving.__aexit__(None, None, None)
-            await self._notifying.__aexit__(None, None, None)
-            await self._adopting.__aexit__(None, None, None)
-        if self._resource_limits.cgroup:
-            await asyncio.to_thread(self._resource_limits.close)
-        self._guardian.stop()
+        else:
+            self._guardian.stop()
 
     async def plan(self, request: RunRequest) -> Launch:
         """Return the launch that `run` would start (a dry run); the CLI need not be installed.
