@@ -241,6 +241,18 @@ async def test_request_is_denied_with_a_reason_or_allowed_with_another_command(s
 
 
 @needs_browser
+async def test_long_request_can_be_read_to_its_end(scripted: Scripted) -> None:
+    lines = "".join(f"+{'x' * 880}\n" for _ in range(1_000))
+    diff = f"--- /dev/null\n+++ /srv/a.py\n@@ -0,0 +1,1001 @@\n{lines}+{'y' * 5_000} end of the diff\n"
+    asked = {"command": f"{'c' * 65_000}; end of the command", "input": {"other": f"{'z' * 900_000} end of the input"}}
+    async with inbox(scripted, diff=diff, **asked) as page:
+        more = "document.querySelector('.interaction .more')"
+        await page.until(f"{more}?.click() || {more} === null")
+        shown = str(await page.evaluate(text_of(".interaction")))
+    assert [part in shown for part in ("end of the diff", "end of the command", "end of the input")] == [True] * 3
+
+
+@needs_browser
 async def test_request_shows_all_that_the_action_does(scripted: Scripted) -> None:
     """Diff, command and the other fields of the input are shown; a text that the diff or the command has, once."""
     diff = "--- /srv/a.py\n+++ /srv/a.py\n@@ -7,2 +7,2 @@\n above\n-x = old\n+x = new\n"
