@@ -17,6 +17,7 @@ from clinvk.api.openapi.document import document
 from clinvk.api.server import server
 from clinvk.backends.presets import PRESETS
 from clinvk.backends.registry import BACKENDS
+from clinvk.cli.parse.commands import ALONE, COMMANDS, flags_shown
 from clinvk.config.model import ServerSettings
 from clinvk.config.setting_values import all_keys
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
@@ -75,6 +76,79 @@ def test_paths_in_the_contributing_guide_exist() -> None:
             if not any(not name or any(place.glob(name)) for place in inside):
                 missing.append(path)
     assert not missing
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+COMMAND = re.compile(r"(?:^|[|;&(] ?|\$ |exec )clinvk ([^|;&#>]*)")
+OF_AGENTS = {
+    *("--acp", "--betas", "--color", "--disable", "--disable-slash-commands", "--enable", "--json-schema"),
+    *("--exclude-dynamic-system-prompt-sections", "--max-budget-usd", "--max-thinking-tokens", "--oss", "--profile"),
+    *("--screen-reader", "--strict-config", "--thinking"),
+}
+"""Flags of agents that pages name."""
+
+OF_OTHERS = {"--bind-fd", "--output", "--strict", "--flag"}
+"""Flags of other programs, a flag of clinvk 0.1, and placeholders."""
+
+
+def current(page: Path) -> str:
+    """Return the text of a page; of the changelog, what is not released yet."""
+    return page.read_text().partition("\n## 0.")[0] if page.stem == "CHANGELOG" else page.read_text()
+
+
+def code(page: Path) -> list[str]:
+    """Return the pieces of code in a page: each span in backticks, and each line of a sample."""
+    text = current(page)
+    lines = itertools.chain.from_iterable(sample.splitlines() for sample in FENCE.findall(text))
+    return [*re.findall(r"`([^`\n]+)`", FENCE.sub("", text)), *lines]
+
+
+@each_page
+def test_settings_in_a_page_exist(page: Path) -> None:
+    known = {".".join(keys) for keys, _ in all_keys(["<name>"])}
+    sections = {key.partition(".")[0] for key in known}
+    named = [span[1] for span in re.finditer(r"`([a-z_]+\.[\w.<>*-]+)", FENCE.sub("", current(page)))]
+    for name in re.findall(r"CLINVK_[A-Z_]*__[A-Z_]+", current(page)):
+        named.append(name.removeprefix("CLINVK_").lower().replace("__", "."))
+    named = [re.sub(r"^backends\.[^.]+", "backends.<name>", key) for key in named if key.partition(".")[0] in sections]
+    named = [re.sub(r"\.env\..*", ".env", key.removesuffix(".*")) for key in named]
+    typing_mistake = {"server.prot"} if page.stem == "configuration" else set[str]()
+    missing = {key for key in named if not any(f"{each}.".startswith(f"{key}.") for each in known)}
+    assert missing == typing_mistake
+
+
+@each_page
+def test_endpoints_in_a_page_exist(page: Path) -> None:
+    templates = {endpoint.split()[1] for endpoint in endpoints()}
+    patterns = [re.sub(r"\{\w+\}", "[^/]+", template) for template in templates]
+    bases = {"/api/v1", "/openai/v1", "/anthropic/v1", "/v1", "/mcp", "/anthropic", "/openai"}
+    named = re.findall(r"(?<![\w.])/(?:api/v1|openai|anthropic|v1|health|metrics|mcp|openapi)[\w/{}.-]*", current(page))
+    for path in {path.rstrip("/.") for path in named} - bases:
+        aliases = [path, f"/openai{path}", f"/anthropic{path}"] if path.startswith("/v1/") else [path]
+        assert any(re.fullmatch(pattern, alias) for pattern in patterns for alias in aliases), path
+
+
+@each_page
+def test_flags_in_a_page_exist(page: Path) -> None:
+    all_flags = {name for command in ("", *COMMANDS) for flag in flags_shown(command) for name in flag.names}
+    for piece in code(page):
+        for arguments in COMMAND.findall(piece):
+            words = re.sub(r"\"[^\"]*\"|'[^']*'", "TEXT", arguments).partition(" -- ")[0].replace("[flags]", "").split()
+            names = [word for word in words if not word.startswith("-")]
+            name = next((name for name in (" ".join(names[:2]), *names[:1]) if name in {*COMMANDS, *ALONE}), "")
+            known = {flag for spec in flags_shown(ALONE.get(name, name)) for flag in spec.names}
+            flags = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)}
+            assert flags <= known | {"--help", "-h"}, piece
+        if alone := re.match(r"--[a-z][a-z-]+", piece):
+            assert alone[0] in all_flags | OF_AGENTS | OF_OTHERS, piece
+
+
+@each_page
+def test_files_in_a_page_exist(page: Path) -> None:
+    named = re.findall(r"(?<![\w/.])((?:examples|packaging|docs|tests|bench)/[\w./-]*\w)", current(page))
+    made_by_the_reader = {"packaging/.env", "packaging/agents.env"}
+    assert [path for path in named if not (REPOSITORY / path).exists() and path not in made_by_the_reader] == []
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:
