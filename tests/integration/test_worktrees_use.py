@@ -17,7 +17,7 @@ from clinvk.file_locks import FileLock
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.worktrees import repository as repositories_of
+from clinvk.runtime.worktrees import registration
 from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders, remove_tree
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.worktrees import Worktrees
@@ -271,7 +271,7 @@ async def test_enter_is_refused_if_the_removal_begins_meanwhile(
     assert left_over(repository) == []
 
 
-LOOK = (repositories_of, "registered")
+LOOK = (registration, "registered")
 """Where a look at a worktree begins: whoever looks is told where git has it."""
 
 REMOVAL = (WorktreeFolders, "begin_removal")
@@ -326,14 +326,14 @@ async def test_worktree_of_a_dead_clinvk_reports_another_clinvk_that_applies(
     monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._LOCK_TIMEOUT_S", 0.1)
     worktree = await changed(worktrees, repository)
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
-    registered = repositories_of.registered
+    registered = registration.registered
 
     def meanwhile(worktree: Worktree) -> Path | None:
         with pytest.raises(InvalidRequest, match="is in use: another clinvk lists, applies or discards it"):
             asyncio.run(another(repository).discard(worktree.id))
         return registered(worktree)
 
-    monkeypatch.setattr(repositories_of, "registered", meanwhile)
+    monkeypatch.setattr(registration, "registered", meanwhile)
     await worktrees.apply(worktree.id, dry_run=True)
 
 
