@@ -41,6 +41,11 @@ def test_error_of_a_failed_agent_is_not_repeated_below_the_table(clinvk: Clinvk)
     assert "claude: failed: " in terminal.plain().decode()
 
 
+def test_display_shows_the_tokens_of_a_running_agent(clinvk: Clinvk) -> None:
+    says = claude_says("one", "two")
+    shown_last(clinvk, says[:-2], says[-2:], " 17  onetwo")
+
+
 def test_display_shows_retries_of_the_model_api(clinvk: Clinvk) -> None:
     first, *rest = claude_says("x")
     shown_last(clinvk, [first, RETRY], rest, "retry: the model API answered 529")

@@ -223,6 +223,11 @@ class RemotePart:
                 pending = [line]
         raise NodeUnavailable(f"node {self.node!r} broke off the run")
 
+    @property
+    def used_tokens(self) -> int:
+        """0: nodes report the tokens with the ending."""
+        return 0
+
     async def left_queue(self) -> None:
         """Wait until the run leaves the queue, which its second update reports."""
         await self.receive()

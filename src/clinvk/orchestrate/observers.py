@@ -20,6 +20,11 @@ class PartRun(RunInfo, Protocol):
         """The node that runs the part; empty without a cluster."""
         ...
 
+    @property
+    def used_tokens(self) -> int:
+        """The tokens so far, as far as they are known here."""
+        ...
+
     async def left_queue(self) -> None:
         """Wait until the run leaves the queue."""
 

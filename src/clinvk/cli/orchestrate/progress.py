@@ -238,7 +238,8 @@ class LiveProgress(PartObserver):
         line = next((line for line in reversed(running.text.split("\n")) if line.strip()), "")
         last = one_line(running.did, _TAIL_CHARS) or cut(one_line(line), tail, from_left=True)
         elapsed = duration(max(0.0, time.time() - started_at)) if started_at else ""
-        return self._label(index, running.part), "running" if started_at else "waiting", elapsed, "", last
+        state, used = "running" if started_at else "waiting", running.run.used_tokens
+        return self._label(index, running.part), state, elapsed, f"{used:,}" if used else "", last
 
     def _ended_row(self, result: PartResult) -> tuple[str, ...]:
         used = _tokens(result)

@@ -158,6 +158,15 @@ class RunTask:
         return self.log.ending
 
     @property
+    def used_tokens(self) -> int:
+        """The tokens that the agent has reported so far."""
+        earlier, io = self.earlier_turns, self._io
+        used = [earlier.usage] if earlier else []
+        if io and not (earlier and io.costs):  # else the turn is one of the earlier turns
+            used.append(io.used)
+        return sum(usage.total_tokens for usage in used if usage)
+
+    @property
     def session_id(self) -> str | None:
         """The session that this run is a turn of; None for an ephemeral run."""
         session = self.recorder.session
