@@ -75,7 +75,9 @@ async def heard(server: LiveServer, interaction: Mapping[str, str]) -> str:
 
 
 ATTACK = """
-id=$(curl -s '{url}?status=pending' | sed 's/.*"id":"\\([0-9a-f]*\\)".*/\\1/')
+until [ "$id" ]; do
+    id=$(curl -s '{url}?status=pending' | sed -n 's/.*"id":"\\([0-9a-f]*\\)".*/\\1/p')
+done
 curl -s -w '%{{http_code}}' {more} '{url}/'$id/answer \\
     -H 'content-type: application/json' -d '{{"choice":"allow"}}' >{out}.new
 mv {out}.new {out}

@@ -316,9 +316,10 @@ async def test_sweep_ends_processes_left_by_an_exited_process(kind: Kind, tmp_pa
     child = Child(own, "sh", "-c", f"setsid sleep 300 >/dev/null 2>&1 & echo $! > {tmp_path / 'pids'}")
     child.process.write(b"", close=True)
     await child.end()
-    assert alive(pids(tmp_path / "pids")[0])
+    (left,) = pids(tmp_path / "pids")
+    await until(lambda: psutil.Process(left).cmdline()[:1] == ["sleep"])  # no environment can be read during an exec
     await own.sweep(child.process)
-    assert not alive(pids(tmp_path / "pids")[0])
+    assert not alive(left)
     child.process.discard()
 
 

@@ -575,6 +575,21 @@ async def test_discard_waits_for_another_clinvk_that_examines(
     assert left_over(repository) == []
 
 
+async def test_list_removes_an_unchanged_worktree_that_another_clinvk_examines(
+    repository: Repository, worktrees: KeptWorktrees
+) -> None:
+    worktree = await changed(worktrees, repository)
+    Path(worktree.root, "a.txt").write_bytes((repository.path / "a.txt").read_bytes())
+    (home(repository) / "worktrees" / worktree.id / "kept").unlink()  # as the death of a clinvk leaves it
+    lock = await asyncio.to_thread(WorktreeFolders(home(repository)).share, worktree.id)
+    assert lock is not None
+    listing = asyncio.create_task(worktrees.list())
+    await asyncio.wait([listing], timeout=0.5)
+    lock.close()
+    assert await listing == []
+    assert left_over(repository) == []
+
+
 async def test_discard_reports_another_clinvk_that_holds_the_worktree(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:

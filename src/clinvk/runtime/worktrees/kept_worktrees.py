@@ -14,7 +14,7 @@ from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees import repository
 from clinvk.runtime.worktrees.folders import Worktree, no_worktree
 from clinvk.runtime.worktrees.worktrees import REMOVE_TIMEOUT_S, Worktrees, wait_for_lock
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest, WorktreeNotFound
 from clinvk.types.orchestration import ChangedFile
 
 _APPLY_FREE_TIMEOUT_S = 60.0
@@ -226,9 +226,18 @@ class KeptWorktrees(Worktrees):
 
         Return the worktree instead if the removal fails, or if an agent has worked there since the examination.
         """
-        lock = await asyncio.to_thread(self._folders.hold, worktree.id)
-        if lock is None:
+
+        def hold() -> FileLock | None:
+            if self._folders.read(worktree.id) is None:
+                raise no_worktree(worktree.id)
+            return self._folders.hold(worktree.id)
+
+        try:
+            lock = await wait_for_lock(hold)  # another clinvk may examine the worktree
+        except WorktreeNotFound:  # another clinvk has removed the worktree
             return None
+        if lock is None:
+            return _item(worktree, "in use")
         with lock, (excluding := await self._exclude_agents(worktree.id, _PROBE_TIMEOUT_S)) or nullcontext():
             if excluding is None:
                 return _item(worktree, "in use")
