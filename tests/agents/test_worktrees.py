@@ -15,6 +15,8 @@ from clinvk.types.orchestration import Change, ChangedFile
 from clinvk.types.request import RunRequest
 from repositories import Repository
 
+AGENTS = tuple(BACKENDS)
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
@@ -36,9 +38,9 @@ async def test_each_agent_writes_and_reads_instructions_in_its_own_worktree(
             result = await machine.run(request)
             return await worktrees.outcome(worktree), result.text
 
-    done = dict(zip(BACKENDS, await asyncio.gather(*map(work, BACKENDS)), strict=True))
+    done = dict(zip(AGENTS, await asyncio.gather(*map(work, AGENTS)), strict=True))
     assert {name: outcome.files for name, (outcome, _) in done.items()} == {
-        name: (ChangedFile(f"inner/{name}.txt", "added"),) for name in BACKENDS
+        name: (ChangedFile(f"inner/{name}.txt", "added"),) for name in AGENTS
     }
     for name, (outcome, text) in done.items():
         assert "+hello" in outcome.diff
@@ -47,4 +49,4 @@ async def test_each_agent_writes_and_reads_instructions_in_its_own_worktree(
     for listed in await worktrees.list():
         await worktrees.apply(listed.id)
     written = {str(path.relative_to(machine.project)) for path in Path(machine.project, "inner").iterdir()}
-    assert written == {*instructions, *(f"inner/{name}.txt" for name in BACKENDS)}
+    assert written == {*instructions, *(f"inner/{name}.txt" for name in AGENTS)}

@@ -978,3 +978,18 @@ async def test_paths_with_special_characters(repository: Repository, tmp_path: P
     await worktrees.apply(worktree.id)
     assert moved.files() == {"a.txt": b"two\n"}
     assert left_over(moved) == []
+
+
+async def test_own_git_directory_is_in_the_home_of_clinvk(repository: Repository, tmp_path: Path) -> None:
+    """The sandbox of some agents lets them write in the folder for temporary files."""
+    git, seen = tmp_path / "bin" / "git", tmp_path / "seen"
+    git.parent.mkdir()
+    git.write_text(f'#!/bin/sh\necho "$GIT_DIR" >>{seen}\nexec {shutil.which("git")} "$@"\n')
+    git.chmod(0o755)
+    worktrees = another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
+    worktree = await changed(worktrees, repository)
+    await worktrees.apply(worktree.id)
+    used = {line for line in seen.read_text().splitlines() if not line.startswith(f"{repository.path}/.git")}
+    assert {line for line in used if not line.startswith(f"{home(repository)}/worktrees/")} <= {""}
+    assert not [line for line in used if line and Path(line).exists()]
+    assert left_over(repository) == []

@@ -128,11 +128,6 @@ class Git:
         """Return git in another directory, with other settings and variables."""
         return Git(self._spawner, self._environ, directory, settings, variables)
 
-    @property
-    def server_id(self) -> int:
-        """The server number of the clinvk that runs git."""
-        return self._spawner.server_id
-
     async def settings(self) -> Settings:
         """Read the settings of the repository, the user and the system; this runs no program that they name.
 

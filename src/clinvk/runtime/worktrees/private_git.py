@@ -1,7 +1,7 @@
 """A git directory of clinvk's own for the tree of a repository, so that no setting of the repository acts.
 
 The directory has a configuration of its own, no hooks, and the repository's objects as an alternate. It exists for one
-operation, and agents never work with it.
+operation, in the clinvk home, where no sandbox of an agent can write: in `/tmp`, Codex can.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from clinvk.runtime.process.process_scan import private_prefix
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees.git import Git, Settings
 from clinvk.types.errors import ClinvkError
@@ -37,24 +36,28 @@ class GitDirs(NamedTuple):
 
 
 @asynccontextmanager
-async def private_git(git: Git, dirs: GitDirs, tree: str, head: str) -> AsyncGenerator[Git]:
+async def private_git(git: Git, dirs: GitDirs, place: str, tree: str, head: str) -> AsyncGenerator[Git]:
     """Yield git for the files of a tree: HEAD is the commit `head`; the index is the tree's, and only read.
+
+    The git directory is in the folder `place`.
 
     Raises:
         ClinvkError: the git directory cannot be made.
     """
-    async with _made(git, partial(lay_out, dirs=dirs, head=head)) as folder:
+    async with _made(place, partial(lay_out, dirs=dirs, head=head)) as folder:
         yield for_files(git, folder, dirs, tree, GIT_INDEX_FILE=os.path.join(dirs.own, "index"))
 
 
 @asynccontextmanager
-async def private_refs(git: Git, dirs: GitDirs) -> AsyncGenerator[Git]:
+async def private_refs(git: Git, dirs: GitDirs, place: str) -> AsyncGenerator[Git]:
     """Yield git for the branches and worktrees of a repository, which git changes.
+
+    The git directory is in the folder `place`.
 
     Raises:
         ClinvkError: the git directory cannot be made.
     """
-    async with _made(git, partial(_lay_out_refs, dirs=dirs)) as folder:
+    async with _made(place, partial(_lay_out_refs, dirs=dirs)) as folder:
         yield git.at(str(folder), dirs.settings.kept, GIT_DIR=str(folder))
 
 
@@ -91,7 +94,7 @@ def _create(folder: Path, dirs: GitDirs, ref_storage: str, head: bytes) -> None:
     extensions = {"objectFormat": dirs.settings.object_format, "refStorage": ref_storage}
     lines = ["[core]", "repositoryFormatVersion = 1", "bare = false", "[extensions]"]
     lines += [f"{name} = {value}" for name, value in extensions.items() if value in _FORMATS]
-    folder.mkdir(mode=0o700)
+    os.makedirs(folder, mode=0o700)
     (folder / "objects" / "info").mkdir(parents=True)
     (folder / "objects" / "info" / "alternates").write_bytes(_quoted(os.path.join(dirs.common, "objects")))
     (folder / "config").write_text("\n".join(lines) + "\n")
@@ -105,16 +108,12 @@ def _link(folder: Path, target: str, name: str) -> None:
 
 
 @asynccontextmanager
-async def _made(git: Git, fill: Callable[[Path], None]) -> AsyncGenerator[Path]:
-    """Make a folder that the guardian of clinvk removes after a kill; remove the folder at the end."""
-    import tempfile
-
-    temporary = await asyncio.to_thread(tempfile.gettempdir)
-    folder = Path(temporary, f"{private_prefix(git.server_id)}git-{os.urandom(8).hex()}")
+async def _made(place: str, fill: Callable[[Path], None]) -> AsyncGenerator[Path]:
+    folder = Path(place, f".git-{os.urandom(4).hex()}")
     try:
         await finish_thread(asyncio.to_thread(fill, folder), "making a git directory")
     except OSError as exc:
-        raise ClinvkError(f"cannot make a git directory: {exc.filename}: {exc.strerror}") from exc
+        raise ClinvkError(f"cannot make a git directory in {place!r}: {exc.strerror}") from exc
     else:
         yield folder
     finally:

@@ -29,7 +29,7 @@ async def register(git: Git, worktree: Worktree, dirs: GitDirs) -> None:
     """
     flags = ("--no-checkout", "--quiet", "--no-track", "-B", worktree.branch)
     await asyncio.to_thread(os.makedirs, os.path.join(dirs.common, "worktrees"), exist_ok=True)
-    async with private_refs(git, dirs) as refs:
+    async with private_refs(git, dirs, worktree.folder) as refs:
         for is_last in (False, False, True):
             try:
                 await refs.out("worktree", "add", *flags, worktree.root, worktree.base)
@@ -51,7 +51,7 @@ async def check_out(git: Git, worktree: Worktree, origin: Origin) -> None:
     left_out, dirs = origin.left_out, origin.dirs
     admin = await asyncio.to_thread(_connect, worktree, origin)
     sparse = ("-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=false") if left_out else ()
-    async with private_git(git, dirs._replace(own=str(admin)), worktree.root, worktree.base) as files:
+    async with private_git(git, dirs._replace(own=str(admin)), worktree.folder, worktree.root, worktree.base) as files:
         env = {"GIT_INDEX_FILE": os.path.join(worktree.folder, _NEW_INDEX)}
         await files.out(*sparse, "read-tree", "--reset", "-u", worktree.base, env=env)
     await finish_thread(asyncio.to_thread(_finish_checkout, worktree, admin, left_out), "copying an index")
@@ -138,7 +138,7 @@ async def unregister(git: Git, worktree: Worktree, with_commits: bool) -> None:
     common, branch = worktree.common, worktree.branch
     await finish_thread(asyncio.to_thread(_remove_records, worktree), "removing the records of a worktree")
     settings = await git.at(common, {}, GIT_DIR=common).settings()
-    async with private_refs(git, GitDirs(common, common, settings)) as refs:
+    async with private_refs(git, GitDirs(common, common, settings), worktree.folder) as refs:
         head = await refs.run("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
         if not (with_commits or head.stdout.decode().strip() == worktree.base):
             return

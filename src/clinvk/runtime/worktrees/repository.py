@@ -74,8 +74,8 @@ async def find_repository(git: Git, directory: str) -> Found:
     return Found(top, await asyncio.to_thread(_inside, directory, top), GitDirs(common, own, settings))
 
 
-async def origin(git: Git, directory: str, check_source: SourceCheck | None) -> Origin:
-    """Return what a worktree for a directory is made of.
+async def origin(git: Git, directory: str, place: str, check_source: SourceCheck | None) -> Origin:
+    """Return what a worktree for a directory is made of; `place` is a folder for temporary files.
 
     Raises:
         InvalidRequest: as `find_repository`; or the repository has no commit, a name is not UTF-8, or `check_source`
@@ -85,7 +85,7 @@ async def origin(git: Git, directory: str, check_source: SourceCheck | None) -> 
     top, inside, dirs = await find_repository(git, directory)
     head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     base = head.stdout.decode().strip()
-    async with private_git(git, dirs, top, base) as files:
+    async with private_git(git, dirs, place, top, base) as files:
         blocked = await _blocked_paths(files, top, dirs, check_source) if check_source else ()
         if head.exit_code:
             raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
@@ -256,7 +256,7 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
     if not await asyncio.to_thread(os.path.isdir, top):
         raise InvalidRequest(f"the tree of worktree {worktree.id} is gone: {top!r}")
     dirs = (await find_repository(git, top)).dirs
-    async with private_git(git, dirs, top, worktree.base) as files:
+    async with private_git(git, dirs, worktree.folder, top, worktree.base) as files:
         await _apply(files, diff, worktree, dry_run)
 
 

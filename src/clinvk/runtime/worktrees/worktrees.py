@@ -91,7 +91,7 @@ class Worktrees:
             ClinvkError: git failed, e.g. because the disk is full.
         """
         git = self._git(directory)
-        origin = await repository.origin(git, directory, check_source)
+        origin = await repository.origin(git, directory, str(self._folders.path), check_source)
         claimed: list[Worktree] = []
 
         async def claim() -> None:
@@ -119,7 +119,7 @@ class Worktrees:
         Raises:
             InvalidRequest, ClinvkError: as `make`.
         """
-        await repository.origin(self._git(directory), directory, check_source)
+        await repository.origin(self._git(directory), directory, str(self._folders.path), check_source)
 
     async def outcome(self, worktree: Worktree, max_diff_bytes: int = DIFF_BYTES) -> Change:
         """Return the changes in a worktree; call this after the agent has ended and before `leave`.
