@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from asking_backend import ASK, HEAR, Asking
 from clinvk.api.access.client_process import refuse_agent_client
 from clinvk.api.access.key_file import ApiKey, digest_of
 from clinvk.api.access.keys import ApiKeys
+from clinvk.api.endpoints import interactions
 from clinvk.config.model import InteractionSettings, UnifiedFlags
 from clinvk.runtime.interactions import Interactions
 from clinvk.runtime.process.process_tags import TAG_VARIABLE, refuse_agent
@@ -180,6 +182,53 @@ async def test_key_without_the_right_cannot_answer_for_another_key(scripted: Scr
         assert (refused.status_code, refused.json()["code"]) == (403, "beyond_policy")
         answered = await answer(server, asked["id"], **boss)
     assert (answered.status_code, answered.json()["answered_by"]) == (200, "boss")
+
+
+async def test_answers_to_unknown_interactions_look_for_no_process(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Scope] = []
+
+    def look(scope: Scope, *_: bool) -> None:
+        looks.append(scope)
+
+    monkeypatch.setattr(interactions, "refuse_agent_client", look)
+    keys = ApiKeys([ApiKey(name=name, digest=digest_of(name)) for name in ("ana", "bob")])
+    own, other = ({"x-api-key": name} for name in ("ana", "bob"))
+    async with serving(scripted.env, REGISTRY, keys=keys) as server:
+        asked = await asking(server, **own)
+        assert (await answer(server, "0" * 32, **own)).status_code == 404
+        assert (await answer(server, asked["id"], **other)).status_code == 403
+        assert not looks
+        assert (await answer(server, asked["id"], **own)).status_code == 200
+        assert (await answer(server, asked["id"], **own)).status_code == 409
+        assert len(looks) == 1
+
+
+async def test_looks_for_the_processes_of_clients_leave_the_loops_threads_free(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Scope] = []
+    is_found = threading.Event()
+
+    def look(scope: Scope, *_: bool) -> None:
+        looks.append(scope)
+        is_found.wait(LIMIT_S)
+
+    monkeypatch.setattr(interactions, "refuse_agent_client", look)
+    async with serving(scripted.env, REGISTRY) as server:
+        asked = await asking(server)
+        answers = [asyncio.create_task(answer(server, asked["id"])) for _ in range(50)]
+        await until(lambda: looks)
+        await asyncio.wait(answers, timeout=0.5)
+        for hanging_up in answers[25:]:
+            hanging_up.cancel()
+        try:
+            async with asyncio.timeout(LIMIT_S / 2):
+                await asyncio.to_thread(lambda: None)
+        finally:
+            is_found.set()
+        assert {(await one).status_code for one in answers[:25]} == {200, 409}
 
 
 async def test_first_of_two_answers_counts(scripted: Scripted) -> None:

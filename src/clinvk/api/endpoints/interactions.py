@@ -1,6 +1,6 @@
 """The endpoints for interactions: list, show, answer."""
 
-import asyncio
+from functools import partial
 
 from msgspec.structs import asdict, replace
 from starlette.requests import Request
@@ -51,12 +51,13 @@ async def answer_interaction(services: Services, request: Request) -> views.Inte
     The key must be the key of the run, or have the right to answer for other keys. No agent may answer.
     """
     refuse_foreign(request.scope)
-    is_open, in_cluster = not services.access.keys, services.cluster is not None
-    await asyncio.to_thread(refuse_agent_client, request.scope, is_open, in_cluster)
-    answer = views.parse_answer(await read_json(request.scope, request.receive, services.settings.server))
     interaction = await services.store.interaction(request.path_params["id"])
     run = await services.store.run(interaction.run_id)
     key_name: str = request.state.key_name
     services.admission.key_policy.check_answer(key_name, run.key_name)
+    if interaction.status == "pending":
+        is_open, in_cluster = not services.access.keys, services.cluster is not None
+        await services.look_up_client(partial(refuse_agent_client, request.scope, is_open, in_cluster))
+    answer = views.parse_answer(await read_json(request.scope, request.receive, services.settings.server))
     resolved = await services.runs.interactions.answer(interaction.id, answer, key_name or USER)
     return views.interaction_view(resolved)

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from clinvk.orchestrate.admission import Admit
     from clinvk.orchestrate.live import Orchestrations
     from clinvk.orchestrate.orchestration import Nodes
+
+T = TypeVar("T")
 
 
 class Cluster(Protocol):
@@ -89,6 +92,15 @@ class Services:
     background: asyncio.TaskGroup
     cluster: Cluster | None = None
     state: ServerState = field(default_factory=ServerState)
+    client_lookups: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "clinvk-clients"))
+
+    async def look_up_client(self, lookup: Callable[[], T]) -> T:
+        """Return what `lookup` finds out about the process of a client.
+
+        Each look-up reads all processes of the machine. One thread does them all, so that no number of them delays what
+        else needs a thread.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self.client_lookups, lookup)
 
     @property
     def live(self) -> LiveEvents:
@@ -170,6 +182,10 @@ async def open_services(
         ) as runs,
     ):
         inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
-        yield Services(
+        services = Services(
             settings, environ, registry, store, runs, admission, inventory, access, observers, background, cluster
         )
+        try:
+            yield services
+        finally:
+            services.client_lookups.shutdown(wait=False, cancel_futures=True)

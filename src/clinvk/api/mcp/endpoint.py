@@ -58,8 +58,9 @@ class InProcessRest(NamedTuple):
         path, _, query = request.path.partition("?")
         await self._wait_for_run(path.rpartition("/")[2], request.wait_s)
         if path in _STARTING_PATHS:
-            own = rules.nesting_depth(self.services.environ)
-            depth = max(own, await asyncio.to_thread(nesting_of_client, client) if client else 0)
+            depth = rules.nesting_depth(self.services.environ)
+            if client:
+                depth = max(depth, await self.services.look_up_client(partial(nesting_of_client, client)))
             rules.check_nesting_depth(depth, self.services.settings.unified_flags.max_depth)
             state["depth"] = depth
         scope: Scope = {
