@@ -9,12 +9,22 @@ from pathlib import Path
 import pytest
 
 from agents.machine import Machine
-from browser.test_console import click_on, needs_browser, opened, press, tab_to, text_of
+from browser.test_console import Proxy, click_on, needs_browser, opened, press, tab_to, text_of
 from chromium import Page
 from repositories import Repository
-from serving import serving
+from serving import LiveServer, serving
 
 pytestmark = needs_browser
+
+
+@asynccontextmanager
+async def proxied(server: LiveServer, fragment: str = "", at: str = "#app h1") -> AsyncGenerator[Page]:
+    """Open the console by a proxy in this process, which may answer: the browser descends from the server's process."""
+    proxy = Proxy(server.port)
+    await proxy.open()
+    async with opened(server, fragment, proxy.port, at) as page:
+        yield page
+    await proxy.cut()
 
 
 @asynccontextmanager
@@ -23,7 +33,7 @@ async def asked(machine: Machine, backend: str) -> AsyncGenerator[Page]:
     prompt = f"[[tool=write path={machine.project}/asked.txt content=x say=Done.]]"
     async with serving(machine.env) as server:
         await server.detached(prompt=prompt, backend=backend, approval_mode="ask", workdir=str(machine.project))
-        async with opened(server, at=".interaction.pending .diff") as page:
+        async with proxied(server, at=".interaction.pending .diff") as page:
             assert "asked.txt" in str(await page.evaluate(text_of(".interaction h3")))
             assert await page.evaluate("document.querySelector('.interaction pre')") is None  # the diff says all
             yield page
@@ -61,7 +71,7 @@ async def test_write_denied_in_the_console_is_not_done(machine: Machine) -> None
 @pytest.mark.timeout(120)
 async def test_new_session_asks_its_user(machine: Machine) -> None:
     prompt = f"[[tool=write path={machine.project}/asked.txt content=x say=Done.]]"
-    async with serving(machine.env) as server, opened(server, "/new", at="[aria-label=Agent] option") as page:
+    async with serving(machine.env) as server, proxied(server, "/new", at="[aria-label=Agent] option") as page:
         await page.until("document.querySelector('[aria-label=Approval]').value === 'ask'")
         await page.write(".directory", str(machine.project))
         await page.write(".composer textarea", prompt)
@@ -80,7 +90,7 @@ async def test_denied_action_is_allowed_afterwards(machine: Machine, sandbox: st
     fields = {"sandbox_mode": sandbox, "workdir": str(machine.project), "backend": "claude"}
     async with serving(machine.env) as server:
         answer = (await server.prompt(prompt=prompt, **fields)).json()
-        async with opened(server, f"/session/{answer['session_id']}", at=".denied button") as page:
+        async with proxied(server, f"/session/{answer['session_id']}", at=".denied button") as page:
             assert str(await page.evaluate(text_of(".denied"))).startswith("1 action was denied: Write")
             await page.point(".denied button")
             await page.until("document.querySelectorAll('.prompt').length === 2")
@@ -96,7 +106,7 @@ async def test_denied_action_is_allowed_afterwards(machine: Machine, sandbox: st
 async def test_list_of_sessions_follows_the_agents(machine: Machine) -> None:
     """A new session appears, says that it waits, and says how old it is."""
     prompt = f"[[tool=write path={machine.project}/asked.txt content=x say=Done.]]"
-    async with serving(machine.env) as server, opened(server, "/sessions") as page:
+    async with serving(machine.env) as server, proxied(server, "/sessions") as page:
         await page.until(f"{text_of('main')}.includes('No sessions yet.')")
         await server.detached(prompt=prompt, backend="claude", approval_mode="ask", workdir=str(machine.project))
         await page.until(f"{text_of('.item.waiting .state')} === 'waits for you'", within_s=60)
@@ -114,7 +124,7 @@ async def test_command_edited_in_the_console_is_shown_instead(machine: Machine) 
     prompt = f"[[tool=shell cmd='touch {machine.project}/one' say=Done.]]"
     async with serving(machine.env) as server:
         run = await server.detached(prompt=prompt, backend="claude", approval_mode="ask", workdir=str(machine.project))
-        async with opened(server, f"/session/{run['session_id']}", at=".interaction.pending") as page:
+        async with proxied(server, f"/session/{run['session_id']}", at=".interaction.pending") as page:
             await page.evaluate(click_on("Edit…", ".interaction"))
             await page.until("document.activeElement.tagName === 'TEXTAREA'")
             await page.write(".interaction textarea", f"touch {machine.project}/two")
@@ -143,7 +153,7 @@ async def test_compare_says_what_happens_after_the_answers(machine: Machine) -> 
     texts = "[...document.querySelectorAll('.column')].map(column => column.textContent)"
     async with serving(machine.env) as server:
         started = await server.client.post("/api/v1/compare", json=body, headers={"prefer": "respond-async"})
-        async with opened(server, f"/compare/{started.json()['run_id']}", at=".column") as page:
+        async with proxied(server, f"/compare/{started.json()['run_id']}", at=".column") as page:
             await page.until(f"{texts}.every(text => text.includes('when the check has ended'))", within_s=60)
             assert await page.evaluate("document.querySelector('.column .buttons button')") is None
             gate.touch()

@@ -609,6 +609,39 @@ async def test_prompt_that_codex_receives_within_its_turn_is_a_prompt(scripted: 
 
 
 @needs_browser
+@pytest.mark.parametrize(
+    ("tool_input", "numbers"),
+    [
+        ({"file_path": "/p/a", "old_string": "x", "new_string": "y"}, ["", ""]),
+        ({"file_path": "/p/a", "content": "x\ny\n"}, ["1", "2"]),
+        ({"diff": "--- a\n+++ a\n@@ -7 +7 @@\n-x\n+y\n"}, ["7", "7"]),
+    ],
+)
+async def test_edit_has_line_numbers_if_they_are_known(
+    scripted: Scripted, tool_input: dict[str, str], numbers: list[str]
+) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as server, browsing() as page:
+        answer = (await server.prompt()).json()
+        content = {"tool_id": "1", "tool_name": "Edit", "input": tool_input}
+        line = json.dumps({"type": "tool_use", "content": content})
+        await stub(page, {f"runs/{answer['run_id']}/events": f"{line}\n"})
+        await opened_in(page, server, f"/session/{answer['session_id']}", at=".diff .number")
+        shown = "[...document.querySelectorAll('.diff td.number')].map(cell => cell.textContent)"
+        assert await page.evaluate(shown) == numbers
+
+
+@needs_browser
+async def test_stop_that_comes_too_late_is_no_error(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as server:
+        run = (await server.prompt()).json()["run_id"]
+        async with opened(server) as page:
+            stopped = f"import('/console/api.js').then(api => api.cancel('{run}')).then(() => 'ended')"
+            assert await page.evaluate(stopped) == "ended"
+
+
+@needs_browser
 async def test_hostile_answer_is_shown_as_text(scripted: Scripted) -> None:
     scripted.play(claude_says(HOSTILE, "x" * 1_000_000))
     async with serving(scripted.env) as server:

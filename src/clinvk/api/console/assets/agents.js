@@ -22,57 +22,50 @@ export function Agents() {
       <${Health} health=${health} />`}<//>`;
 }
 
+/** A card with facts, of which the empty ones are left out. */
+const Card = ({ label, title = label, status, isGood, facts, children }) => html`
+  <section class="card" aria-label=${label}>
+    <header><h2>${title}</h2><span class="state ${isGood ? "finished" : "failed"}">${status}</span></header>
+    <dl>${Object.entries(facts).map(([name, value]) => value && html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
+    ${children}
+  </section>`;
+
 function AgentCard({ backend, last }) {
   const { name, available, enabled, version, path, install, models, capabilities } = backend;
   const isLoggedOut = last?.error_code === "agent_unauthenticated";
   const status = available ? (isLoggedOut ? "not logged in" : "ready") : enabled ? "not installed" : "turned off";
+  const facts = {
+    Version: visible(version), Program: path && html`<span class="mono">${visible(path)}</span>`,
+    Models: visible(models.join(", ")), Approval: capabilities.approval_modes.join(", "),
+    Sandbox: capabilities.sandbox_modes.join(", "),
+    "Last run": last && html`${last.state === "finished" ? "done" : last.state}, <${Time} at=${last.ended_at} />`,
+  };
   return html`
-    <section class="card" aria-label=${name}>
-      <header><h2><${Agent} name=${name} /></h2>
-        <span class="state ${status === "ready" ? "finished" : "failed"}">${status}</span></header>
-      <dl>
-        ${version && html`<dt>Version</dt><dd>${visible(version)}</dd>`}
-        ${path && html`<dt>Program</dt><dd class="mono">${visible(path)}</dd>`}
-        ${models.length > 0 && html`<dt>Models</dt><dd>${models.map(visible).join(", ")}</dd>`}
-        <dt>Approval</dt><dd>${capabilities.approval_modes.join(", ")}</dd>
-        <dt>Sandbox</dt><dd>${capabilities.sandbox_modes.join(", ")}</dd>
-        ${last && html`<dt>Last run</dt>
-          <dd>${last.state === "finished" ? "done" : last.state}, <${Time} at=${last.ended_at} /></dd>`}
-      </dl>
+    <${Card} label=${name} title=${html`<${Agent} name=${name} />`} status=${status} isGood=${status === "ready"} facts=${facts}>
       ${isLoggedOut && html`<p>To log in: <code>${LOGINS[name] ?? "see the agent's own help"}</code></p>`}
-      ${install && html`<${Code} text=${install} label="Install command" />`}
-    </section>`;
+      ${install && html`<${Code} text=${install} label="Install command" />`}<//>`;
 }
 
 function NodeCard({ node }) {
   const agents = node.backends.filter((each) => each.available).map((each) => `${each.name} ${each.version ?? ""}`);
-  return html`
-    <section class="card" aria-label=${node.node}>
-      <header><h2>${visible(node.node)}</h2>
-        <span class="state ${node.state === "up" ? "finished" : "failed"}">${node.state}</span></header>
-      <dl>
-        <dt>Agents</dt><dd>${agents.length ? agents.map(visible).join(", ") : "none"}</dd>
-        <dt>Runs</dt><dd>${node.running} of ${node.max_concurrent_runs}, ${node.queued} waiting</dd>
-        ${node.labels.length > 0 && html`<dt>Labels</dt><dd>${node.labels.map(visible).join(", ")}</dd>`}
-        <dt>clinvk</dt><dd>${node.version}</dd>
-      </dl>
-    </section>`;
+  const facts = {
+    Agents: visible(agents.join(", ")) || "none", Runs: `${node.running} of ${node.max_concurrent_runs}, ${node.queued} waiting`,
+    Labels: visible(node.labels.join(", ")), clinvk: node.version,
+  };
+  return html`<${Card} label=${node.node} title=${visible(node.node)} status=${node.state} isGood=${node.state === "up"} facts=${facts} />`;
 }
 
 function Health({ health }) {
   if (!health?.version) return null;
   const { status, version, uptime, capacity, warm, session_store: store, warnings = [] } = health;
+  const facts = {
+    clinvk: `${version}, up ${uptime}`, "Runs at once": `${capacity.max_concurrent_runs} (${capacity.reason})`,
+    Sessions: store.available ? store.session_count.toLocaleString("en") : visible(store.error),
+    "Warm agents": warm
+      && `${warm.processes} processes, ${warm.memory_mb} MB, ${warm.hits} of ${warm.hits + warm.misses} runs started warm`,
+  };
   return html`
-    <section class="card" aria-label="Server">
-      <header><h2>Server</h2><span class="state ${status === "ok" ? "finished" : "failed"}">${status}</span></header>
-      <dl>
-        <dt>clinvk</dt><dd>${version}, up ${uptime}</dd>
-        <dt>Runs at once</dt><dd>${capacity.max_concurrent_runs} (${capacity.reason})</dd>
-        <dt>Sessions</dt><dd>${store.available ? store.session_count.toLocaleString("en") : visible(store.error)}</dd>
-        ${warm && html`<dt>Warm agents</dt>
-          <dd>${warm.processes} processes, ${warm.memory_mb} MB, ${warm.hits} of ${warm.hits + warm.misses} runs started warm</dd>`}
-      </dl>
+    <${Card} label="Server" status=${status} isGood=${status === "ok"} facts=${facts}>
       ${warnings.map((warning) => html`<p class="problem">${visible(warning)}</p>`)}
-      <p class="quiet"><code>clinvk doctor</code> checks agents, settings and the database.</p>
-    </section>`;
+      <p class="quiet"><code>clinvk doctor</code> checks agents, settings and the database.</p><//>`;
 }

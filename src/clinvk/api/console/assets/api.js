@@ -52,6 +52,9 @@ async function json(...request) {
 
 export const get = (path, query) => json("GET", path, { query });
 export const post = (path, body = {}) => json("POST", path, { body });
+export const cancel = (run) => post(`runs/${run}/cancel`).catch((error) => {
+  if (!/ has ended already/.test(error.message)) throw error;
+});
 export const patch = (path, body) => json("PATCH", path, { body });
 export const remove = (path) => json("DELETE", path);
 export const url = (path) => new URL(path, ROOT).href;

@@ -74,10 +74,7 @@ function Console({ me, onLogout }) {
     document.title = `${pending.length ? `(${pending.length}) ` : ""}${route.title} · clinvk`;
   }, [pending.length, route]);
 
-  async function logOut() {
-    await post("logout").catch(() => {});
-    onLogout();
-  }
+  const logOut = () => post("logout").catch(() => {}).then(onLogout);
   return html`
     <a class="skip" href="#content" onClick=${skip}>Skip to content</a>
     <${Navigation} section=${SECTION[name] ?? name} pending=${pending.length} me=${me} onLogout=${logOut} />

@@ -1,10 +1,10 @@
 // One prompt for several agents: their answers and changes side by side.
 
 import { html, useEffect, useState } from "./vendor/preact.js";
-import { get, post, start } from "./api.js";
+import { cancel, get, start } from "./api.js";
 import { Directory, Permissions, filled, remembered, useBackends, withApproval } from "./composer.js";
 import { Diff } from "./diff.js";
-import { ENDED, cost, elapsed, stopOf, tokens } from "./format.js";
+import { ENDED, cost, elapsed, tokens } from "./format.js";
 import { useLive } from "./live.js";
 import { Answer } from "./markdown.js";
 import { navigate } from "./router.js";
@@ -52,12 +52,8 @@ function CompareForm() {
 
   async function submit() {
     setError(null);
-    const fields = {
-      ...options, workdir,
-      isolation: isIsolated && "worktree",
-      check: isIsolated && check,
-      judge: judge && { backend: judge },
-    };
+    const inWorktrees = isIsolated && { isolation: "worktree", check };
+    const fields = { ...options, workdir, ...inWorktrees, judge: judge && { backend: judge } };
     try {
       const { run_id: run } = await start("compare", { prompt, backends: names, ...filled(fields) });
       setDirectories(remembered(workdir, directories));
@@ -109,7 +105,7 @@ export function Comparison({ id }) {
     <header class="session-head"><h1 tabindex="-1">${visible(run.prompt.slice(0, 300))}</h1>
       <p class="meta"><${State} state=${run.state} />
         <${Facts} of=${[elapsed(run), tokens(run.token_usage), cost(run.cost_usd)]} />
-        ${!ENDED.has(run.state) && html`<${Action} class="small" run=${() => post(`runs/${id}/cancel`)}>Stop all<//>`}</p>
+        ${!ENDED.has(run.state) && html`<${Action} class="small" run=${() => cancel(id)}>Stop all<//>`}</p>
     </header>
     <${Problem} error=${error} />
     <div class="answers">${parts.map((part) => html`
@@ -133,8 +129,7 @@ function Column({ part, isUnchanged, worktree }) {
       <p class="meta">
         <${Facts} of=${[visible(part.model), elapsed(part), tokens(part.token_usage), cost(part.cost_usd)]} />
         ${part.session_id && html`<a href=${`#/session/${part.session_id}`}>Transcript</a>`}</p>
-      ${part.error && (part.state === "cancelled" ? html`<p class="end">${visible(stopOf(part.error))}</p>`
-        : html`<p class="problem">${visible(part.error)}</p>`)}
+      ${part.error && part.state !== "cancelled" && html`<p class="problem">${visible(part.error)}</p>`}
       ${isEnded
         ? html`<${Loaded} load=${() => get(`runs/${part.id}`)}>${(run) => html`<${Answer} text=${run.output} />`}<//>`
         : html`<${LiveAnswer} runId=${part.id} />`}
@@ -143,7 +138,8 @@ function Column({ part, isUnchanged, worktree }) {
         <${Loaded} deps=${[worktree.state]} load=${() => get(`worktrees/${worktree.id}`)}>${(shown) => html`
           ${shown.diff
             ? html`<${Diff} text=${shown.diff} /><p><a href=${`#/worktree/${shown.id}`}>Review with comments</a></p>`
-            : html`<p class="quiet">${shown.state === "in use" ? "The changes are shown when the check has ended." : "No changes."}</p>`}
+            : html`<p class="quiet">
+                ${shown.state === "in use" ? "The changes are shown when the check has ended." : "No changes."}</p>`}
           <${WorktreeActions} worktree=${shown} onDone=${setDone} />`}<//>`}
       ${isUnchanged && html`<p class="quiet">No changes.</p>`}
     </section>`;

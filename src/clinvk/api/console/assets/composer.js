@@ -1,7 +1,7 @@
 // The box for a prompt: agent, model, permissions, directory and images; while the agent works, queue or steer.
 
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { get, post, start } from "./api.js";
+import { cancel, get, start } from "./api.js";
 import { live } from "./live.js";
 import { Action, Form, Problem, Select, TextArea, TextField, announce, useStored, visible } from "./ui.js";
 
@@ -160,7 +160,7 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
           Options</button>
         <span class="gap"></span>
         ${activeRun && html`
-          <${Action} class="danger" run=${() => post(`runs/${activeRun.id}/cancel`)}>Stop<//>
+          <${Action} class="danger" run=${() => cancel(activeRun.id)}>Stop<//>
           <button type="button" disabled=${!canSend} title="Interrupt the agent with this prompt"
             onClick=${() => submit("steer")}>Steer</button>`}
         <button class="primary" disabled=${!canSend}>${activeRun ? "Queue" : session ? "Send" : "Start"}</button>

@@ -7,6 +7,7 @@ const MAX_LINES = 300;
 const MAX_LINE_CHARS = 1_000;
 const FOLDED_FROM_LINES = 1_500;
 const HUNK = /^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@ ?(.*)$/;
+const KINDS = { "+": "added", "-": "removed", "\\": "note" };
 const NOTES = [
   [/^new file/, "new file"], [/^deleted file/, "deleted"], [/^rename from (.*)/, "renamed from "],
   [/^(?:Binary files|GIT binary patch)/, "binary"],
@@ -23,17 +24,13 @@ export function parseDiff(text) {
   const begin = (path) => files.push((file = { path, notes: [], added: 0, removed: 0, lines: [] }));
 
   for (const line of text.split("\n")) {
-    const content = line.slice(1);
     if (before < beforeEnd || after < afterEnd) {
-      if (line[0] === "+") {
-        file.added += 1;
-        file.lines.push({ kind: "added", after: after++, text: content });
-      } else if (line[0] === "-") {
-        file.removed += 1;
-        file.lines.push({ kind: "removed", before: before++, text: content });
-      } else if (line[0] !== "\\") {
-        file.lines.push({ kind: "same", before: before++, after: after++, text: content });
-      }
+      const kind = KINDS[line[0]] ?? "same";
+      if (kind === "note") continue;
+      if (kind !== "same") file[kind] += 1;
+      file.lines.push({
+        kind, before: kind === "added" ? null : before++, after: kind === "removed" ? null : after++, text: line.slice(1),
+      });
       continue;
     }
     const hunk = HUNK.exec(line);
@@ -77,10 +74,10 @@ export const Counts = ({ added, removed }) => html`
   <span class="counts"><span class="added">+${added}</span> <span class="removed">−${removed}</span></span>`;
 
 /**
- * Show a diff. With `comments` (a Map from `path:line` to texts) and `onComment(path, key, text, line)`, lines take
+ * Show a diff, without line numbers unless it `isPlaced` in its file. With `comments` (a Map from `path:line` to texts) and `onComment(path, key, text, line)`, lines take
  * comments.
  */
-export function Diff({ text, comments, onComment }) {
+export function Diff({ text, isPlaced = true, comments, onComment }) {
   const files = parseDiff(text);
   const isLong = files.reduce((sum, file) => sum + file.lines.length, 0) > FOLDED_FROM_LINES;
   if (!files.length) return html`<pre class="code"><${Clipped} text=${text} limit=${4_000} /></pre>`;
@@ -89,13 +86,13 @@ export function Diff({ text, comments, onComment }) {
       <summary><span class="path">${visible(file.path || "Changes")}</span>
         ${file.notes.map((note) => html`<span class="quiet">${visible(note)}</span>`)}
         <${Counts} ...${file} /></summary>
-      <${Lines} file=${file} comments=${comments} onComment=${onComment} />
+      <${Lines} file=${file} isPlaced=${isPlaced} comments=${comments} onComment=${onComment} />
     </details>`)}</div>`;
 }
 
 const MARKS = { added: "+", removed: "−", same: " " };
 
-function Lines({ file, comments, onComment }) {
+function Lines({ file, isPlaced, comments, onComment }) {
   const [limit, setLimit] = useState(MAX_LINES);
   const [open, setOpen] = useState("");
   const more = file.lines.length - limit;
@@ -111,7 +108,7 @@ function Lines({ file, comments, onComment }) {
         <tr class=${line.kind}>
           <td class="number">${onComment
             ? html`<button type="button" aria-label=${`Comment on line ${number}`} onClick=${toggle}>${number}</button>`
-            : number}</td>
+            : isPlaced && number}</td>
           <td class="mark">${MARKS[line.kind]}</td>
           <td class="text"><${Clipped} text=${line.text} limit=${MAX_LINE_CHARS} /></td>
         </tr>

@@ -55,13 +55,6 @@ export function shortPath(path, parts = 2) {
   return names.length <= parts ? path || "" : `…/${names.slice(-parts).join("/")}`;
 }
 
-const STOPS = [
-  [/^the (run|request) was cancelled( before it started)?$/, ""], [/ steered the conversation$/, "Stopped for the next prompt"],
-];
-
-/** Return why a run was cancelled; empty if its user has stopped it. */
-export const stopOf = (message) => STOPS.find(([pattern]) => pattern.test(message))?.[1] ?? message;
-
 export const firstLine = (text) => (text || "").trim().split("\n", 1)[0].slice(0, 300);
 export const titleOf = (session) => session.title || firstLine(session.initial_prompt) || "Untitled";
 export const plural = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

@@ -23,17 +23,6 @@ function resultOf({ status, choice, answered_by: by, reason, edited_input: edite
   return `${edited ? "Allowed with changes" : RESULTS[choice] ?? "Answered"}${by ? ` by ${by}` : ""}${reason ? `: ${reason}` : ""}`;
 }
 
-/** Send an answer. If somebody else was first, or it is too late, show how the interaction ended. */
-async function send(interaction, answer) {
-  try {
-    live.addInteraction(await post(`interactions/${interaction.id}/answer`, answer));
-    announce(RESULTS[answer.choice]);
-  } catch (error) {
-    if (error.status === 409 || error.status === 410) live.addInteraction(await get(`interactions/${interaction.id}`));
-    throw error;
-  }
-}
-
 /**
  * Call `onKey` with a single key while the focus of a card comes from the Tab key, and not while somebody types: a key
  * counts if no other printable key is pressed within half a second before or after. Return whether keys count.
@@ -78,10 +67,18 @@ export function InteractionCard({ interaction, isInSession }) {
   useEffect(() => { if (isPending) height.current = card.current.getBoundingClientRect().height; });
   useTick(isPending);
 
+  /** Send an answer. If somebody else was first, or it is too late, show how the interaction ended. */
   async function answer(body) {
+    const path = `interactions/${interaction.id}`;
     setBusy(true);
     setError(null);
-    try { await send(interaction, body); } catch (failure) { setError(failure); }
+    try {
+      live.addInteraction(await post(`${path}/answer`, body));
+      announce(RESULTS[body.choice]);
+    } catch (failure) {
+      setError(failure);
+      if (failure.status === 409 || failure.status === 410) await get(path).then((ended) => live.addInteraction(ended), setError);
+    }
     setBusy(false);
     card.current?.focus({ preventScroll: true }); // the buttons are gone
   }
@@ -113,7 +110,7 @@ export function InteractionCard({ interaction, isInSession }) {
       ${interaction.note && html`<div class="reasons">${interaction.note.split("\n").map((line) => html`
         <p class=${line.startsWith("clinvk: ") ? "fact" : "quiet"}>${visible(line)}</p>`)}</div>`}
       ${interaction.kind === "approval" && (isPending || !isInSession || height.current || edited) && html`
-        <${ToolInput} input=${interaction.input} diff=${interaction.diff ?? undefined} command=${interaction.command}
+        <${ToolInput} input=${interaction.input} diff=${interaction.diff} command=${interaction.command}
           known=${[interaction.title, ...interaction.note.split("\n")]} />`}
       ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
       ${edited && html`<${ToolInput} input=${edited} />`}

@@ -98,8 +98,7 @@ function inline(tokens, depth) {
 }
 
 function link(href, children, text) {
-  let target;
-  try { target = new URL(href); } catch { return html`<span>${children} (${visible(href)})</span>`; }
+  const target = URL.canParse(href) && new URL(href);
   if (!SCHEMES.has(target.protocol)) return html`<span>${children} (${visible(href)})</span>`;
   const host = target.host || target.pathname;
   return html`<a class="external" href=${target.href} target="_blank" rel="noopener noreferrer nofollow">${children}${

@@ -9,9 +9,7 @@ function decoded(part) {
   try { return decodeURIComponent(part); } catch { return part; }
 }
 
-export function navigate(path) {
-  location.hash = `#/${path}`;
-}
+export const navigate = (path) => { location.hash = `#/${path}`; };
 
 /** Return the parts of the current path, and render again when the path changes. */
 export function useRoute() {

@@ -1,8 +1,8 @@
 // The runs: those that are under way, with their progress, and the newest that have ended.
 
 import { html } from "./vendor/preact.js";
-import { post } from "./api.js";
-import { ENDED, cost, elapsed, firstLine, newestFirst, pathOf, shortPath, stopOf, tokens } from "./format.js";
+import { cancel } from "./api.js";
+import { ENDED, cost, elapsed, firstLine, newestFirst, pathOf, shortPath, tokens } from "./format.js";
 import { useLive } from "./live.js";
 import { Action, Agent, Empty, Facts, List, Problem, State, Time, usePages, useTick, visible } from "./ui.js";
 import { VirtualList } from "./virtual-list.js";
@@ -20,11 +20,10 @@ export function RunRow({ run }) {
           ${run.model && html`<span class="model">${visible(run.model)}</span>`}
           <span title=${run.workdir}>${visible(shortPath(run.workdir))}</span>
           <${Facts} of=${[elapsed(run), tokens(run.token_usage), cost(run.cost_usd)]} />
-          ${run.error && (run.state === "cancelled" ? html`<span>${visible(firstLine(stopOf(run.error)))}</span>`
-            : html`<span class="error">${visible(firstLine(run.error))}</span>`)}</span>
+          ${run.error && run.state !== "cancelled" && html`<span class="error">${visible(firstLine(run.error))}</span>`}</span>
       </a>
       <span class="side"><${State} state=${run.state} /><${Time} at=${run.ended_at || run.created_at} /></span>
-      ${isActive && html`<${Action} class="small" run=${() => post(`runs/${run.id}/cancel`)}>Stop<//>`}
+      ${isActive && html`<${Action} class="small" run=${() => cancel(run.id)}>Stop<//>`}
     </div>`;
 }
 

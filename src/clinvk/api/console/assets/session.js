@@ -1,10 +1,10 @@
 // A conversation with an agent: the transcript, which follows the agent's work, and the box for the next prompt.
 
 import { html, Component, useEffect, useRef, useState } from "./vendor/preact.js";
-import { get, patch, post, remove, start } from "./api.js";
+import { cancel, get, patch, post, remove, start } from "./api.js";
 import { Composer, filled } from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { cost, duration, elapsed, shortPath, stopOf, titleOf, tokens } from "./format.js";
+import { cost, duration, elapsed, shortPath, titleOf, tokens } from "./format.js";
 import { InteractionCard } from "./interaction.js";
 import { live, useLive } from "./live.js";
 import { Answer } from "./markdown.js";
@@ -79,13 +79,12 @@ function Denied({ session, turn, request, onStarted }) {
     (isAsked ? interaction?.status === "expired" : stage === "denied"));
   if (!denied || !live.me.may_ask) return null;
   const isSandboxed = ["read-only", "workspace"].includes(request.sandbox_mode);
-  const options = { model: request.model, sandbox_mode: isSandboxed ? "full" : request.sandbox_mode };
-  const go = async () => onStarted(await start("prompt", {
-    ...filled(options), prompt: CONTINUE, session_id: session.id, approval_mode: "ask",
-  }));
+  const options = { model: request.model, sandbox_mode: isSandboxed ? "full" : request.sandbox_mode, approval_mode: "ask" };
+  const go = async () => onStarted(await start("prompt", { ...filled(options), prompt: CONTINUE, session_id: session.id }));
   return html`<div class="denied">
     <span>${visible(denied.text?.split(";")[0] ?? "An action was denied, since nobody answered")}</span>
-    <${Action} class="small" run=${go} title="The agent goes on ${isSandboxed ? "without its sandbox, " : ""}and asks you for each action">
+    <${Action} class="small" run=${go}
+      title="The agent goes on ${isSandboxed ? "without its sandbox, " : ""}and asks you for each action">
       Allow and continue<//></div>`;
 }
 
@@ -99,9 +98,7 @@ function Head({ session, run, onChange }) {
     setNaming(false);
     onChange();
   }
-  async function fork() {
-    navigate(`session/${(await post(`sessions/${session.id}/fork`)).id}`);
-  }
+  const fork = async () => navigate(`session/${(await post(`sessions/${session.id}/fork`)).id}`);
   async function drop() {
     if (!window.confirm("Delete this session with its runs?")) return;
     await remove(`sessions/${session.id}`);
@@ -146,11 +143,17 @@ class Row extends Component {
       case "note": return html`<${Note} block=${block} />`;
       case "interaction": return html`<${InteractionCard} interaction=${interaction} isInSession=${true} />`;
       case "error": return block.code === "cancelled"
-        ? html`<p class="end">${visible(stopOf(block.message) || (turn.run.started_at ? "Stopped" : "Withdrawn"))}</p>`
+        ? html`<p class="end">${visible(stopOf(block.message, turn.run))}</p>`
         : html`<p class="problem"><${Clipped} text=${block.message} /> <code>${block.code}</code></p>`;
       default: return html`<${End} block=${block} />`;
     }
   }
+}
+
+/** Return why a run was cancelled, without the ids of runs. */
+function stopOf(message, run) {
+  if (/ steered the conversation$/.test(message)) return "Stopped for the next prompt";
+  return !/^the (run|request) was cancelled/.test(message) ? message : run.started_at ? "Stopped" : "Withdrawn";
 }
 
 const Prompt = ({ text, at }) => html`
@@ -164,7 +167,8 @@ function Stored({ turn, onShow }) {
 }
 
 const Note = ({ block: { stage, text } }) => html`
-  <p class="note"><strong>${visible(stage)}</strong> <${Clipped} text=${stage === "denied" ? text.split(";")[0] : text} limit=${MAX_NOTE_CHARS} /></p>`;
+  <p class="note"><strong>${visible(stage)}</strong>
+    ${" "}<${Clipped} text=${stage === "denied" ? text.split(";")[0] : text} limit=${MAX_NOTE_CHARS} /></p>`;
 
 const Thinking = ({ block }) => html`
   <details class="thinking" open=${block.isOpen} onToggle=${(event) => { block.isOpen = event.currentTarget.open; }}>
@@ -179,7 +183,7 @@ function Active({ turn: { run, blocks } }) {
   return html`<p class="working"><span class="pulse" aria-hidden="true"></span>${visible(doing)}
     <span class="quiet">${elapsed(run)}</span>
     ${run.state === "queued" && html`
-      <${Action} class="small" run=${() => post(`runs/${run.id}/cancel`)}>Withdraw<//>`}</p>`;
+      <${Action} class="small" run=${() => cancel(run.id)}>Withdraw<//>`}</p>`;
 }
 
 function End({ block }) {

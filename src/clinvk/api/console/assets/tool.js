@@ -34,11 +34,13 @@ function rest(input, diff, known) {
 }
 
 /** The input of a tool: its diff, its command, and what else it has that is not `known`. */
-export function ToolInput({ input, diff = diffOf(input), command = input.command, known = [] }) {
+export function ToolInput({ input, diff: given, command = input.command, known = [] }) {
+  const diff = given ?? diffOf(input);
+  const isPlaced = Boolean(given ?? input.content ?? input.diff); // else where the text is in the file is not known
   const text = Array.isArray(command) ? command.join(" ") : typeof command === "string" ? command : "";
   const others = rest(input, diff, [command, diff, ...known]);
   return html`
-    ${diff && html`<${Diff} text=${diff} />`}
+    ${diff && html`<${Diff} text=${diff} isPlaced=${isPlaced} />`}
     ${text && html`<${Code} text=${text} label="Command" />`}
     ${others.length > 0 && html`
       ${(diff || text) && html`<p class="quiet">Also in its input:</p>`}
@@ -56,7 +58,7 @@ export function ToolCard({ block, isActive }) {
       <summary><span class="name">${visible(block.name)}</span>
         <span class="about">${visible(toolSummary(block.input))}</span>
         <span class="outcome">${{ failed: "failed", running: "running" }[state] ?? ""}</span></summary>
-      <${ToolInput} input=${block.input} diff=${diff} />
+      <${ToolInput} input=${block.input} />
       ${block.output && html`<${Code} text=${block.output} label="Output" />`}
     </details>`;
 }

@@ -28,9 +28,7 @@ export class RunBlocks {
     switch (type) {
       case "message": this._addText("text", content.text); break;
       case "thinking": this._addText("thinking", content.text); break;
-      case "tool_use":
-        this._addTool(content);
-        break;
+      case "tool_use": this._addTool(content); break;
       case "tool_result": this._addResult(content); break;
       case "progress": this._push("note", { stage: content.stage, text: content.message }); break;
       case "user_message": this._push("prompt", { text: content.text, at: timestamp }); break;

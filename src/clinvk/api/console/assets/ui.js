@@ -176,17 +176,19 @@ export function usePages(list, query, version = "") {
   const [found, setFound] = useState({ items: [], total: null });
   const [error, setError] = useState(null);
   const request = useRef({ number: 0, isBusy: false });
+  const asked = JSON.stringify(query);
 
-  async function load(items, total) {
+  /** Load the page after `items`. `others` are items of later pages, which stay. */
+  async function load(items, others = []) {
     const { current } = request;
-    if (items.length && (current.isBusy || items.length >= total)) return;
+    if (items.length && (current.isBusy || items.length >= found.total)) return;
     const number = ++current.number;
     current.isBusy = true;
     try {
       const page = await get(list, { ...query, limit: PAGE, offset: items.length });
       if (number !== current.number) return;
-      const ids = new Set(items.map((item) => item.id)); // a new item moves the pages
-      setFound({ items: [...items, ...page[list].filter((item) => !ids.has(item.id))], total: page.total });
+      const all = [...items, ...page[list], ...others]; // a new item moves the pages
+      setFound({ items: [...new Map(all.reverse().map((item) => [item.id, item])).values()].reverse(), total: page.total });
       setError(null);
     } catch (failure) {
       setError(failure);
@@ -194,19 +196,10 @@ export function usePages(list, query, version = "") {
     current.isBusy = false;
   }
   useEffect(() => {
-    const timer = setTimeout(() => load([], null), found.total === null ? 0 : SEARCH_DELAY_MS);
+    const others = request.current.asked === asked ? found.items : [];
+    request.current.asked = asked;
+    const timer = setTimeout(() => load([], others), found.total === null ? 0 : SEARCH_DELAY_MS);
     return () => clearTimeout(timer);
-  }, [JSON.stringify(query)]);
-  useEffect(() => {
-    if (found.total === null) return undefined;
-    const { number } = request.current;
-    const timer = setTimeout(async () => {
-      const page = await get(list, { ...query, limit: PAGE }).catch(() => null); // the next change tries again
-      if (!page || number !== request.current.number) return;
-      const ids = new Set(page[list].map((item) => item.id));
-      setFound((old) => ({ items: [...page[list], ...old.items.filter((item) => !ids.has(item.id))], total: page.total }));
-    }, SEARCH_DELAY_MS);
-    return () => clearTimeout(timer);
-  }, [version]);
-  return { ...found, error, more: () => load(found.items, found.total) };
+  }, [asked, version]);
+  return { ...found, error, more: () => load(found.items) };
 }

@@ -4,6 +4,7 @@ import { html, useState } from "./vendor/preact.js";
 import { get, post, remove, start } from "./api.js";
 import { Diff } from "./diff.js";
 import { plural, shortPath } from "./format.js";
+import { live } from "./live.js";
 import { navigate } from "./router.js";
 import { RunList } from "./runs.js";
 import { Action, Empty, Facts, List, Loaded, Time, visible } from "./ui.js";
@@ -84,6 +85,8 @@ async function sendComments(run, comments) {
     return `${path}, ${place}:\n> ${line.text}\n${text.trim()}`;
   });
   const prompt = `Address these comments on your changes:\n\n${written.join("\n\n")}`;
-  const { session_id: session } = await start("prompt", { session_id: run.session_id, prompt });
+  const { session_id: session } = await start("prompt", {
+    ...(live.me.may_ask && { approval_mode: "ask" }), session_id: run.session_id, prompt,
+  });
   navigate(`session/${session}`);
 }
