@@ -58,7 +58,7 @@ async def _ask(runs: LocalRuns, request: RunRequest, clients: int, count: int) -
             left -= 1
             began = time.perf_counter()
             async with runs.run(request) as run:
-                result = await run.result()
+                result = await run.log.result()
             latencies_ms.append((time.perf_counter() - began) * 1000)
             if result.error:
                 raise BenchBroken(f"a prompt failed: {result.error}")

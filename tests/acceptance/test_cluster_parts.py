@@ -206,7 +206,7 @@ def test_files_stay_on_their_node(cluster: Cluster, tmp_path: Path, postgres: Po
     for method, path in (("GET", "claude"), ("DELETE", "claude"), ("POST", "claude/apply")):
         refused = gateway.client.request(method, f"/api/v1/worktrees/{path}")
         assert (refused.status_code, "several worktrees" in refused.text) == (400, True), refused.text
-    assert gateway.client.get("/api/v1/worktrees/other").status_code == 400
+    assert gateway.client.get("/api/v1/worktrees/other").status_code == 404
 
 
 def states(gateway: Server, run_id: str) -> dict[str, str]:

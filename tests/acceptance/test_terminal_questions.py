@@ -182,7 +182,7 @@ def test_hostile_content_cannot_control_the_terminal(clinvk: Clinvk, tmp_path: P
         terminal.type(b"v")
         assert re.search(r"\s65\d{3}\s", terminal.until(KEYS))
         terminal.type(b"y")
-        assert re.search(r"… 899,\d{3} more characters", terminal.until(KEYS))
+        assert re.search(r"… (899|900),\d{3} more characters", terminal.until(KEYS))
         terminal.type(b"v")
         assert re.search(r"\s90\d{4}\s", terminal.until(KEYS))
         terminal.type(b"s")

@@ -20,7 +20,7 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
-from clinvk.remote.frames import RunCommand
+from clinvk.remote.messages import BeginPrompt
 from clinvk.remote.socket_path import connected, path_of
 from clinvk.types.request import RunRequest
 from scripted import Call, Scripted
@@ -525,8 +525,9 @@ def test_invalid_socket_messages_do_not_disturb_the_server(clinvk: Clinvk, serve
 
 def test_command_that_disconnects_cancels_only_its_own_run(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("fine"))
-    asked = msgspec.json.encode(RunCommand(RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder)), {}))
+    request = RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder))
     for moment in range(60):
+        asked = msgspec.json.encode(BeginPrompt(f"{moment:032x}", request, {}))
         with socket.socket(socket.AF_UNIX) as ours:
             ours.connect(str(socket_of(clinvk.agent)))
             ours.sendall(len(asked).to_bytes(4, "big") + asked)

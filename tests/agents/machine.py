@@ -121,12 +121,12 @@ class Machine:
     async def run(self, request: RunRequest) -> RunResult:
         """Run one prompt to its end."""
         async with self.runs() as runs, runs.run(self.completed(request)) as run:
-            return await run.result()
+            return await run.log.result()
 
     async def events(self, request: RunRequest) -> list[Event]:
         """Run one prompt; return its events."""
         async with self.runs() as runs, runs.run(self.completed(request)) as run:
-            return [logged.event async for logged in run.follow()]
+            return [logged.event async for logged in run.log.follow()]
 
     def leftover_processes(self) -> list[psutil.Process]:
         """Return the processes that still run in this home or in one of its directories."""

@@ -104,7 +104,7 @@ def touch(machine: Machine, name: str) -> str:
 
 async def events(runs: LocalRuns, asked: RunRequest) -> list[Event]:
     async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
-        return [logged.event async for logged in run.follow()]
+        return [logged.event async for logged in run.log.follow()]
 
 
 def text(found: list[Event]) -> str:
@@ -116,7 +116,7 @@ def text(found: list[Event]) -> str:
 async def test_conversation_continues(machine: Machine, name: str, keeps_warm: bool) -> None:
     async with running(machine, keeps_warm) as runs:
         async with asyncio.timeout(LIMIT_S), runs.run(request(machine, name, "hello [[words=4]]")) as run:
-            await run.result()
+            await run.log.result()
             assert run.recorder.session
             session = run.recorder.session.id
         asked = replace(request(machine, name, "again [[words=3]]"), session_id=session)
@@ -146,7 +146,7 @@ async def test_agent_asks_and_acts_on_the_answer(machine: Machine, name: str, ch
     async with running(machine) as runs:
         asked = replace(request(machine, name, touch(machine, name)), approval_mode="ask")
         async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 if isinstance(logged.event, InteractionRequested):
                     assert logged.event.interaction.command == "touch made"
                     answer = replace(InteractionAnswer(choice="allow"), choice=choice)
@@ -163,7 +163,7 @@ async def test_argument_named_command_does_not_hide_a_write(machine: Machine) ->
         asked = replace(request(machine, "qwen", f"go [[script {calls}]]"), approval_mode="ask")
         requested: list[Interaction] = []
         async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 if isinstance(logged.event, InteractionRequested):
                     requested.append(logged.event.interaction)
                     await runs.interactions.answer(requested[-1].id, InteractionAnswer(choice="deny"))
@@ -179,7 +179,7 @@ async def test_cancel_while_the_agent_waits_for_an_answer(machine: Machine, name
     async with running(machine) as runs:
         asked = replace(request(machine, name, touch(machine, name)), approval_mode="ask")
         async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 if isinstance(logged.event, InteractionRequested):
                     runs.stop(run.id)
             assert run.state == "cancelled"
@@ -213,7 +213,7 @@ async def test_question_of_the_model_reaches_the_user(machine: Machine) -> None:
     async with running(machine) as runs:
         asked = replace(request(machine, "codex-acp", f"go [[script {calls}]]"), approval_mode="ask")
         async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 if isinstance(logged.event, InteractionRequested):
                     fields = logged.event.interaction.fields
                     assert fields[0].label == "Which color? (Color)"
@@ -221,7 +221,7 @@ async def test_question_of_the_model_reaches_the_user(machine: Machine) -> None:
                     answers[fields[0].id] = fields[0].options[1].value
                     answer = InteractionAnswer(choice="answer", answers=answers)
                     await runs.interactions.answer(logged.event.interaction.id, answer)
-            result = await run.result()
+            result = await run.log.result()
     assert "Blue" in result.text
 
 

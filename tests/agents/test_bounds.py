@@ -23,7 +23,7 @@ async def test_agent_runs_within_ample_limits_and_its_tools_inherit_them(machine
         sandbox_mode="full",
     )
     async with machine.runs(replace(machine.settings, agents=AMPLE)) as runs, runs.run(request) as run:
-        assert (await run.result()).error is None
+        assert (await run.log.result()).error is None
     assert limits(told) == {"Max data size": str(2048 * 1024**2), "Max cpu time": "600", "Max open files": "1024"}
 
 

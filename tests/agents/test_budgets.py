@@ -57,13 +57,13 @@ async def test_run_at_its_limit_asks_whether_to_continue(
     request = machine.completed(ask(backend, **limits, on_budget="ask"))
     left: list[Choice] = [*choices]
     async with asyncio.timeout(60), machine.runs() as runs, runs.run(request) as run:
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             if isinstance(logged.event, InteractionRequested):
                 interaction = logged.event.interaction
                 assert (interaction.kind, interaction.tool, runs.busy) == ("budget", "", 0)
                 assert re.match(r"The run has used \d+,\d{3} tokens; its budget is [24],000\. ", interaction.title)
                 await runs.interactions.answer(interaction.id, InteractionAnswer(choice=left.pop(0)))
-        ending = run.ending
+        ending = run.log.ending
     assert isinstance(ending, RunFinished)
     assert not left or ending.stop_reason == "end_turn"
     assert ending.stop_reason in ("max_budget", "end_turn")
@@ -75,12 +75,12 @@ async def test_claude_at_its_cost_limit_asks_whether_to_continue(machine: Machin
     request = machine.completed(ask("claude", max_cost_usd=0.003, on_budget="ask"))
     asked = 0
     async with asyncio.timeout(60), machine.runs() as runs, runs.run(request) as run:
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             if isinstance(logged.event, InteractionRequested):
                 asked += 1
                 choice: Choice = "allow" if asked == 1 else "deny"
                 await runs.interactions.answer(logged.event.interaction.id, InteractionAnswer(choice=choice))
-        ending = run.ending
+        ending = run.log.ending
     assert asked >= 1
     assert isinstance(ending, RunFinished)
     assert ending.cost_usd is not None

@@ -21,7 +21,7 @@ each_way = pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
 async def reported(run: RunTask, kind: type[TextDelta | ToolCall | InteractionRequested]) -> None:
     """Wait until a run has reported an event of a kind."""
     async with asyncio.timeout(LIMIT_S):
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             if isinstance(logged.event, kind):
                 return
     raise AssertionError(f"no {kind.__name__}: {run.log.since(0)}")
@@ -50,7 +50,7 @@ async def test_prompt_to_a_busy_session_continues_its_conversation(
         await reported(first, TextDelta)
         request = replace(words(machine, backend, 2), session_id=first.session_id, on_busy=on_busy)
         async with asyncio.timeout(LIMIT_S), runs.run(request) as second:
-            result = await second.result()
+            result = await second.log.result()
         assert (result.text.strip(), result.error) == ("word1 word2", None)
         assert first.state == state
         assert first.log.since(0)[0].event == result.started
@@ -71,12 +71,12 @@ async def test_codex_receives_steering_prompts_within_its_turn(machine: Machine,
             with pytest.raises(Steered) as steered:
                 await runs.start(replace(steer, prompt=text))
             assert steered.value.run_id == run.id
-        result = await run.result()
+        result = await run.log.result()
         noted = [entry.event.text for entry in run.log.since(0) if isinstance(entry.event, UserMessage)]
         assert (result.text.endswith("word1 word2"), result.error) == (True, None)
         assert noted == [*prompts]
         async with runs.run(replace(steer, prompt="[[words=1]]")) as after:
-            assert (await after.result()).text == "word1"
+            assert (await after.log.result()).text == "word1"
 
 
 @each_agent
@@ -88,6 +88,6 @@ async def test_steering_prompt_withdraws_what_the_agent_asks(machine: Machine, b
         await reported(first, InteractionRequested)
         request = replace(words(machine, backend, 2), session_id=first.session_id, on_busy="steer")
         async with asyncio.timeout(LIMIT_S), runs.run(request) as second:
-            assert (await second.result()).text.strip() == "word1 word2"
+            assert (await second.log.result()).text.strip() == "word1 word2"
     assert first.state == "cancelled"
     assert not path.exists()

@@ -209,10 +209,10 @@ async def test_ephemeral_run_leaves_no_transcript(machine: Machine) -> None:
 async def test_resumed_session_remembers_the_conversation(machine: Machine) -> None:
     async with machine.runs() as runs:
         async with runs.run(machine.completed(ask("first words [[words=1]]"))) as run:
-            started = (await run.result()).started
+            started = (await run.log.result()).started
             session = run.session_id
         async with runs.run(machine.completed(ask("second words [[words=1]]", session_id=session))) as run:
-            again = (await run.result()).started
+            again = (await run.log.result()).started
     assert started
     assert again
     assert started.backend_session_id == again.backend_session_id

@@ -471,9 +471,9 @@ async def test_messages_from_other_sessions_do_not_affect_a_run(machine: Machine
                 timeout=60,
             )
             assert b"in that session's inbox" in written_to.stdout or version(machine) < (2, 1, 332)
-            assert (await run.result()).text == "word1"
+            assert (await run.log.result()).text == "word1"
         async with runs.run(replace(words, prompt="after [[words=2]]", session_id=run.session_id)) as run:
-            assert (await run.result()).text == "word1 word2"
+            assert (await run.log.result()).text == "word1 word2"
     assert not (machine.project / "written").exists()
 
 

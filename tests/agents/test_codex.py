@@ -66,7 +66,7 @@ async def conversation(machine: Machine, *requests: RunRequest) -> list[RunResul
     async with machine.runs() as runs:
         for request in requests:
             async with runs.run(machine.completed(replace(request, session_id=session))) as run:
-                results.append(await run.result())
+                results.append(await run.log.result())
                 session = run.session_id
     return results
 
@@ -184,13 +184,13 @@ async def test_resumed_thread_remembers_and_counts_tokens_per_turn(machine: Mach
 async def test_lost_codex_thread_is_reported(machine: Machine) -> None:
     store = MemoryStore()
     async with machine.runs(store=store) as runs, runs.run(machine.completed(ask("one"))) as run:
-        await run.result()
+        await run.log.result()
     rmtree(machine.home / ".codex" / "sessions")
     for path in (machine.home / ".codex").glob("*.sqlite*"):
         path.unlink(missing_ok=True)
     again = machine.completed(replace(ask("two"), session_id=run.session_id))
     async with machine.runs(store=store) as runs, runs.run(again) as run:
-        result = await run.result()
+        result = await run.log.result()
     assert result.error
     assert result.error.code == "session_not_found"
     assert not machine.requests("two")
@@ -270,7 +270,7 @@ async def test_stopped_tool_leaves_no_files_in_the_project(machine: Machine) -> 
             async with runs.run(machine.completed(asked)) as run:
                 await until(begun.exists)
                 await runs.cancel(run.id)
-                assert isinstance((await run.result()).ending, RunFailed)
+                assert isinstance((await run.log.result()).ending, RunFailed)
             begun.unlink()
     assert [path.name for path in machine.project.iterdir()] == []
     assert not {path.name for path in temporary.iterdir()} & {".git", ".codex", ".agents", ".aws"}

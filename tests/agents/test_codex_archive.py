@@ -23,7 +23,7 @@ def ask(prompt: str, session: str | None = None) -> RunRequest:
 
 async def run_events(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str]:
     async with runs.run(machine.completed(request)) as run:
-        events = [logged.event async for logged in run.follow()]
+        events = [logged.event async for logged in run.log.follow()]
     return events, run.session_id or ""
 
 

@@ -119,7 +119,7 @@ async def turns(machine: Machine, below: Path, *sandboxes: SandboxMode) -> str:
         for index, sandbox in enumerate(sandboxes):
             turn = RunRequest(prompt=f"turn-{index}", backend="codex", workdir=str(below), sandbox_mode=sandbox)
             async with runs.run(machine.completed(replace(turn, session_id=session))) as run:
-                assert isinstance((await run.result()).ending, RunFinished)
+                assert isinstance((await run.log.result()).ending, RunFinished)
             session = run.session_id
     return json.dumps(machine.requests(f"turn-{len(sandboxes) - 1}")[-1])
 

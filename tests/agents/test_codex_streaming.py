@@ -36,7 +36,7 @@ def deltas(events: list[Event]) -> list[str]:
 
 async def result(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[RunResult, str | None]:
     async with runs.run(machine.completed(request)) as run:
-        return await run.result(), run.session_id
+        return await run.log.result(), run.session_id
 
 
 @pytest.mark.first(4)
@@ -53,7 +53,7 @@ async def test_text_and_thinking_are_streamed_in_the_chunks_of_the_model(
 
 async def test_chunk_arrives_before_the_model_sends_the_next(machine: Machine) -> None:
     async with machine.runs() as runs, runs.run(machine.completed(ask("x [[words=3 delay=0.3]]"))) as run:
-        at = [logged.at async for logged in run.follow() if isinstance(logged.event, TextDelta)]
+        at = [logged.at async for logged in run.log.follow() if isinstance(logged.event, TextDelta)]
     assert len(at) == 3
     assert at[1] - at[0] > 0.2
     assert at[2] - at[1] > 0.2
@@ -153,10 +153,10 @@ async def test_fork_is_independent_and_counts_its_own_tokens(machine: Machine) -
 async def test_abandoned_run_stops_its_tools(machine: Machine) -> None:
     prompt = 'x [[tool=shell cmd="sleep 77"]]'
     async with machine.runs() as runs, runs.run(machine.completed(ask(prompt))) as run:
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             if isinstance(logged.event, ToolCall):
                 break
-    assert isinstance((await run.result()).ending, RunFailed)
+    assert isinstance((await run.log.result()).ending, RunFailed)
     assert not machine.leftover_processes()
 
 

@@ -19,7 +19,7 @@ async def test_turn_reports_only_its_own_denied_tools(machine: Machine) -> None:
         for prompt, told in ((f"[[tool=write path={path} content=x say=Done.]]", [DENIED]), ("[[words=1]]", [])):
             request = machine.completed(RunRequest(prompt=prompt, backend="claude", session_id=session, warm=True))
             async with runs.run(request) as run:
-                *events, ending = [logged.event async for logged in run.follow()]
+                *events, ending = [logged.event async for logged in run.log.follow()]
                 session = run.session_id
             assert isinstance(ending, RunFinished)
             assert [event.message for event in events if isinstance(event, Progress)] == told

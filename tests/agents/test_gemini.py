@@ -188,22 +188,22 @@ async def test_conversation_resumes(machine: Machine, approval: ApprovalMode) ->
     """Turns may have different modes: the record is the same in every home."""
     async with machine.runs() as runs:
         async with runs.run(machine.completed(_ask("first [[words=1]]"))) as run:
-            await run.result()
+            await run.log.result()
         second = replace(machine.completed(_ask("second [[info]]", approval)), session_id=run.session_id)
         async with runs.run(second) as run:
-            result = await run.result()
+            result = await run.log.result()
     assert "prompts=2" in result.text or "users=2" in result.text, result.text
 
 
 async def test_missing_conversation_fails_with_session_not_found(machine: Machine) -> None:
     async with machine.runs() as runs:
         async with runs.run(machine.completed(_ask("first [[words=1]]"))) as run:
-            await run.result()
+            await run.log.result()
         for chat in machine.home.glob(".gemini/tmp/*/chats/*"):
             chat.unlink()
         again = replace(machine.completed(_ask("second [[words=1]]")), session_id=run.session_id)
         async with runs.run(again) as run:
-            result = await run.result()
+            result = await run.log.result()
     assert isinstance(result.ending, RunFailed)
     assert result.ending.code == "session_not_found"
     assert result.ending.exit_code == 42

@@ -300,13 +300,13 @@ async def test_edits_do_not_reach_context_of_other_conversations(
     request = replace(_ask("first [[words=1]]", approval, sandbox), add_dirs=(str(added),), allowed_tools=tools)
     async with LocalRuns(settings, MemoryStore(), machine.env, BACKENDS, keeps_warm=kept) as runs:
         async with runs.run(machine.completed(request)) as run:
-            await run.result()
+            await run.log.result()
         (chat,) = (path for path in machine.home.glob(".gemini/tmp/*/chats/*.jsonl") if "first" in path.read_text())
         request = replace(request, prompt=_poison(machine, chat, added), session_id=run.session_id)
         async with runs.run(machine.completed(request)) as run:
-            events = [logged.event async for logged in run.follow()]
+            events = [logged.event async for logged in run.log.follow()]
         async with runs.run(machine.completed(replace(request, prompt="last [[info]]"))) as run:
-            result = await run.result()
+            result = await run.log.result()
         assert (runs.warm_stats is not None and runs.warm_stats.hits > 0) == kept
     assert own.read_text() == PLUMS
     assert PLUMS in json.dumps(machine.requests("last")[-1])
@@ -328,7 +328,7 @@ async def test_warm_process_sends_command_like_prompt_to_the_model(machine: Mach
         LocalRuns(settings, MemoryStore(), machine.env, BACKENDS, keeps_warm=True) as runs,
         runs.run(machine.completed(request)) as run,
     ):
-        result = await run.result()
+        result = await run.log.result()
     assert result.text == "word1"
     assert prompt in json.dumps(machine.requests("init")[-1], ensure_ascii=False)
     assert list(machine.project.iterdir()) == []

@@ -36,7 +36,7 @@ def writes(machine: Machine, backend: str, times: int = 1) -> RunRequest:
 async def asked(run: RunTask) -> Interaction:
     """Return the first interaction of a run."""
     async with asyncio.timeout(LIMIT_S):
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             if isinstance(logged.event, InteractionRequested):
                 return logged.event.interaction
     raise AssertionError(f"nothing was asked: {run.log.since(0)}")
@@ -46,7 +46,7 @@ async def answered(runs: LocalRuns, run: RunTask, choice: Choice, reason: str = 
     """Answer the interactions of a run, and return all events."""
     events: list[Event] = []
     async with asyncio.timeout(LIMIT_S):
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             events.append(logged.event)
             if isinstance(logged.event, InteractionRequested):
                 assert run.state == "waiting"
@@ -127,7 +127,7 @@ async def test_run_that_waits_can_be_cancelled(machine: Machine, backend: str) -
         began = time.monotonic()
         runs.stop(run.id)
         async with asyncio.timeout(LIMIT_S):
-            events = [logged.event async for logged in run.follow()]
+            events = [logged.event async for logged in run.log.follow()]
         assert time.monotonic() - began < 10
     assert isinstance(events[-1], RunFailed)
     assert statuses(events) == ["withdrawn"]
@@ -139,7 +139,7 @@ async def test_expired_interaction_denies(machine: Machine, backend: str) -> Non
     settings = replace(SETTINGS, interactions=InteractionSettings(timeout_secs=1))
     async with machine.runs(settings) as runs, runs.run(writes(machine, backend)) as run:
         async with asyncio.timeout(LIMIT_S):
-            events = [logged.event async for logged in run.follow()]
+            events = [logged.event async for logged in run.log.follow()]
     assert isinstance(events[-1], RunFinished)
     assert statuses(events) == ["expired"]
     assert not (machine.project / "asked.txt").exists()
@@ -152,9 +152,9 @@ async def test_other_run_goes_on_while_one_waits(machine: Machine, backend: str)
     async with machine.runs(SETTINGS) as runs, runs.run(writes(machine, backend)) as run:
         interaction = await asked(run)
         async with runs.run(other) as second:
-            assert (await second.result()).text == "word1 word2"
+            assert (await second.log.result()).text == "word1 word2"
         await runs.interactions.answer(interaction.id, InteractionAnswer(choice="allow"))
-        assert isinstance((await run.result()).ending, RunFinished)
+        assert isinstance((await run.log.result()).ending, RunFinished)
     assert (machine.project / "asked.txt").exists()
 
 
@@ -165,7 +165,7 @@ async def test_sandboxed_run_asks_nothing(machine: Machine, backend: str, sandbo
     prompt = f"[[tool=write path={path} content=x say=Done.]]"
     request = RunRequest(prompt=prompt, backend=backend, approval_mode="ask", sandbox_mode=sandbox)  # type: ignore[arg-type]
     async with machine.runs(SETTINGS) as runs, runs.run(machine.completed(request)) as run, asyncio.timeout(LIMIT_S):
-        events = [logged.event async for logged in run.follow()]
+        events = [logged.event async for logged in run.log.follow()]
     assert not any(isinstance(event, InteractionRequested) for event in events)
     assert not path.exists()
 
@@ -209,7 +209,7 @@ async def test_question_of_claude_is_answered(machine: Machine) -> None:
         interaction = await asked(run)
         answers: dict[str, str | list[str]] = {interaction.fields[0].id: "Blue"}
         await runs.interactions.answer(interaction.id, InteractionAnswer(choice="answer", answers=answers))
-        assert isinstance((await run.result()).ending, RunFinished)
+        assert isinstance((await run.log.result()).ending, RunFinished)
     assert '\\"Which colour?\\"=\\"Blue\\"' in json.dumps(machine.requests())
 
 

@@ -58,7 +58,7 @@ async def test_limits_are_stored(
     sent = ", ".join(f"{name}: {value}" for name, value in headers.items())
     request = RunRequest(prompt=f'hi [[words=2 headers="{sent}"]]', backend=backend)
     async with machine.runs(store=store) as runs, runs.run(machine.completed(request)) as run:
-        ending = (await run.result()).ending
+        ending = (await run.log.result()).ending
     assert isinstance(ending, RunFinished)
     limits = await store.limits()
     assert [(limit.window, limit.used_percent, limit.status) for limit in limits] == expected
@@ -72,5 +72,5 @@ async def test_run_without_limits_stores_none(machine: Machine) -> None:
     store = MemoryStore()
     request = machine.completed(RunRequest(prompt="hi", backend="codex"))
     async with machine.runs(store=store) as runs, runs.run(request) as run:
-        await run.result()
+        await run.log.result()
     assert await store.limits() == []

@@ -31,7 +31,7 @@ def test_cli_answers_and_writes_files_without_clinvk(machine: Machine, cli: str)
 async def test_warm_machine_runs_prompts_in_warm_processes(machine: Machine, backend: str) -> None:
     async with machine.runs() as runs:
         async with runs.run(machine.completed(RunRequest(prompt="x [[words=1]]", backend=backend))) as run:
-            assert (await run.result()).text == "word1"
+            assert (await run.log.result()).text == "word1"
         assert runs.warm_stats
         assert runs.warm_stats.backends[backend].processes
 

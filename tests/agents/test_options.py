@@ -79,11 +79,11 @@ async def test_later_turn_can_attach_an_image(machine: Machine) -> None:
     for backend in AGENTS:
         async with machine.runs() as runs:
             async with runs.run(machine.completed(ask(backend, "first [[words=1]]", literal=True))) as run:
-                await run.result()
+                await run.log.result()
                 session = run.session_id
             later = ask(backend, "second [[words=1]]", literal=True, images=(PNG,), session_id=session)
             async with runs.run(machine.completed(later)) as run:
-                assert (await run.result()).text == "word1"
+                assert (await run.log.result()).text == "word1"
         assert any(part.endswith(encoded) for part in said(machine.requests("second")[-1]))
 
 
@@ -131,7 +131,7 @@ async def test_literal_prompts_stay_literal_in_a_resumed_conversation(machine: M
         for prompt in ("/one @note.txt [[words=1]]", "? @note.txt [[words=1]]", "/two @note.txt !{x} [[words=1]]"):
             request = machine.completed(ask(backend, prompt, literal=True, session_id=session))
             async with runs.run(request) as run:
-                assert (await run.result()).text == "word1"
+                assert (await run.log.result()).text == "word1"
                 session = run.session_id
     sent = "".join(said(machine.requests("/two")[-1]))
     assert "/one @note.txt [[words=1]]" in sent

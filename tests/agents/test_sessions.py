@@ -53,7 +53,7 @@ class Conversation:
     async def turn(self, prompt: str, **fields: object) -> tuple[RunResult, Session]:
         """Run a prompt to its end; return the result and the stored session."""
         async with self.process() as (runs, store), runs.run(self.request(prompt, **fields)) as run:
-            result = await run.result()
+            result = await run.log.result()
             assert run.session_id
             return result, await store.session(run.session_id)
 

@@ -81,14 +81,14 @@ async def cancelled_and_gone_on(machine: Machine, warm: bool) -> tuple[RunResult
     asked = RunRequest(prompt=AT_WORK, backend="codex", approval_mode="none", sandbox_mode="full", warm=warm)
     async with LocalRuns(machine.settings, MemoryStore(), machine.env, BACKENDS, keeps_warm=True) as runs:
         async with runs.run(machine.completed(asked)) as run:
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 if isinstance(logged.event, ToolCall):
                     await until(lambda: is_asked_for_a_tool(machine))
                     await runs.cancel(run.id)
-            first, session = await run.result(), run.session_id
+            first, session = await run.log.result(), run.session_id
         later = replace(asked, prompt=f"then warm={warm} [[words=1]]", session_id=session)
         async with runs.run(machine.completed(later)) as run:
-            await run.result()
+            await run.log.result()
     return first, json.dumps(machine.requests(f"then warm={warm}")[-1])
 
 

@@ -26,7 +26,7 @@ async def at_work(runs: LocalRuns, machine: Machine, prompt: str) -> RunTask:
     asked = f'{prompt} [[tool=shell cmd="sleep 600"]]'
     request = RunRequest(prompt=asked, backend="codex", approval_mode="none", sandbox_mode="full")
     run = await runs.start(machine.completed(request))
-    async for logged in run.follow():
+    async for logged in run.log.follow():
         if isinstance(logged.event, ToolCall):
             break
     return run

@@ -33,7 +33,7 @@ def ask(backend: str, prompt: str, session: str | None = None) -> RunRequest:
 
 async def run_events(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str | None]:
     async with runs.run(machine.completed(request)) as run:
-        return [logged.event async for logged in run.follow()], run.session_id
+        return [logged.event async for logged in run.log.follow()], run.session_id
 
 
 def text(events: list[Event]) -> str:
@@ -46,7 +46,7 @@ async def ready(runs: LocalRuns, backend: str) -> None:
 
 
 async def at_work(run: RunTask) -> None:
-    async for logged in run.follow():
+    async for logged in run.log.follow():
         if isinstance(logged.event, ToolCall):
             return
 
@@ -153,7 +153,7 @@ async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) ->
             await at_work(run)
             await until(lambda: sleeping(machine, seconds))
             await runs.cancel(run.id)
-        assert isinstance((await run.result()).ending, RunFailed)
+        assert isinstance((await run.log.result()).ending, RunFailed)
         await until(lambda: not sleeping(machine, seconds))
         assert other.state == "running"
 

@@ -48,14 +48,14 @@ def ask(machine: Machine, backend: str, prompt: str, session: str | None = None)
 
 async def text(runs: LocalRuns, request: RunRequest) -> str:
     async with runs.run(request) as run:
-        result = await run.result()
+        result = await run.log.result()
     assert isinstance(result.ending, RunFinished), result.ending
     return result.text
 
 
 async def seen(run: RunTask, kind: type[Event]) -> None:
     """Wait until a run has told of something."""
-    async for logged in run.follow():
+    async for logged in run.log.follow():
         if isinstance(logged.event, kind):
             return
 
@@ -88,11 +88,11 @@ async def test_process_killed_mid_stream_fails_only_its_own_run(machine: Machine
         async with runs.run(bystander) as other:
             await seen(other, TextDelta)
             victim.kill()
-            ending = (await run.result()).ending
+            ending = (await run.log.result()).ending
             assert isinstance(ending, RunFailed)
             assert ending.code == "agent_crashed"
             assert "killed by signal 9" in ending.message or "exited with code 137" in ending.message
-            assert (await other.result()).text.split() == [f"word{number}" for number in range(1, 61)]
+            assert (await other.log.result()).text.split() == [f"word{number}" for number in range(1, 61)]
         assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
 
 
@@ -109,7 +109,7 @@ async def test_killing_an_idle_process_affects_no_run(machine: Machine, backend:
                 process.kill()
             await until(lambda: all(gone(process.pid) for process in idle))  # a wrapper's CLI answers until it is
             assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
-            assert (await other.result()).text.split() == [f"word{number}" for number in range(1, 61)]
+            assert (await other.log.result()).text.split() == [f"word{number}" for number in range(1, 61)]
 
 
 @ALL_BACKENDS
@@ -120,14 +120,14 @@ async def test_turn_whose_process_is_killed_before_any_output_is_retried_and_cou
     store = MemoryStore()
     async with warm_runs(machine, store) as runs:
         async with runs.run(ask(machine, backend, "the first [[words=2]]")) as first:
-            await first.result()
+            await first.log.result()
         session = first.session_id
         assert session
         async with runs.run(ask(machine, backend, "the second [[hang=8]] [[info]]", session)) as second:
             await until_told(lambda: asyncio.to_thread(machine.requests, "the second"), within_s=TIMEOUT_S)
             for process in kept(machine):
                 process.kill()
-            result = await second.result()
+            result = await second.log.result()
         assert isinstance(result.ending, RunFinished), result.ending
         assert "prompts=" in result.text
         assert (await store.session(session)).turn_count == 2
@@ -146,7 +146,7 @@ async def test_process_that_hangs_mid_stream_is_abandoned(machine: Machine, back
         patience.silence_s, patience.ping_timeout_s = 0.5, 2.0
         for process in (kept(machine)[0], *kept(machine)[0].children(recursive=True)):
             process.suspend()
-        ending = (await run.result()).ending
+        ending = (await run.log.result()).ending
         assert isinstance(ending, RunFailed)
         assert "did not answer within" in ending.message
         patience.silence_s, patience.ping_timeout_s = usual.silence_s, usual.ping_timeout_s
@@ -212,7 +212,7 @@ async def test_background_processes_of_tools_end_with_their_run(machine: Machine
     request = ask(machine, backend, f'x [[tool=shell cmd="{left}" words=2]]')
     async with warm_runs(machine) as runs:
         async with runs.run(replace(request, approval_mode="none", sandbox_mode="full")) as run:
-            result = await run.result()
+            result = await run.log.result()
             assert isinstance(result.ending, RunFinished)
             assert any(isinstance(event, ToolResult) and "begun" in event.output for event in result.said)
         await until(lambda: not sleeping(machine, seconds))
@@ -286,7 +286,7 @@ async def test_model_api_outage_fails_its_runs_and_later_runs_succeed(machine: M
         async with runs.run(replace(ask(machine, backend, "b [[words=600 delay=0.05]]"), timeout_s=20)) as run:
             await seen(run, TextDelta)
             await gate.shut()
-            ending = (await run.result()).ending
+            ending = (await run.log.result()).ending
         assert isinstance(ending, RunFailed)
         assert ending.message
         await gate.open()
@@ -315,7 +315,7 @@ async def test_replaced_cli_is_used_for_new_runs(machine: Machine, backend: str)
             await asyncio.to_thread(install, "new")
             assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
             assert "new" in (folder / "started").read_text()
-            assert (await run.result()).text.split() == [f"word{number}" for number in range(1, 61)]
+            assert (await run.log.result()).text.split() == [f"word{number}" for number in range(1, 61)]
         await until(lambda: not any(process.is_running() for process in old), within_s=TIMEOUT_S)
 
 

@@ -41,7 +41,7 @@ class Server:
         self, prompt: str, session: str | None = None, **options: object
     ) -> tuple[RunResult, str | None]:
         async with self.runs.run(request(prompt, session, **options)) as run:
-            return await run.result(), run.session_id
+            return await run.log.result(), run.session_id
 
     @property
     def processes(self) -> int:
@@ -64,7 +64,7 @@ def request(prompt: str, session: str | None = None, **options: object) -> RunRe
 
 
 async def begun(run: RunTask, kind: type = RunStarted) -> None:
-    async for logged in run.follow():
+    async for logged in run.log.follow():
         if isinstance(logged.event, kind):
             return
 

@@ -68,12 +68,12 @@ def request(folder: Path, *commands: str) -> RunRequest:
 
 async def events(runs: LocalRuns, asked: RunRequest) -> list[Event]:
     async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
-        return [logged.event async for logged in run.follow()]
+        return [logged.event async for logged in run.log.follow()]
 
 
 async def session(runs: LocalRuns, asked: RunRequest) -> str:
     async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
-        await run.result()
+        await run.log.result()
         assert run.recorder.session
         return run.recorder.session.id
 
@@ -209,7 +209,7 @@ async def test_agent_that_never_opens_a_session_is_cancelled_or_times_out(tmp_pa
         async with asyncio.timeout(LIMIT_S), runs.run(request(tmp_path, "say hi")) as run:
             await until(lambda: run.phase is Phase.RUNNING)
             runs.stop(run.id)
-            await run.result()
+            await run.log.result()
             assert run.state == "cancelled"
         found = await events(runs, replace(request(tmp_path, "say hi"), timeout_s=0.5))
     assert failure(found).code == "timed_out"
@@ -273,7 +273,7 @@ async def test_answer_of_the_user_reaches_the_agent(tmp_path: Path, choice: str,
         asked = replace(request(tmp_path, "permission sub"), approval_mode="ask")
         async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
             found: list[Event] = []
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 found.append(logged.event)
                 if isinstance(logged.event, InteractionRequested):
                     assert logged.event.interaction.title == "Do it"
@@ -287,7 +287,7 @@ async def answered(runs: LocalRuns, asked: RunRequest, *answers: InteractionAnsw
     requested: list[Interaction] = []
     found: list[Event] = []
     async with asyncio.timeout(LIMIT_S), runs.run(replace(asked, approval_mode="ask")) as run:
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             found.append(logged.event)
             if isinstance(logged.event, InteractionRequested):
                 requested.append(logged.event.interaction)
@@ -339,7 +339,7 @@ async def test_cancel_ends_the_turn(tmp_path: Path, command: str) -> None:
     async with running(tmp_path) as runs:
         asked = replace(request(tmp_path, "say hi", command, "hang"), approval_mode="ask")
         async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 if isinstance(logged.event, InteractionRequested if command != "hang" else TextDelta):
                     runs.stop(run.id)
             assert run.state == "cancelled"

@@ -38,7 +38,7 @@ def ask(backend: str, workdir: Path, **options: object) -> RunRequest:
 
 async def events(scripted: Scripted, request: RunRequest) -> list[Event]:
     async with runs(scripted) as running, running.run(request) as run:
-        return [logged.event async for logged in run.follow()]
+        return [logged.event async for logged in run.log.follow()]
 
 
 def text(events: list[Event]) -> str:
@@ -85,11 +85,11 @@ async def test_held_back_text_is_emitted_when_the_run_is_cancelled(scripted: Scr
     scripted.play([*without_end(claude_says("it may ST")), hang()])
     async with runs(scripted) as running:
         run = await running.start(ask("claude", tmp_path, stop=("STOP",)))
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             if isinstance(logged.event, TextDelta):
                 break
         await running.cancel(run.id)
-        assert (await run.result()).text == "it may ST"
+        assert (await run.log.result()).text == "it may ST"
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
@@ -186,7 +186,7 @@ async def test_refused_retry_keeps_the_usage_of_the_first_turn(scripted: Scripte
 
     running = LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS, admit_dirs=admit_once)
     async with running, running.run(ask("gemini", tmp_path, output_schema=INTEGER)) as run:
-        ending = (await run.result()).ending
+        ending = (await run.log.result()).ending
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.usage) == ("invalid_request", Usage(12, 5, 2, 0))
 
@@ -205,7 +205,7 @@ async def test_cancelling_before_the_retry_prevents_the_retry(
 
         monkeypatch.setattr(PrivateFolder, "add", cancelled_meanwhile)
         async with running.run(ask("gemini", tmp_path, output_schema=INTEGER)) as run:
-            ending = (await run.result()).ending
+            ending = (await run.log.result()).ending
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.usage) == ("cancelled", Usage(12, 5, 2, 0))
     assert len(scripted.calls()) == 1
@@ -312,7 +312,7 @@ async def test_failed_validator_process_fails_the_run_and_keeps_text_and_usage(
     settings = Settings(backends={"gemini": BackendSettings(env={"PYTHONHOME": str(tmp_path)})})
     request = ask("gemini", tmp_path, output_schema=INTEGER)
     async with LocalRuns(settings, MemoryStore(), scripted.env, BACKENDS) as running, running.run(request) as run:
-        reported = [logged.event async for logged in run.follow()]
+        reported = [logged.event async for logged in run.log.follow()]
     assert isinstance(reported[-1], RunFailed)
     assert reported[-1].code == "internal_error"
     assert reported[-1].usage == Usage(12, 5, 2, 0)

@@ -14,9 +14,10 @@ from pydantic import BaseModel
 from clinvk.api.access.keys import ApiKeys
 from clinvk.backends.claude.decoder import login_message
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.types.events import RunFinished, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, wait_for

@@ -67,7 +67,7 @@ async def test_queued_prompts_run_in_order_after_the_run_of_their_session(tmp_pa
         assert {run.id for run in listed} == {run.id for run in waiting}
         gate.touch()
         for run in waiting:
-            assert (await run.result()).error is None
+            assert (await run.log.result()).error is None
     assert order.read_text().split() == ["0", "1", "2"]
     assert (await store.session(holder.session_id or "")).turn_count == 4
 
@@ -77,19 +77,19 @@ async def test_prompt_that_waits_holds_no_slot(tmp_path: Path) -> None:
         holder = await busy_session(runs, tmp_path / "gate")
         waiting = await queued(runs, STARTED + DONE, holder)
         async with runs.run(ask(TEXT + DONE)) as other:
-            assert (await other.result()).text == "hello"
+            assert (await other.log.result()).text == "hello"
         await until(lambda: runs.busy == 1)
         assert (runs.queued, waiting.state) == (1, "queued")
         (tmp_path / "gate").touch()
-        assert (await waiting.result()).error is None
+        assert (await waiting.log.result()).error is None
 
 
 async def test_prompt_is_not_queued_if_its_session_is_idle(tmp_path: Path) -> None:
     async with local_runs(MemoryStore(), max_queued_runs=0) as runs:
         async with runs.run(ask(STARTED + DONE)) as first:
-            await first.result()
+            await first.log.result()
         async with runs.run(ask(STARTED + TEXT + DONE, first.session_id, on_busy="queue")) as run:
-            assert (await run.result()).text == "hello"
+            assert (await run.log.result()).text == "hello"
 
 
 async def test_queue_limit_bounds_prompts_that_wait_for_their_session(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ async def test_prompt_does_not_overtake_queued_prompts(tmp_path: Path) -> None:
         with pytest.raises(SessionBusy):
             await runs.start(ask(DONE, holder.session_id))
         (tmp_path / "second").touch()
-        await first.result()
+        await first.log.result()
 
 
 async def test_cancelled_prompt_leaves_the_queue_and_the_session_unchanged(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ async def test_cancelled_prompt_leaves_the_queue_and_the_session_unchanged(tmp_p
         assert (await store.run(cancelled.id)).state == "cancelled"
         assert await store.session(holder.session_id or "") == before
         (tmp_path / "gate").touch()
-        assert (await last.result()).error is None
+        assert (await last.log.result()).error is None
     assert not (tmp_path / "ran").exists()
 
 
@@ -135,7 +135,7 @@ async def test_prompt_queued_in_the_first_turn_fails_if_no_conversation_began(tm
         await until(lambda: holder.state == "running")
         waiting = await queued(runs, DONE, holder)
         (tmp_path / "gate").touch()
-        error = (await waiting.result()).error
+        error = (await waiting.log.result()).error
         assert error is not None
         assert error.code == NotResumable.code
 
@@ -147,7 +147,7 @@ async def test_prompt_queued_in_the_first_turn_continues_the_conversation(tmp_pa
         await until(lambda: holder.state == "running")
         waiting = await queued(runs, STARTED + TEXT + DONE, holder)
         (tmp_path / "gate").touch()
-        assert (await waiting.result()).text == "hello"
+        assert (await waiting.log.result()).text == "hello"
     assert (await store.session(holder.session_id or "")).turn_count == 2
 
 
@@ -162,8 +162,8 @@ async def test_prompt_waits_for_a_run_of_another_process(tmp_path: Path) -> None
         waiting = await queued(further_runs, STARTED + TEXT + DONE, holder)
         late = await queued(runs, STARTED + DONE, holder)
         (tmp_path / "gate").touch()
-        assert (await waiting.result()).text == "hello"
-        assert (await late.result()).error is None
+        assert (await waiting.log.result()).text == "hello"
+        assert (await late.log.result()).error is None
         assert waiting.ended_at is not None
         assert late.started_at is not None
         assert late.started_at >= waiting.ended_at - 0.1
@@ -190,9 +190,9 @@ async def test_steering_prompt_interrupts_the_run_and_comes_before_queued_prompt
         steering = await runs.start(
             ask(f"echo steering >> {order}\n{STARTED}{DONE}", holder.session_id, on_busy="steer")
         )
-        assert (await steering.result()).error is None
-        assert (await waiting.result()).error is None
-        error = (await holder.result()).error
+        assert (await steering.log.result()).error is None
+        assert (await waiting.log.result()).error is None
+        error = (await holder.log.result()).error
         assert error is not None
         assert (error.code, steering.id in error.message) == ("cancelled", True)
     assert order.read_text().split() == ["steering", "queued"]
@@ -205,16 +205,16 @@ async def test_two_steering_prompts_run_one_after_the_other(tmp_path: Path) -> N
         await until(lambda: holder.log.count > 0)
         steer = ask(STARTED + TEXT + DONE, holder.session_id, on_busy="steer")
         first, second = await runs.start(steer), await runs.start(steer)
-        assert [(await run.result()).text for run in (first, second)] == ["hello", "hello"]
+        assert [(await run.log.result()).text for run in (first, second)] == ["hello", "hello"]
         assert holder.state == "cancelled"
 
 
 async def test_steering_prompt_runs_at_once_if_its_session_is_idle() -> None:
     async with local_runs(MemoryStore()) as runs:
         async with runs.run(ask(STARTED + DONE)) as first:
-            await first.result()
+            await first.log.result()
         async with runs.run(ask(STARTED + TEXT + DONE, first.session_id, on_busy="steer")) as run:
-            assert (await run.result()).text == "hello"
+            assert (await run.log.result()).text == "hello"
 
 
 async def test_run_whose_agent_has_not_started_cannot_be_steered(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ async def test_run_whose_agent_has_not_started_cannot_be_steered(tmp_path: Path)
         with pytest.raises(SessionBusy, match="cannot be steered"):
             await runs.start(ask(DONE, holder.session_id, on_busy="steer"))
         (tmp_path / "gate").touch()
-        assert (await holder.result()).error is None
+        assert (await holder.log.result()).error is None
 
 
 async def test_run_of_another_process_cannot_be_steered(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ async def test_run_of_another_process_cannot_be_steered(tmp_path: Path) -> None:
         with pytest.raises(SessionBusy, match="cannot be steered"):
             await further_runs.start(ask(DONE, holder.session_id, on_busy="steer"))
         (tmp_path / "gate").touch()
-        assert (await holder.result()).error is None
+        assert (await holder.log.result()).error is None
 
 
 # Steering within the turn
@@ -307,7 +307,7 @@ async def test_reply_to_a_steering_prompt_that_was_not_sent_is_ignored() -> None
         LocalRuns(Settings(), MemoryStore(), ENV, {"shell": Replying()}) as runs,
         runs.run(ask(STARTED + TEXT + DONE)) as run,
     ):
-        assert (await run.result()).text == "hello"
+        assert (await run.log.result()).text == "hello"
 
 
 # Over HTTP

@@ -459,7 +459,7 @@ async def test_ended_run_is_forgotten_after_its_time_if_no_request_read_the_end(
         call = OpenAIChat().parse(json.dumps(body).encode(), {})
         assert call.tool_turn
         async with server.parked_runs.answer(call, call.tool_turn) as unread:
-            await unread.run.result()
+            await unread.run.log.result()
         await until(lambda: not (call.tool_turn and server.parked_runs.has(call.tool_turn, "")))
 
 

@@ -71,7 +71,7 @@ async def test_part_has_only_what_a_client_may_set(environ: dict[str, str]) -> N
     )
     async with LocalRuns(SETTINGS, store, environ, {"shell": Shell()}) as runs:
         status, updates = await send(runs, store, PartBody(request), environ)
-        assert (status, updates[-1]["is_last"]) == (200, True)
+        assert (status, updates[-1]["facts"]["has_exited"]) == (200, True)
         assert [event[2]["type"] for update in updates for event in update.get("events", ())] == [
             "run_started",
             "text_delta",

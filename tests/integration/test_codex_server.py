@@ -24,7 +24,7 @@ def local_runs(scripted: Scripted) -> LocalRuns:
 
 async def events(runs: LocalRuns, request: RunRequest = REQUEST) -> list[Event]:
     async with runs.run(request) as run:
-        return [logged.event async for logged in run.follow()]
+        return [logged.event async for logged in run.log.follow()]
 
 
 def install(scripted: Scripted, script: str) -> None:
@@ -100,7 +100,7 @@ async def test_server_that_crashes_mid_turn_is_not_retried(scripted: Scripted) -
 async def test_cancelled_run_leaves_no_server_process(scripted: Scripted) -> None:
     scripted.play([*codex_streams("one")[:3], spawn("all"), hang()])
     async with local_runs(scripted) as runs, runs.run(REQUEST) as run:
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             if isinstance(logged.event, TextDelta):
                 await until(scripted.grandchildren)
                 break

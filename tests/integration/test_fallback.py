@@ -78,7 +78,7 @@ async def test_next_agent_takes_the_prompt_of_an_agent_that_cannot(first: str | 
     store = MemoryStore()
     async with runs_of(store, {"first": first, "second": ANSWER}) as runs:
         async with runs.run(prompt("second/large", model="mine", tags=("a",))) as run:
-            result = await run.result()
+            result = await run.log.result()
         assert result.text == "hello"
         assert [type(entry.event) for entry in run.log.since(0)][:2] == [RunStarted, Progress]
         assert (run.request.backend, run.request.model) == ("second", "large")
@@ -90,7 +90,7 @@ async def test_next_agent_takes_the_prompt_of_an_agent_that_cannot(first: str | 
             assert (await store.sessions(query)).total == 1
         assert (await store.sessions(SessionQuery(backend="first"))).total == 0
         async with runs.run(RunRequest(prompt="more", backend="second", session_id=run.session_id)) as further:
-            assert (await further.result()).text == "hello"
+            assert (await further.log.result()).text == "hello"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ async def test_next_agent_takes_the_prompt_of_an_agent_that_cannot(first: str | 
 async def test_agent_that_may_have_acted_or_was_refused_for_the_request_keeps_the_prompt(first: str) -> None:
     async with runs_of(MemoryStore(), {"first": first, "second": ANSWER}) as runs:
         async with runs.run(prompt("second")) as run:
-            ending = (await run.result()).ending
+            ending = (await run.log.result()).ending
         assert isinstance(ending, RunFailed)
         assert (run.request.backend, run.conversation) == ("first", "abc" if STARTED in first else None)
 
@@ -115,14 +115,14 @@ async def test_agent_that_may_have_acted_or_was_refused_for_the_request_keeps_th
 async def test_agent_without_the_capability_is_passed_over() -> None:
     agents = {"first": LIMITED, "second": Restricted("second"), "third": ANSWER}
     async with runs_of(MemoryStore(), agents) as runs, runs.run(prompt("second", "third")) as run:
-        assert (await run.result()).text == "hello"
+        assert (await run.log.result()).text == "hello"
         assert [each.error_code for each in run.request.fell_back] == ["agent_rate_limited", "unsupported_option"]
 
 
 async def test_error_names_all_agents_if_none_can_take_the_prompt() -> None:
     agents = {"first": STARTED + LIMITED, "second": STARTED + LOGGED_OUT}
     async with runs_of(MemoryStore(), agents) as runs, runs.run(prompt("second")) as run:
-        ending = (await run.result()).ending
+        ending = (await run.log.result()).ending
         assert isinstance(ending, RunFailed)
         assert ending.code == AgentRateLimited.code
         assert ending.message == "first: limit reached; second: not logged in"
@@ -136,10 +136,10 @@ async def test_session_stays_with_its_agent(tmp_path: Path) -> None:
     first = f"if [ -e {mark} ]; then\n{LIMITED}else\n{ANSWER}fi"
     async with runs_of(MemoryStore(), {"first": first, "second": ANSWER}) as runs:
         async with runs.run(prompt("second")) as run:
-            await run.result()
+            await run.log.result()
         mark.touch()
         async with runs.run(prompt("second", session_id=run.session_id)) as run:
-            ending = (await run.result()).ending
+            ending = (await run.log.result()).ending
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.message, run.request.backend) == (AgentRateLimited.code, "limit reached", "first")
 
@@ -158,7 +158,7 @@ async def test_agent_with_a_used_up_limit_is_not_started(tmp_path: Path, limit: 
     await store.update_limit(limit)
     async with runs_of(store, {"first": f"touch {mark}\n{LIMITED}", "second": ANSWER}) as runs:
         async with runs.run(prompt("second")) as run:
-            assert (await run.result()).text == "hello"
+            assert (await run.log.result()).text == "hello"
         assert run.request.backend == "second"
     assert mark.exists() != is_skipped
 
@@ -186,7 +186,7 @@ async def test_next_agent_waits_for_a_slot_of_its_backend(tmp_path: Path) -> Non
         assert run.slot.position == 1
         gate.touch()
         for each in (holder, run):
-            assert (await each.result()).text == "hello"
+            assert (await each.log.result()).text == "hello"
 
 
 async def test_waiting_run_starts_when_the_limit_has_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ async def test_waiting_run_starts_when_the_limit_has_reset(tmp_path: Path, monke
         record = await store.run(run.id)
         assert record.state == "queued"
         assert record.waits_until == pytest.approx(time.time(), abs=2)
-        assert (await run.result()).text == "hello"
+        assert (await run.log.result()).text == "hello"
     record = await store.run(run.id)
     assert (record.backend, record.state, record.waits_until, record.fallback) == ("first", "finished", None, ())
 
@@ -210,7 +210,7 @@ async def test_run_waits_in_a_session_and_can_be_cancelled() -> None:
     store = MemoryStore()
     async with runs_of(store, {"first": ANSWER}) as runs:
         async with runs.run(prompt()) as run:
-            await run.result()
+            await run.log.result()
         await store.update_limit(window("first", 600))
         waiting = await runs.start(prompt(on_limit="wait", session_id=run.session_id))
         await until(lambda: waiting.slot.position == 1)
@@ -228,14 +228,14 @@ async def test_waiting_runs_count_in_the_queue() -> None:
         await runs.start(prompt(on_limit="wait"))
         await until(lambda: runs.queued == 1)
         refused = await runs.start(prompt(on_limit="wait"))
-        ending = (await refused.result()).ending
+        ending = (await refused.log.result()).ending
         assert isinstance(ending, RunFailed)
         assert ending.code == QueueFull.code
 
 
 async def test_run_does_not_wait_for_a_limit_without_a_known_reset() -> None:
     async with runs_of(MemoryStore(), {"first": LIMITED}) as runs:
-        ending = (await (await runs.start(prompt(on_limit="wait"))).result()).ending
+        ending = (await (await runs.start(prompt(on_limit="wait"))).log.result()).ending
     assert isinstance(ending, RunFailed)
     assert ending.code == AgentRateLimited.code
     assert "no agent has reported when its limit resets" in ending.message

@@ -60,7 +60,7 @@ async def test_an_agent_does_not_start_in_a_directory_that_was_swapped_after_its
     runs = LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS, admit_dirs=admit)
     request = RunRequest(prompt="hi", backend="claude", workdir=str(place))
     async with runs, runs.run(request) as run:
-        ending = (await run.result()).ending
+        ending = (await run.log.result()).ending
     assert isinstance(ending, RunFailed)
     assert ending.code == "invalid_request"
     assert ending.message == f"cannot work in {str(place)!r}: it leads elsewhere since it was checked"
@@ -77,7 +77,7 @@ async def test_a_kept_process_does_not_start_in_a_directory_that_was_swapped_aft
     runs = LocalRuns(settings, MemoryStore(), ENV, registry, admit_dirs=admit, keeps_warm=True)
     request = RunRequest(prompt="hi", backend="lasting", workdir=str(place))
     async with runs, runs.run(request) as run:
-        await run.result()
+        await run.log.result()
         working_in = {child.cwd() for child in psutil.Process().children(recursive=True)}
     assert str(secret) not in working_in
 
@@ -93,7 +93,7 @@ async def test_an_agent_starts_in_a_directory_that_is_named_by_a_link(scripted: 
 
     runs = LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS, admit_dirs=admit)
     async with runs, runs.run(RunRequest(prompt="hi", backend="claude", workdir=str(link))) as run:
-        await run.result()
+        await run.log.result()
     assert [call.cwd for call in scripted.calls()] == [str(place)]
 
 

@@ -59,7 +59,7 @@ def ask(script: str, **fields: object) -> RunRequest:
 async def run_to_end(settings: Settings, request: RunRequest) -> str:
     """Run a prompt; return its id. The notifications are sent when this returns."""
     async with local_runs(settings) as runs, runs.run(request) as run:
-        await run.result()
+        await run.log.result()
     return run.id
 
 
@@ -123,7 +123,7 @@ async def test_target_gets_only_its_events_and_a_cancelled_run_is_none() -> None
         async with local_runs(settings) as runs:
             for script in (DONE, LIMITED, FAILED):
                 async with runs.run(ask(script)) as run:
-                    await run.result()
+                    await run.log.result()
             async with runs.run(ask("sleep 60")):
                 pass
     assert [json.loads(received.body)["type"] for received in receiver.received] == ["run.failed"]
@@ -175,7 +175,7 @@ async def test_agents_do_not_inherit_the_secrets_of_targets() -> None:
     script = """echo "{\\"type\\":\\"text_delta\\",\\"text\\":\\"$KEPT,$OPS_SECRET\\"}"\n"""
     with Receiver().running() as receiver:
         async with local_runs(settings_of(ops=webhook(receiver))) as runs, runs.run(ask(script + DONE)) as run:
-            assert (await run.result()).text == "yes,"
+            assert (await run.log.result()).text == "yes,"
 
 
 async def test_failed_webhook_is_retried_with_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ async def test_attempts_are_bounded_and_redirects_are_not_followed(
         settings = settings_of(ops=webhook(receiver))
         async with local_runs(settings) as runs:
             async with runs.run(ask(DONE)) as run:
-                await run.result()
+                await run.log.result()
             assert runs.notifier
             counts = runs.notifier.counts
             await until(lambda: counts["ops", "failed"])
@@ -215,7 +215,7 @@ async def test_hanging_target_delays_neither_runs_nor_other_targets_nor_the_end(
         async with local_runs(settings) as runs:
             for _ in range(3):
                 async with asyncio.timeout(20), runs.run(ask(DONE)) as run:
-                    await run.result()
+                    await run.log.result()
             await until(lambda: len(receiver.received) == 3)
             began = time.monotonic()
         assert time.monotonic() - began < 10
@@ -244,7 +244,7 @@ async def test_full_queue_drops_notifications(monkeypatch: pytest.MonkeyPatch) -
             assert runs.notifier
             for _ in range(4):
                 async with runs.run(ask(DONE)) as run:
-                    await run.result()
+                    await run.log.result()
             counts = runs.notifier.counts
             await until(lambda: counts["ops", "dropped"] >= 2)
     assert runs.notifier.counts == {("ops", "dropped"): 4}
@@ -265,7 +265,7 @@ async def test_webhook_without_a_valid_secret_is_not_sent(
         settings = settings_of(ops=webhook(receiver))
         runs = LocalRuns(settings, MemoryStore(), {"PATH": ENV["PATH"], **env}, REGISTRY)
         async with runs, runs.run(ask(DONE)) as run:
-            await run.result()
+            await run.log.result()
     assert receiver.received == []
     assert why in caplog.text
 

@@ -19,8 +19,9 @@ from msgspec.structs import replace
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.dialects.rest import batch_bodies
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.orchestrate.observers import PartObserver, PartRun
+from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
 from clinvk.types.errors import InvalidRequest
@@ -203,7 +204,7 @@ class Stuck(PartObserver):
     def __init__(self) -> None:
         self.is_told = asyncio.Event()
 
-    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         self.is_told.set()
         await asyncio.sleep(3600)
 

@@ -284,7 +284,7 @@ async def test_conversation_continued_by_another_clinvk_does_not_reuse_its_proce
     ):
         first, session = await server.ask_in_session("pid")
         async with others.run(request("say x", session)) as run:
-            assert (await run.result()).text == "x"
+            assert (await run.log.result()).text == "x"
         third = await server.ask("pid", session)
         assert third.text != first.text
         assert (await server.ask("pid", session)).text == third.text
@@ -327,4 +327,4 @@ async def test_slow_reader_does_not_delay_other_runs(tmp_path: Path) -> None:
             lambda: any(isinstance(logged.event, TextDelta) for logged in slow.log.since(0))
         )  # nobody has read it
         assert (await server.ask("say x")).text == "x"
-        assert len((await slow.result()).text) == 6 * 1024 * 1024
+        assert len((await slow.log.result()).text) == 6 * 1024 * 1024

@@ -110,7 +110,7 @@ async def test_process_that_hangs_mid_run_fails_only_its_own_runs(tmp_path: Path
         pid = int((await server.ask("pid")).text)
         os.kill(pid, signal.SIGSTOP)
         for run in runs:
-            ending = (await run.result()).ending
+            ending = (await run.log.result()).ending
             assert isinstance(ending, RunFailed)
             assert ending.code == "agent_crashed"
             assert "did not answer within" in ending.message
@@ -162,7 +162,7 @@ async def test_large_prompt_to_a_process_that_does_not_read_is_retried_elsewhere
         result = await server.ask("say " + "x" * 1_000_000)
         assert result.text == "x" * 1_000_000
         assert result.started
-        assert (await other.result()).text == "." * 1000
+        assert (await other.log.result()).text == "." * 1000
 
 
 @pytest.mark.parametrize("tells_tools", [True, False], ids=["by a variable", "by session"])
@@ -170,7 +170,7 @@ async def test_large_prompt_to_a_process_that_does_not_read_is_retried_elsewhere
 async def test_finished_run_leaves_no_background_processes(tmp_path: Path, capacity: int, tells_tools: bool) -> None:
     async with Server(Lasting(tmp_path, capacity, tells_tools=tells_tools)) as server:
         async with server.runs.run(request("leave")) as run:
-            result = await run.result()
+            result = await run.log.result()
             assert isinstance(result.ending, RunFinished)
         await until(lambda: not sleeping(run.id))
         again = await server.ask("recall", run.session_id)
@@ -181,7 +181,7 @@ async def test_tool_of_another_run_is_left_running(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tool")) as other:
         await until(lambda: sleeping(other.id))
         async with server.runs.run(request("leave")) as run:
-            await run.result()
+            await run.log.result()
         await until(lambda: not sleeping(run.id))
         assert sleeping(other.id)
 
@@ -191,7 +191,7 @@ async def test_background_process_left_beside_another_run_ends_after_that_run(tm
     async with Server(Lasting(tmp_path, tells_tools=False)) as server, server.runs.run(request("wait")) as other:
         await begun(other)
         async with server.runs.run(request("leave")) as run:
-            await run.result()
+            await run.log.result()
         await until(lambda: sleeping(run.id))  # it is not at once what it is to become
         await server.runs.cancel(other.id)
         await until(lambda: not sleeping(run.id))

@@ -91,7 +91,7 @@ async def test_cancelled_run_stays_cancelled_when_its_process_lacks_protocol_sup
         await until(lambda: server.runs.warm_stats is not None and server.runs.warm_stats.runs == 1)
         await until(lambda: run.started_at is not None)
         await server.runs.cancel(run.id)
-        ending = (await run.result()).ending
+        ending = (await run.log.result()).ending
         assert isinstance(ending, RunFailed)
         assert ending.code == "cancelled"
 
@@ -114,7 +114,7 @@ async def test_dequeued_run_has_begun_while_it_waits_for_its_process(
             async with asyncio.timeout(30):
                 await run.left_queue()
             released.set()
-            assert (await run.result()).text == "x"
+            assert (await run.log.result()).text == "x"
             await run.left_queue()
 
 
@@ -133,12 +133,12 @@ async def test_process_that_cannot_start_fails_only_its_run(tmp_path: Path, env:
         open_files = psutil.Process().num_fds()
         for model in ("one", "two"):
             async with runs.run(request("say x", model=model)) as run:
-                ending = (await run.result()).ending
+                ending = (await run.log.result()).ending
             assert isinstance(ending, RunFailed)
             assert ending.code == "backend_unavailable"
         assert psutil.Process().num_fds() == open_files
         async with runs.run(request("say x", backend="sound")) as run:
-            assert (await run.result()).text == "x"
+            assert (await run.log.result()).text == "x"
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["well", "lost"])
@@ -197,5 +197,5 @@ async def test_faulty_prestarted_backend_does_not_affect_others(
     async with LocalRuns(Settings(warm=warm), MemoryStore(), ENV, registry, keeps_warm=True) as runs:
         await until(lambda: runs.warm_stats is not None and runs.warm_stats.ready == 1)
         async with runs.run(request("say x")) as run:
-            assert (await run.result()).text == "x"
+            assert (await run.log.result()).text == "x"
     assert "no process of faulty is started ahead" in caplog.text

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from clinvk.remote.frames import Connection, RunCommand
-from clinvk.remote.remote_runs import RemoteRun
+from clinvk.remote.connection import Connection
+from clinvk.remote.remote_runs import AttachedRun
 from clinvk.types.errors import TimedOut
 from clinvk.types.request import RunRequest
 
@@ -21,7 +21,7 @@ async def begin(request: RunRequest, said: list[str]) -> None:
     with theirs:
         connection = Connection(*await asyncio.open_unix_connection(sock=ours))
         try:
-            async with RemoteRun(connection, RunCommand(request, {}), said.append):
+            async with AttachedRun(connection, request, {}, said.append):
                 pytest.fail("it has begun")
         finally:
             connection.close()

@@ -3,33 +3,25 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.model import OutputSettings
 from clinvk.types.errors import NotResumable
-from clinvk.types.events import Ending, Logged, RunFailed, RunFinished
-from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.events import RunFailed, RunFinished
 from clinvk.types.request import RunRequest
+from known_run import KnownRun
 
 
-class Stopping:
-    """A runner, and its run: it ends as soon as the second of two signals has come, the first of which it sends."""
-
-    id, session_id, created_at = "run", None, 0.0
-    started_at: float | None = None
-    ended_at: float | None = None
-    ending: Ending | None = None
-    raw = b""
-
-    def __init__(self, request: RunRequest) -> None:
-        self.request = request
+class Stopping(KnownRun):
+    """A runner whose run ends as soon as the second of two signals has come. The runner sends both."""
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> AsyncGenerator["Stopping"]:
         """Run; the end of it takes until the second signal."""
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
         try:
             yield self
         finally:
@@ -39,28 +31,15 @@ class Stopping:
             except asyncio.CancelledError:
                 pass
 
-    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Report nothing, and be interrupted."""
-        os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(10)
-        yield Logged(1, 0.0, None)  # type: ignore[arg-type]
 
-    async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
-        """Answer nothing."""
-
-
-class NotResuming(Stopping):
+class NotResuming(KnownRun):
     """A runner whose runs fail in a session, and finish in a new session."""
 
     @asynccontextmanager
-    async def run(self, request: RunRequest) -> AsyncGenerator["NotResuming"]:
+    async def run(self, request: RunRequest) -> AsyncGenerator[KnownRun]:
         """Run."""
-        yield NotResuming(request)
-
-    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Report the ending."""
         failed = RunFailed(NotResumable.code, "gemini cannot continue; use --new")
-        yield Logged(1, 0.0, failed if self.request.session_id else RunFinished())
+        yield KnownRun(request, failed if request.session_id else RunFinished())
 
 
 class Said(Notes):

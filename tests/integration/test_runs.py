@@ -61,7 +61,7 @@ def ask(script: str, **fields: object) -> RunRequest:
 
 async def events(runs: LocalRuns, request: RunRequest) -> list[Event]:
     async with runs.run(request) as run:
-        return [logged.event async for logged in run.follow()]
+        return [logged.event async for logged in run.log.follow()]
 
 
 def alive(pid: int) -> bool:
@@ -78,13 +78,13 @@ async def test_run_reports_the_events_of_its_agent() -> None:
 
 async def test_reported_success_overrides_the_exit_code() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + DONE + "exit 9")) as run:
-        result = await run.result()
+        result = await run.log.result()
         assert (result.text, result.exit_code, run.state) == ("hello", 0, "finished")
 
 
 async def test_failed_run_keeps_its_exit_code_and_output() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + FAILED + "exit 145")) as run:
-        result = await run.result()
+        result = await run.log.result()
         assert result.ending == RunFailed("agent_failed", "no", 145)
         assert (result.text, run.state) == ("hello", "failed")
 
@@ -107,7 +107,7 @@ async def test_killed_agent_has_crashed_with_128_plus_the_signal() -> None:
 async def test_agents_inherit_the_environment_without_our_secrets() -> None:
     script = """echo "{\\"type\\":\\"text_delta\\",\\"text\\":\\"$KEPT,$CLINVK_API_KEYS,$CLINVK_PROCESS_ID\\"}"\n"""
     async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
-        kept, secret, mark = (await run.result()).text.split(",")
+        kept, secret, mark = (await run.log.result()).text.split(",")
         assert (kept, secret) == ("yes", "")
         assert mark
 
@@ -128,7 +128,7 @@ async def test_leaving_a_run_ends_its_agent_and_all_its_children(ignores: str, t
     script = f"{ignores}{tool}{TEXT}sleep 300 & wait\nsleep 300\n"
     async with local_runs() as runs:
         async with runs.run(ask(script)) as run:
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 if isinstance(logged.event, TextDelta):
                     break
         assert run.state == "cancelled"
@@ -140,7 +140,7 @@ async def test_leaving_a_run_ends_its_agent_and_all_its_children(ignores: str, t
 async def test_leaving_a_finished_run_does_not_wait_for_its_agent_to_exit(tmp_path: Path) -> None:
     async with local_runs() as runs:
         async with runs.run(ask(f"echo $$ > {tmp_path}/pid\n{DONE}exec >&-; sleep 4; true")) as run:
-            await run.result()
+            await run.log.result()
         assert alive(int((tmp_path / "pid").read_text()))
 
 
@@ -148,10 +148,10 @@ async def test_next_turn_waits_for_an_exiting_agent(tmp_path: Path) -> None:
     started = """echo '{"type":"run_started","backend_session_id":"00000000-0000-4000-8000-000000000000"}'\n"""
     async with local_runs() as runs:
         async with runs.run(ask(f"echo $$ > {tmp_path}/pid\n{started}{DONE}exec >&-; sleep 2; true")) as run:
-            await run.result()
+            await run.log.result()
         async with runs.run(ask(started + DONE, session_id=run.session_id)) as again:
             assert not alive(int((tmp_path / "pid").read_text()))
-            await again.result()
+            await again.log.result()
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ async def test_cancel_waits_until_the_agent_has_exited(tmp_path: Path) -> None:
 async def test_events_that_could_not_be_stored_are_stored_with_the_next() -> None:
     store = ForgetfulStore()
     async with local_runs(store) as runs, runs.run(ask(f"{TEXT}sleep 3\n{TEXT}{DONE}")) as run:
-        told = [logged async for logged in run.follow()]
+        told = [logged async for logged in run.log.follow()]
     assert store.refused
     assert await store.events(run.id) == told
 
@@ -192,7 +192,7 @@ async def test_extra_flags_of_the_settings_are_not_recorded() -> None:
     settings = Settings(backends={"shell": BackendSettings(extra_flags=("--api-key=secret",))})
     runs = LocalRuns(settings, store, ENV, {"shell": Shell()})
     async with runs, runs.run(complete(ask(DONE, extra=("--own",)), settings)) as run:
-        await run.result()
+        await run.log.result()
     assert (await store.run(run.id)).request == {"extra": ["--own"], **UNIFIED}
 
 
@@ -218,7 +218,7 @@ async def test_failure_with_an_error_code_ends_the_run_and_stops_the_agent_immed
 @pytest.mark.slow
 async def test_time_limit_ends_a_run_and_keeps_its_output() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + "exec sleep 300", timeout_s=3)) as run:
-        result = await run.result()
+        result = await run.log.result()
         assert result.text == "hello"
         assert result.ending == RunFailed("timed_out", "timed out after 3 s")
 
@@ -279,7 +279,7 @@ async def test_answer_up_to_the_token_limit_is_kept() -> None:
     async with local_runs() as runs:
         request = ask(TEXT + USED + TEXT + "exec sleep 300", max_total_tokens=10)
         async with runs.run(request) as run:
-            assert (await run.result()).text == "hellohello"
+            assert (await run.log.result()).text == "hellohello"
 
 
 @pytest.mark.parametrize(("script", "limit"), [(TEXT + USED + DONE, 10), (USED + CALL + RESULT + DONE, 11), (DONE, 1)])
@@ -294,8 +294,8 @@ async def test_stopped_run_reports_the_tokens_so_far() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + USED + "exec sleep 300")) as run:
         await until(lambda: bool(run.log.since(0)))
         await runs.cancel(run.id)
-        assert run.ending
-        assert run.ending.usage == Usage(8, 2)
+        assert run.log.ending
+        assert run.log.ending.usage == Usage(8, 2)
 
 
 _COSTS = """echo '{"type":"run_finished","usage":{"input_tokens":5,"output_tokens":2},"cost_usd":0.5}'\n"""
@@ -315,7 +315,7 @@ async def test_run_stopped_at_max_turns_reports_its_cost(script: str) -> None:
 async def test_agent_may_finish_its_work_after_reporting_a_result(tmp_path: Path, ends_with_clinvk: bool) -> None:
     """The agent may be writing its record of the conversation, which the next turn needs."""
     async with local_runs() as runs, runs.run(ask(f"{DONE}sleep 0.5; echo kept > {tmp_path}/record")) as run:
-        await run.result()
+        await run.log.result()
         if not ends_with_clinvk:
             await runs.cancel(run.id)
             assert (tmp_path / "record").exists()
@@ -324,7 +324,7 @@ async def test_agent_may_finish_its_work_after_reporting_a_result(tmp_path: Path
 
 async def test_stderr_is_reported_when_verbose() -> None:
     async with local_runs() as runs, runs.run(ask("echo careful >&2; sleep 0.1\n" + DONE, verbose=True)) as run:
-        assert (await run.result()).stderr == "careful"
+        assert (await run.log.result()).stderr == "careful"
 
 
 async def test_stderr_before_the_start_does_not_hide_the_start() -> None:
@@ -336,7 +336,7 @@ async def test_stderr_before_the_start_does_not_hide_the_start() -> None:
 
 async def test_stderr_is_reported_for_a_run_that_never_started() -> None:
     async with local_runs() as runs, runs.run(ask("echo no login >&2; exit 3", verbose=True)) as run:
-        assert (await run.result()).stderr == "no login"
+        assert (await run.log.result()).stderr == "no login"
 
 
 async def test_output_pipe_held_open_by_a_child_does_not_delay_the_run() -> None:
@@ -355,13 +355,13 @@ async def test_queued_run_starts_when_a_slot_is_free() -> None:
         first_left = asyncio.create_task(_leave(runs, ask(TEXT + DONE)))
         await until(lambda: runs.queued == 2)
         first.stop(RunFailed("cancelled", "enough"))  # type: ignore[attr-defined]
-        assert (await second.result()).text == "hello"
+        assert (await second.log.result()).text == "hello"
         assert await first_left == "hello"
 
 
 async def _leave(runs: LocalRuns, request: RunRequest) -> str:
     async with runs.run(request) as run:
-        return (await run.result()).text
+        return (await run.log.result()).text
 
 
 async def test_agents_start_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +385,7 @@ async def test_agents_start_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.
         begin.touch()
         await until(lambda: spawned() == 12)
         end.touch()
-        assert [(await task.result()).text for task in tasks] == ["hello"] * 12
+        assert [(await task.log.result()).text for task in tasks] == ["hello"] * 12
     assert not (tmp_path / "ran").exists()
 
 
@@ -422,7 +422,7 @@ async def test_slow_reader_slows_its_agent_down(tmp_path: Path) -> None:
     async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
         await until((tmp_path / "sent").exists)
         assert int(await settled((tmp_path / "sent").read_text)) < 200
-        assert len((await run.result()).text) == 400 * 60_000
+        assert len((await run.log.result()).text) == 400 * 60_000
 
 
 @pytest.mark.slow
@@ -433,7 +433,7 @@ async def test_slow_reader_loses_no_output_of_an_exited_agent(tmp_path: Path) ->
     (tmp_path / "tail").write_text(text * 3000)
     script = f"{TEXT}sleep 0.3; cat {big}; sleep 0.3; cat {tmp_path}/tail\n{DONE}"
     async with local_runs(no_progress_timeout_secs=4) as runs, runs.run(ask(script)) as run:
-        batches = run.batches()
+        batches = run.log.batches()
         told = [logged.event for logged in await anext(batches)]
         await asyncio.sleep(7)  # longer than an agent may linger: the reader is what holds it up
         used = time.process_time()
@@ -453,14 +453,14 @@ async def test_large_tool_calls_slow_the_agent_down_like_text(tmp_path: Path) ->
     async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
         await until((tmp_path / "sent").exists)
         assert int(await settled((tmp_path / "sent").read_text)) < 40
-        await run.result()
+        await run.log.result()
 
 
 async def test_faulty_store_ends_no_run() -> None:
     async with local_runs(FaultyStore()) as runs, runs.run(ask("sleep 1\n" + TEXT + DONE)) as healthy:
         async with runs.run(ask(TEXT + DONE)) as run:
-            assert (await run.result()).text == "hello"
-        assert (await healthy.result()).text == "hello"
+            assert (await run.log.result()).text == "hello"
+        assert (await healthy.log.result()).text == "hello"
 
 
 @pytest.mark.parametrize("before", ["", TEXT + "sleep 0.3\n"])
@@ -471,7 +471,7 @@ async def test_faulty_decoder_ends_only_its_own_run(before: str, tmp_path: Path)
         assert isinstance(ending, RunFailed)
         assert "clinvk itself failed" in ending.message
         await until(lambda: not alive(int((tmp_path / "pid").read_text())))
-        assert (await healthy.result()).text == "hello"
+        assert (await healthy.log.result()).text == "hello"
 
 
 async def test_slot_is_free_before_the_end_of_its_run_is_stored() -> None:
@@ -482,7 +482,7 @@ async def test_slot_is_free_before_the_end_of_its_run_is_stored() -> None:
             await second.left_queue()
             assert (first.state, runs.busy) == ("running", 1)
             store.may_answer.set()
-            assert (await second.result()).text == (await first.result()).text == "hello"
+            assert (await second.log.result()).text == (await first.log.result()).text == "hello"
 
 
 async def test_nothing_starts_once_close_has_begun(tmp_path: Path) -> None:
@@ -509,7 +509,7 @@ async def test_relative_executable_is_not_replaced_by_one_of_the_project(
     settings = Settings(backends={"shell": BackendSettings(executable="bin/x")})
     runs = LocalRuns(settings, MemoryStore(), ENV, {"shell": Shell()})
     async with runs, runs.run(ask("", workdir=str(tmp_path / "project"))) as run:
-        assert (await run.result()).text == "ours"
+        assert (await run.log.result()).text == "ours"
 
 
 async def test_new_run_creates_a_resumable_session() -> None:
@@ -518,12 +518,12 @@ async def test_new_run_creates_a_resumable_session() -> None:
     ended = """echo '{"type":"run_finished","usage":{"input_tokens":5,"output_tokens":2}}'\n"""
     async with local_runs(store) as runs:
         async with runs.run(ask(started + ended, workdir="/")) as run:
-            await run.result()
+            await run.log.result()
         assert run.session_id
         session = await store.session(run.session_id)
         assert (session.status, session.backend_session_id, session.model) == ("completed", "abc", "m")
         async with runs.run(ask(started + ended, session_id=session.id)) as again:
-            await again.result()
+            await again.log.result()
         session = await store.session(session.id)
         assert again.session_id == session.id
         assert (session.turn_count, session.token_usage.input_tokens, session.working_dir) == (2, 10, "/")
@@ -532,7 +532,7 @@ async def test_new_run_creates_a_resumable_session() -> None:
 async def test_ephemeral_run_creates_no_session() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs, runs.run(ask(DONE, ephemeral=True)) as run:
-        await run.result()
+        await run.log.result()
         assert run.session_id is None
     assert await store.count() == 0
 
@@ -540,7 +540,7 @@ async def test_ephemeral_run_creates_no_session() -> None:
 async def test_run_is_stored_with_its_events_output_and_ending() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs, runs.run(ask(TEXT + FAILED + "exit 9", max_turns=3, tags=("a",))) as run:
-        told = [logged async for logged in run.follow()]
+        told = [logged async for logged in run.log.follow()]
     record = await store.run(run.id)
     assert (record.state, record.output, record.exit_code) == ("failed", "hello", 9)
     assert (record.error_code, record.error_message) == ("agent_failed", "no")
@@ -554,7 +554,7 @@ async def test_run_is_stored_with_its_events_output_and_ending() -> None:
 async def test_ephemeral_run_stores_no_prompt_output_or_events() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs, runs.run(ask(TEXT + DONE, ephemeral=True)) as run:
-        await run.result()
+        await run.log.result()
     record = await store.run(run.id)
     assert (record.state, record.prompt, record.output, record.session_id) == ("finished", "", "", None)
     assert await store.events(run.id) == []
@@ -563,7 +563,7 @@ async def test_ephemeral_run_stores_no_prompt_output_or_events() -> None:
 async def test_end_of_a_run_is_stored_before_its_reader_sees_it() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs, runs.run(ask(TEXT + DONE)) as run:
-        await run.result()
+        await run.log.result()
         assert (await store.run(run.id)).state == "finished"
 
 
@@ -571,13 +571,13 @@ async def test_runs_of_one_session_do_not_overlap() -> None:
     started = """echo '{"type":"run_started","backend_session_id":"abc"}'\n"""
     async with local_runs() as runs:
         async with runs.run(ask(started + DONE)) as run:
-            await run.result()
+            await run.log.result()
         async with runs.run(ask("exec sleep 300", session_id=run.session_id)):
             with pytest.raises(SessionBusy):
                 async with runs.run(ask(DONE, session_id=run.session_id)):
                     pass
         async with runs.run(ask(started + DONE, session_id=run.session_id)) as again:
-            assert (await again.result()).error is None
+            assert (await again.log.result()).error is None
         await until(lambda: (runs.busy, runs.queued) == (0, 0))
 
 
@@ -592,7 +592,7 @@ async def test_session_with_a_running_first_turn_is_busy() -> None:
 async def test_session_without_a_backend_session_id_cannot_be_resumed() -> None:
     async with local_runs() as runs:
         async with runs.run(ask(DONE)) as run:
-            await run.result()
+            await run.log.result()
         with pytest.raises(NotResumable):
             async with runs.run(ask(DONE, session_id=run.session_id)):
                 pass
@@ -602,7 +602,7 @@ async def test_started_run_finishes_without_a_reader_and_can_be_followed_later()
     async with local_runs() as runs:
         run = await runs.start(ask("sleep 0.3\n" + TEXT + DONE))
         assert runs.live(run.id) is run
-        assert (await run.result()).text == "hello"
+        assert (await run.log.result()).text == "hello"
         await until(lambda: runs.live(run.id) is None)
 
 
@@ -618,7 +618,7 @@ async def test_cancel_ends_a_run_without_a_reader() -> None:
 
 async def test_store_failure_midway_does_not_lose_the_answer() -> None:
     async with local_runs(FullStore()) as runs, runs.run(ask(TEXT + DONE)) as run:
-        assert (await run.result()).text == "hello"
+        assert (await run.log.result()).text == "hello"
 
 
 async def test_run_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
@@ -725,7 +725,7 @@ async def test_a_session_of_another_backend_is_refused() -> None:
     started = """echo '{"type":"run_started","backend_session_id":"abc"}'\n"""
     async with local_runs(store) as runs:
         async with runs.run(ask(started + DONE)) as run:
-            await run.result()
+            await run.log.result()
         with pytest.raises(InvalidRequest, match="other"):
             async with runs.run(RunRequest(prompt="x", backend="other", session_id=run.session_id)):
                 pass

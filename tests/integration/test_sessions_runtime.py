@@ -77,7 +77,7 @@ class Place:
         request = RunRequest(prompt=script, backend="shell", **fields)  # pyright: ignore[reportArgumentType]
         environ = {"PATH": os.environ["PATH"]}
         async with LocalRuns(self._settings, self.store, environ, self.registry) as runs, runs.run(request) as run:
-            await run.result()
+            await run.log.result()
             assert run.session_id
             return await self.store.session(run.session_id)
 

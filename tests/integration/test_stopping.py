@@ -34,4 +34,4 @@ async def test_cancel_ends_the_tools_and_the_waiting_agent_stops_by_itself(
         await runs.cancel(run.id)
         assert gone(int((tmp_path / "tool").read_text()))
         assert (tmp_path / "stopped").exists()
-        assert isinstance((await run.result()).ending, RunFailed)
+        assert isinstance((await run.log.result()).ending, RunFailed)

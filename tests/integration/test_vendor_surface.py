@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -370,15 +370,15 @@ class Torn(LocalRuns):
     @asynccontextmanager
     async def run(self, request: RunRequest) -> AsyncGenerator[RunTask]:
         async with super().run(request) as run:
-            read = run.batches
+            read = run.log.batches
 
-            async def torn(after: int = 0) -> AsyncIterator[list[Logged]]:
+            async def torn(after: int = 0) -> AsyncGenerator[list[Logged]]:
                 async for batch in read(after):
                     yield batch
                     if any(isinstance(event, TextDelta) for _, _, event in batch):
                         raise self._error
 
-            run.batches = torn
+            run.log.batches = torn
             yield run
 
 

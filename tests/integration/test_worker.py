@@ -33,9 +33,9 @@ async def test_run_cancelled_while_streaming_reports_usage(
 ) -> None:
     monkeypatch.setattr(execution, "INTERRUPTED_TIMEOUT_S", 5.0)
     async with Server(Lasting(tmp_path, capacity)) as server, server.runs.run(request("flood 20")) as run:
-        async for logged in run.follow():
+        async for logged in run.log.follow():
             if isinstance(logged.event, TextDelta):
                 break
         await server.runs.cancel(run.id)
-        assert run.ending
-        assert run.ending.usage == Usage(output_tokens=1)
+        assert run.log.ending
+        assert run.log.ending.usage == Usage(output_tokens=1)

@@ -49,7 +49,7 @@ async def running(runs: LocalRuns, directory: str | Path, script: str = WAITS) -
         await until(lambda: Path(directory, "begun").exists())
         yield run
         Path(directory, "go").touch()
-        await run.result()
+        await run.log.result()
         await runs.cancel(run.id)  # it has ended: this waits until its agent is gone
 
 
@@ -116,7 +116,7 @@ async def test_discard_waits_for_an_agent_that_exits_soon(
     kept = await changed(worktrees, repository)
     request = RunRequest(prompt=f"{TEXT}{DONE}exec >&-; sleep 0.5", backend="shell", workdir=kept.root)
     async with local(repository) as runs, runs.run(request) as run:
-        await run.result()
+        await run.log.result()
         await worktrees.discard(kept.id)
     assert left_over(repository) == []
 
@@ -157,7 +157,7 @@ async def test_idle_warm_process_does_not_lock_the_worktree(
     runs = LocalRuns(settings, MemoryStore(), repository.env, {"lasting": Lasting(tmp_path)}, keeps_warm=True)
     async with runs:
         async with runs.run(RunRequest(prompt="hello", backend="lasting", workdir=kept.root)) as run:
-            await run.result()
+            await run.log.result()
         assert runs.pool
         assert runs.pool.stats.processes == 1
         assert await states(worktrees) == ["changed"]
@@ -218,7 +218,7 @@ async def test_run_in_a_removed_or_locked_worktree_is_refused(
             for worktree, why in ((removed, "is being removed"), (busy, "is in use: another clinvk")):
                 request = RunRequest(prompt="touch ran", backend="shell", workdir=worktree.root)
                 async with runs.run(request) as run:
-                    result = await run.result()
+                    result = await run.log.result()
                 assert result.error
                 assert result.error.code == InvalidRequest.code
                 assert result.error.message.startswith(f"worktree {worktree.id} {why}")
@@ -245,7 +245,7 @@ async def test_run_during_a_removal_is_refused_at_once(
         await until(begun.is_set)
         request = RunRequest(prompt="touch ran", backend="shell", workdir=kept.root)
         async with local(repository) as runs, runs.run(request) as run:
-            result = await run.result()
+            result = await run.log.result()
         assert result.error
         assert result.error.message.startswith(f"worktree {kept.id} is being removed")
     finally:
@@ -456,7 +456,7 @@ async def test_directories_outside_of_worktrees_are_not_examined(
     async with local(repository) as runs:
         for directory in (str(repository.path), str(tmp_path), None):
             async with runs.run(RunRequest(prompt=DONE, backend="shell", workdir=directory)) as run:
-                assert not (await run.result()).error
+                assert not (await run.log.result()).error
 
 
 async def test_worktrees_of_another_home_are_not_locked(repository: Repository, tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ async def test_worktrees_of_another_home_are_not_locked(repository: Repository, 
     async with local(repository) as runs:
         for directory in (foreign, own, own.parent):
             async with runs.run(RunRequest(prompt=DONE, backend="shell", workdir=str(directory))) as run:
-                assert not (await run.result()).error
+                assert not (await run.log.result()).error
             assert not list(directory.glob("**/work"))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from clinvk.dialects import dialect
 from clinvk.dialects.anthropic import Anthropic, Model
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import (
@@ -25,6 +25,7 @@ from clinvk.types.events import (
     gather,
 )
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 FACTS = RunFacts(run_id="r1", backend="claude", started_at=1_700_000_000.0)
 CALL = Call(request=RunRequest(prompt="hi", backend="claude"), model="claude/opus")

@@ -1,8 +1,6 @@
 """Events as the output formats of the command line."""
 
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest
 
@@ -13,7 +11,6 @@ from clinvk.types.errors import (
     AmbiguousId,
     BackendUnavailable,
     Cancelled,
-    ClinvkError,
     ConfigError,
     NotResumable,
     SessionBusy,
@@ -22,55 +19,26 @@ from clinvk.types.errors import (
 )
 from clinvk.types.events import (
     Ending,
-    Logged,
     Progress,
     RunFailed,
     RunFinished,
-    RunResult,
     RunStarted,
     TextDelta,
     ThinkingDelta,
     ToolCall,
     Usage,
 )
-from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest
+from known_run import KnownRun
 
 REQUEST = RunRequest(prompt="p", backend="codex", model="asked", workdir="/work")
 
 
-@dataclass
-class Finished:
-    """A run that has ended, without a follower."""
-
-    raw: bytes = b""
-    started_at: float | None = 101.0
-    ended_at: float | None = 103.5
-    ending: Ending | None = None
-    session_id: str | None = None
-    id: str = "run"
-    request: RunRequest = REQUEST
-    created_at: float = 100.0
-    state: str = "finished"
-    refusal: ClinvkError | None = None
-
-    def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
-        raise NotImplementedError
-
-    def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        raise NotImplementedError
-
-    async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
-        raise NotImplementedError
-
-    async def begun(self) -> None:
-        raise NotImplementedError
-
-    async def result(self) -> RunResult:
-        raise NotImplementedError
+def ended_run(**facts: object) -> KnownRun:
+    return KnownRun(REQUEST, **{"created_at": 100.0, "started_at": 101.0, "ended_at": 103.5, **facts})
 
 
-def printed(run: Finished, *events: TextDelta | RunStarted | Ending) -> dict[str, object]:
+def printed(run: KnownRun, *events: TextDelta | RunStarted | Ending) -> dict[str, object]:
     printer = JsonPrinter(run, indent=False)
     chunks = [printer.feed(event, 0.0) for event in events]
     assert not any(chunks[:-1])
@@ -92,19 +60,19 @@ def test_text_contains_only_the_answer() -> None:
 
 
 def test_json_prefers_the_model_reported_by_the_agent() -> None:
-    assert printed(Finished(), RunStarted("told"), RunFinished())["model"] == "told"
-    assert printed(Finished(), RunStarted(), RunFinished())["model"] == "asked"
+    assert printed(ended_run(), RunStarted("told"), RunFinished())["model"] == "told"
+    assert printed(ended_run(), RunStarted(), RunFinished())["model"] == "asked"
 
 
 def test_json_keeps_output_before_a_failure() -> None:
     ending = RunFailed("agent_failed", "it broke", 3)
-    result = printed(Finished(), RunStarted(), TextDelta("a"), TextDelta("b"), ending)
+    result = printed(ended_run(), RunStarted(), TextDelta("a"), TextDelta("b"), ending)
     assert (result["content"], result["error"], result["exit_code"]) == ("ab", "it broke", 1)
     assert result["duration_seconds"] == 2.5
 
 
 def test_json_counts_each_token_once_and_omits_missing_counts() -> None:
-    result = printed(Finished(), RunFinished(usage=Usage(10, 5, 4, 2)))
+    result = printed(ended_run(), RunFinished(usage=Usage(10, 5, 4, 2)))
     assert result["usage"] == {
         "input_tokens": 10,
         "output_tokens": 5,
@@ -112,30 +80,30 @@ def test_json_counts_each_token_once_and_omits_missing_counts() -> None:
         "cached_tokens": 4,
         "reasoning_tokens": 2,
     }
-    assert printed(Finished(), RunFinished(usage=Usage(0, 0)))["usage"] == {
+    assert printed(ended_run(), RunFinished(usage=Usage(0, 0)))["usage"] == {
         "input_tokens": 0,
         "output_tokens": 0,
         "total_tokens": 0,
     }
-    assert printed(Finished(), RunFinished())["usage"] is None
+    assert printed(ended_run(), RunFinished())["usage"] is None
 
 
 def test_json_contains_the_cost_if_reported() -> None:
-    assert printed(Finished(), RunFinished(cost_usd=0.25))["cost_usd"] == 0.25
-    assert printed(Finished(), RunFailed("agent_failed", "no", cost_usd=0.0))["cost_usd"] == 0
-    assert "cost_usd" not in printed(Finished(), RunFinished())
+    assert printed(ended_run(), RunFinished(cost_usd=0.25))["cost_usd"] == 0.25
+    assert printed(ended_run(), RunFailed("agent_failed", "no", cost_usd=0.0))["cost_usd"] == 0
+    assert "cost_usd" not in printed(ended_run(), RunFinished())
 
 
 def test_json_contains_run_id_and_stop_reason() -> None:
-    finished = printed(Finished(), RunFinished("max_turns", structured_output={"a": [1]}))
+    finished = printed(ended_run(), RunFinished("max_turns", structured_output={"a": [1]}))
     assert (finished["run_id"], finished["stop_reason"], finished["structured_output"]) == (
         "run",
         "max_turns",
         {"a": [1]},
     )
     assert "error_code" not in finished
-    assert "structured_output" not in printed(Finished(), RunFinished())
-    failed = printed(Finished(), RunFailed("timed_out", "too late"))
+    assert "structured_output" not in printed(ended_run(), RunFinished())
+    failed = printed(ended_run(), RunFailed("timed_out", "too late"))
     assert (failed["run_id"], failed["error_code"]) == ("run", "timed_out")
     assert "stop_reason" not in failed
 
@@ -144,15 +112,15 @@ def test_json_contains_run_id_and_stop_reason() -> None:
     ("raw", "expected"), [(b'{"a":1.50}', {"a": 1.5}), (b"", None), (b"{", None), (b'{"a":"\xff"}', None)]
 )
 def test_raw_is_the_agents_last_event_or_nothing(raw: bytes, expected: object) -> None:
-    assert printed(Finished(raw=raw), RunFinished())["raw"] == expected
+    assert printed(ended_run(raw=raw), RunFinished())["raw"] == expected
 
 
 def test_run_that_never_started_has_zero_duration() -> None:
-    assert printed(Finished(started_at=None), RunFailed("invalid_request", "no"))["duration_seconds"] == 0
+    assert printed(ended_run(started_at=None), RunFailed("invalid_request", "no"))["duration_seconds"] == 0
 
 
 def test_lines_contain_the_known_facts_of_the_run() -> None:
-    printer = LinesPrinter(Finished(session_id="s"))
+    printer = LinesPrinter(ended_run(session_id="s"))
     first = json.loads(printer.feed(RunStarted(), 101.0))
     last = json.loads(printer.feed(RunFinished(), 103.5))
     assert first["content"] == {

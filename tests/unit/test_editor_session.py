@@ -2,8 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -15,37 +13,18 @@ from clinvk.cli.acp.connection import EditorConnection
 from clinvk.cli.acp.session import Context, EditorSession
 from clinvk.config.model import Settings
 from clinvk.store.memory import MemoryStore
-from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Logged, RunFinished
-from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFinished, RunStarted
+from clinvk.types.interaction import Interaction
 from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
+from known_run import KnownRun
 
 ASKED = Interaction(
     id="q1", backend="claude", tool="Bash", title="Run", choices=("allow", "deny"), created_at=0, expires_at=0
 )
 
 
-class KnownRun:
-    """A run whose events are there at once."""
-
-    id, raw, session_id = "r1", b"", None
-    created_at = started_at = ended_at = 0.0
-    request = RunRequest(prompt="hi")
-    ending = RunFinished()
-
-    def __init__(self, *events: Event) -> None:
-        self.events = events
-
-    @asynccontextmanager
-    async def run(self, request: RunRequest) -> "AsyncGenerator[KnownRun]":
-        yield self
-
-    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        for number, event in enumerate([*self.events, self.ending]):
-            yield Logged(number, 0.0, event)
-
-    async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
-        raise AssertionError(f"{reference} is answered: {answer}")
+REQUEST = RunRequest(prompt="hi")
 
 
 class SlowStore(MemoryStore):
@@ -67,7 +46,7 @@ async def test_session_that_loads_slowly_holds_up_no_other_request() -> None:
         store = SlowStore()
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             connection = EditorConnection(reader, writer)
-            agent = EditorAgent(Context(connection, store, KnownRun(), group, Settings(), BACKENDS, None))
+            agent = EditorAgent(Context(connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None))
             await agent.receive(Message(id=1, method="session/load", params={"sessionId": "none"}))
             store.gate.set()
         writer.close()
@@ -79,7 +58,7 @@ async def test_question_that_is_over_at_once_is_not_asked(events: list[Event]) -
     editor, own = socket.socketpair()
     with editor:
         reader, writer = await asyncio.open_connection(sock=own)
-        run = KnownRun(InteractionRequested(ASKED), *events)
+        run = KnownRun(REQUEST, RunStarted(), InteractionRequested(ASKED), *events, RunFinished())
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             context = Context(EditorConnection(reader, writer), MemoryStore(), run, group, Settings(), BACKENDS, None)
             session = EditorSession(context, "s1", "/", (), "claude")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clinvk.dialects.dialect import Call, RunFacts, renamed
+from clinvk.dialects.dialect import Call, renamed
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.events import (
@@ -24,6 +24,7 @@ from clinvk.types.events import (
     gather,
 )
 from clinvk.types.request import ClientTool, Image, RunRequest
+from clinvk.types.run import RunFacts
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()

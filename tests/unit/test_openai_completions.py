@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.chat import OpenAICompletions
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, Usage, gather
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 FACTS = RunFacts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
 ANSWER: list[Event] = [

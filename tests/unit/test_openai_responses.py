@@ -10,7 +10,7 @@ from openai.types.responses import Response as SdkResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from clinvk.dialects.dialect import Call, Encoder, KeyRefused, PreviousNotFound, RunFacts, renamed
+from clinvk.dialects.dialect import Call, Encoder, KeyRefused, PreviousNotFound, renamed
 from clinvk.dialects.openai.responses import OpenAIResponses, stored
 from clinvk.types.choices import RunState
 from clinvk.types.errors import AgentRateLimited, InvalidRequest, Unsupported
@@ -31,6 +31,7 @@ from clinvk.types.events import (
     gather,
 )
 from clinvk.types.record import RunRecord
+from clinvk.types.run import RunFacts
 
 RUN = "0123456789abcdef0123456789abcdef"
 FACTS = RunFacts(run_id=RUN, backend="claude", session_id="s", created_at=1_700_000_000.25, started_at=1_700_000_007.5)

@@ -14,7 +14,6 @@ from clinvk.dialects.dialect import (
     ForeignOrigin,
     KeyRefused,
     NotCancellable,
-    RunFacts,
     WrongMediaType,
 )
 from clinvk.dialects.rest.rest import Rest
@@ -37,9 +36,15 @@ from clinvk.types.events import (
     UserMessage,
 )
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 FACTS = RunFacts(
-    run_id="r1", backend="claude", session_id="s1", workdir="/w", started_at=1_700_000_000.0, duration_s=1.2345
+    run_id="r1",
+    backend="claude",
+    session_id="s1",
+    workdir="/w",
+    started_at=1_700_000_000.0,
+    ended_at=1_700_000_001.2345,
 )
 CALL = Call(request=RunRequest(prompt="hi", backend="claude"))
 USAGE = Usage(10, 5, 2, 1)

@@ -36,7 +36,7 @@ from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.members import Member, Members, Target, is_retryable
 from clinvk.cluster.messages import RequestHead, ResponseHead
 from clinvk.dialects import sse
-from clinvk.dialects.dialect import Call, RunFacts, renamed
+from clinvk.dialects.dialect import Call, renamed
 from clinvk.dialects.openai.responses import stored
 from clinvk.dialects.rest import batch_answers
 from clinvk.dialects.rest.unified import UnifiedEncoder
@@ -47,6 +47,7 @@ from clinvk.types.errors import AmbiguousId, ClinvkError, InvalidRequest, NodeUn
 from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import Chain, may_move
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 if TYPE_CHECKING:
     from clinvk.api.endpoints.batch import BatchEndpoint

@@ -1,15 +1,15 @@
 """The parts of an orchestration on several nodes: each runs where a prompt with the same options would run.
 
 One node leads an orchestration. It sends a part to another node as the part was before admission, so that the settings
-of that node, and the policy of the key, complete and limit the part there. The answer is a stream of `RunUpdate`
+of that node, and the policy of the key, complete and limit the part there. The answer is a stream of `Events`
 messages. Clients cannot reach this endpoint: a gateway passes on only paths of its API.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,10 +27,11 @@ from clinvk.dialects import json_bodies
 from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.dialects.rest.rest import Problem, Rest
 from clinvk.orchestrate.admission import Admit
-from clinvk.orchestrate.observers import PartRun
-from clinvk.remote.frames import RunUpdate, run_update
-from clinvk.types.errors import ClinvkError, NodeUnavailable, refusal
-from clinvk.types.events import Ending, Logged, RunFailed, RunResult, gather
+from clinvk.remote.messages import Events, Stop
+from clinvk.remote.remote_run import RemoteRun
+from clinvk.runtime.runs import Run
+from clinvk.types.errors import Cancelled, ClinvkError, NodeUnavailable, refusal
+from clinvk.types.events import Logged
 from clinvk.types.orchestration import Part
 from clinvk.types.request import Placement, RunRequest
 
@@ -55,7 +56,7 @@ class PartBody(msgspec.Struct, frozen=True):
 
 
 _bodies = msgspec.json.Decoder(PartBody)
-_updates = msgspec.json.Decoder(RunUpdate)
+_updates = msgspec.json.Decoder(Events)
 _requests = msgspec.json.Decoder(RunRequest)
 _problems = msgspec.json.Decoder(Problem)
 
@@ -102,10 +103,10 @@ class ClusterNodes:
         return await _first_able(here_first, admit_on)
 
     @asynccontextmanager
-    async def begin(self, part: Part) -> AsyncGenerator[PartRun]:
+    async def begin(self, part: Part) -> AsyncGenerator[Run]:
         """Run a part, as it was before admission, on the best node. Raise the error of the last node if none can."""
 
-        async def begin_on(member: Member) -> PartRun:
+        async def begin_on(member: Member) -> Run:
             member.assigned += 1
             if member.announcement.process == self.process:
                 request = replace(await self.complete(part.request), part=part.request.part)
@@ -128,12 +129,11 @@ class ClusterNodes:
         return self.members.candidates(target)
 
     @asynccontextmanager
-    async def _run_on(self, member: Member, request: RunRequest) -> AsyncGenerator["RemotePart"]:
+    async def _run_on(self, member: Member, request: RunRequest) -> AsyncGenerator[RemoteRun]:
         async with self._send(member, PATH, _encode(PartBody(request))) as response:
-            run = RemotePart(request, member.announcement.node, response, lambda: self._cancel(member, run.id))
             await _check_accepted(response)
-            await run.receive()
-            yield run
+            async with RemotePart(request, response, partial(self._cancel, member)) as run:
+                yield run
 
     async def _cancel(self, member: Member, run_id: str) -> None:
         async with self._send(member, f"/api/v1/runs/{run_id}/cancel", b"{}") as response:
@@ -171,46 +171,47 @@ async def _check_accepted(response: Response) -> None:
 
 
 class RemotePart:
-    """The run of a part on another node, as the node reports it. `cancel` asks the node to cancel the run."""
+    """The context of the run of a part on another node, as the node reports it. `cancel` asks the node to cancel it."""
 
-    def __init__(
-        self, request: RunRequest, node: str, response: Response, cancel: Callable[[], Awaitable[None]]
-    ) -> None:
-        self.id = ""
-        self.request = request
-        self.node = node
-        self.session_id: str | None = None
-        self.created_at = time.time()
-        self.started_at: float | None = None
-        self.ended_at: float | None = None
+    def __init__(self, request: RunRequest, response: Response, cancel: Callable[[str], Awaitable[None]]) -> None:
         self._response = response
         self._cancel = cancel
+        self._request = request
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> RemoteRun:
         self._lines = self._read()
-        self._entries: list[Logged] = []
-        self._is_over = False
+        first = _updates.decode(await anext(self._lines))
+        self._run = RemoteRun(first.run_id, self._request, self._take)
+        self._run.feed(first)
+        self._receiving = asyncio.create_task(self._receive())
+        return self._run
 
-    async def receive(self) -> None:
-        """Wait for the next update. The loss of the node ends a run that the node has accepted."""
+    async def __aexit__(self, *_: object) -> None:
+        self._receiving.cancel()
+        self._run.lose(Cancelled.code, Cancelled.DEFAULT_MESSAGE)  # nobody learns any more whether the agent has exited
+        if self._stopping:
+            await self._stopping
+
+    async def _receive(self) -> None:
+        """Take the updates of the node. The loss of the node ends the run, unless its ending is known."""
         try:
-            update = _updates.decode(await anext(self._lines))
+            async for line in self._lines:
+                self._run.feed(_updates.decode(line), len(line))
         except NodeUnavailable as exc:
-            if not self.id:
-                raise
-            self._fail(exc)
-            return
-        self.id, self.session_id, self.created_at = update.run_id, update.session_id, update.created_at
-        self.started_at, self.ended_at, self._is_over = update.started_at, update.ended_at, update.is_last
-        agent = {"backend": update.backend, "model": update.model, "fell_back": update.fell_back}
-        self.request = replace(self.request, **agent, workdir=update.workdir)
-        self._entries += update.events
+            self._run.lose(exc.code, exc.message)
 
-    def _fail(self, error: ClinvkError) -> None:
-        """End the run, unless its ending is known."""
-        self._is_over = True
-        self.ended_at = self.ended_at or time.time()
-        if not (self._entries and isinstance(self._entries[-1].event, Ending)):
-            failed = RunFailed(error.code, error.message)
-            self._entries.append(Logged(len(self._entries) + 1, self.ended_at, failed))
+    def _take(self, message: object) -> None:
+        """Ask the node to stop the run. The response needs no reading messages."""
+        if isinstance(message, Stop) and not self._stopping:
+            self._stopping = asyncio.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        """Stop the run. A node that does not report the end in time counts as lost."""
+        with suppress(NodeUnavailable):
+            await self._cancel(self._run.id)
+        fail = self._response.fail
+        asyncio.get_running_loop().call_later(_CANCEL_TIMEOUT_S, fail, "does not report the end of the run")
 
     async def _read(self) -> AsyncGenerator[bytes]:
         """Yield the lines of the response."""
@@ -221,40 +222,8 @@ class RemotePart:
             for line in rest:
                 yield b"".join(pending)
                 pending = [line]
-        raise NodeUnavailable(f"node {self.node!r} broke off the run")
-
-    @property
-    def used_tokens(self) -> int:
-        """0: nodes report the tokens with the ending."""
-        return 0
-
-    async def left_queue(self) -> None:
-        """Wait until the run leaves the queue, which its second update reports."""
-        await self.receive()
-
-    async def batches(self) -> AsyncIterator[Sequence[Logged]]:
-        """Yield the events until the ending, and until the agent has exited."""
-        sent = 0
-        while sent < len(self._entries) or not self._is_over:
-            if batch := self._entries[sent:]:
-                sent += len(batch)
-                yield batch
-            else:
-                await self.receive()
-
-    async def result(self) -> RunResult:
-        """Wait until the agent has exited, and return the whole result."""
-        async for _ in self.batches():
-            pass
-        return gather([entry.event for entry in self._entries])
-
-    async def cancel(self) -> None:
-        """Stop the run unless it has ended. A node that does not report the end in time counts as lost."""
-        if not self._is_over:
-            with suppress(NodeUnavailable):
-                await self._cancel()
-            fail = self._response.fail
-            asyncio.get_running_loop().call_later(_CANCEL_TIMEOUT_S, fail, "does not report the end of the run")
+        if not self._run.facts.has_exited:
+            raise NodeUnavailable("the node broke off the run")
 
 
 async def serve_part(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
@@ -284,13 +253,13 @@ class _PartExchange(Exchange):
         with services.runs.reserved([request]):
             async with services.runs.run(request) as run:
                 await self._open()
-                await self._response.write(_line(run_update(run)))
+                await self._response.write(_line(run))
                 await run.left_queue()
-                await self._response.write(_line(run_update(run)))
-                async for batch in run.batches():
-                    await self._response.write(_line(run_update(run, batch)))
+                await self._response.write(_line(run))
+                async for batch in run.log.batches():
+                    await self._response.write(_line(run, batch))
                 await run.cancel()  # the run has ended: this waits until the agent has exited
-        await self._response.end(_line(replace(run_update(run), is_last=True)))
+        await self._response.end(_line(run))
 
     async def _keep_alive(self) -> None:
         """Do nothing: the nodes announce themselves."""
@@ -299,8 +268,8 @@ class _PartExchange(Exchange):
         return b""
 
 
-def _line(update: RunUpdate) -> bytes:
-    return _encode(update) + b"\n"
+def _line(run: Run, events: Sequence[Logged] = ()) -> bytes:
+    return _encode(Events(run.id, [*events], run.facts)) + b"\n"
 
 
 def _as_of_client(request: RunRequest) -> RunRequest:

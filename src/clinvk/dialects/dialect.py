@@ -10,7 +10,8 @@ from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, RunResult
 from clinvk.types.record import RunRecord
-from clinvk.types.request import FailedAgent, Placement, RunRequest
+from clinvk.types.request import Placement, RunRequest
+from clinvk.types.run import RunFacts
 
 
 class NoSuchPath(InvalidRequest):
@@ -245,25 +246,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     previous: Previous | None = None
     placement: Placement = Placement()
     fails_in_stream: bool = False
-
-
-class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts about a run besides the events; the caller passes them, since dialects have no clock and create no ids.
-
-    `created_at` (when the run was requested) and `started_at` (when the agent started, if at all) are in seconds since
-    the epoch. `duration_s` is set for results only, `queue_position` while the run waits for a slot.
-    """
-
-    run_id: str
-    backend: str
-    session_id: str | None = None
-    model: str | None = None
-    workdir: str = ""
-    created_at: float = 0.0
-    started_at: float = 0.0
-    duration_s: float = 0.0
-    queue_position: int | None = None
-    fallback: tuple[FailedAgent, ...] = ()
 
 
 class Encoder(Protocol):

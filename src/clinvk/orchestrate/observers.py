@@ -2,42 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
-from clinvk.runtime.runs import RunInfo, run_facts
-from clinvk.types.events import Logged, RunFailed, RunResult, RunStarted, TextDelta
+from clinvk.runtime.runs import Run
+from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
-
-
-class PartRun(RunInfo, Protocol):
-    """The run of a part, in this process or on another node of a cluster. The methods are those of `RunTask`."""
-
-    @property
-    def node(self) -> str:
-        """The node that runs the part; empty without a cluster."""
-        ...
-
-    @property
-    def used_tokens(self) -> int:
-        """The tokens so far, as far as they are known here."""
-        ...
-
-    async def left_queue(self) -> None:
-        """Wait until the run leaves the queue."""
-
-    def batches(self) -> AsyncIterator[Sequence[Logged]]:
-        """Yield the events until the ending."""
-        ...
-
-    async def result(self) -> RunResult:
-        """Wait for the ending, and return the whole result."""
-        ...
-
-    async def cancel(self) -> None:
-        """Stop the run unless it has ended."""
+from clinvk.types.run import RunFacts
 
 
 class PartObserver:
@@ -46,10 +17,10 @@ class PartObserver:
     async def show(self) -> None:
         """Redraw a display of the parts until cancelled, or return."""
 
-    def started(self, index: int, part: Part, run: PartRun) -> None:
+    def started(self, index: int, part: Part, run: Run) -> None:
         """Note that the run of a part left the queue, or ended in the queue."""
 
-    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Receive events of a part's run, in order."""
 
     async def ended(self, result: PartResult) -> None:
@@ -65,10 +36,10 @@ class EventStream(PartObserver):
         self._turn = asyncio.Lock()
         self._encoders: dict[int, UnifiedEncoder] = {}
 
-    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Write the events of a run."""
         if index not in self._encoders:
-            self._encoders[index] = UnifiedEncoder(run_facts(run), self._tag(index, part))
+            self._encoders[index] = UnifiedEncoder(run.facts, self._tag(index, part))
         encoder = self._encoders[index]
         async with self._turn:
             await self._write(encoder.feed(event, at) for _, at, event in batch)

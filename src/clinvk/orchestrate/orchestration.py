@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from clinvk.backends.base import describe
 from clinvk.config.model import ClusterSettings
 from clinvk.orchestrate import chain, judge
-from clinvk.orchestrate.observers import PartObserver, PartRun
+from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
+from clinvk.runtime.runs import Run
 from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
@@ -42,7 +43,7 @@ from clinvk.types.text import readable
 
 _T = TypeVar("_T")
 
-BeginRun = Callable[[RunRequest], AbstractAsyncContextManager[PartRun]]
+BeginRun = Callable[[RunRequest], AbstractAsyncContextManager[Run]]
 SourceRule = Callable[[RunRequest, str], Sequence[str]]
 """For the worktree of a request: raise if a directory must not be copied; return the blocked directories below."""
 
@@ -59,7 +60,7 @@ class Nodes(Protocol):
         """Return a part as this or another node admits it. Raise the error of the last node if none does."""
         ...
 
-    def begin(self, part: Part) -> AbstractAsyncContextManager[PartRun]:
+    def begin(self, part: Part) -> AbstractAsyncContextManager[Run]:
         """Run a part, as it was before admission, on the best node; see `LocalRuns.run`."""
         ...
 
@@ -114,7 +115,7 @@ class Orchestration:
         self._runs, self._begin, self._worktrees, self._rule, _, self._nodes = resources
         self._originals = all_requests(original)
         self._at_once = min(agents_at_once(plan), self._nodes.slots if self._nodes else self._runs.occupancy.slots)
-        self._running: set[PartRun] = set()
+        self._running: set[Run] = set()
         self._observers: tuple[PartObserver, ...] = ()
         self._timeouts: dict[asyncio.Timeout, float] = {}
         self._start_order = asyncio.Lock()
@@ -310,27 +311,27 @@ class Orchestration:
                 if self._stop_reason:
                     await run.cancel()
                 await self._observe(index, part, run)
-                result = await run.result()
+                result = await run.log.result()
                 if part.isolation != "none" or self._at_once == 1:
                     await run.cancel()  # the run has ended: this waits until the agent has exited
             finally:
                 self._running.discard(run)
-        if run.started_at is None and self._stop_reason:
-            return replace(not_run(index, part, self._not_run()), run_id=run.id, session_id=run.session_id)
-        started_at = run.started_at or run.created_at
+        facts = run.facts
+        if facts.started_at is None and self._stop_reason:
+            return replace(not_run(index, part, self._not_run()), run_id=run.id, session_id=facts.session_id)
         return PartResult(
             index=index,
-            part=replace(part, request=replace(part.request, backend=run.request.backend)),
+            part=replace(part, request=replace(part.request, backend=facts.backend)),
             result=replace(result, said=()),
             run_id=run.id,
-            session_id=run.session_id,
-            model=run.request.model,
-            workdir=run.request.workdir or "",
-            node=run.node,
-            duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
+            session_id=facts.session_id,
+            model=facts.model,
+            workdir=facts.workdir,
+            node=facts.node,
+            duration_s=max(0.0, (facts.ended_at or time.time()) - facts.began_at),
         )
 
-    async def _start(self, index: int, part: Part, position: PartPosition, stack: AsyncExitStack) -> PartRun:
+    async def _start(self, index: int, part: Part, position: PartPosition, stack: AsyncExitStack) -> Run:
         """Start a run, in the order of the parts; while the queue is full, wait for room."""
         nodes = self._nodes if may_move(self.plan, part) else None
         request = replace(part.request, part=position)
@@ -345,14 +346,14 @@ class Orchestration:
                 room = nodes.wait_for_capacity() if nodes else self._runs.wait_for_capacity(request)
                 await self._until_stopped(room)
 
-    async def _observe(self, index: int, part: Part, run: PartRun) -> None:
+    async def _observe(self, index: int, part: Part, run: Run) -> None:
         """Send all events of a run to the observers."""
         if not self._observers:
             return
         await run.left_queue()
         for observer in self._observers:
             observer.started(index, part, run)
-        async for batch in run.batches():
+        async for batch in run.log.batches():
             for observer in self._observers:
                 await self._notify(observer, observer.event(index, part, run, batch))
 

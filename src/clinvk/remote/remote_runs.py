@@ -1,28 +1,25 @@
-"""The command's end of the private socket: runs of a server that look like the command's own runs."""
+"""The command's end of the private socket: runs of the server of the home, and requests to it."""
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from clinvk.config.load import home
 from clinvk.config.model import Settings
-from clinvk.remote import caller, frames
+from clinvk.remote import caller, messages
+from clinvk.remote.connection import Connection
+from clinvk.remote.messages import BeginPlan, BeginPrompt, Begun, Events, Greeting, Refused
+from clinvk.remote.remote_run import RemoteRun
 from clinvk.remote.socket_path import connected
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, Steered, TimedOut
-from clinvk.types.events import Ending, InteractionRequested, InteractionResolved, Logged, RunFailed, RunFinished
-from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.events import InteractionRequested, InteractionResolved
 from clinvk.types.orchestration import Plan, all_requests
 from clinvk.types.request import RunRequest
-
-if TYPE_CHECKING:
-    from clinvk.runtime.runs import FollowedRun
 
 _GREETS_TIMEOUT_S = 1.0
 """A server that takes longer is overloaded or stopped; the command is faster without the server."""
@@ -49,6 +46,8 @@ _UNKNOWN = "the server does not tell whether its agent is gone"
 _NO_DIRECTORY = "the session is one of no directory"
 _LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
 
+_OK = 200
+
 Say = Callable[[str], None]
 
 
@@ -57,9 +56,7 @@ class ServerDeclined(Exception):
 
 
 @asynccontextmanager
-async def server_of(
-    settings: Settings, environ: Mapping[str, str], *backends: str
-) -> AsyncGenerator[frames.Connection]:
+async def server_of(settings: Settings, environ: Mapping[str, str], *backends: str) -> AsyncGenerator[Connection]:
     """Connect to the server of the same user and home inside the context.
 
     Raises:
@@ -76,7 +73,7 @@ async def server_of(
 @asynccontextmanager
 async def run_through_server(
     request: RunRequest, settings: Settings, environ: Mapping[str, str], say: Say
-) -> AsyncGenerator["FollowedRun"]:
+) -> AsyncGenerator[RemoteRun]:
     """Run a prompt through the server of the same user and home. `say` receives the server's warnings.
 
     Leaving the context stops the run and waits until its agent has exited.
@@ -90,14 +87,13 @@ async def run_through_server(
         if not request.workdir:
             raise ServerDeclined(_NO_DIRECTORY)
         warm = request.warm and settings.warm.enabled
-        command = frames.RunCommand(replace(request, warm=warm), caller.own_variables(environ))
-        async with RemoteRun(connection, command, say) as run:
+        async with AttachedRun(connection, replace(request, warm=warm), caller.own_variables(environ), say) as run:
             yield run
 
 
 async def start_on_server(
     work: RunRequest | tuple[Plan, Plan], settings: Settings, environ: Mapping[str, str]
-) -> frames.RunStatus:
+) -> Begun:
     """Start a prompt, or a plan and the plan before its admission, in the background of the server of the home.
 
     Raises:
@@ -105,36 +101,39 @@ async def start_on_server(
     """
     variables = caller.own_variables(environ)
     if isinstance(work, RunRequest):
-        requests, command = [work], frames.RunCommand(work, variables, detach=True)
+        requests, command = [work], BeginPrompt(_new_id(), work, variables, detach=True)
     else:
-        requests, command = all_requests(work[0]), frames.RunPlan(*work, variables)
+        requests, command = all_requests(work[0]), BeginPlan(*work, variables)
     names = {backend for request in requests for backend in request.backends}
     async with server_of(settings, environ, *names) as connection:
         if not all(request.workdir for request in requests):
             raise ServerDeclined(_NO_DIRECTORY)
-        return await _status(connection, command)
+        connection.send(command)
+        return _begun(await connection.receive())
 
 
 async def cancel_on_server(environ: Mapping[str, str], run_id: str) -> bool:
     """Cancel a run of the server of the home, and wait for its end. Return False if no server is up, or has the run.
 
     Raises:
-        ClinvkError: the run cannot be cancelled, or the server does not answer.
+        ClinvkError: the server does not answer.
     """
+    request = messages.RestRequest("POST", f"/api/v1/runs/{run_id}/cancel", b"{}")
     try:
         async with _connection(environ) as connection, asyncio.timeout(_CANCELS_TIMEOUT_S):
             await _greeting(connection)
-            await _status(connection, frames.CancelRun(run_id))
+            connection.send(request)
+            message = await connection.receive()
     except ServerDeclined:
         return False
     except TimeoutError as exc:
         raise ClinvkError(_SILENT) from exc
-    return True
+    return isinstance(message, messages.RestResponse) and message.status == _OK
 
 
 async def call_rest_on_server(
-    request: frames.RestRequest, settings: Settings, environ: Mapping[str, str], backends: Iterable[str]
-) -> frames.RestResponse:
+    request: messages.RestRequest, settings: Settings, environ: Mapping[str, str], backends: Iterable[str]
+) -> messages.RestResponse:
     """Send a request to the REST API of the server of the home.
 
     Raises:
@@ -142,50 +141,48 @@ async def call_rest_on_server(
         ClinvkError: the server is gone.
     """
     async with server_of(settings, environ, *backends) as connection:
-        await connection.send(request)
+        connection.send(request)
         message = await connection.receive()
-    if not isinstance(message, frames.RestResponse):
+    if not isinstance(message, messages.RestResponse):
         raise _refusal(message)
     return message
 
 
-async def create_login(environ: Mapping[str, str]) -> frames.LoginLink | None:
+async def create_login(environ: Mapping[str, str]) -> messages.LoginLink | None:
     """Return a new login link of the server of the home; None if no server answers, or it creates none."""
     with suppress(ServerDeclined, TimeoutError):
         async with _connection(environ) as connection, asyncio.timeout(_GREETS_TIMEOUT_S):
             await _greeting(connection)
-            await connection.send(frames.CreateLogin())
+            connection.send(messages.CreateLogin())
             message = await connection.receive()
-            return message if isinstance(message, frames.LoginLink) else None
+            return message if isinstance(message, messages.LoginLink) else None
     return None
 
 
-async def _greeting(connection: frames.Connection) -> frames.Greeting:
+async def _greeting(connection: Connection) -> Greeting:
     try:
         greeting = await asyncio.wait_for(connection.receive(), _GREETS_TIMEOUT_S)
     except TimeoutError:
         greeting = None
-    if not isinstance(greeting, frames.Greeting):
-        raise ServerDeclined(greeting.message if isinstance(greeting, frames.Refused) else _SILENT)
+    if not isinstance(greeting, Greeting):
+        raise ServerDeclined(greeting.message if isinstance(greeting, Refused) else _SILENT)
     return greeting
 
 
-async def _status(connection: frames.Connection, request: frames.Request) -> frames.RunStatus:
-    """Send a request, and return the server's answer."""
-    await connection.send(request)
-    message = await connection.receive()
-    if not isinstance(message, frames.RunStatus):
+def _begun(message: messages.Message | None) -> Begun:
+    """Return the answer of a server that has begun a run; raise the error of any other answer."""
+    if not isinstance(message, Begun):
         raise _refusal(message)
     return message
 
 
-def _refusal(message: frames.Message | None) -> ServerDeclined | ClinvkError:
+def _refusal(message: messages.Message | None) -> ServerDeclined | ClinvkError:
     """Return the error for an answer without a run."""
     match message:
-        case frames.Refused(code=""):
+        case Refused(code=""):
             return ServerDeclined(message.message)
-        case frames.Refused():
-            return errors.refusal(message.code, message.message)
+        case Refused():
+            return errors.refusal(message.code, message.message, message.field)
         case _:
             return ClinvkError(_LOST)
 
@@ -194,145 +191,117 @@ async def release_session(environ: Mapping[str, str], session_id: str) -> None:
     """Make the server of the home release a session, so that another process can continue the conversation."""
     with suppress(ServerDeclined, TimeoutError):
         async with _connection(environ) as connection, asyncio.timeout(_RELEASES_TIMEOUT_S):
-            await connection.send(frames.ReleaseSession(session_id))
+            connection.send(messages.ReleaseSession(session_id))
             while await connection.receive():  # the greeting
                 pass
 
 
 @asynccontextmanager
-async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[frames.Connection]:
+async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[Connection]:
     """Connect to the server of the home inside the context."""
     sock = connected(home(environ))
     if sock is None:
         raise ServerDeclined("")
-    connection = frames.Connection(*await asyncio.open_unix_connection(sock=sock))
+    connection = Connection(*await asyncio.open_unix_connection(sock=sock))
     try:
         yield connection
     finally:
         connection.close()
 
 
-class RemoteRun:
-    """The context of one run, and the command's view of the run."""
+def _new_id() -> str:
+    return os.urandom(16).hex()
 
-    id: str
-    created_at: float
-    session_id: str | None
 
-    def __init__(self, connection: frames.Connection, command: frames.RunCommand, say: Say) -> None:
-        self.request = command.request
-        self.started_at: float | None = None
-        self.ended_at: float | None = None
-        self.raw = b""
-        self.ending: Ending | None = None
+class AttachedRun:
+    """The context of a run on the server. Leaving the context stops the run, and waits until its agent has exited."""
+
+    def __init__(self, connection: Connection, request: RunRequest, variables: dict[str, str], say: Say) -> None:
         self._connection = connection
-        self._command = command
+        self._command = BeginPrompt(_new_id(), request, variables)
         self._say = say
-        self._number = 0
-        self._unread: deque[Logged] = deque()
+        self._run = RemoteRun(self._command.run_id, request, connection.send)
         self._awaited: set[str] = set()
-        self._has_exited = False
-        self._stop_timeout_s = _STOPS_TIMEOUT_S
+        self._is_overdue = False
 
-    async def __aenter__(self) -> "FollowedRun":
+    async def __aenter__(self) -> RemoteRun:
+        self._connection.send(self._command)
+        self._receiving = asyncio.create_task(self._receive())
         try:
-            async with self._time_limit():
-                await self._connection.send(self._command)
-                message = await self._connection.receive()
-        except TimeoutError as exc:
-            await self._finish(_STOPS_AT_ONCE_TIMEOUT_S)
-            raise TimedOut(self._overdue) from exc
+            begun = _begun(await asyncio.shield(self._run.begun))
         except asyncio.CancelledError:
             await self._finish(_STOPS_TIMEOUT_S)
             raise
-        if isinstance(message, frames.RunStatus):
-            raise Steered(message.run_id, message.session_id)
-        if not isinstance(message, frames.RunUpdate):
-            raise _refusal(message)
-        self._update(message)
-        return self
+        except ClinvkError as exc:
+            await self._finish(_STOPS_AT_ONCE_TIMEOUT_S)
+            if self._is_overdue:
+                raise TimedOut(self._overdue) from exc
+            raise
+        if begun.is_steered:
+            self._receiving.cancel()
+            raise Steered(begun.facts.run_id, begun.facts.session_id)
+        return self._run
 
     async def __aexit__(self, *_: object) -> None:
-        await self._finish(self._stop_timeout_s, stop=self._stop_timeout_s != _EXITS_TIMEOUT_S)
-
-    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Yield the events up to the ending; the loss of the server is an ending too."""
-        while self._unread or self.ending is None:
-            if not self._unread:
-                await self._receive()
-            elif (logged := self._unread.popleft()).number > after:
-                yield logged
-
-    async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
-        """Answer an interaction of this run; the events report the outcome."""
-        await self._connection.send(frames.AnswerInteraction(reference, answer))
-
-    async def _receive(self) -> None:
-        """Wait for the next message."""
-        try:
-            async with self._time_limit():
-                message = await self._connection.receive()
-        except TimeoutError:
-            self._fail(TimedOut.code, self._overdue)
-            self._stop_timeout_s = _STOPS_AT_ONCE_TIMEOUT_S
-            return
-        if isinstance(message, frames.RunUpdate):
-            self._update(message)
+        if self._run.log.ending and not self._is_overdue:
+            await self._finish(_EXITS_TIMEOUT_S, stop=False)
         else:
-            self._has_exited = True
-        if self._has_exited and not self.ending:
-            self._fail(ClinvkError.code, _LOST)
-
-    def _update(self, update: frames.RunUpdate) -> None:
-        self.id, self.session_id, self.created_at = update.run_id, update.session_id, update.created_at
-        self.started_at, self.ended_at, self.raw = update.started_at, update.ended_at, update.raw
-        self.request = replace(self.request, backend=update.backend, fell_back=update.fell_back)
-        self._has_exited = update.is_last
-        self._add(update.events)
-        for warning in update.warnings:
+            await self._finish(_STOPS_AT_ONCE_TIMEOUT_S if self._is_overdue else _STOPS_TIMEOUT_S)
+        for warning in self._run.facts.warnings:
             self._say(warning)
 
-    def _time_limit(self) -> asyncio.Timeout:
-        """Return a context that raises TimeoutError when a server that still answers would have sent something."""
-        limit_s = self.request.timeout_s
-        is_limited = limit_s and not self.ending and not self._awaited
-        return asyncio.timeout(limit_s + _LATER_S if limit_s and is_limited else None)
+    async def _receive(self) -> None:
+        """Take the messages of the server until the agent has exited. The loss of the server ends the run."""
+        run = self._run
+        while not run.exited.is_set():
+            try:
+                async with self._time_limit():
+                    message = await self._connection.receive()
+            except TimeoutError:
+                self._is_overdue = True
+                run.fail(TimedOut.code, self._overdue)
+                continue
+            run.feed(message, self._connection.size)
+            if isinstance(message, Events):
+                self._note_interactions(message)
+            elif not isinstance(message, Begun):
+                run.lose(ClinvkError.code, _LOST)
 
-    @property
-    def _overdue(self) -> str:
-        return f"{_SILENT}, and the {self.request.timeout_s:g} s are over"
-
-    def _fail(self, code: str, message: str) -> None:
-        self.ended_at = time.time()
-        self._add([Logged(self._number + 1, self.ended_at, RunFailed(code, message))])
-
-    def _add(self, events: Sequence[Logged]) -> None:
-        self._unread += events
-        for number, _, event in events:
-            self._number = number
-            match event:
+    def _note_interactions(self, message: Events) -> None:
+        for entry in message.events:
+            match entry.event:
                 case InteractionRequested(interaction):
                     self._awaited.add(interaction.id)
                 case InteractionResolved(interaction):
                     self._awaited.discard(interaction.id)
-                case RunFinished() | RunFailed():
-                    self.ending, self._stop_timeout_s = event, _EXITS_TIMEOUT_S
                 case _:
                     pass
 
-    async def _finish(self, timeout_s: float, stop: bool = True) -> None:
+    def _time_limit(self) -> asyncio.Timeout:
+        """Return a context that raises TimeoutError when a server that still answers would have sent something."""
+        limit_s = self._command.request.timeout_s
+        is_limited = limit_s and not self._run.log.ending and not self._awaited
+        return asyncio.timeout(limit_s + _LATER_S if limit_s and is_limited else None)
+
+    @property
+    def _overdue(self) -> str:
+        return f"{_SILENT}, and the {self._command.request.timeout_s:g} s are over"
+
+    async def _finish(self, timeout_s: float, stop: bool = True, at_once: bool = False) -> None:
         """Wait until the agent has exited; its last events can be followed afterwards. Stop the run first if asked.
 
         A cancelled wait stops the run at once.
         """
+        run = self._run
         try:
             async with asyncio.timeout(timeout_s):
                 if stop:
-                    await self._connection.send(frames.Stop())  # `send` also waits for the server to read
-                while not self._has_exited:
-                    await self._receive()
+                    run.stop(at_once)
+                await run.exited.wait()
         except TimeoutError:
             self._say(_UNKNOWN)
         except asyncio.CancelledError:
-            await finish_shielded(self._finish(_STOPS_AT_ONCE_TIMEOUT_S))
+            await finish_shielded(self._finish(_STOPS_AT_ONCE_TIMEOUT_S, at_once=True))
             raise
+        finally:
+            self._receiving.cancel()

@@ -8,17 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
-from msgspec.structs import replace
-
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
-from clinvk.remote import caller, frames
+from clinvk.remote import caller, messages
+from clinvk.remote.connection import Connection
+from clinvk.remote.log_reader import LogReader
+from clinvk.remote.messages import Begun, Greeting, Refused
 from clinvk.remote.socket_path import SocketClaim, peer_pid
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_scan import is_tagged
-from clinvk.runtime.process.waiting import in_background
 from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown, Steered
 from clinvk.types.orchestration import Plan
+from clinvk.types.run import RunFacts
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,11 @@ _CHECK_INTERVAL_S = 2.0
 
 _CLOSE_TIMEOUT_S = 2.0
 
+_Request = messages.BeginPrompt | messages.BeginPlan | messages.CreateLogin | messages.RestRequest
+
 
 class RunControl(Protocol):
     """What commands ask of a server besides a prompt."""
-
-    async def cancel(self, run_id: str) -> bool:
-        """Cancel a run of this server with all parts, and wait for its end; return False if it is not live here."""
-        ...
 
     async def start_plan(self, plan: Plan, original: Plan, environ: Mapping[str, str]) -> str:
         """Start a plan in the background, in the environment of the command; return the run id.
@@ -42,11 +41,11 @@ class RunControl(Protocol):
         """
         ...
 
-    def create_login(self) -> frames.LoginLink:
+    def create_login(self) -> messages.LoginLink:
         """Create a login link for the web pages of this server."""
         ...
 
-    async def call_rest(self, request: frames.RestRequest) -> frames.RestResponse:
+    async def call_rest(self, request: messages.RestRequest) -> messages.RestResponse:
         """Send a request to the REST API as the user of this machine."""
         ...
 
@@ -92,7 +91,7 @@ class SocketServer:
             return
         if listener is None:
             logger.info("commands go through another server of this home, for as long as it is there")
-        serving = self._serve(listener, runs, control, frames.Greeting(mine, variables))
+        serving = self._serve(listener, runs, control, Greeting(mine, variables))
         self._serving = self._group.create_task(serving)
 
     def close(self) -> None:
@@ -102,7 +101,7 @@ class SocketServer:
         self._claim.leave()
 
     async def _serve(
-        self, listener: socket.socket | None, runs: LocalRuns, control: RunControl, greeting: frames.Greeting
+        self, listener: socket.socket | None, runs: LocalRuns, control: RunControl, greeting: Greeting
     ) -> None:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             client = _ClientConnection(runs, control, self._environ, reader, writer)
@@ -127,7 +126,7 @@ class SocketServer:
 
 
 class _ClientConnection:
-    """A connected command."""
+    """A connected command. Its runs end with the connection."""
 
     def __init__(
         self,
@@ -138,93 +137,95 @@ class _ClientConnection:
         writer: asyncio.StreamWriter,
     ) -> None:
         self.is_answering = False
-        self._connection = frames.Connection(reader, writer)
+        self._connection = Connection(reader, writer)
         self._pid = peer_pid(writer.get_extra_info("socket"))
         self._runs = runs
         self._control = control
         self._environ = environ
+        self._readers: dict[str, LogReader] = {}
+        self._stopped: set[str] = set()
+        self._tasks = asyncio.TaskGroup()
 
-    async def serve(self, greeting: frames.Greeting) -> None:
-        """Answer the command; stop the run when the command disconnects."""
+    async def serve(self, greeting: Greeting) -> None:
+        """Answer the command; stop its runs when the command disconnects."""
         try:
             if self._pid is not None:
-                await self._converse(greeting, is_tagged(self._pid))
-        except Exception:
-            logger.exception("a command failed inside clinvk")
-            failed = "clinvk itself failed; the server's log has the details"
-            await self._connection.send(frames.Refused(failed, ClinvkError.code))
+                is_of_agent = is_tagged(self._pid)
+                self._connection.send(Refused("it was started by an agent") if is_of_agent else greeting)
+                async with self._tasks:
+                    await self._receive_all(is_of_agent)
+            await self._connection.drain()
         finally:
             self._connection.close()
 
-    async def _converse(self, greeting: frames.Greeting, is_of_agent: bool) -> None:
-        await self._connection.send(frames.Refused("it was started by an agent") if is_of_agent else greeting)
-        match await self._connection.receive():
-            case frames.ReleaseSession(session_id=session_id):
-                await self._runs.release_session(session_id)
-            case message if isinstance(message, frames.Request) and not is_of_agent:
-                self.is_answering = True
-                await self._answer(message)
-            case _:
-                pass
+    async def _receive_all(self, is_of_agent: bool) -> None:
+        """Carry out the messages until the command disconnects. Those of an agent are only to release sessions."""
+        while message := await self._connection.receive():
+            match message:
+                case messages.ReleaseSession(session_id=session_id):
+                    await self._runs.release_session(session_id)
+                    return
+                case _ if is_of_agent:
+                    return
+                case messages.Read(run_id=run_id, after=after):
+                    if reader := self._readers.get(run_id):
+                        reader.read(after)
+                case messages.Stop(run_id=run_id, at_once=at_once):
+                    self._stop(run_id, at_once)
+                case messages.BeginPrompt() | messages.BeginPlan() | messages.CreateLogin() | messages.RestRequest():
+                    self.is_answering = True
+                    self._tasks.create_task(self._answer(message))
+                case _:
+                    return
+        for run_id in self._readers:
+            self._stop(run_id, at_once=run_id in self._stopped)
 
-    async def _answer(self, request: frames.Request) -> None:
-        """Carry out a request, and send the last message."""
-        try:
-            message = await self._carry_out(request)
-        except Steered as exc:
-            message = frames.RunStatus(exc.run_id, exc.session_id, is_steered=True)
-        except (QueueFull, ShuttingDown) as exc:
-            message = frames.Refused(exc.message)
-        except ClinvkError as exc:
-            message = frames.Refused(exc.message, exc.code)
-        await self._connection.send(message)
-
-    async def _carry_out(self, request: frames.Request) -> frames.Message:
-        match request:
-            case frames.RunCommand():
-                return await (self._start(request) if request.detach else self._run_prompt(request))
-            case frames.RunPlan(plan=plan, original=original):
-                return frames.RunStatus(await self._control.start_plan(plan, original, self._environ_of(request)))
-            case frames.CancelRun(run_id=run_id):
-                is_live = await self._control.cancel(run_id)
-                return frames.RunStatus(run_id) if is_live else frames.Refused("the run is not in this server")
-            case frames.CreateLogin():
-                return self._control.create_login()
-            case frames.RestRequest():
-                return await self._control.call_rest(request)
-
-    async def _start(self, command: frames.RunCommand) -> frames.RunStatus:
-        run = await self._runs.start(command.request, self._environ_of(command))
-        return frames.RunStatus(run.id, run.session_id, run.slot.position)
-
-    async def _run_prompt(self, command: frames.RunCommand) -> frames.RunUpdate:
-        """Run the prompt, send its events, and return its end."""
-        environ = self._environ_of(command)
-        async with self._runs.run_of_user(command.request, environ) as run, in_background(self._listen(run.id)):
-            await self._connection.send(frames.run_update(run))
-            async for batch in run.batches():
-                await self._connection.send(frames.run_update(run, batch))
-            await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
-        return replace(frames.run_update(run), warnings=run.recorder.warnings, is_last=True)
-
-    def _environ_of(self, command: frames.RunCommand | frames.RunPlan) -> dict[str, str]:
-        return caller.merge_environment(self._environ, command.environ)
-
-    async def _listen(self, run_id: str) -> None:
-        """Pass on answers. Stop the run when the command sends `Stop` or disconnects; then kill its agent at once."""
-        at_once = False
-        while True:
-            message = await self._connection.receive()
-            if isinstance(message, frames.AnswerInteraction):
-                await self._pass_on(message)
-                continue
+    def _stop(self, run_id: str, at_once: bool) -> None:
+        self._stopped.add(run_id)
+        if run_id in self._readers:
             self._runs.stop(run_id, at_once)
-            at_once = True
-            if not isinstance(message, frames.Stop):
-                return
 
-    async def _pass_on(self, message: frames.AnswerInteraction) -> None:
+    async def _answer(self, request: _Request) -> None:
+        """Carry out a request."""
         try:
-            await self._runs.interactions.answer(message.id, message.answer)
+            await self._carry_out(request)
+        except Steered as exc:
+            self._connection.send(Begun(RunFacts(run_id=exc.run_id, backend="", session_id=exc.session_id), True))
+        except (QueueFull, ShuttingDown) as exc:
+            self._connection.send(Refused(exc.message))
         except ClinvkError as exc:
-            logger.info("an answer of a command is of no use: %s", exc.message)
+            self._connection.send(Refused(exc.message, exc.code, exc.field))
+        except Exception:
+            logger.exception("a command failed inside clinvk")
+            failed = "clinvk itself failed; the server's log has the details"
+            self._connection.send(Refused(failed, ClinvkError.code))
+
+    async def _carry_out(self, request: _Request) -> None:
+        match request:
+            case messages.BeginPrompt(detach=True):
+                run = await self._runs.start(request.request, self._environ_of(request), request.run_id)
+                self._connection.send(Begun(run.facts))
+            case messages.BeginPrompt():
+                await self._run_prompt(request)
+            case messages.BeginPlan(plan=plan, original=original):
+                run_id = await self._control.start_plan(plan, original, self._environ_of(request))
+                self._connection.send(Begun(RunFacts(run_id=run_id, backend="")))
+            case messages.CreateLogin():
+                self._connection.send(self._control.create_login())
+            case messages.RestRequest():
+                self._connection.send(await self._control.call_rest(request))
+                await self._connection.drain()
+
+    async def _run_prompt(self, command: messages.BeginPrompt) -> None:
+        """Run the prompt, and send its events."""
+        environ = self._environ_of(command)
+        async with self._runs.run_of_user(command.request, environ, command.run_id) as run:
+            reader = self._readers[run.id] = LogReader(run, self._connection.send)
+            self._connection.send(Begun(run.facts))
+            if run.id in self._stopped:
+                self._runs.stop(run.id)
+            await reader.send_all()
+        del self._readers[run.id]
+
+    def _environ_of(self, command: messages.BeginPrompt | messages.BeginPlan) -> dict[str, str]:
+        return caller.merge_environment(self._environ, command.environ)

@@ -1,7 +1,7 @@
 """The approvals and questions that runs of this process await: storing, answers, expiry.
 
 An answer is a change in the store, so any process that uses the store can give it. The process of the run learns of an
-answer that was given elsewhere by reading the store every second, while an interaction is pending.
+answer that was given elsewhere by reading the store twice a second, while an interaction is pending.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from clinvk.types.text import visible
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 1.0
+POLL_S = 0.5
 
 MAX_PENDING = 20
 """How many interactions of one run may be pending."""

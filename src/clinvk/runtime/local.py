@@ -37,7 +37,7 @@ from clinvk.runtime.slots import Slot, SlotRequest, Slots
 from clinvk.store.protocol import LOST, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
-from clinvk.types.interaction import Interaction
+from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
 
@@ -129,6 +129,10 @@ class LocalRuns:
         """Counts and memory of the warm agent processes; None if no process is kept warm."""
         return self.pool.stats if self.pool else None
 
+    async def answer(self, reference: str, answer: InteractionAnswer) -> Interaction:
+        """Answer an interaction in the name of this machine's user; see `Interactions.answer`."""
+        return await self.interactions.answer(reference, answer)
+
     def resize(self, server: ServerSettings) -> None:
         """Change how many runs may be active at once, and how many may wait."""
         self.capacity = capacity(server, self._machine)
@@ -197,24 +201,28 @@ class LocalRuns:
         """
         return OwnedRun(self._begin(request))
 
-    def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[RunTask]:
+    def run_of_user(
+        self, request: RunRequest, environ: Mapping[str, str], run_id: str = ""
+    ) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
 
         The server's restrictions do not apply: the run may work in any directory. Only a part of an orchestration and a
-        prompt that steers wait in the queue.
+        prompt that steers wait in the queue. `run_id` is the id of the run; empty chooses an id.
 
         Raises:
             QueueFull: no slot is free. Other errors are as in `run`.
         """
         may_wait = request.part is not None or request.on_busy == "steer"  # the server has the run to be steered
-        return OwnedRun(self._begin(request, environ, may_wait))
+        return OwnedRun(self._begin(request, environ, may_wait, run_id))
 
-    async def start(self, request: RunRequest, user_environ: Mapping[str, str] | None = None) -> RunTask:
+    async def start(
+        self, request: RunRequest, user_environ: Mapping[str, str] | None = None, run_id: str = ""
+    ) -> RunTask:
         """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`.
 
         With `user_environ`, run a prompt of this machine's user as `run_of_user` does.
         """
-        run = await self._begin(request, user_environ)
+        run = await self._begin(request, user_environ, run_id=run_id)
         run.log.release()
         return run
 
@@ -262,22 +270,32 @@ class LocalRuns:
         return await executables.version(self.spawner, path, self._environment.host(backend.name).env)
 
     async def _begin(
-        self, request: RunRequest, user_environ: Mapping[str, str] | None = None, may_wait: bool = True
+        self,
+        request: RunRequest,
+        user_environ: Mapping[str, str] | None = None,
+        may_wait: bool = True,
+        run_id: str = "",
     ) -> RunTask:
         """Begin a run; `user_environ` is the environment of a run of this machine's user."""
+        run_id = run_id or os.urandom(16).hex()
         try:
-            return await self._begin_turn(request, user_environ, may_wait)
+            return await self._begin_turn(run_id, request, user_environ, may_wait)
         except SessionBusy as exc:
             if request.on_busy == "reject":
                 raise
             steered = await self._turns.steer(request, exc) if request.on_busy == "steer" else None
-        run = await self._begin_turn(request, user_environ, may_wait, waits=True)
+        run = await self._begin_turn(run_id, request, user_environ, may_wait, waits=True)
         if steered:  # only now: else a run that waits for longer would come first
             steered.stop(RunFailed(Cancelled.code, f"run {run.id!r} steered the conversation"))
         return run
 
     async def _begin_turn(
-        self, request: RunRequest, user_environ: Mapping[str, str] | None, may_wait: bool, waits: bool = False
+        self,
+        run_id: str,
+        request: RunRequest,
+        user_environ: Mapping[str, str] | None,
+        may_wait: bool,
+        waits: bool = False,
     ) -> RunTask:
         """Begin a run. The run claims the session at once, or with `waits` in its turn."""
         is_of_user = user_environ is not None
@@ -286,7 +304,7 @@ class LocalRuns:
         request, session, resume = await self._turns.resolve(request, waits)
         if session and not waits:
             await self._turns.wait_for_exit(session)
-        spec_of = partial(self._spec, os.urandom(16).hex(), resume, user_environment)
+        spec_of = partial(self._spec, run_id, resume, user_environment)
         candidates = Candidates(request, self._store.limits, spec_of)
         spec = await candidates.choose()
         request = spec.request
@@ -338,7 +356,7 @@ class LocalRuns:
         del self._live[run.id]
         run.slot.release()  # a task killed before its first step has not left
         self._turns.wake_next(run)
-        self.refusals.note(run.request, run.ending)
+        self.refusals.note(run.request, run.log.ending)
         for callback in callbacks:
             callback()
 

@@ -1,88 +1,69 @@
-"""The protocols that local and remote runs share, the facts of a run, and the events of stored runs."""
+"""The interface of runs, wherever they run, and the events of stored runs."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
-from clinvk.dialects.dialect import RunFacts
+from clinvk.runtime.run.event_log import EventLog
 from clinvk.store.protocol import UNDER_WAY, SessionStore
 from clinvk.types.errors import Cancelled, RunNotFound
-from clinvk.types.events import Ending, Logged, RunFailed, RunFinished
+from clinvk.types.events import Logged, RunFailed, RunFinished
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 
-class RunInfo(Protocol):
-    """The facts of a run so far. Times such as `created_at` are seconds since the epoch."""
+class Run(Protocol):
+    """A run of this process or of another one. Every answer and stream is a view over the event log.
+
+    Attributes:
+        request: the request to the current agent.
+    """
 
     id: str
     request: RunRequest
-    created_at: float
+    log: EventLog
 
     @property
-    def started_at(self) -> float | None:
-        """When an agent process started; None before."""
+    def facts(self) -> RunFacts:
+        """The facts of the run so far."""
         ...
 
-    @property
-    def ended_at(self) -> float | None:
-        """When the run ended; None before."""
+    async def left_queue(self) -> None:
+        """Wait until the run leaves the queue: it has a slot, or was stopped."""
+
+    async def cancel(self) -> None:
+        """Stop the run unless it has ended, and wait until its agent is gone."""
+
+
+class Runner(Protocol):
+    """Runs prompts for a command.
+
+    `LocalRuns` runs a prompt in this process, `ServerOrLocalRuns` through a running server if possible.
+    """
+
+    def run(self, request: RunRequest) -> AbstractAsyncContextManager[Run]:
+        """Run a prompt; see `LocalRuns.run`."""
         ...
 
-    @property
-    def session_id(self) -> str | None:
-        """The session that this run is a turn of; None for an ephemeral run."""
-        ...
-
-
-class FollowedRun(RunInfo, Protocol):
-    """A run as the caller sees the run."""
-
-    @property
-    def ending(self) -> Ending | None:
-        """The ending; None before the run has ended."""
-        ...
-
-    @property
-    def raw(self) -> bytes:
-        """The last line of JSON that the agent printed."""
-        ...
-
-    def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Yield the events after number `after`, past events first, until the ending, individually."""
-        ...
-
-    def resolve(self, reference: str, answer: InteractionAnswer) -> Coroutine[Any, Any, object]:
-        """Answer an interaction of this run in the name of this machine's user. The events report the outcome."""
-        ...
-
-
-def run_facts(run: RunInfo) -> RunFacts:
-    """Return the facts of a run for the encoders of dialects."""
-    request = run.request
-    return RunFacts(
-        run_id=run.id,
-        backend=request.backend,
-        session_id=run.session_id,
-        model=request.model,
-        workdir=request.workdir or "",
-        created_at=run.created_at,
-        fallback=request.fell_back,
-        started_at=run.started_at or run.created_at,
-        duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
-    )
+    async def answer(self, reference: str, answer: InteractionAnswer) -> object:
+        """Answer an interaction in the name of this machine's user; see `Interactions.answer`."""
 
 
 def record_facts(run: RunRecord) -> RunFacts:
-    """Return the facts of a stored run for the encoders of dialects."""
+    """Return the facts of a stored run."""
     return RunFacts(
         run_id=run.id,
         backend=run.backend,
         session_id=run.session_id,
         model=run.model,
         workdir=run.workdir,
-        started_at=run.started_at or run.created_at,
+        node=run.node,
+        state=run.state,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
     )
 
 
@@ -126,14 +107,3 @@ def _ending(run: RunRecord, number: int) -> Logged:
     return Logged(
         number, at, RunFailed(run.error_code or Cancelled.code, message, run.exit_code, run.usage, run.cost_usd)
     )
-
-
-class Runner(Protocol):
-    """Runs prompts for a command.
-
-    `LocalRuns` runs a prompt in this process, `ServerOrLocalRuns` through a running server if possible.
-    """
-
-    def run(self, request: RunRequest) -> AbstractAsyncContextManager[FollowedRun]:
-        """Run a prompt; see `LocalRuns.run`."""
-        ...

@@ -16,10 +16,9 @@ from msgspec.structs import replace
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.client_tools import TEXT, ToolChoice
 from clinvk.dialects.conversation import ToolTurn, check_calls
-from clinvk.dialects.dialect import Call, CallMissing, Previous, RunFacts
+from clinvk.dialects.dialect import Call, CallMissing, Previous
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import Phase, RunTask
-from clinvk.runtime.runs import run_facts
 from clinvk.types.errors import AgentFailed
 from clinvk.types.events import (
     AwaitingTools,
@@ -35,6 +34,7 @@ from clinvk.types.events import (
     gather,
 )
 from clinvk.types.request import ToolOutput
+from clinvk.types.run import RunFacts
 
 
 class _Start(msgspec.Struct, frozen=True):
@@ -167,7 +167,7 @@ class Answer:
     @property
     def facts(self) -> RunFacts:
         """The facts of the run; every answer has an id of its own."""
-        return replace(run_facts(self.run), run_id=_answer_id(self.run.id, self._start.index))
+        return replace(self.run.facts, run_id=_answer_id(self.run.id, self._start.index))
 
     async def check(self) -> None:
         """Wait for the end of the answer if the request requires a call.
@@ -197,7 +197,7 @@ class Answer:
             yield [Logged(number, self.run.created_at, event) for number, event in enumerate(events, start.after)]
             return
         calls: dict[str, ToolCall | None] = {}
-        async for batch in self.run.batches(start.after):
+        async for batch in self.run.log.batches(start.after):
             answered: list[Logged] = []
             is_complete = False
             for number, at, event in batch:
@@ -288,7 +288,7 @@ class ParkedRuns:
             yield Answer(parked, start, self, turn.choice)
         finally:
             parked.readers -= 1
-            if parked.run.ending:
+            if parked.run.log.ending:
                 self.keep_ended(parked)  # the request may not have read the end
             elif not (parked.readers or parked.calls):
                 self.drop(parked)

@@ -32,24 +32,15 @@ from clinvk.api.http.response import (
 )
 from clinvk.backends.base import describe
 from clinvk.dialects import vendor
-from clinvk.dialects.dialect import (
-    Call,
-    CallMissing,
-    Dialect,
-    Encoder,
-    RunFacts,
-    SupportsAsync,
-    SupportsKeepAlive,
-    renamed,
-)
+from clinvk.dialects.dialect import Call, CallMissing, Dialect, Encoder, SupportsAsync, SupportsKeepAlive, renamed
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.runs import run_facts
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, Steered, failure
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunResult, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 from clinvk.types.text import readable
 
 HOLD_S = 10.0
@@ -190,8 +181,7 @@ class _PromptRequest(Exchange):
     async def _accept(self, call: Call, run: RunTask) -> None:
         """Respond with the location of the run, and let the run continue in the background."""
         assert isinstance(self._dialect, SupportsAsync), "no other format asks for it"
-        facts = replace(run_facts(run), queue_position=run.slot.position)
-        body = self._dialect.accepted(call, facts, run.state)
+        body = self._dialect.accepted(call, run.facts, run.state)
         if self._dialect.is_model_api:
             await self._response.send(200, self._dialect.result_type, body, _headers(call, run))
             return
@@ -200,7 +190,7 @@ class _PromptRequest(Exchange):
     async def _stream(self, call: Call, run: RunTask) -> None:
         held: list[Logged] = []
         is_held = True
-        async for batch in (self._answer_of_run or run).batches():
+        async for batch in (self._answer_of_run or run.log).batches():
             if is_held:
                 if self._dialect.is_model_api:
                     held += batch
@@ -217,7 +207,7 @@ class _PromptRequest(Exchange):
         await self._response.end()
 
     async def _respond(self, call: Call, run: RunTask) -> None:
-        result = await (self._answer_of_run or run).result()
+        result = await (self._answer_of_run or run.log).result()
         self._add_fallback(run)
         self._raise_if_never_started(call, run, result.ending)
         if self._dialect.is_model_api and result.error:
@@ -275,7 +265,7 @@ class _PromptRequest(Exchange):
         return self._encoder
 
     def _facts(self, run: RunTask) -> RunFacts:
-        return self._answer_of_run.facts if self._answer_of_run else run_facts(run)
+        return self._answer_of_run.facts if self._answer_of_run else run.facts
 
     def _raise_if_never_started(self, call: Call, run: RunTask, event: Event) -> None:
         """Raise the error of a run that failed before its agent started, unless the response has begun.

@@ -36,7 +36,7 @@ from clinvk.dialects.dialect import NotCancellable
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
-from clinvk.runtime.runs import poll_events, record_facts, run_facts
+from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Logged, RunFailed, RunFinished
@@ -192,9 +192,9 @@ class _EventsRequest(Exchange):
         if live or run.state in UNDER_WAY:
             await self._open()
         encoder: unified.UnifiedEncoder | None = None
-        async for batch in live.batches() if live else stored_events(services, run, self._endpoint.poll_s):
+        async for batch in live.log.batches() if live else stored_events(services, run, self._endpoint.poll_s):
             if not encoder:
-                facts = run_facts(live) if live else record_facts(await services.store.run(run.id))
+                facts = live.facts if live else record_facts(await services.store.run(run.id))
                 encoder = unified.UnifiedEncoder(facts)
             for data in chunked(self._lines(encoder, batch, after)):
                 await self._open()

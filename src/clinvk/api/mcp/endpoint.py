@@ -17,7 +17,7 @@ from clinvk.api.http.response import read_json
 from clinvk.api.mcp.calls import SESSION_HEADER, Calls, cancelled_request, http_key, method_of
 from clinvk.dialects.dialect import NoSuchPath
 from clinvk.policy import rules
-from clinvk.remote.frames import RestRequest, RestResponse
+from clinvk.remote.messages import RestRequest, RestResponse
 
 if TYPE_CHECKING:
     from clinvk.api.mcp.protocol import McpServer

@@ -20,7 +20,7 @@ from clinvk.api.endpoints.worktrees import WorktreeItem
 from clinvk.config.load import WORKTREES
 from clinvk.dialects.rest.interactions import AnswerBody, InteractionList, InteractionView
 from clinvk.dialects.rest.rest import Accepted, Problem
-from clinvk.remote.frames import RestRequest, RestResponse
+from clinvk.remote.messages import RestRequest, RestResponse
 from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
 from clinvk.store.protocol import UNDER_WAY
 from clinvk.types.choices import ApprovalMode, Isolation, RunState, SandboxMode

@@ -264,7 +264,7 @@ def count_runs(metrics: Metrics) -> RunObserver:
 
 
 def _count(metrics: Metrics, run: RunTask) -> None:
-    if not (ending := run.ending):
+    if not (ending := run.log.ending):
         return
     backend = run.request.backend
     metrics.count_run(backend, ending)

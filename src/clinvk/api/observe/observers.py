@@ -53,7 +53,7 @@ def run_log(has_prompts: bool) -> RunObserver:
 
 
 def _log_run(run: RunTask, has_prompts: bool) -> None:
-    ending = run.ending
+    ending = run.log.ending
     if ending is None or not logger.isEnabledFor(logging.INFO):
         return
     request, usage = run.request, ending.usage or Usage()

@@ -104,7 +104,7 @@ class Tracing:
                 if at is not None:
                     span.add_event(name, timestamp=_ns(at))
             self._trace_tools(span, run)
-            if ending := run.ending:
+            if ending := run.log.ending:
                 span.set_attributes(_ending_attributes(run, ending))
                 if isinstance(ending, RunFailed):
                     span.set_status(StatusCode.ERROR)

@@ -20,7 +20,6 @@ from clinvk.api.access import auth, keys
 from clinvk.api.access.key_file import key_source
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.access.workdirs import WorkdirPolicy
-from clinvk.api.endpoints.runs import cancel_live
 from clinvk.api.endpoints.services import Cluster, Services, open_services
 from clinvk.api.http.http1 import with_timeouts
 from clinvk.api.http.middleware import RequestMiddleware
@@ -35,7 +34,7 @@ from clinvk.api.server.port_owner import address, listen, listen_error
 from clinvk.backends.registry import Backends
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
-from clinvk.remote.frames import LoginLink, RestRequest, RestResponse
+from clinvk.remote.messages import LoginLink, RestRequest, RestResponse
 from clinvk.remote.socket_server import SocketServer
 from clinvk.runtime.local import RunObserver
 from clinvk.runtime.process import process_tags, resource_limits
@@ -353,10 +352,6 @@ class CommandControl(NamedTuple):
     services: Services
     port: int
     rest: InProcessRest
-
-    async def cancel(self, run_id: str) -> bool:
-        """Cancel a run of this server with all parts, and wait for its end; return False if it is not live here."""
-        return await cancel_live(self.services, await self.services.store.run(run_id))
 
     async def start_plan(self, plan: Plan, original: Plan, environ: Mapping[str, str]) -> str:
         """Start a plan in the background, in the environment of the command; return the run id."""

@@ -13,7 +13,7 @@ from clinvk.cli.acp.connection import EditorConnection
 from clinvk.cli.acp.updates import TurnUpdates, answer_of, chunk, prompt_of, prompt_result
 from clinvk.cli.prompt.interaction_text import content, waiting_note
 from clinvk.config.model import Settings, complete
-from clinvk.runtime.runs import FollowedRun, Runner
+from clinvk.runtime.runs import Run, Runner
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import (
     Cancelled,
@@ -152,7 +152,7 @@ class EditorSession:
         ids = {"session_id" if is_resumed else "new_session_id": self.id}
         async with self._context.runs.run(replace(request, **ids)) as run:
             await self._follow(run, updates)
-        match run.ending:
+        match run.log.ending:
             case RunFailed(code, message) if code != Cancelled.code:
                 raise failure(code, message)
             case RunFinished() as ending:
@@ -160,11 +160,11 @@ class EditorSession:
             case _:
                 return _CANCELLED
 
-    async def _follow(self, run: FollowedRun, updates: TurnUpdates) -> None:
+    async def _follow(self, run: Run, updates: TurnUpdates) -> None:
         """Show the events of a run, and ask what the agent asks."""
         questions: dict[str, asyncio.Task[None]] = {}
         try:
-            async for logged in run.follow():
+            async for logged in run.log.follow():
                 await self.show(*updates.feed(logged.event))
                 match logged.event:
                     case InteractionRequested(interaction):
@@ -178,7 +178,7 @@ class EditorSession:
             for question in questions.values():
                 question.cancel()
 
-    async def _ask(self, run: FollowedRun, interaction: Interaction, updates: TurnUpdates) -> None:
+    async def _ask(self, run: Run, interaction: Interaction, updates: TurnUpdates) -> None:
         """Ask the user in the editor, or say how to answer elsewhere if a permission request cannot ask it."""
         if not (permission := updates.permission(interaction)):
             note = f"\n\n{content(interaction)}\n\n{waiting_note(interaction, interaction.backend)}\n\n"
@@ -188,7 +188,7 @@ class EditorSession:
         params = wire.Params(session_id=self.id, tool_call=tool, options=options)
         result = await self._context.connection.ask(interaction.id, "session/request_permission", params)
         try:
-            await run.resolve(interaction.id, answer_of(interaction, result))
+            await self._context.runs.answer(interaction.id, answer_of(interaction, result))
         except (InteractionAnswered, InteractionEnded):
             pass  # the answer from elsewhere was first
         except Exception:  # the interaction expires, and the turn goes on

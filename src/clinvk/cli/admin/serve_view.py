@@ -87,7 +87,7 @@ def client_name(agent: str | None) -> str:
 
 def run_lines(run: RunTask, client: str, columns: int, has_color: bool) -> Iterator[str]:
     """Yield the line of a run that has ended, and the reason if it failed."""
-    ending = run.ending
+    ending = run.log.ending
     outcome, color, reason = "ok", _GREEN, ""
     if isinstance(ending, RunFailed) and ending.code == Cancelled.code:
         outcome, color = "cancelled", _YELLOW

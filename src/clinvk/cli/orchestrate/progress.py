@@ -12,7 +12,8 @@ from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.terminal.output import STDERR, Notes, duration, is_writable, terminal_size, without_sequences, write
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
-from clinvk.orchestrate.observers import PartObserver, PartRun
+from clinvk.orchestrate.observers import PartObserver
+from clinvk.runtime.runs import Run
 from clinvk.types.errors import TimedOut
 from clinvk.types.events import (
     Event,
@@ -76,7 +77,7 @@ class PartQuestions(PartObserver):
         self._questions = TerminalQuestions(notes, environ)
         self.show = self._questions.run
 
-    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Ask, or take back a question that is resolved."""
         for _, _, event in batch:
             match event:
@@ -100,12 +101,12 @@ class ProgressLines(PartObserver):
         self._notes = notes
         self._turn = asyncio.Lock()
 
-    def started(self, index: int, part: Part, run: PartRun) -> None:
+    def started(self, index: int, part: Part, run: Run) -> None:
         """Print that a part has begun, unless stderr is blocked."""
         if is_writable(STDERR):
             self._notes.info(f"{part_label(self._plan, index, part)}: started")
 
-    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Print the activity of a verbose part."""
         for _, _, event in batch if part.request.verbose else ():
             if not isinstance(event, ThinkingDelta) and (text := activity(event)):
@@ -146,7 +147,7 @@ _CLEAR_LINE, _CLEAR_LINE_ABOVE = "\r\x1b[2K", "\x1b[1A\x1b[2K"
 class _Running:
     """A running part; `text` is the end of the answer so far, `did` the activity after it."""
 
-    def __init__(self, part: Part, run: PartRun) -> None:
+    def __init__(self, part: Part, run: Run) -> None:
         self.part = part
         self.run = run
         self.did = ""
@@ -165,11 +166,11 @@ class LiveProgress(PartObserver):
         self._ended = {result.index: result for result in plan.done} if isinstance(plan, Chain) else {}
         self._counts = Counter(map(status, self._ended.values()))
 
-    def started(self, index: int, part: Part, run: PartRun) -> None:
+    def started(self, index: int, part: Part, run: Run) -> None:
         """Show that a part has begun."""
         self._running[index] = _Running(part, run)
 
-    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Show the activity of a part."""
         running = self._running[index]
         for _, _, event in batch:
@@ -234,11 +235,11 @@ class LiveProgress(PartObserver):
 
     def _running_row(self, index: int, running: _Running, tail: int) -> tuple[str, ...]:
         """Return the row of a part, with its activity or the end of its answer so far, `tail` cells at most."""
-        started_at = running.run.started_at
+        started_at = running.run.facts.started_at
         line = next((line for line in reversed(running.text.split("\n")) if line.strip()), "")
         last = one_line(running.did, _TAIL_CHARS) or cut(one_line(line), tail, from_left=True)
         elapsed = duration(max(0.0, time.time() - started_at)) if started_at else ""
-        state, used = "running" if started_at else "waiting", running.run.used_tokens
+        state, used = "running" if started_at else "waiting", running.run.facts.used_tokens
         return self._label(index, running.part), state, elapsed, f"{used:,}" if used else "", last
 
     def _ended_row(self, result: PartResult) -> tuple[str, ...]:

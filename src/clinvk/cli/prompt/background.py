@@ -18,7 +18,7 @@ from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, columns, print_json, print_text, renders_markdown
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.dialects.rest.unified import UnifiedEncoder
-from clinvk.remote import frames
+from clinvk.remote.messages import Begun
 from clinvk.remote.remote_runs import ServerDeclined, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
@@ -46,14 +46,15 @@ async def start(work: RunRequest | tuple[Plan, Plan], context: CommandContext, w
     return 0
 
 
-def report(started: frames.RunStatus, notes: Notes, wants_json: bool, prints_id: bool) -> None:
+def report(started: Begun, notes: Notes, wants_json: bool, prints_id: bool) -> None:
     """Report a run that was started in the background, or that has received the prompt within its turn."""
-    position = started.queue_position
+    facts = started.facts
+    position = facts.queue_position
     state = "queued" if position else "running"
     if wants_json:
         accepted = Accepted(
-            run_id=started.run_id,
-            session_id=started.session_id,
+            run_id=facts.run_id,
+            session_id=facts.session_id,
             state=state,
             queue_position=position or msgspec.UNSET,
             steered=started.is_steered or msgspec.UNSET,
@@ -61,11 +62,11 @@ def report(started: frames.RunStatus, notes: Notes, wants_json: bool, prints_id:
         print_json(accepted)
         return
     if prints_id:
-        print_text(started.run_id)
+        print_text(facts.run_id)
     what = f"{state}{f' (position {position})' if position else ''} in the background"
     if started.is_steered:
         what = "steered: the running agent has received the prompt"
-    notes.info(f"{what}; to follow: clinvk runs follow {short_id(started.run_id)}")
+    notes.info(f"{what}; to follow: clinvk runs follow {short_id(facts.run_id)}")
 
 
 def follow(flags: Flags, context: CommandContext) -> int:

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -45,7 +46,7 @@ from clinvk.types.request import RunRequest
 if TYPE_CHECKING:
     from clinvk.cli.prompt.questions import TerminalQuestions
     from clinvk.dialects.dialect import Encoder
-    from clinvk.runtime.runs import FollowedRun, Runner
+    from clinvk.runtime.runs import Run, Runner
 
 _LAST_WORDS_TIMEOUT_S = 1.0
 _FORCE_AFTER_S = 0.05
@@ -71,7 +72,7 @@ class RunDisplay:
         self._model: str | None = None
         self._ends_line = True
         self._is_moved = False
-        self._shown: tuple[FollowedRun, Encoder] | None = None
+        self._shown: tuple[Run, Encoder] | None = None
         self._questions: TerminalQuestions | None = None
         self._held: list[Logged] = []
         self._number = 0
@@ -103,9 +104,10 @@ class RunDisplay:
                     await self._play(runs, new_session_request, "", is_attempt=False)
         except Steered as exc:
             from clinvk.cli.prompt import background  # imports that other prompts do not need
-            from clinvk.remote import frames
+            from clinvk.remote.messages import Begun
+            from clinvk.types.run import RunFacts
 
-            steered = frames.RunStatus(exc.run_id, exc.session_id, is_steered=True)
+            steered = Begun(RunFacts(run_id=exc.run_id, backend="", session_id=exc.session_id), is_steered=True)
             background.report(steered, self._notes, wants_json=self._output.format != "text", prints_id=False)
             return 0
         except BrokenStdout:
@@ -131,21 +133,23 @@ class RunDisplay:
                 is_drawn = self._notes.can_draw and not is_steady
                 self._status = StatusLine(run.request.backend, is_drawn, isinstance(printer, MarkdownPrinter))
                 async with self._status.shown(self._notes), AsyncExitStack() as stack:
-                    async for logged in run.follow():
+                    async for logged in run.log.follow():
                         match logged:
                             case (1, _, RunFailed(code=SessionNotFound.code, message=message)) if is_attempt:
                                 self._number, lost = 1, message
                             case (1, _, RunFailed(code=NotResumable.code, message=message)) if is_attempt:
                                 self._number, lost = 1, message.partition(";")[0]
                             case _:
-                                await self._receive(run, printer, logged, stack)
+                                await self._receive(run, printer, logged, partial(self._ask, runs, stack))
         except SessionError as exc:
             if not is_attempt:
                 raise
             lost = exc.message
         return lost
 
-    async def _receive(self, run: "FollowedRun", printer: "Encoder", logged: Logged, stack: AsyncExitStack) -> None:
+    async def _receive(
+        self, run: "Run", printer: "Encoder", logged: Logged, ask: "Callable[[Run, Interaction], Awaitable[None]]"
+    ) -> None:
         """Show an event, or ask what the agent asks. Events are held while a question is on the terminal."""
         self._held.append(logged)
         event, questions = logged.event, self._questions
@@ -157,9 +161,9 @@ class RunDisplay:
             self._number, at, shown = self._held.pop(0)
             await self._show(run, printer, shown, at)
         if isinstance(event, InteractionRequested):
-            await self._ask(run, event.interaction, stack)
+            await ask(run, event.interaction)
 
-    async def _ask(self, run: "FollowedRun", interaction: Interaction, stack: AsyncExitStack) -> None:
+    async def _ask(self, runs: "Runner", stack: AsyncExitStack, run: "Run", interaction: Interaction) -> None:
         from clinvk.cli.prompt.questions import Question, TerminalQuestions  # imports that only a question needs
 
         if not self._questions:
@@ -167,9 +171,9 @@ class RunDisplay:
             await stack.enter_async_context(in_background(self._questions.run()))
         if self._questions.can_ask or self._output.format != "stream-json":
             workdir = run.request.workdir or os.getcwd()
-            self._questions.open(Question(interaction, run.request.backend, workdir, run.resolve))
+            self._questions.open(Question(interaction, run.request.backend, workdir, runs.answer))
 
-    def _printer(self, run: "FollowedRun") -> "Encoder":
+    def _printer(self, run: "Run") -> "Encoder":
         match self._output.format:
             case "json":
                 return JsonPrinter(run, indent=os.isatty(1))
@@ -180,7 +184,7 @@ class RunDisplay:
             case _:
                 return TextPrinter()
 
-    async def _show(self, run: "FollowedRun", printer: "Encoder", event: Event, at: float) -> None:
+    async def _show(self, run: "Run", printer: "Encoder", event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):
             self._ending = event
         if isinstance(event, RunStarted):
@@ -199,7 +203,7 @@ class RunDisplay:
         await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
         self._note(run, event)
 
-    def _note(self, run: "FollowedRun", event: Event) -> None:
+    def _note(self, run: "Run", event: Event) -> None:
         """Print on stderr what stdout does not have."""
         if isinstance(event, RunFinished | RunFailed) and self._denied:
             self._notes.info(self._denied)  # the ending completes the last line of the answer
@@ -213,7 +217,7 @@ class RunDisplay:
                 self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
             case Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 is_own = self._questions and self._questions.can_ask  # the user has denied the action here
-                self._denied = "" if is_own else _with_remedy(message, run.request, run.session_id)
+                self._denied = "" if is_own else _with_remedy(message, run.request, run.facts.session_id)
             case UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"steered: {text}")
             case Progress(stage=stage, message=message) if (
@@ -228,14 +232,14 @@ class RunDisplay:
             case _:
                 pass
 
-    def _note_finished(self, run: "FollowedRun", ending: RunFinished) -> None:
+    def _note_finished(self, run: "Run", ending: RunFinished) -> None:
         if ending.stop_reason != "end_turn":
             self._notes.info(f"the answer ends early: {ending.stop_reason}")
         if self._has_footer:
             self._notes.footer(self._footer(run, ending))
             return
         costs = [f"{tokens(ending.usage)} tokens"] if self._output.show_tokens and ending.usage else []
-        costs += [f"{duration_s(run):.1f} s"] if self._output.show_timing else []
+        costs += [f"{duration_s(run.facts):.1f} s"] if self._output.show_timing else []
         if costs and self._output.format == "text":
             self._notes.info(", ".join(costs))
 
@@ -247,10 +251,10 @@ class RunDisplay:
         self._ends_line = data.endswith(b"\n") if data else self._ends_line
         return data
 
-    def _footer(self, run: "FollowedRun", ending: RunFinished) -> str:
-        line = footer(self._model or run.request.backend, duration_s(run), ending, run.session_id)
+    def _footer(self, run: "Run", ending: RunFinished) -> str:
+        line = footer(self._model or run.request.backend, duration_s(run.facts), ending, run.facts.session_id)
         with_hint = f"{line} (clinvk -c to continue)"
-        return with_hint if run.session_id and len(with_hint) <= (columns() or 80) else line
+        return with_hint if run.facts.session_id and len(with_hint) <= (columns() or 80) else line
 
     async def _finish_cancelled(self) -> None:
         """Show the rest of a cancelled run, without waiting for a stalled reader."""
@@ -263,19 +267,19 @@ class RunDisplay:
             self._notes.error(ending.message)
             return
         run, printer = self._shown
-        if run.ending:
-            ending = replace(ending, usage=run.ending.usage, cost_usd=run.ending.cost_usd)
+        if run.log.ending:
+            ending = replace(ending, usage=run.log.ending.usage, cost_usd=run.log.ending.cost_usd)
         try:
             async with asyncio.timeout(_LAST_WORDS_TIMEOUT_S):
-                if run.ending and self._output.format != "text":  # a reader of text has seen enough
+                if run.log.ending and self._output.format != "text":  # a reader of text has seen enough
                     await self._show_rest(run, printer)
-                await self._show(run, printer, ending, run.ended_at or run.created_at)
+                await self._show(run, printer, ending, run.facts.ended_at or run.facts.created_at)
         except (TimeoutError, BrokenStdout):
             self._notes.error(ending.message)
 
-    async def _show_rest(self, run: "FollowedRun", printer: "Encoder") -> None:
+    async def _show_rest(self, run: "Run", printer: "Encoder") -> None:
         """Print the output of the agent from its last events to its exit."""
-        async for _, at, event in run.follow(self._number):
+        async for _, at, event in run.log.follow(self._number):
             if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
                 await self._stdout.write(data)
 

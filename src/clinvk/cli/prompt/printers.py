@@ -23,7 +23,8 @@ from clinvk.types.events import (
 if TYPE_CHECKING:
     from clinvk.cli.terminal.markdown import BlockRenderer
     from clinvk.dialects.dialect import Encoder
-    from clinvk.runtime.runs import FollowedRun
+    from clinvk.runtime.runs import Run
+    from clinvk.types.run import RunFacts
 
 
 class TextPrinter:
@@ -90,7 +91,7 @@ class JsonPrinter:
     failed has `error` and `error_code`.
     """
 
-    def __init__(self, run: "FollowedRun", indent: bool) -> None:
+    def __init__(self, run: "Run", indent: bool) -> None:
         self._run = run
         self._model = run.request.model
         self._indent = indent
@@ -110,25 +111,25 @@ class JsonPrinter:
         return b""
 
     def _result(self, ending: Ending) -> bytes:
-        run = self._run
+        facts = self._run.facts
         result: dict[str, object] = {
-            "backend": run.request.backend,
+            "backend": facts.backend,
             "content": "".join(self._text),
-            "session_id": run.session_id,
+            "session_id": facts.session_id,
             "model": self._model,
-            "duration_seconds": duration_s(run),
+            "duration_seconds": duration_s(facts),
             "exit_code": exit_code_of_ending(ending),
             "usage": TokenUsage.of(ending.usage) if ending.usage else None,
             **({} if ending.cost_usd is None else {"cost_usd": ending.cost_usd}),
-            "run_id": run.id,
-            **({"fallback": run.request.fell_back} if run.request.fell_back else {}),
+            "run_id": facts.run_id,
+            **({"fallback": facts.fallback} if facts.fallback else {}),
         }
         match ending:
             case RunFailed(message=message, code=code):
                 result |= {"error": message, "error_code": code}
             case RunFinished(stop_reason=reason, structured_output=answer):
                 result |= {"stop_reason": reason} | ({} if answer is None else {"structured_output": answer})
-        result["raw"] = _json(run.raw)
+        result["raw"] = _json(facts.raw)
         data = msgspec.json.encode(result)
         return (msgspec.json.format(data, indent=2) if self._indent else data) + b"\n"
 
@@ -136,7 +137,7 @@ class JsonPrinter:
 class LinesPrinter:
     """The unified events, one JSON object per line."""
 
-    def __init__(self, run: "FollowedRun") -> None:
+    def __init__(self, run: "Run") -> None:
         self._run = run
         self._encoder: Encoder | None = None
 
@@ -147,9 +148,8 @@ class LinesPrinter:
         """
         if not self._encoder:
             from clinvk.dialects.rest.unified import UnifiedEncoder
-            from clinvk.runtime.runs import run_facts
 
-            self._encoder = UnifiedEncoder(run_facts(self._run))
+            self._encoder = UnifiedEncoder(self._run.facts)
         return self._encoder.feed(event, at)
 
 
@@ -158,9 +158,9 @@ def exit_code_of_ending(ending: Ending) -> int:
     return exits.exit_code_of_error(ending.code, ending.exit_code) if isinstance(ending, RunFailed) else 0
 
 
-def duration_s(run: "FollowedRun") -> float:
+def duration_s(facts: "RunFacts") -> float:
     """Return the seconds from the agent's start to the ending, or until now; 0 if the agent never started."""
-    return round((run.ended_at or time.time()) - run.started_at, 3) if run.started_at else 0.0
+    return round((facts.ended_at or time.time()) - facts.started_at, 3) if facts.started_at else 0.0
 
 
 def _json(line: bytes) -> msgspec.Raw | None:

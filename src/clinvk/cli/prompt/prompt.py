@@ -28,12 +28,13 @@ from clinvk.config.setting_values import split_list
 from clinvk.remote.socket_path import path_of
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest, SessionError, StoreUnavailable
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.record import Session
 from clinvk.types.request import Image, RunRequest, fallback_of
 
 if TYPE_CHECKING:
     from clinvk.runtime.local import LocalRuns
-    from clinvk.runtime.runs import FollowedRun
+    from clinvk.runtime.runs import Run
 
 
 def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
@@ -124,7 +125,7 @@ def local_runs(
     )
 
 
-class ServerOrLocalRuns(NamedTuple):
+class ServerOrLocalRuns:
     """A `Runner` that starts and imports only what a run needs.
 
     With `is_verbose`, notes report whether a running server takes the run, and why not. The setting
@@ -132,24 +133,34 @@ class ServerOrLocalRuns(NamedTuple):
     already; they have the conversations that only their own process can continue.
     """
 
-    context: CommandContext
-    store: SessionStore
-    is_verbose: bool
-    local: "LocalRuns | None" = None
+    def __init__(
+        self, context: CommandContext, store: SessionStore, is_verbose: bool, local: "LocalRuns | None" = None
+    ) -> None:
+        self.context = context
+        self.store = store
+        self.is_verbose = is_verbose
+        self._local = local
 
     @asynccontextmanager
-    async def run(self, request: RunRequest) -> "AsyncGenerator[FollowedRun]":
+    async def run(self, request: RunRequest) -> "AsyncGenerator[Run]":
         """Run a prompt. Leaving the context ends the run."""
         async with AsyncExitStack() as stack:
             asks = request.approval_mode == "ask"
-            is_here = self.local and asks and (await self.local.plan(request)).needs_its_process
+            is_here = self._local and asks and (await self._local.plan(request)).needs_its_process
             run = None if is_here else await self._through_server(request, stack)
             if not run:
-                local = self.local or await stack.enter_async_context(local_runs(self.context, self.store))
-                run = await stack.enter_async_context(local.run(request))
+                self._local = self._local or await stack.enter_async_context(local_runs(self.context, self.store))
+                run = await stack.enter_async_context(self._local.run(request))
             yield run
 
-    async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "FollowedRun | None":
+    async def answer(self, reference: str, answer: InteractionAnswer) -> None:
+        """Answer an interaction. A server reads the answer from the store."""
+        from clinvk.runtime.interactions import Interactions  # an import that only a question needs
+
+        interactions = Interactions(self.store, self.context.settings.interactions)
+        await (self._local.interactions if self._local else interactions).answer(reference, answer)
+
+    async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "Run | None":
         """Return the run on the server; None if no server is up, or the run would differ there."""
         if not path_of(self.context.home).exists():
             return None

@@ -17,10 +17,11 @@ from clinvk.dialects.anthropic.body import MessagesBody, SystemMessage, Thinking
 from clinvk.dialects.anthropic.message import PULSE, MessageEncoder
 from clinvk.dialects.client_tools import ToolChoice, anthropic_tool, function
 from clinvk.dialects.conversation import Conversation, Turn, conversation_of
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import RunFailed, RunResult
 from clinvk.types.request import ClientTool, RunRequest
+from clinvk.types.run import RunFacts
 
 _CHARS_A_TOKEN = 4
 _IMAGE_TOKENS = 1600

@@ -12,7 +12,7 @@ import msgspec
 
 from clinvk.dialects import dialect, vendor
 from clinvk.dialects.client_tools import arguments
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import (
@@ -28,6 +28,7 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.redaction import redacted
+from clinvk.types.run import RunFacts
 
 _encode = msgspec.json.Encoder().encode
 

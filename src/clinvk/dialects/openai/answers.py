@@ -12,7 +12,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.dialects import dialect, sse, vendor
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.json_bodies import because
 from clinvk.dialects.vendor import ModelName
 from clinvk.types import errors
@@ -20,6 +20,7 @@ from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, RunFailed, RunFinished, RunResult, RunStarted, StopReason, TextDelta, Usage
 from clinvk.types.redaction import redacted
 from clinvk.types.request import StopText, StopTexts
+from clinvk.types.run import RunFacts
 
 _encoder = msgspec.json.Encoder()
 
@@ -227,7 +228,7 @@ class ChunkEncoder:
 
     def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts, templates: ChunkTemplates) -> None:
         model = _encoder.encode(call.model).decode()
-        head = f'data: {{"id":"{id_}","object":"{kind}","created":{int(facts.started_at)},"model":{model},"choices":['
+        head = f'data: {{"id":"{id_}","object":"{kind}","created":{int(facts.began_at)},"model":{model},"choices":['
         self._head = head.encode()
         self._tail = b'],"usage":null}\n\n' if call.include_usage else b"]}\n\n"
         self._call = call
@@ -292,7 +293,7 @@ class CompletionApi(OpenAIApi):
         answer = self.answer_struct(
             id=self.id_prefix + facts.run_id,
             object=self.answer_type,
-            created=int(facts.started_at),
+            created=int(facts.began_at),
             model=call.model,
             choices=(self.choice(call, result, finish_reason(ending, call)),),
             usage=usage_of(ending.usage),

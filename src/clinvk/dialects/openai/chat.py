@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.client_tools import ToolChoice, arguments, function, takes_text, text_input, text_tool
 from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, Turn, conversation_of, document, image_of
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai import chat_bodies as bodies
 from clinvk.dialects.openai.answers import (
     ChunkEncoder,
@@ -26,6 +26,7 @@ from clinvk.dialects.openai.answers import (
 )
 from clinvk.types.events import Event, RunResult, ToolCall, ToolCallDelta
 from clinvk.types.request import ClientTool, Image, RunRequest, ToolOutput
+from clinvk.types.run import RunFacts
 
 
 def conversation(messages: list[bodies.Message]) -> Conversation:

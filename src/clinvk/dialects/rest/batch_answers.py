@@ -8,7 +8,6 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from clinvk.dialects import sse
-from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.rest import PromptAnswer, prompt_answer
 from clinvk.dialects.rest.unified import UnifiedEncoder
@@ -16,6 +15,7 @@ from clinvk.types import orchestration
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import ChangedFile, Check, JudgeVerdict, Part, PartResult, Summary
+from clinvk.types.run import RunFacts
 
 _Warnings = Annotated[tuple[str, ...], Meta(description="Probable mistakes in the request.")]
 _RunId = Annotated[str, Meta(description="The run of the orchestration; absent in a dry run.")]
@@ -180,7 +180,8 @@ def _prompt(result: PartResult) -> PromptAnswer:
         backend=request.backend,
         session_id=result.session_id,
         model=result.model,
-        duration_s=result.duration_s,
+        started_at=0.0,
+        ended_at=result.duration_s,
     )
     return prompt_answer(request, result.result, facts)
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects import dialect, json_bodies
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.batch_bodies import placement
 from clinvk.dialects.rest.bodies import PromptBody, request_of
@@ -17,6 +17,7 @@ from clinvk.types.errors import AmbiguousId, ClinvkError
 from clinvk.types.events import RunFailed, RunFinished, RunResult, StopReason, Usage
 from clinvk.types.redaction import redacted
 from clinvk.types.request import FailedAgent, RunRequest
+from clinvk.types.run import RunFacts
 
 
 class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest.interactions import InteractionView, interaction_view
 from clinvk.types import events
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, Usage
+from clinvk.types.run import RunFacts
 from clinvk.types.text import readable
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -222,7 +222,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class UnifiedEncoder:
-    """Encodes the events of one run as lines. `facts.started_at` is the start of the duration.
+    """Encodes the events of one run as lines. `facts.began_at` is the start of the duration.
 
     Each event is one line, so `sequence` (the number of the last line) equals the number of the event in the run's log;
     only an ending may be two lines, and the pieces of a call have none. A caller that omits events of a log must set
@@ -294,7 +294,7 @@ class UnifiedEncoder:
         return Init(event.model or facts.model, event.backend_session_id, readable(facts.workdir), facts.run_id)
 
     def _done(self, event: RunFinished, at: float) -> Done:
-        duration = round(max(0.0, at - self._facts.started_at), 3)
+        duration = round(max(0.0, at - self._facts.began_at), 3)
         rest = (event.turns, event.cost_usd, event.stop_sequence, event.structured_output)
         return Done(event.usage or Usage(), duration, event.stop_reason, *rest)
 

@@ -6,12 +6,24 @@ Autosave stores the events of active runs, so that clients lose little if clinvk
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
-from clinvk.types.events import Ending, Event, Logged, RunFailed, RunStarted, TextDelta, ThinkingDelta, ToolCallDelta
+from clinvk.types.events import (
+    Ending,
+    Event,
+    Logged,
+    RunFailed,
+    RunResult,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    gather,
+)
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
 _EVENT_BYTES = 200
@@ -108,11 +120,18 @@ class EventLog:
         if was_ahead:
             self._on_caught_up()
 
-    async def all_entries(self) -> list[Logged]:
-        """Wait for the ending and return all events. A reader of the whole log never slows the agent down."""
+    async def result(self) -> RunResult:
+        """Wait for the ending and return the whole result. A reader of the whole log never slows the agent down."""
         self.release()
         await self._ended.wait()
-        return self._entries
+        return gather([entry.event for entry in self._entries])
+
+    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        """Yield the events after number `after` until the ending, individually."""
+        async with aclosing(self.batches(after)) as batches:
+            async for batch in batches:
+                for logged in batch:
+                    yield logged
 
     async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
         """Yield the events after number `after` until the ending; each batch holds all available events."""

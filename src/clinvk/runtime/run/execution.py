@@ -244,7 +244,7 @@ async def _run_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launch
         if task.phase is Phase.ENDED:
             task.slot.release()
     finally:
-        is_whole = is_reported and isinstance(task.ending, RunFinished)
+        is_whole = is_reported and isinstance(task.log.ending, RunFinished)
         keep = (is_whole or (is_trusted and task.spec.launch.needs_its_process)) and not task.request.ephemeral
         await pool.release(process, _turn_count(task), trusted=is_trusted, keep=keep)
 
@@ -293,6 +293,6 @@ class OwnedRun:
         return self._run
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._run.ending:
+        if not self._run.log.ending:
             self._run.stop(CANCELLED)
             await asyncio.wait([self._run.task], timeout=STOP_GRACE_S + 1)

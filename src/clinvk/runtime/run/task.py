@@ -3,8 +3,8 @@
 import asyncio
 import enum
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from math import inf
 
 from msgspec.structs import replace
@@ -30,19 +30,17 @@ from clinvk.types.events import (
     Event,
     InteractionRequested,
     InteractionResolved,
-    Logged,
     Progress,
     RunFailed,
-    RunResult,
     RunStarted,
     UserMessage,
     Waiting,
-    gather,
 )
 from clinvk.types.interaction import USER, Interaction, InteractionAnswer
 from clinvk.types.record import Resume, SteeringPrompt
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import RunRequest, ToolOutput
+from clinvk.types.run import Refusal, RunFacts
 
 
 class Phase(enum.IntEnum):
@@ -84,7 +82,6 @@ class RunTask:
         no_grace: whether the agent gets no time to stop by itself.
         raw: the last line of JSON that the agent printed.
         alarm: wakes the task, at the latest at the next deadline.
-        resolve: answers an interaction of the run, as `Interactions.answer`.
         task: the asyncio task that drives the run; set by the owner.
         conversation: the agent's id of the run's conversation, once reported.
         earlier_turns: the ending of the earlier turns of the run together; None in the first turn.
@@ -127,7 +124,6 @@ class RunTask:
         self.wake = self.alarm.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
         self._interactions = RunInteractions(interactions, self.id, self.session_id, self.request, self.wake)
-        self.resolve = interactions.answer
         self._outputs: Sequence[ToolOutput] = ()
         self._strict_calls = StrictCalls(self.request.client_tools, spawner, spec.env)
         self._take_turn = take_turn
@@ -153,12 +149,7 @@ class RunTask:
         return "queued" if self.started_at is None else "running"
 
     @property
-    def ending(self) -> Ending | None:
-        """The ending; None before the run has ended."""
-        return self.log.ending
-
-    @property
-    def used_tokens(self) -> int:
+    def _used_tokens(self) -> int:
         """The tokens that the agent has reported so far."""
         earlier, io = self.earlier_turns, self._io
         used = [earlier.usage] if earlier else []
@@ -173,28 +164,32 @@ class RunTask:
         return session.id if session else None
 
     @property
-    def node(self) -> str:
-        """The name of this machine in a cluster."""
-        return self.recorder.record.node
-
-    def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
-        """Yield the events after number `after` until the ending; each batch holds all available events."""
-        return self.log.batches(after)
-
-    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Yield the events after number `after` until the ending, individually."""
-        async with aclosing(self.log.batches(after)) as batches:
-            async for batch in batches:
-                for logged in batch:
-                    yield logged
+    def facts(self) -> RunFacts:
+        """The facts of the run so far."""
+        request, refusal = self.request, self.refusal
+        return RunFacts(
+            run_id=self.id,
+            backend=request.backend,
+            session_id=self.session_id,
+            model=request.model,
+            workdir=request.workdir or "",
+            node=self.recorder.record.node,
+            state=self.state,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            has_exited=self.task.done(),
+            queue_position=self.slot.position if self.phase is Phase.QUEUED else None,
+            fallback=request.fell_back,
+            used_tokens=self._used_tokens,
+            refusal=refusal and Refusal(refusal.code, refusal.message, refusal.field),
+            raw=self.raw if self.ended_at else b"",
+            warnings=tuple(self.recorder.warnings),
+        )
 
     async def left_queue(self) -> None:
         """Wait until the run leaves the queue: it has a slot, or was stopped."""
         await self._left_queue.wait()
-
-    async def result(self) -> RunResult:
-        """Wait for the ending and return the whole result."""
-        return gather([entry.event for entry in await self.log.all_entries()])
 
     def resume_from(self, resume: Resume, launch: Launch) -> None:
         """Resume a newer state of the conversation than the spec has. Call this before the run is driven."""

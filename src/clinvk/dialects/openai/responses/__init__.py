@@ -7,7 +7,7 @@ from msgspec.structs import asdict, replace
 
 from clinvk.dialects import sse, vendor
 from clinvk.dialects.conversation import Conversation
-from clinvk.dialects.dialect import Call, Encoder, Previous, PreviousNotFound, RunFacts
+from clinvk.dialects.dialect import Call, Encoder, Previous, PreviousNotFound
 from clinvk.dialects.openai.answers import OpenAIApi
 from clinvk.dialects.openai.responses import body as bodies
 from clinvk.dialects.openai.responses import stored
@@ -18,6 +18,7 @@ from clinvk.dialects.openai.responses.response_object import Response
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Event, RunResult, TextDelta
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 _encode = msgspec.json.Encoder().encode
 

@@ -1,0 +1,51 @@
+"""The owner's end of a stream of events: send the log of a run to a process that reads the run."""
+
+from collections import deque
+from collections.abc import Callable
+
+from clinvk.remote.messages import ROOM_BYTES, Events
+from clinvk.runtime.process.waiting import WakeUp
+from clinvk.runtime.runs import Run
+from clinvk.types.events import TextDelta, ThinkingDelta, ToolCallDelta
+
+_BATCH = 500
+_PIECES = (TextDelta, ThinkingDelta, ToolCallDelta)
+"""Events that change no facts."""
+
+
+class LogReader:
+    """Sends the events of a run after number `after`, at most about `ROOM_BYTES` ahead of what the peer has read.
+
+    `send` sends a message, and returns its size in bytes.
+    """
+
+    def __init__(self, run: Run, send: Callable[[Events], int], after: int = 0) -> None:
+        self._run = run
+        self._send = send
+        self._after = after
+        self._unread: deque[tuple[int, int]] = deque()
+        self._ahead = 0
+        self._room = WakeUp()
+
+    def read(self, after: int) -> None:
+        """Note that the peer has the events up to a number."""
+        while self._unread and self._unread[0][0] <= after:
+            self._ahead -= self._unread.popleft()[1]
+        self._room.set()
+
+    async def send_all(self) -> None:
+        """Send the events until the ending, then the facts once the agent has exited."""
+        run = self._run
+        await run.left_queue()
+        self._send(Events(run.id, facts=run.facts))
+        async for batch in run.log.batches(self._after):
+            for start in range(0, len(batch), _BATCH):
+                while self._ahead >= ROOM_BYTES:
+                    await self._room.wait()
+                events = batch[start : start + _BATCH]
+                facts = None if all(isinstance(entry.event, _PIECES) for entry in events) else run.facts
+                size = self._send(Events(run.id, events, facts))
+                self._ahead += size
+                self._unread.append((events[-1].number, size))
+        await run.cancel()  # the run has ended: wait until the agent has exited
+        self._send(Events(run.id, facts=run.facts))
