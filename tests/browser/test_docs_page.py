@@ -11,7 +11,7 @@ import pytest
 from chromium import NAMES, Page, browsing, executable
 from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says, exits, hang, line, wait_for
+from scripted.steps import claude_says, hang, wait_for
 from serving import LiveServer, serving
 from standin.document import record, string
 
@@ -56,58 +56,6 @@ async def test_prompt_sent_from_the_page_streams_its_answer(scripted: Scripted, 
         await page.until(f"{ANSWER} === 'one two'")
         await page.until(f"{STATUS}.startsWith('200 OK in ')")
     assert [call.stdin for call in scripted.calls()] == [b"hi"]
-
-
-async def test_prompt_box_streams_the_answer_and_continues_the_conversation(scripted: Scripted, tmp_path: Path) -> None:
-    says = claude_says("one ", "two")
-    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
-    answer = "document.querySelector('#ask .answer').textContent"
-    async with docs(scripted) as (page, _):
-        await page.until("document.querySelector('#ask-backend').value === 'claude'")
-        await page.write("#ask-prompt", "hi")
-        await page.click("#ask .send")
-        await page.until(f"{answer} === 'one '")
-        (tmp_path / "go").touch()
-        await page.until(f"{answer} === 'one two'")
-        await page.until("document.querySelector('#ask .status').textContent === 'done'")
-        assert "session" in str(await page.evaluate("document.querySelector('#ask .footer').textContent"))
-        await page.click("#ask-continue")
-        body = json.loads(str(await page.evaluate("document.querySelector('#ask .request').textContent")))
-    assert body["prompt"] == "hi"
-    assert "session_id" in body
-    assert "backend" not in body
-
-
-async def test_prompt_box_marks_finished_tools_and_begins_with_the_error(scripted: Scripted) -> None:
-    call = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"description": "run", "command": "ls"}}
-    result = {"type": "tool_result", "tool_use_id": "t", "content": "x"}
-    scripted.play(
-        [
-            claude_says("x")[0],
-            line(json.dumps({"type": "assistant", "message": {"id": "m", "content": [call]}})),
-            line(json.dumps({"type": "user", "message": {"content": [result]}})),
-            exits(3),
-        ]
-    )
-    async with docs(scripted) as (page, _):
-        await page.until("document.querySelector('#ask-backend').value === 'claude'")
-        await page.write("#ask-prompt", "hi")
-        await page.click("#ask .send")
-        await page.until("document.querySelector('#ask .status').textContent === 'failed'")
-        steps = await page.evaluate("[...document.querySelectorAll('#ask .steps li')].map(step => step.textContent)")
-        assert steps == ["Bash ls ✓"]
-        answer = str(await page.evaluate("document.querySelector('#ask .answer').textContent"))
-        assert answer.startswith("claude exited with code 3")
-
-
-async def test_prompt_box_shows_why_a_prompt_was_refused(scripted: Scripted) -> None:
-    async with docs(scripted) as (page, _):
-        await page.until("document.querySelector('#ask-backend').value === 'claude'")
-        await page.write("#ask-prompt", "hi")
-        await page.write("#ask-workdir", "/does/not/exist")
-        await page.click("#ask .send")
-        await page.until("document.querySelector('#ask .status').textContent.startsWith('400')")
-        assert "/does/not/exist" in str(await page.evaluate("document.querySelector('#ask .answer').textContent"))
 
 
 async def test_json_answer_is_pretty_printed(scripted: Scripted) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-// Sends prompts, and shows and sends each operation of /openapi.json. Talks to this server only.
+// Shows and sends each operation of /openapi.json. Talks to this server only.
 
 const byId = (id) => document.getElementById(id);
 
@@ -188,108 +188,6 @@ function tryBox(method, path, operation) {
     el("div", { class: "row" }, send, stop, copy, status), answer, raw);
 }
 
-// --- trying a prompt -----------------------------------------------------------------------------------------
-
-const seconds = (value) => (value < 60 ? `${value.toFixed(1)} s` : `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`);
-
-function tokens(usage) {
-  const count = usage ? usage.input_tokens + usage.output_tokens : 0;
-  return count < 1000 ? (count ? `${count} tokens` : "") : `${(count / 1000).toFixed(1)}k tokens`;
-}
-
-function askBox() {
-  const box = byId("ask"), part = (selector) => box.querySelector(selector);
-  const prompt = byId("ask-prompt"), status = part(".status"), answer = part(".answer"), steps = part(".steps");
-  let going = null, session = null;
-
-  const body = () => Object.fromEntries(Object.entries({
-    backend: byId("ask-continue").checked && session ? undefined : byId("ask-backend").value,
-    prompt: prompt.value,
-    session_id: byId("ask-continue").checked ? session : undefined,
-    workdir: byId("ask-continue").checked && session ? undefined : byId("ask-workdir").value,
-    sandbox_mode: byId("ask-sandbox").value,
-    approval_mode: byId("ask-approval").value,
-    output_format: "stream-json",
-  }).filter(([, value]) => value));
-
-  function preview() {
-    part(".request").textContent = JSON.stringify(body(), null, 2);
-    part(".curl").textContent = curl("POST", "/api/v1/prompt", { "content-type": "application/json" }, JSON.stringify(body()));
-  }
-
-  const take = {
-    init: ({ session_id }) => { session = session_id ?? null; },
-    message: ({ content }) => { status.textContent = "answering…"; answer.append(content.text); },
-    thinking: () => { status.textContent = "thinking…"; },
-    tool_use: ({ content }) => {
-      const { command, file_path, pattern, ...others } = Object(content.input);
-      const input = [command, file_path, pattern, ...Object.values(others)].find((value) => typeof value === "string") ?? "";
-      steps.append(el("li", { "data-tool": content.tool_id }, el("code", {}, content.tool_name), ` ${input.slice(0, 200)}`));
-      status.textContent = `using ${content.tool_name}…`;
-    },
-    tool_result: ({ content }) => {
-      const step = [...steps.children].find((each) => each.dataset.tool === content.tool_id);
-      step?.append(content.is_error ? " ✗" : " ✓");
-      step?.classList.toggle("bad", content.is_error);
-    },
-    progress: ({ content }) => { steps.append(el("li", {}, content.message)); },
-    error: ({ content }) => { status.className = "status bad"; status.textContent = "failed"; answer.append(answer.textContent ? "\n\n" : "", content.message); },
-    done: ({ content }) => {
-      status.textContent = "done";
-      const facts = [seconds(content.duration), tokens(content.token_usage), content.cost_usd ? `$${content.cost_usd.toFixed(2)}` : "", session ? `session ${session.slice(0, 8)}` : ""];
-      part(".footer").textContent = facts.filter(Boolean).join(" · ");
-    },
-  };
-
-  async function run() {
-    going = new AbortController();
-    part(".send").disabled = true; part(".stop").disabled = false;
-    status.className = "status"; status.textContent = "waiting for the agent…";
-    answer.replaceChildren(); steps.replaceChildren(); part(".events").textContent = ""; part(".footer").textContent = "";
-    const headers = { "content-type": "application/json" };
-    if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
-    try {
-      const response = await fetch("/api/v1/prompt", { method: "POST", headers, body: JSON.stringify(body()), signal: going.signal });
-      let all = "";
-      await follow(response, (text) => { all += text; part(".events").textContent = all; }, (event) => take[event.type]?.(event));
-      if (!response.ok) {
-        status.className = "status bad"; status.textContent = `${response.status} ${response.statusText}`;
-        answer.textContent = JSON.parse(all).detail;
-      }
-    } catch (error) {
-      status.className = "status bad";
-      status.textContent = error.name === "AbortError" ? "stopped" : String(error);
-    } finally {
-      part(".send").disabled = false; part(".stop").disabled = true;
-      preview();
-    }
-  }
-
-  async function agents() {
-    const headers = byId("key").value ? { authorization: `Bearer ${byId("key").value}` } : {};
-    const response = await fetch("/api/v1/backends", { headers });
-    if (!response.ok) { status.textContent = "Enter an API key to list the agents."; return; }
-    const { backends } = await response.json();
-    byId("ask-backend").replaceChildren(...backends.map((backend) =>
-      el("option", backend.available ? { value: backend.name } : { value: backend.name, disabled: "" }, backend.available ? backend.name : `${backend.name} (not installed)`)));
-    const first = backends.find((backend) => backend.available) ?? backends[0];
-    if (!first) return;
-    byId("ask-backend").value = first.name;
-    for (const [id, words] of [["ask-sandbox", first.capabilities.sandbox_modes], ["ask-approval", first.capabilities.approval_modes]]) {
-      byId(id).replaceChildren(el("option", { value: "" }, "server default"), ...words.map((word) => el("option", {}, word)));
-    }
-    status.textContent = "";
-    preview();
-  }
-
-  part("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
-  part("form").addEventListener("input", preview);
-  prompt.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) part("form").requestSubmit(); });
-  part(".stop").addEventListener("click", () => going?.abort());
-  byId("key").addEventListener("change", agents);
-  return agents();
-}
-
 // --- the page ------------------------------------------------------------------------------------------------
 
 function operationBox(method, path, operation, components) {
@@ -335,7 +233,6 @@ function show(spec) {
   byId("contents").append(el("h2", {}, "Reference"), el("ul", {},
     el("li", {}, el("a", { href: "#problems" }, "Problems")), el("li", {}, el("a", { href: "#schemas" }, "Schemas"))));
   document.querySelector("details.operation").open = true;
-  askBox();
 }
 
 /** Open what the address names, and bring it into view. */
