@@ -189,6 +189,7 @@ def test_disabled_agent_is_skipped(clinvk: Clinvk) -> None:
 def test_agent_that_clinvk_knows_can_be_enabled_by_the_command_that_is_reported(clinvk: Clinvk) -> None:
     greeting = {"jsonrpc": "2.0", "id": 0, "result": {"protocolVersion": 1}}
     install(clinvk, "opencode", f"{VERSION}read line; echo '{json.dumps(greeting)}'; cat >/dev/null")
+    install(clinvk, "bwrap", "")
     assert said(doctor(clinvk)[1], "opencode")[0][0] == "skipped"
     [line] = [line for line in clinvk.run("backends").stderr.splitlines() if "opencode" in line]
     command = shlex.split(line.partition("to enable it: clinvk ")[2])

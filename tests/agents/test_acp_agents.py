@@ -20,7 +20,6 @@ from clinvk.backends.acp import AcpBackend
 from clinvk.cli.prompt.interaction_text import content, headline, subject
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.process.executables import host
 from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import (
@@ -184,23 +183,6 @@ async def test_cancel_while_the_agent_waits_for_an_answer(machine: Machine, name
                     runs.stop(run.id)
             assert run.state == "cancelled"
     assert not machine.leftover_processes()
-
-
-@pytest.mark.parametrize("name", CLIENT_TOOL)
-async def test_agent_works_under_landlock(machine: Machine, name: str) -> None:
-    """The machine has no bubblewrap on PATH. An agent creates its folders at its first start."""
-    if not host({}).landlock:
-        pytest.skip("needs Linux 6.12 or later")
-    async with running(machine) as runs:
-        await events(runs, request(machine, name, "hello"))
-        if name == "qwen":
-            shell = {"tools": {"shell": {"enableInteractiveShell": False}}}
-            (machine.home / ".qwen" / "settings.json").write_text(json.dumps(shell))
-        for mode in ("read-only", "workspace"):
-            prompt = touch(machine, name)
-            found = await events(runs, replace(request(machine, name, prompt), sandbox_mode=mode, approval_mode="auto"))
-            assert isinstance(found[-1], RunFinished), found
-            assert (machine.project / "made").exists() == (mode == "workspace")
 
 
 async def test_question_of_the_model_reaches_the_user(machine: Machine) -> None:

@@ -80,8 +80,6 @@ class Host(msgspec.Struct, frozen=True):
             first.
         models: the output of the backend's `list_models`; empty before a launch needs it.
         tool_bridge: the command that connects its stdin and stdout to the Unix socket that its last argument names.
-        landlock: the command that runs a program, after `--`, which can write only in the folders before `--`; empty if
-            this machine cannot.
         resolve: returns the absolute path with symbolic links resolved; "" resolves to clinvk's working directory.
     """
 
@@ -93,7 +91,6 @@ class Host(msgspec.Struct, frozen=True):
     find: Callable[[str, str], Sequence[str]] = _no_files
     models: bytes = b""
     tool_bridge: tuple[str, ...] = ()
-    landlock: tuple[str, ...] = ()
     resolve: Callable[[str], str] = str
 
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.acp import client_tools
+from clinvk.backends.acp import client_tools, sandbox
 from clinvk.backends.acp.channel import AcpChannel
-from clinvk.backends.acp.sandbox import sandbox
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
 from clinvk.backends.presets import PRESETS, Preset
 from clinvk.types.record import Resume
@@ -41,12 +40,10 @@ class AcpBackend(Backend):
         """Return the launch for this request."""
         directory = host.resolve(request.workdir or "")
         added = client_tools.switches(request)
-        box = sandbox(request, directory, self.folders, host)
         launch = Launch(
             argv=(*self._argv, *added.argv, *request.extra),
-            wrapper=box.wrapper,
-            env={**added.env, **box.env},
-            files={**box.files},
+            wrapper=sandbox.wrapper(request, directory, self.folders, host),
+            env={**added.env},
             cwd=request.workdir,
             long_lived=True,
             session_params={"cwd": directory, "mcpServers": client_tools.servers(request, host)},
@@ -61,6 +58,8 @@ class AcpBackend(Backend):
 
     def checkup(self, host: Host) -> "Checkup":
         """Return a checkup without probes: the protocol reports a missing login only with a session."""
-        from clinvk.backends.checkup_base import Checkup, LoginStatus  # imported here to keep prompts fast
+        from clinvk.backends.checkup_base import Checkup, LoginStatus, Remark  # imported here to keep prompts fast
 
-        return Checkup(empty_home={"HOME": PRIVATE}, probes=(), login=LoginStatus(None, "login not known"))
+        remarks = () if sandbox.is_available(host) else (Remark(sandbox.NEEDS_BUBBLEWRAP, ("bubblewrap",)),)
+        login = LoginStatus(None, "login not known")
+        return Checkup(empty_home={"HOME": PRIVATE}, probes=(), login=login, remarks=remarks)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from clinvk.backends.base import Backend, Host
 from clinvk.config.model import Settings
 from clinvk.policy import rules
-from clinvk.runtime.process import landlock, private_folder, tool_bridge
+from clinvk.runtime.process import private_folder, tool_bridge
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import BackendUnavailable, ClinvkError
@@ -153,7 +153,6 @@ def host(environ: Mapping[str, str]) -> Host:
         find=find,
         resolve=resolve,
         tool_bridge=(sys.executable, "-I", "-S", tool_bridge.__file__),
-        landlock=(sys.executable, "-I", "-S", landlock.__file__) if landlock.is_available() else (),
     )
 
 
