@@ -393,6 +393,18 @@ async def test_client_disconnect_while_streaming_ends_the_agent(scripted: Script
         await until(lambda: not scripted.alive())
 
 
+@pytest.mark.parametrize("output_format", ["json", "stream-json"])
+async def test_client_that_closes_its_sending_side_ends_the_agent(scripted: Scripted, output_format: str) -> None:
+    scripted.play([*started(), spawn("setsid"), hang()])
+    async with serving(scripted.env) as server:
+        reader, writer = await ask(server, output_format=output_format)
+        await until(scripted.grandchildren)
+        writer.write_eof()
+        await until(lambda: not scripted.alive())
+        assert b'"done"' not in await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+
+
 async def test_client_disconnect_from_an_unread_stream_ends_the_agent(scripted: Scripted) -> None:
     says = claude_says("SPLIT")
     before, after = str(says[3]["line"]).split("SPLIT")

@@ -1,11 +1,7 @@
 """The HTTP/1.1 protocol of uvicorn, hardened against upgrade offers and clients that never finish."""
 
 import asyncio
-import errno
 import re
-import socket
-import struct
-import sys
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,11 +22,6 @@ _END_OF_HEAD = b"\r\n\r\n"
 _PARTIAL_END = b"\r\n\r"
 _TIMED_OUT = b"408 Request Timeout"
 _TOO_LARGE = b"431 Request Header Fields Too Large"
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-_FIRST_CHECK_S = 0.05
-_POLL_INTERVAL_S = 5.0
-"""The maximum interval between checks of a half-closed client. The interval doubles after each check."""
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -44,9 +35,6 @@ class Http1Protocol(HttpToolsProtocol):
     Pipelined bytes wait in this class, up to `MAX_HEAD_BYTES`: uvicorn would stop reading and miss a disconnect.
     Trailers are dropped, because uvicorn would treat trailers as headers.
 
-    A client that closes only the sending side after a request gets the response. A closed client looks the same until
-    the next check, or until the server sends bytes: an interim response, if no response is under way.
-
     HTTP/1.0 has neither chunks nor `expect`, but uvicorn would use both. A response to HTTP/1.0 without a
     content-length ends with the connection.
     """
@@ -58,7 +46,6 @@ class Http1Protocol(HttpToolsProtocol):
         "_held",
         "_in_body",
         "_in_head",
-        "_is_half_closed",
         "_pipelined",
         "_read_timer",
         "_write_timer",
@@ -75,7 +62,7 @@ class Http1Protocol(HttpToolsProtocol):
             self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         self._head_bytes = self._framing_bytes = 0
         self._held = self._pipelined = b""
-        self._in_head = self._in_body = self._is_half_closed = False
+        self._in_head = self._in_body = False
         self._active: RequestResponseCycle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -91,35 +78,6 @@ class Http1Protocol(HttpToolsProtocol):
         if self._active:  # uvicorn wakes only the last request of the connection, which may be a pipelined one
             self._active.disconnected = self._active.disconnected or not self._active.response_complete
             self._active.message_event.set()
-
-    def eof_received(self) -> bool:  # type: ignore[override]  # true keeps the connection
-        """Keep the connection of a half-closed client waiting for the response."""
-        if self._is_busy and not self._in_body and not self._is_half_closed:
-            self._is_half_closed = self._may_wait()
-            if self._is_half_closed:
-                self._read_timer = self.loop.call_later(_FIRST_CHECK_S, self._check_client, _FIRST_CHECK_S)
-        return self._is_half_closed
-
-    def _check_client(self, after_s: float) -> None:
-        """Abort the connection of a half-closed client that is gone, or schedule the next check."""
-        self._read_timer = None
-        if is_socket_closed(self.transport.get_extra_info("socket")):
-            self.transport.abort()
-            return
-        after_s = min(2 * after_s, _POLL_INTERVAL_S)
-        self._read_timer = self.loop.call_later(after_s, self._check_client, after_s)
-
-    def _may_wait(self) -> bool:
-        """Return whether a half-closed client may still wait. If unknown, send one interim response to provoke a reset.
-
-        Some clients give up after several interim responses.
-        """
-        is_closed, cycle = is_socket_closed(self.transport.get_extra_info("socket")), self._active
-        if is_closed is None and cycle and not cycle.response_started:
-            if cycle.scope["http_version"] != "1.1":
-                return False
-            self.transport.write(_CONTINUE)
-        return not is_closed
 
     def data_received(self, data: bytes) -> None:
         """Process bytes from the client."""
@@ -204,9 +162,6 @@ class Http1Protocol(HttpToolsProtocol):
             self._start_write_timer()
         elif self._pipelined:
             self.loop.call_soon(self._process_pipelined)
-        elif self._is_half_closed and not self._is_busy:
-            self.transport.close()
-            self._start_write_timer()
 
     def _process_pipelined(self) -> None:
         if self._pipelined and not self.transport.is_closing():
@@ -306,54 +261,3 @@ def with_timeouts(read_timeout_s: float, write_timeout_s: float) -> type[Http1Pr
     """Return a protocol class with limits: uvicorn creates the protocol of each connection without arguments."""
     limits = {"read_timeout_s": read_timeout_s, "write_timeout_s": write_timeout_s}
     return type("TimedProtocol", (Http1Protocol,), {"__slots__": (), **limits})
-
-
-_SOCK_DIAG = 4
-_BY_FAMILY = 20
-_ANY_STATE = _NO_COOKIE = 0xFFFFFFFF
-# The query is nlmsghdr and inet_diag_req_v2, the reply nlmsghdr and inet_diag_msg, as in linux/inet_diag.h.
-_HEAD = struct.Struct("=IHHIIBBBxI")
-_ADDRESSES = struct.Struct(">HH16s16s")
-_TAIL = struct.Struct("=III")
-_INODE_AT = 84
-_TCP_CLOSE = 7
-
-
-def is_socket_closed(sock: socket.socket) -> bool | None:
-    """Return whether a half-closed client has closed its socket, or None if unknown (yet).
-
-    `shutdown(SHUT_WR)` and `close` look the same to the server. For a client on this machine, the kernel knows whether
-    a process still has the socket: https://man7.org/linux/man-pages/man7/sock_diag.7.html. A closed socket of a remote
-    client shows only by the reset with which the client answers further bytes. Only Linux has this information; on
-    other systems every half-closed client counts as gone.
-    """
-    if sys.platform != "linux":
-        return True
-    try:
-        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-            return True
-        local, remote = (_Address(*end[:2]) for end in (sock.getsockname(), sock.getpeername()))
-        return None if local.host != remote.host else not _has_owner(remote, local)
-    except OSError as exc:
-        return True if exc.errno in (errno.ENOTCONN, errno.EBADF) else None
-
-
-class _Address:
-    """An IP address and port. An IPv4 address mapped to IPv6 counts as IPv4."""
-
-    def __init__(self, host: str, port: int) -> None:
-        host = host.removeprefix("::ffff:")
-        self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.host = socket.inet_pton(self.family, host)
-        self.port = port
-
-
-def _has_owner(local: _Address, remote: _Address) -> bool:
-    """Return whether a process on this machine has the socket between two addresses."""
-    head = _HEAD.pack(72, _BY_FAMILY, 1, 0, 0, local.family, socket.IPPROTO_TCP, 0, _ANY_STATE)
-    query = head + _ADDRESSES.pack(local.port, remote.port, local.host, remote.host)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
-        kernel.setblocking(False)  # the kernel replies while it takes the query
-        kernel.sendto(query + _TAIL.pack(0, _NO_COOKIE, _NO_COOKIE), (0, 0))
-        reply = kernel.recv(4096)
-    return int.from_bytes(reply[4:6], "little") == _BY_FAMILY and any(reply[_INODE_AT : _INODE_AT + 4])
