@@ -48,54 +48,26 @@ async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository,
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_failed_apply_restores_files_and_keeps_what_was_written(repository: Repository, tmp_path: Path) -> None:
-    worktrees = with_git(
-        repository, tmp_path, 'git "$@"; cd "$top"; printf tw >a.txt; echo mine >b.txt; rm inner/c.txt; exit 128'
-    )
-    files = {"a.txt": "two\n", "b.txt": "two\n", "inner/c.txt": "two\n", "made/new": "new\n", "other": "other\n"}
+async def test_failed_apply_names_the_command_that_undoes_it(repository: Repository, tmp_path: Path) -> None:
+    """The command is executed: the files are as before, and what was written is in the stash."""
+    worktrees = with_git(repository, tmp_path, 'git "$@"; cd "$top"; printf tw >a.txt; rm inner/c.txt; exit 128')
+    files = {"a.txt": "two\n", "b.txt": "two\n", "inner/c.txt": "two\n", "made/new": "new\n"}
     worktree = await changed(worktrees, repository, **files)
-    with pytest.raises(ClinvkError, match=r"git apply failed: .*as before, and what was written is in /") as error:
-        await worktrees.apply(worktree.id)
-    assert repository.files() == {"a.txt": b"one\n", "b.txt": b"one\n", "inner/c.txt": b"one\n"}
-    assert not (repository.path / "made").exists()
-    aside = Path(error.value.message.partition("what was written is in ")[2])
-    written = {str(path.relative_to(aside)): path.read_text() for path in aside.rglob("*") if path.is_file()}
-    assert written == {"a.txt": "tw", "b.txt": "mine\n", "made/new": "new\n", "other": "other\n"}
-
-
-async def test_failed_apply_keeps_what_is_in_the_way(repository: Repository, tmp_path: Path) -> None:
-    applying = (
-        'git "$@"; cd "$top"; rm a.txt inner/c.txt; mkdir a.txt; rmdir inner;'
-        " echo mine >a.txt/mine; echo mine >inner; exit 128"
-    )
-    worktrees = with_git(repository, tmp_path, applying)
-    (repository.path / "b.txt").chmod(0o644)
-    worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "inner/c.txt": "two\n"})
-    Path(worktree.root, "b.txt").chmod(0o755)
-    with pytest.raises(ClinvkError, match=r"the files cannot all be put back \(.*inner.*\): see /") as error:
-        await worktrees.apply(worktree.id)
-    assert repository.files() == {"a.txt": b"one\n", "inner": b"mine\n", "b.txt": b"one\n"}
-    assert not os.access(repository.path / "b.txt", os.X_OK)
-    folder = Path(error.value.message.partition(": see ")[2])
-    assert (folder / "aside" / "a.txt" / "mine").read_text() == "mine\n"
-    assert (folder / "before" / "inner" / "c.txt").read_text() == "one\n"
-
-
-async def test_failed_apply_restores_converted_line_endings(repository: Repository, tmp_path: Path) -> None:
-    repository.commit(**{".gitattributes": "*.txt text eol=crlf\n", "inner/.gitattributes": "*.txt eol=lf\n"})
-    worktrees = with_git(repository, tmp_path, 'git "$@"; exit 128')
-    worktree = await changed(worktrees, repository, **{"a.txt": "two\r\n", "inner/c.txt": "two\n"})
     before = repository.files()
-    with pytest.raises(ClinvkError, match="git apply failed: exit code 128; the files are as before"):
+    with pytest.raises(ClinvkError, match="git apply failed: exit code 128; some files may have been written") as error:
         await worktrees.apply(worktree.id)
+    written = {"a.txt": b"tw", "b.txt": b"two\n", "made/new": b"new\n"}
+    assert repository.files() == written
+    _, *undo = error.value.message.partition("to undo this, git ")[2].partition(" puts ")[0].split()
+    repository.git(*undo[1:])
     assert repository.files() == before
+    repository.git("stash", "pop")
+    assert repository.files() == written
+    assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-@pytest.mark.parametrize("is_written", [True, False])
-async def test_apply_keeps_the_directory_of_the_caller(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
-) -> None:
-    worktrees = with_git(repository, tmp_path, "" if is_written else 'git "$@"; exit 128')
+async def test_apply_keeps_the_directory_of_the_caller(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    worktrees = another(repository)
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "inner", "c.txt").unlink()
         Path(worktree.root, "inner", "new").write_text("new\n")
@@ -103,15 +75,11 @@ async def test_apply_keeps_the_directory_of_the_caller(
     monkeypatch.chdir(inner)
     directory = os.open(inner, os.O_RDONLY)  # while it is open, no other gets its number
     try:
-        if is_written:
-            await worktrees.apply(worktree.id)
-        else:
-            with pytest.raises(ClinvkError, match="git apply failed: exit code 128; the files are as before"):
-                await worktrees.apply(worktree.id)
+        await worktrees.apply(worktree.id)
         assert os.path.samestat(os.fstat(directory), inner.stat())
     finally:
         os.close(directory)
-    assert [file.name for file in inner.iterdir()] == ["new" if is_written else "c.txt"]
+    assert [file.name for file in inner.iterdir()] == ["new"]
 
 
 async def test_apply_from_a_removed_directory(

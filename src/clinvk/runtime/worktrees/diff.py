@@ -28,7 +28,7 @@ class TreeDiff:
     """The changed files of a worktree; `git` works on a private index with all changes.
 
     Attributes:
-        files: the changed files; `names` are their names as bytes.
+        files: the changed files.
         warnings: what git could not read.
         folder: temporary folder.
         patch: the file that `write_patch` writes.
@@ -41,10 +41,9 @@ class TreeDiff:
         self._base = base
         fields = raw.split(b"\0")  # of `--raw -z`: the modes, the objects and a letter, NUL, the name, NUL
         changes = [about[1:].split(b" ") for about in fields[:-1:2]]
-        self.names = tuple(fields[1::2])
         self.files = tuple(
             ChangedFile(name.decode(errors="replace"), _CHANGES.get(letter[:1], "modified"))
-            for name, (*_, letter) in zip(self.names, changes, strict=True)
+            for name, (*_, letter) in zip(fields[1::2], changes, strict=True)
         )
         for file, (before, after, *_) in zip(self.files, changes, strict=True):
             if _REPOSITORY in (before, after) and file.change != "deleted":

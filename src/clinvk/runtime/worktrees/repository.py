@@ -3,11 +3,9 @@
 import asyncio
 import os
 import re
-import shutil
-import stat
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +14,7 @@ import msgspec
 from clinvk.policy.directories import containing
 from clinvk.runtime.process.waiting import Lookups, finish_thread
 from clinvk.runtime.worktrees.diff import TreeDiff
-from clinvk.runtime.worktrees.folders import Worktree, remove_tree
+from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTimedOut, on_one_line
 from clinvk.runtime.worktrees.private_git import GitDirs, private_git
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -26,7 +24,7 @@ _REFUSED = 1
 """The exit code of `git apply` if it wrote nothing; if writing failed, the code is another."""
 
 _APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
-_APPLY_TIMEOUT_S = 600.0
+_APPLY_TIMEOUT_S = 300.0
 _STATUS_TIMEOUT_S = 30.0
 _MAX_NAMES = 3
 
@@ -171,78 +169,6 @@ async def _uncommitted(git: Git) -> str:
     return f": {summary(changed)}" if changed else ""
 
 
-class FileBackup:
-    """Copies of files and links in a tree, for restoring the files after a change has failed midway.
-
-    A file with other content by then is moved to `aside` and not overwritten: another program may have written to it.
-    """
-
-    def __init__(self, top: str, names: Sequence[bytes], folder: Path) -> None:
-        self.folder = folder
-        self.aside = folder / "aside"
-        self._top = os.fsencode(top)
-        self._before = os.fsencode(folder / "before")
-        self._names = names
-
-    def copy(self) -> None:
-        """Copy the files.
-
-        Raises:
-            ClinvkError: a file cannot be read, or the disk is full.
-        """
-        try:
-            for name in self._names:
-                source, target = os.path.join(self._top, name), os.path.join(self._before, name)
-                if os.path.islink(source) or os.path.isfile(source):
-                    os.makedirs(os.path.dirname(target), exist_ok=True)
-                    if os.path.islink(source):
-                        os.symlink(os.readlink(source), target)
-                    else:
-                        shutil.copy2(source, target)
-        except OSError as exc:
-            raise ClinvkError(f"cannot put the files aside that would be changed: {exc}") from exc
-
-    def restore(self) -> None:
-        """Restore files after a failed change, and remove folders that are empty afterwards.
-
-        Files are moved, not copied, which needs no room on a full disk.
-
-        Raises:
-            OSError: a file cannot be restored; the others are.
-        """
-        failed: list[OSError] = []
-        changed = [name for name in self._names if _content(self._top, name) != _content(self._before, name)]
-        for source, target in ((self._top, os.fsencode(self.aside)), (self._before, self._top)):
-            for name in changed:
-                try:
-                    _move(os.path.join(source, name), os.path.join(target, name))
-                except OSError as exc:
-                    failed.append(exc)
-        for name in changed:
-            with suppress(OSError):
-                os.removedirs(os.path.join(self._top, os.path.dirname(name)))
-        if failed:
-            raise failed[0]
-
-
-def _content(folder: bytes, name: bytes) -> tuple[int, bytes] | None:
-    """Return the mode and the content of a file or a link; None for anything else."""
-    path = os.path.join(folder, name)
-    mode = os.lstat(path).st_mode if os.path.lexists(path) else 0
-    if stat.S_ISLNK(mode):
-        return mode, os.readlink(path)
-    return (mode, Path(os.fsdecode(path)).read_bytes()) if stat.S_ISREG(mode) else None
-
-
-def _move(source: bytes, target: bytes) -> None:
-    """Move a file, a link or a folder, if there is one."""
-    if os.path.lexists(source):
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if os.path.lexists(target):
-            raise FileExistsError(f"{os.fsdecode(target)} is in the way")
-        shutil.move(os.fsdecode(source), os.fsdecode(target))
-
-
 async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> None:
     """Apply the patch of a worktree to the original tree, where `git` works.
 
@@ -250,7 +176,7 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
 
     Raises:
         InvalidRequest: the tree is gone, or the patch does not apply or is applied already; nothing was changed.
-        ClinvkError: writing failed; the files are restored, and what was written is kept in a folder.
+        ClinvkError: writing failed; some files may have been written. The message has the command that undoes it.
     """
     top = worktree.repository
     if not await asyncio.to_thread(os.path.isdir, top):
@@ -273,14 +199,12 @@ async def _apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) ->
             f" clinvk worktrees discard {worktree.id} removes it"
         ) from None
     if not dry_run:
-        backup = FileBackup(top, diff.names, Path(worktree.folder, f"backup-{os.urandom(4).hex()}"))
-        await finish_thread(asyncio.to_thread(backup.copy), "putting files aside", _APPLY_TIMEOUT_S)
-        await finish_thread(_write_changes(git, worktree, patch, backup), "applying the changes", _APPLY_TIMEOUT_S)
+        await finish_thread(_write_changes(git, worktree, patch), "applying the changes", 2 * _APPLY_TIMEOUT_S)
 
 
 async def _run_apply(git: Git, worktree: Worktree, *arguments: str) -> None:
     try:
-        await git.out(*_APPLY, *arguments)
+        await git.out(*_APPLY, *arguments, timeout_s=_APPLY_TIMEOUT_S)
     except GitFailed as exc:
         if exc.exit_code != _REFUSED:
             raise
@@ -288,20 +212,15 @@ async def _run_apply(git: Git, worktree: Worktree, *arguments: str) -> None:
         raise InvalidRequest(f"worktree {worktree.id} does not fit {top}, nothing was changed: {exc.stderr}") from exc
 
 
-async def _write_changes(git: Git, worktree: Worktree, patch: str, backup: FileBackup) -> None:
+async def _write_changes(git: Git, worktree: Worktree, patch: str) -> None:
     try:
         await _run_apply(git, worktree, patch)
-    except InvalidRequest:
-        await asyncio.to_thread(remove_tree, backup.folder)
-        raise
-    except (ClinvkError, asyncio.CancelledError) as exc:  # cancelled: it took too long, or the loop is closed
-        reason = exc.message if isinstance(exc, ClinvkError) else "the changes were not applied in time"
-        try:
-            await asyncio.to_thread(backup.restore)
-        except OSError as failed:
-            raise ClinvkError(f"{reason}; the files cannot all be put back ({failed}): see {backup.folder}") from exc
-        raise ClinvkError(f"{reason}; the files are as before, and what was written is in {backup.aside}") from exc
-    await asyncio.to_thread(remove_tree, backup.folder)
+    except (GitFailed, GitTimedOut) as exc:
+        undo = f"git -C {shlex.quote(worktree.repository)} stash --include-untracked"
+        raise ClinvkError(
+            f"{exc.message}; some files may have been written: "
+            f"to undo this, {undo} puts all uncommitted changes aside, your own too"
+        ) from exc
 
 
 def _inside(directory: str, top: str) -> str:
