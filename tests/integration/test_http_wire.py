@@ -11,7 +11,7 @@ from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, pause
-from serving import LiveServer, serving
+from serving import serving
 
 PROMPT = json.dumps({"backend": "claude", "prompt": "hi"}).encode()
 HEAD = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -139,33 +139,3 @@ async def test_trailer_is_not_treated_as_a_header(scripted: Scripted) -> None:
         reader, writer = await server.raw(CHUNKED + body)
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         writer.close()
-
-
-async def one_zero(server: LiveServer, method: bytes, path: bytes, body: bytes = b"") -> tuple[list[bytes], bytes]:
-    """Send a request as an HTTP/1.0 client that keeps its connection. Return the lines of the head, and the body."""
-    head = b"%b %b HTTP/1.0\r\nhost: localhost\r\nconnection: keep-alive\r\ncontent-type: application/json\r\n"
-    reader, writer = await server.raw(head % (method, path) + b"content-length: %d\r\n\r\n" % len(body) + body)
-    received = await asyncio.wait_for(reader.read(), TIMEOUT_S)
-    writer.close()
-    head, _, rest = received.partition(b"\r\n\r\n")
-    lines = head.lower().split(b"\r\n")
-    assert b"connection: close" in lines
-    assert not [line for line in lines if line.startswith(b"transfer-encoding:")]
-    return lines, rest
-
-
-async def test_http_1_0_gets_no_chunks_and_its_answer_ends_with_the_connection(scripted: Scripted) -> None:
-    scripted.play(claude_says("told"))
-    body = json.dumps({"model": "claude", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
-    async with serving(scripted.env, store=MemoryStore()) as server:
-        lines, stream = await one_zero(server, b"POST", b"/openai/v1/chat/completions", body)
-        assert lines[0] == b"http/1.1 200 ok"
-        assert not [line for line in lines if line.startswith(b"content-length:")]
-        frames = stream.decode().strip().split("\n\n")
-        assert all(frame.startswith("data: ") for frame in frames)
-        assert frames[-1] == "data: [DONE]"
-        lines, rest = await one_zero(server, b"GET", b"/health/live")
-        assert b"content-length: %d" % len(rest) in lines
-        assert json.loads(rest) == {"status": "ok"}
-        assert (await one_zero(server, b"HEAD", b"/health/live"))[1] == b""
-        assert (await one_zero(server, b"GET", b"/nothing"))[0][0] == b"http/1.1 404 not found"

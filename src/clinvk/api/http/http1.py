@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendCallable, ASGISendEvent
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -34,9 +33,6 @@ class Http1Protocol(HttpToolsProtocol):
     nothing for `write_timeout_s` is disconnected; 0 is no limit. The readers of bodies have a separate timeout.
     Pipelined bytes wait in this class, up to `MAX_HEAD_BYTES`: uvicorn would stop reading and miss a disconnect.
     Trailers are dropped, because uvicorn would treat trailers as headers.
-
-    HTTP/1.0 has neither chunks nor `expect`, but uvicorn would use both. A response to HTTP/1.0 without a
-    content-length ends with the connection.
     """
 
     __slots__ = (
@@ -137,9 +133,6 @@ class Http1Protocol(HttpToolsProtocol):
             self._cancel_read_timer()
         is_pipelined = self._is_busy
         super().on_headers_complete()
-        if self.scope["http_version"] in ("0.9", "1.0"):
-            self.cycle.waiting_for_100_continue = False
-            self.cycle.send = _unchunked(self.cycle)  # type: ignore[assignment]  # called as its own
         if not is_pipelined:
             self._active = self.cycle
 
@@ -230,23 +223,6 @@ class Http1Protocol(HttpToolsProtocol):
             self.transport.abort()
         elif now_unsent:
             self._write_timer = self.loop.call_later(self.write_timeout_s, self._check_unsent, now_unsent)
-
-
-def _unchunked(cycle: "RequestResponseCycle") -> "ASGISendCallable":
-    """Return a send function without chunks. Without a content-length each part has its own length."""
-    send, has_length = cycle.send, True
-
-    async def send_unchunked(message: "ASGISendEvent") -> None:
-        nonlocal has_length
-        if message["type"] == "http.response.start":
-            has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-            if not has_length:
-                cycle.chunked_encoding = False
-        elif message["type"] == "http.response.body" and not has_length:
-            cycle.expected_content_length = len(message.get("body", b""))
-        await send(message)
-
-    return send_unchunked
 
 
 def _split_offer(data: bytes) -> tuple[bytes, bytes]:
