@@ -22,17 +22,17 @@ PYTEST ?=
 BENCH  ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-slow coverage lint demo bench lock chromium clients clean
+.PHONY: help install check test test-slow coverage lint demo bench lock chromium nginx clients clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 install: $(VENV)/installed $(AGENTS)/installed
 
-check: lint
+check: lint nginx
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" tests/unit tests/contract $(PYTEST)
 
-test: lint chromium clients
+test: lint chromium nginx clients
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST)
 
 test-slow: install chromium clients
@@ -104,6 +104,12 @@ chromium:
 		echo "make: no chromium, and no right to install it" >&2; \
 	fi
 
+# nginx checks the sample in packaging/. It is unpacked and not installed, because an installed nginx starts.
+nginx:
+	@command -v nginx >/dev/null || [ -e .nginx/usr/sbin/nginx ] || { mkdir -p .nginx && cd .nginx && \
+	{ [ "$$(id -u)" != 0 ] || apt-get update; } && apt-get download nginx && dpkg -x nginx_*.deb .; } \
+		>/dev/null 2>&1 || echo "make: no nginx" >&2
+
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-header
 lock:
@@ -115,5 +121,5 @@ lock:
 	for folder in $(CLIS) $(CLIENTS); do (cd $$folder && npm install --package-lock-only --ignore-scripts); done
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(AGENTS) .clients .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(AGENTS) .clients .nginx .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
