@@ -21,7 +21,7 @@ from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import RequestMiddleware, ServerState
 from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers, observe
-from clinvk.api.server.port_owner import listen
+from clinvk.api.server.address import listen
 from clinvk.api.server.server import RunningServer, open_server
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api.endpoints.prompts import PromptEndpoint
-from clinvk.api.server.port_owner import listen
+from clinvk.api.server.address import listen
 from clinvk.api.server.server import Server
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend

@@ -107,16 +107,6 @@ def test_verbose_and_quiet_exclude_each_other(clinvk: Clinvk) -> None:
     assert clinvk.run("serve", "-v", "-q").stderr == "clinvk: --verbose and --quiet exclude each other\n"
 
 
-def test_port_in_use_by_clinvk_is_reported_with_its_version(clinvk: Clinvk) -> None:
-    with Server(clinvk.agent) as server:
-        port = server.ready().url.rpartition(":")[2]
-        done = clinvk.run("serve", "--port", port)
-    assert done.returncode == 5
-    assert re.search(
-        rf"port {port} is in use by clinvk [\d.]+, up \S+; use --port to choose another$", done.stderr.strip()
-    )
-
-
 def test_key_of_one_start_comes_with_the_command_for_a_key_that_stays(clinvk: Clinvk) -> None:
     with clinvk.started("serve", "--port", "0", "--host", "0.0.0.0") as process:
         assert process.stderr

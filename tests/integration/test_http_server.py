@@ -17,9 +17,9 @@ import pytest
 from clinvk import __version__
 from clinvk.api.access.auth import AuthMiddleware
 from clinvk.api.access.hosts import CorsMiddleware
+from clinvk.api.server.address import listen
 from clinvk.api.server.app import MCP_PATH, Router
 from clinvk.api.server.housekeeping import maintain_store
-from clinvk.api.server.port_owner import listen
 from clinvk.api.server.server import serve, startup
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, ServerSettings, Settings
@@ -397,8 +397,7 @@ def test_port_in_use_is_reported_with_exit_code_5(capfd: pytest.CaptureFixture[s
     output = capfd.readouterr()
     assert output.out == ""
     assert output.err == (
-        f"clinvk: cannot listen on http://127.0.0.1:{port}: port {port} is in use by another program; use --port to "
-        "choose another\n"
+        f"clinvk: cannot listen on http://127.0.0.1:{port}: port {port} is in use; use --port to choose another\n"
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinvk.api.server.port_owner import Capacity, Health
+from clinvk.api.server.address import Capacity, Health
 from clinvk.cli.admin.doctor.machine import check_runs
 from clinvk.config.model import ServerSettings
 

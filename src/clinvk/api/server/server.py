@@ -27,10 +27,10 @@ from clinvk.api.mcp.endpoint import InProcessRest
 from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.api.server import housekeeping, lifecycle
+from clinvk.api.server.address import address, listen, listen_error
 from clinvk.api.server.app import Router, create_app
 from clinvk.api.server.housekeeping import RECOVER_INTERVAL_S, maintain_store
 from clinvk.api.server.lifecycle import handle_signals
-from clinvk.api.server.port_owner import address, listen, listen_error
 from clinvk.backends.registry import Backends
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
@@ -148,8 +148,8 @@ def serve(
         try:
             sockets = sockets or (listen(server.host, server.port) if listens else [])
         except OSError as exc:
-            reason = runner.run(listen_error(server.host, server.port, exc))
-            print(f"clinvk: cannot listen on {address(server.host, server.port)}: {reason}", file=sys.stderr)
+            where = address(server.host, server.port)
+            print(f"clinvk: cannot listen on {where}: {listen_error(server.port, exc)}", file=sys.stderr)
             return SERVER_ERROR
         if not api_keys and not insecure:
             api_keys = auth.create_key_if_open(settings.server, sockets, partial(print, file=sys.stderr, flush=True))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.api.endpoints.inventory import BackendInfo
-from clinvk.api.server.port_owner import listen
+from clinvk.api.server.address import listen
 from clinvk.cli.parse.flags import ClusterStatusFlags, ClusterUpFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.terminal.output import columns, print_json, print_text

@@ -110,17 +110,17 @@ def open_page(flags: OpenFlags, context: CommandContext) -> int:
     import asyncio
     import webbrowser
 
-    from clinvk.api.server import port_owner
+    from clinvk.api.server.address import address, health_of, local_host
     from clinvk.remote.remote_runs import create_login
 
     server = context.overriding({"server.port": flags.port}).settings.server
     link = asyncio.run(create_login(context.environ))
     if link and flags.port in (None, link.port):
-        page = f"{port_owner.address(port_owner.local_host(link.host), link.port)}/"
+        page = f"{address(local_host(link.host), link.port)}/"
         page += f"#login={link.token}" if link.token else ""
     else:
-        page = f"{port_owner.address(port_owner.local_host(server.host), server.port)}/"
-        if not asyncio.run(port_owner.health_of(server.host, server.port, _ANSWER_TIMEOUT_S)):
+        page = f"{address(local_host(server.host), server.port)}/"
+        if not asyncio.run(health_of(server.host, server.port, _ANSWER_TIMEOUT_S)):
             raise ClinvkError(f"no server answers at {page}; start one with `clinvk serve`, or use --port")
     print_text(page)
     if not flags.dry_run and not webbrowser.open(page):

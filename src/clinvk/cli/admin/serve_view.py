@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from clinvk import __version__
 from clinvk.api.observe.observers import user_agent
-from clinvk.api.server.port_owner import local_host
+from clinvk.api.server.address import local_host
 from clinvk.api.server.server import Startup
 from clinvk.backends.base import Backend
 from clinvk.backends.checkup_base import LoginStatus

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from clinvk.api.server.port_owner import Health, health_of, listen
+from clinvk.api.server.address import Health, health_of, listen
 from clinvk.backends.registry import Backends
 from clinvk.config.model import NotificationSettings, ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of

@@ -1,4 +1,4 @@
-"""The address of a server: listen there, or find the program that does, as a clinvk introduces itself in `/health`."""
+"""The address of a server: listen there, or ask the server that listens for its `/health`."""
 
 import asyncio
 import errno
@@ -8,7 +8,6 @@ from contextlib import suppress
 import msgspec
 
 _MAX_BYTES = 1024 * 1024
-_OWNER_TIMEOUT_S = 1.0
 
 
 class Capacity(msgspec.Struct):
@@ -84,10 +83,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-async def listen_error(host: str, port: int, error: OSError) -> str:
-    """Return why the server cannot listen, and which program does if that is known."""
-    if error.errno != errno.EADDRINUSE:
-        return error.strerror or str(error)
-    owner = await health_of(host, port, _OWNER_TIMEOUT_S)
-    program = f"clinvk {owner.version}, up {owner.uptime}" if owner else "another program"
-    return f"port {port} is in use by {program}; use --port to choose another"
+def listen_error(port: int, error: OSError) -> str:
+    """Return why the server cannot listen."""
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use; use --port to choose another"
+    return error.strerror or str(error)
