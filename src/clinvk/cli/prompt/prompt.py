@@ -139,7 +139,7 @@ class ServerOrLocalRuns:
         self.context = context
         self.store = store
         self.is_verbose = is_verbose
-        self._local = local
+        self._local = self._answering = local
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> "AsyncGenerator[Run]":
@@ -149,8 +149,9 @@ class ServerOrLocalRuns:
             is_here = self._local and asks and (await self._local.plan(request)).needs_its_process
             run = None if is_here else await self._through_server(request, stack)
             if not run:
-                self._local = self._local or await stack.enter_async_context(local_runs(self.context, self.store))
-                run = await stack.enter_async_context(self._local.run(request))
+                local = self._local or await stack.enter_async_context(local_runs(self.context, self.store))
+                run = await stack.enter_async_context(local.run(request))
+                self._answering = local
             yield run
 
     async def answer(self, reference: str, answer: InteractionAnswer) -> None:
@@ -158,7 +159,7 @@ class ServerOrLocalRuns:
         from clinvk.runtime.interactions import Interactions  # an import that only a question needs
 
         interactions = Interactions(self.store, self.context.settings.interactions)
-        await (self._local.interactions if self._local else interactions).answer(reference, answer)
+        await (self._answering or interactions).answer(reference, answer)
 
     async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "Run | None":
         """Return the run on the server; None if no server is up, or the run would differ there."""
