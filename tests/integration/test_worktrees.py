@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -785,7 +786,7 @@ async def test_conflicting_apply_changes_nothing(
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_failed_write_restores_all_files(
+async def test_failed_write_is_undone_by_the_command_of_the_message(
     repository: Repository, worktrees: KeptWorktrees, small_files: Callable[[], None]
 ) -> None:
     repository.commit(**{"gone/x": "x\n", "kind": "file\n"})
@@ -803,13 +804,17 @@ async def test_failed_write_restores_all_files(
         (root / "zz").write_bytes(bytes(2 * 2**20))
     before = repository.files()
     small_files()
-    with pytest.raises(ClinvkError, match="git apply failed"):
+    with pytest.raises(ClinvkError, match=r"git apply failed: .*; some files may have been written: ") as error:
         await worktrees.apply(worktree.id)
+    assert repository.files() != before
+    undo = error.value.message.partition("to undo this, git ")[2].partition(" puts ")[0]
+    repository.git(*shlex.split(undo))
     assert repository.files() == before
     assert repository.git("status", "--porcelain") == ""
     assert not (repository.path / "made").exists()
     assert os.readlink(repository.path / "link") == "a.txt"
     assert [item.id for item in await worktrees.list()] == [worktree.id]
+    assert repository.git("show", "stash:a.txt") == "two\n"
 
 
 async def test_check_sees_changes_and_files_are_restored(repository: Repository, worktrees: KeptWorktrees) -> None:

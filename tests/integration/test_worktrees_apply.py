@@ -48,24 +48,6 @@ async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository,
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_failed_apply_names_the_command_that_undoes_it(repository: Repository, tmp_path: Path) -> None:
-    """The command is executed: the files are as before, and what was written is in the stash."""
-    worktrees = with_git(repository, tmp_path, 'git "$@"; cd "$top"; printf tw >a.txt; rm inner/c.txt; exit 128')
-    files = {"a.txt": "two\n", "b.txt": "two\n", "inner/c.txt": "two\n", "made/new": "new\n"}
-    worktree = await changed(worktrees, repository, **files)
-    before = repository.files()
-    with pytest.raises(ClinvkError, match="git apply failed: exit code 128; some files may have been written") as error:
-        await worktrees.apply(worktree.id)
-    written = {"a.txt": b"tw", "b.txt": b"two\n", "made/new": b"new\n"}
-    assert repository.files() == written
-    _, *undo = error.value.message.partition("to undo this, git ")[2].partition(" puts ")[0].split()
-    repository.git(*undo[1:])
-    assert repository.files() == before
-    repository.git("stash", "pop")
-    assert repository.files() == written
-    assert [item.id for item in await worktrees.list()] == [worktree.id]
-
-
 async def test_apply_keeps_the_directory_of_the_caller(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     worktrees = another(repository)
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
