@@ -26,11 +26,11 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.config import saving
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
-from clinvk.dialects.dialect import BudgetSpent, KeyRefused
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import waiting
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
+from clinvk.types.errors import BudgetSpent, KeyRefused
 from clinvk.types.record import Session, UsageOfDay
 from clinvk.types.request import RunRequest
 from polling import until, until_told

@@ -7,8 +7,7 @@ import pytest
 from clinvk.api.access import auth, hosts
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.dialect import ForeignOrigin, HostRefused
-from clinvk.types.errors import ClinvkError, ConfigError, InvalidRequest
+from clinvk.types.errors import ClinvkError, ConfigError, ForeignOrigin, HostRefused, InvalidRequest
 
 OWN = ("box", "box.local")
 

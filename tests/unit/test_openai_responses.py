@@ -10,10 +10,10 @@ from openai.types.responses import Response as SdkResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from clinvk.dialects.dialect import Call, Encoder, KeyRefused, PreviousNotFound, renamed
+from clinvk.dialects.dialect import Call, Encoder, renamed
 from clinvk.dialects.openai.responses import OpenAIResponses, stored
 from clinvk.types.choices import RunState
-from clinvk.types.errors import AgentRateLimited, InvalidRequest, Unsupported
+from clinvk.types.errors import AgentRateLimited, InvalidRequest, KeyRefused, PreviousNotFound, Unsupported
 from clinvk.types.events import (
     Ending,
     Event,

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from clinvk.dialects.dialect import Call, PreviousNotFound
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses import OpenAIResponses
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import InvalidRequest, PreviousNotFound
 from clinvk.types.request import ClientTool
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)

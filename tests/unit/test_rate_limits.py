@@ -5,7 +5,7 @@ import pytest
 from clinvk.api.access.clients import RateLimits, TokenBuckets
 from clinvk.api.access.key_file import ApiKey, KeyLimits
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.dialect import RateLimited
+from clinvk.types.errors import RateLimited
 
 ON = ServerSettings(rate_limit_enabled=True, rate_limit_rps=2, rate_limit_burst=3)
 

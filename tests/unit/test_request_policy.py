@@ -6,10 +6,9 @@ from msgspec.structs import replace
 from clinvk.api.access.request_policy import RequestPolicy
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, PolicySettings, ServerSettings, Settings, UnifiedFlags
-from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy
 from clinvk.policy.rules import APPROVAL, SANDBOX
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import BackendNotAllowed, BeyondPolicy, InvalidRequest
 from clinvk.types.request import RunRequest
 
 ASKED = RunRequest(prompt="p", backend="claude")

@@ -7,19 +7,24 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.dialects import sse
-from clinvk.dialects.dialect import (
-    BodyTooLarge,
-    Call,
-    DirectoryNotAllowed,
-    ForeignOrigin,
-    KeyRefused,
-    NotCancellable,
-    WrongMediaType,
-)
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.unified import PULSE, UnifiedEncoder
 from clinvk.types import errors
-from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest, QueueFull, SessionNotFound, Unsupported
+from clinvk.types.errors import (
+    BackendUnavailable,
+    BodyTooLarge,
+    ClinvkError,
+    DirectoryNotAllowed,
+    ForeignOrigin,
+    InvalidRequest,
+    KeyRefused,
+    NotCancellable,
+    QueueFull,
+    SessionNotFound,
+    Unsupported,
+    WrongMediaType,
+)
 from clinvk.types.events import (
     Event,
     Progress,
@@ -199,7 +204,7 @@ PROBLEMS = [
     (errors.SessionBusy("no"), 409, "session_busy", "session_id"),
     (errors.NotResumable("no"), 409, "session_not_resumable", "session_id"),
     (errors.RunNotFound("no"), 404, "run_not_found", None),
-    (errors.AmbiguousId("no", ("a", "b")), 409, "ambiguous_id", None),
+    (errors.AmbiguousId("no", candidates=("a", "b")), 409, "ambiguous_id", None),
     (errors.StoreUnavailable("no"), 503, "store_unavailable", None),
     (KeyRefused("no"), 401, "unauthorized", None),
     (ForeignOrigin("no"), 403, "foreign_origin", None),
@@ -208,7 +213,7 @@ PROBLEMS = [
     (BodyTooLarge("no"), 413, "body_too_large", None),
     (WrongMediaType("no"), 415, "unsupported_media_type", None),
     (errors.ResourcesExhausted("no"), 503, "resources_exhausted", None),
-    (QueueFull("no", 5), 503, "queue_full", None),
+    (QueueFull("no", retry_after_s=5), 503, "queue_full", None),
     (errors.ShuttingDown("no"), 503, "shutting_down", None),
     (errors.AgentCrashed("no"), 502, "agent_crashed", None),
     (errors.ConfigError("no"), 500, "invalid_config", None),
@@ -228,7 +233,7 @@ def test_error_is_a_problem_document(error: ClinvkError, status: int, code: str,
 
 
 def test_only_an_ambiguous_id_problem_lists_candidates() -> None:
-    _, body = Rest().error(errors.AmbiguousId("no", ("a", "b")), "q1")
+    _, body = Rest().error(errors.AmbiguousId("no", candidates=("a", "b")), "q1")
     assert msgspec.json.decode(body, type=Line)["candidates"] == ["a", "b"]
     assert b"candidates" not in Rest().error(errors.RunNotFound("no"), "q1")[1]
 

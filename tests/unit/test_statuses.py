@@ -1,6 +1,7 @@
 """The HTTP status of each kind of error, and its name in each dialect."""
 
 import errno
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -8,30 +9,38 @@ import pytest
 from clinvk.api.http.response import refusal
 from clinvk.dialects import dialect as base
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.dialect import RateLimited
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.rest.rest import Rest
 from clinvk.store.rows import INTERRUPTED
 from clinvk.types import errors
-from clinvk.types.errors import AgentFailed, AmbiguousId, ClinvkError, QueueFull
+from clinvk.types.errors import AgentFailed, ClinvkError, QueueFull, RateLimited
 
 
 def kinds(of: type[ClinvkError] = ClinvkError) -> Iterator[type[ClinvkError]]:
     yield of
     for kind in of.__subclasses__():
-        if kind.__module__ in (errors.__name__, base.__name__):
+        if kind.__module__ == errors.__name__:
             yield from kinds(kind)
 
 
 def made(kind: type[ClinvkError]) -> ClinvkError:
-    if issubclass(kind, QueueFull | RateLimited):
-        return kind("m", 1.0)
-    return kind("m", ()) if issubclass(kind, AmbiguousId) else kind("m")
+    return kind("m", retry_after_s=1) if issubclass(kind, QueueFull | RateLimited) else kind("m")
 
 
 def statuses(kind: type[ClinvkError]) -> set[int]:
     dialects = (Rest(), OpenAIChat(), Anthropic())
     return {dialect.error(made(kind), "r")[0] for dialect in dialects}
+
+
+@pytest.mark.parametrize("kind", [*kinds()], ids=lambda kind: kind.__name__)
+def test_code_is_decoded_to_its_class_and_drawn_in_the_tree(kind: type[ClinvkError]) -> None:
+    error = errors.error_from_code(kind.code, "m", "prompt")
+    assert (type(error), error.message, error.field) == (kind, "m", "prompt")
+    assert re.search(rf"^[ │├└─]*{kind.__name__} +{kind.code}$", str(errors.__doc__), re.MULTILINE)
+
+
+def test_unknown_code_is_decoded_to_the_root() -> None:
+    assert type(errors.error_from_code("of_another_version", "m")) is ClinvkError
 
 
 @pytest.mark.parametrize("kind", [*kinds()], ids=lambda kind: kind.__name__)
@@ -85,7 +94,7 @@ def test_only_internal_errors_and_ended_runs_return_500() -> None:
 
 @pytest.mark.parametrize("dialect", [Rest(), OpenAIChat(), Anthropic()])
 def test_end_of_the_process_of_a_run_has_its_code_in_each_dialect(dialect: base.Dialect) -> None:
-    _, body = dialect.error(errors.failure(INTERRUPTED.code, INTERRUPTED.message), "r")
+    _, body = dialect.error(errors.error_from_code(INTERRUPTED.code, INTERRUPTED.message), "r")
     assert b'"interrupted"' in body
 
 

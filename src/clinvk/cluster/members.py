@@ -7,10 +7,10 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from clinvk.cluster.messages import PROTOCOL, Announcement
-from clinvk.dialects.dialect import DirectoryNotAllowed
 from clinvk.runtime.occupancy import ClientRuns
 from clinvk.types.errors import (
     BackendUnavailable,
+    DirectoryNotAllowed,
     InvalidRequest,
     NodeUnavailable,
     QueueFull,

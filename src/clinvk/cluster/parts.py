@@ -30,7 +30,7 @@ from clinvk.orchestrate.admission import Admit
 from clinvk.remote.messages import Events, Stop
 from clinvk.remote.remote_run import RemoteRun
 from clinvk.runtime.runs import Run
-from clinvk.types.errors import Cancelled, ClinvkError, NodeUnavailable, refusal
+from clinvk.types.errors import Cancelled, ClinvkError, NodeUnavailable, error_from_code
 from clinvk.types.events import Logged
 from clinvk.types.orchestration import Part
 from clinvk.types.request import Placement, RunRequest
@@ -167,7 +167,7 @@ async def _check_accepted(response: Response) -> None:
     """Raise the error with which a node refuses a request."""
     if (await response.head()).status != 200:
         problem = _problems.decode(await response.read())
-        raise refusal(problem.code, problem.detail, problem.field)
+        raise error_from_code(problem.code, problem.detail, problem.field)
 
 
 class RemotePart:

@@ -13,129 +13,28 @@ from clinvk.types.record import RunRecord
 from clinvk.types.request import Placement, RunRequest
 from clinvk.types.run import RunFacts
 
-
-class NoSuchPath(InvalidRequest):
-    """Nothing is served under the path of the request."""
-
-    code = "not_found"
-
-
-class MethodNotAllowed(InvalidRequest):
-    """The path is served, but not with this method."""
-
-    code = "method_not_allowed"
-
-
-class BodyTooLarge(InvalidRequest):
-    """The body has more bytes than `server.max_request_body_bytes`."""
-
-    code = "body_too_large"
-
-
-class BodyTooSlow(InvalidRequest):
-    """The body was not there within `server.read_timeout_secs`."""
-
-    code = "body_too_slow"
-
-
-class WrongMediaType(InvalidRequest):
-    """The body does not say that it is JSON, as a form on a foreign web page would not."""
-
-    code = "unsupported_media_type"
-
-
-class KeyRefused(InvalidRequest):
-    """API keys are asked for, and the request carries none of them."""
-
-    code = "unauthorized"
-
-
-class ForeignOrigin(InvalidRequest):
-    """A web page of another origin made its browser send the request."""
-
-    code = "foreign_origin"
-
-
-class HostRefused(InvalidRequest):
-    """The header `host` names another server: a web page may have given its own name this address."""
-
-    code = "host_refused"
-
-
-class DirectoryNotAllowed(InvalidRequest):
-    """The settings, or the limits of the API key, keep agents out of the directory."""
-
-    code = "directory_not_allowed"
-
-
-class BackendNotAllowed(InvalidRequest):
-    """The policy of the server, or the API key, allows other backends only."""
-
-    code = "backend_not_allowed"
-
-
-class BeyondPolicy(InvalidRequest):
-    """The request asks for more than the policy of the server allows."""
-
-    code = "beyond_policy"
-
-
-class RateLimited(InvalidRequest):
-    """The client has sent too many requests; try again after `retry_after_s`."""
-
-    code = "rate_limited"
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class BudgetSpent(RateLimited):
-    """The API key has used up its tokens or dollars of the day."""
-
-    code = "budget_spent"
-
-
-class NotCancellable(InvalidRequest):
-    """The run has ended already, or goes on in another clinvk."""
-
-    code = "run_not_cancellable"
-
-
-class PreviousNotFound(InvalidRequest):
-    """No run that can be gone on from has this id."""
-
-    code = "previous_response_not_found"
-
-
-class CallMissing(errors.AgentFailed):
-    """The model answered twice without the tool call that the request requires."""
-
-    code = "tool_call_missing"
-
-
 STATUSES: Mapping[type[ClinvkError], int] = {
-    ClinvkError: 500,
-    InvalidRequest: 400,
-    KeyRefused: 401,
-    ForeignOrigin: 403,
-    HostRefused: 403,
-    DirectoryNotAllowed: 403,
-    BackendNotAllowed: 403,
-    BeyondPolicy: 403,
+    errors.ClinvkError: 500,
+    errors.InvalidRequest: 400,
+    errors.KeyRefused: 401,
+    errors.ForeignOrigin: 403,
+    errors.HostRefused: 403,
+    errors.DirectoryNotAllowed: 403,
+    errors.BackendNotAllowed: 403,
+    errors.BeyondPolicy: 403,
     errors.AgentCannotAnswer: 403,
-    NoSuchPath: 404,
+    errors.NoSuchPath: 404,
     errors.BackendUnavailable: 404,
     errors.SessionNotFound: 404,
     errors.RunNotFound: 404,
     errors.InteractionNotFound: 404,
     errors.WorktreeNotFound: 404,
-    MethodNotAllowed: 405,
-    BodyTooSlow: 408,
+    errors.MethodNotAllowed: 405,
+    errors.BodyTooSlow: 408,
     errors.SessionBusy: 409,
-    BodyTooLarge: 413,
-    WrongMediaType: 415,
-    RateLimited: 429,
+    errors.BodyTooLarge: 413,
+    errors.WrongMediaType: 415,
+    errors.RateLimited: 429,
     errors.ResourcesExhausted: 503,
     errors.QueueFull: 503,
     errors.ShuttingDown: 503,

@@ -182,7 +182,7 @@ def _refusal(message: messages.Message | None) -> ServerDeclined | ClinvkError:
         case Refused(code=""):
             return ServerDeclined(message.message)
         case Refused():
-            return errors.refusal(message.code, message.message, message.field)
+            return errors.error_from_code(message.code, message.message, message.field)
         case _:
             return ClinvkError(_LOST)
 

@@ -161,7 +161,7 @@ class Slots:
         """
         must_wait = "the run must wait" if is_blocked else self._no_slot_reason(run)
         if must_wait and (obstacle := self._queue_full_reason(run.client, run.held_bytes) if may_wait else must_wait):
-            raise QueueFull(obstacle, _RETRY_AFTER_S)
+            raise QueueFull(obstacle, retry_after_s=_RETRY_AFTER_S)
         self._last_number += 1
         slot = Slot(self, run, self._last_number, on_grant, is_blocked)
         client = self._client(run.client)
@@ -205,7 +205,7 @@ class Slots:
         """
         obstacle = self._no_slot_reason(first) and self._queue_full_reason(first.client, held_bytes)
         if obstacle := obstacle or self._memory_full_reason(first.client, held_bytes):
-            raise QueueFull(obstacle, _RETRY_AFTER_S)
+            raise QueueFull(obstacle, retry_after_s=_RETRY_AFTER_S)
         self._count_bytes(first.client, held_bytes)
         try:
             yield

@@ -2,7 +2,22 @@
 
     ClinvkError                   internal_error
     ├─ InvalidRequest             invalid_request
+    │  ├─ NoSuchPath              not_found
+    │  ├─ MethodNotAllowed        method_not_allowed
+    │  ├─ BodyTooLarge            body_too_large
+    │  ├─ BodyTooSlow             body_too_slow
+    │  ├─ WrongMediaType          unsupported_media_type
+    │  ├─ KeyRefused              unauthorized
+    │  ├─ ForeignOrigin           foreign_origin
+    │  ├─ HostRefused             host_refused
+    │  ├─ DirectoryNotAllowed     directory_not_allowed
+    │  ├─ BackendNotAllowed       backend_not_allowed
+    │  ├─ BeyondPolicy            beyond_policy
+    │  ├─ RateLimited             rate_limited
+    │  │  └─ BudgetSpent          budget_spent
     │  ├─ Unsupported             unsupported_option
+    │  ├─ NotCancellable          run_not_cancellable
+    │  ├─ PreviousNotFound        previous_response_not_found
     │  ├─ AgentCannotAnswer       agent_cannot_answer
     │  ├─ InteractionAnswered     interaction_answered
     │  └─ InteractionEnded        interaction_ended
@@ -31,7 +46,8 @@
        │  └─ AgentUnpaid          agent_unpaid
        ├─ AgentOverloaded         agent_overloaded
        ├─ AgentRejected           agent_rejected
-       └─ AgentCrashed            agent_crashed
+       ├─ AgentCrashed            agent_crashed
+       └─ CallMissing             tool_call_missing
 
 A failure before the agent starts is raised. A failure that ends a started run travels as `RunFailed`, whose `code` is
 the `code` of one of these classes.
@@ -57,9 +73,11 @@ class ClinvkError(Exception):
     field: str | None = None
     retry_after_s: float = 0
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, field: str | None = None, *, retry_after_s: float = 0) -> None:
         super().__init__(message)
         self.message = message
+        self.field = field or self.field
+        self.retry_after_s = retry_after_s or self.retry_after_s
 
 
 class Steered(Exception):
@@ -76,15 +94,119 @@ class InvalidRequest(ClinvkError):
 
     code = "invalid_request"
 
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
+
+class NoSuchPath(InvalidRequest):
+    """Nothing is served under the path of the request."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path is served, but not with this method."""
+
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body has more bytes than `server.max_request_body_bytes`."""
+
+    code = "body_too_large"
+
+
+class BodyTooSlow(InvalidRequest):
+    """The body was not there within `server.read_timeout_secs`."""
+
+    code = "body_too_slow"
+
+
+class WrongMediaType(InvalidRequest):
+    """The body does not say that it is JSON, as a form on a foreign web page would not."""
+
+    code = "unsupported_media_type"
+
+
+class KeyRefused(InvalidRequest):
+    """API keys are asked for, and the request carries none of them."""
+
+    code = "unauthorized"
+
+
+class ForeignOrigin(InvalidRequest):
+    """A web page of another origin made its browser send the request."""
+
+    code = "foreign_origin"
+
+
+class HostRefused(InvalidRequest):
+    """The header `host` names another server: a web page may have given its own name this address."""
+
+    code = "host_refused"
+
+
+class DirectoryNotAllowed(InvalidRequest):
+    """The settings, or the limits of the API key, keep agents out of the directory."""
+
+    code = "directory_not_allowed"
+
+
+class BackendNotAllowed(InvalidRequest):
+    """The policy of the server, or the API key, allows other backends only."""
+
+    code = "backend_not_allowed"
+
+
+class BeyondPolicy(InvalidRequest):
+    """The request asks for more than the policy of the server allows."""
+
+    code = "beyond_policy"
+
+
+class RateLimited(InvalidRequest):
+    """The client has sent too many requests."""
+
+    code = "rate_limited"
+
+
+class BudgetSpent(RateLimited):
+    """The API key has used up its tokens or dollars of the day."""
+
+    code = "budget_spent"
 
 
 class Unsupported(InvalidRequest):
     """An approval, sandbox, tool or directory rule that the backend's CLI cannot honour."""
 
     code = "unsupported_option"
+
+
+class NotCancellable(InvalidRequest):
+    """The run has ended, or belongs to another clinvk process."""
+
+    code = "run_not_cancellable"
+
+
+class PreviousNotFound(InvalidRequest):
+    """No run that can be continued has this id."""
+
+    code = "previous_response_not_found"
+
+
+class AgentCannotAnswer(InvalidRequest):
+    """The answer to an interaction comes from a process of an agent."""
+
+    code = "agent_cannot_answer"
+
+
+class InteractionAnswered(InvalidRequest):
+    """The interaction was answered before."""
+
+    code = "interaction_answered"
+
+
+class InteractionEnded(InvalidRequest):
+    """The interaction has expired, or its run no longer waits for the answer."""
+
+    code = "interaction_ended"
 
 
 class ConfigError(ClinvkError):
@@ -126,7 +248,7 @@ class SessionBusy(SessionError):
 
 
 class NotResumable(SessionError):
-    """The session has no conversation of its agent to go on with."""
+    """The session has no conversation that its agent can resume."""
 
     code = "session_not_resumable"
 
@@ -143,8 +265,8 @@ class AmbiguousId(ClinvkError):
     code = "ambiguous_id"
     candidates: tuple[str, ...] = ()
 
-    def __init__(self, message: str, candidates: tuple[str, ...]) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, field: str | None = None, *, candidates: tuple[str, ...] = ()) -> None:
+        super().__init__(message, field)
         self.candidates = candidates
 
 
@@ -158,24 +280,6 @@ class WorktreeNotFound(ClinvkError):
     """No worktree has this id."""
 
     code = "worktree_not_found"
-
-
-class AgentCannotAnswer(InvalidRequest):
-    """The answer to an interaction comes from a process of an agent."""
-
-    code = "agent_cannot_answer"
-
-
-class InteractionAnswered(InvalidRequest):
-    """The interaction was answered before."""
-
-    code = "interaction_answered"
-
-
-class InteractionEnded(InvalidRequest):
-    """The interaction has expired, or its run no longer waits for the answer."""
-
-    code = "interaction_ended"
 
 
 class StoreUnavailable(ClinvkError):
@@ -193,13 +297,9 @@ class ResourcesExhausted(ClinvkError):
 
 
 class QueueFull(ClinvkError):
-    """All slots are taken and so are all places in the queue; try again after `retry_after_s`."""
+    """All slots are taken and so are all places in the queue."""
 
     code = "queue_full"
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class ShuttingDown(ClinvkError):
@@ -277,6 +377,12 @@ class AgentCrashed(AgentFailed):
     code = "agent_crashed"
 
 
+class CallMissing(AgentFailed):
+    """The model answered twice without the tool call that the request requires."""
+
+    code = "tool_call_missing"
+
+
 def with_position(error: ClinvkError, at: str) -> ClinvkError:
     """Mark an error as an error of the part `at` a place of the body, and return the error."""
     error.field = f"{at}.{error.field}" if error.field else at
@@ -300,11 +406,6 @@ def exhausted(error: BaseException) -> ResourcesExhausted | None:
     return None
 
 
-def failure(code: str, message: str) -> ClinvkError:
-    """Return the error of a failed run: an instance of the class with the code of the `RunFailed`."""
-    return _ENDINGS.get(code, ClinvkError)(message)
-
-
 @contextmanager
 def extra_required(extra: str, feature: str) -> Generator[None]:
     """Translate the error of an import that needs `clinvk[extra]` to `ConfigError`."""
@@ -314,19 +415,9 @@ def extra_required(extra: str, feature: str) -> Generator[None]:
         raise ConfigError(f"{feature} needs a package ({exc}): pip install 'clinvk[{extra}]'") from exc
 
 
-def refusal(code: str, message: str, field: str | None = None) -> ClinvkError:
-    """Return the error that another process has reported: of the class with this code, or a `ClinvkError`."""
-    kind = _class_of(code) or ClinvkError
-    error = kind.__new__(kind)
-    ClinvkError.__init__(error, message)
-    error.field = field or error.field
-    return error
-
-
-def _class_of(code: str, root: type[ClinvkError] = ClinvkError) -> type[ClinvkError] | None:
-    if root.code == code:
-        return root
-    return next((found for kind in root.__subclasses__() if (found := _class_of(code, kind))), None)
+def error_from_code(code: str, message: str, field: str | None = None) -> ClinvkError:
+    """Return the error that a `RunFailed` or another process reports; a `ClinvkError` if no class has the code."""
+    return _CLASSES.get(code, ClinvkError)(message, field)
 
 
 def agent_code(status: int | None) -> str:
@@ -346,10 +437,5 @@ def agent_code(status: int | None) -> str:
             return AgentFailed.code
 
 
-_ENDINGS: dict[str, type[ClinvkError]] = {
-    kind.code: kind
-    for kind in (
-        *(InvalidRequest, SessionNotFound, NotResumable, NodeUnavailable, TimedOut, Cancelled, Interrupted),
-        *(AgentFailed, *AgentFailed.__subclasses__(), AgentUnpaid),
-    )
-}
+_CLASSES = {kind.code: kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, ClinvkError)}
+"""The class of each code."""

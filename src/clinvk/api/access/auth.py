@@ -21,8 +21,7 @@ from clinvk.api.access.key_file import ApiKey, digest_of
 from clinvk.api.access.keys import ApiKeys, start_key
 from clinvk.api.http.response import ClientDisconnected, Header, headers_of, send_error
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.dialect import KeyRefused
-from clinvk.types.errors import ClinvkError, ConfigError, ShuttingDown
+from clinvk.types.errors import ClinvkError, ConfigError, KeyRefused, ShuttingDown
 
 LOGIN_S = 12 * 3600.0
 """How long a login lasts after its last request."""

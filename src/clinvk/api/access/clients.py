@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from clinvk.api.access.key_file import ApiKey
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.dialect import RateLimited
+from clinvk.types.errors import RateLimited
 
 
 def is_network(text: str) -> bool:
@@ -98,7 +98,7 @@ class RateLimits:
 
 def _take(buckets: TokenBuckets, name: str, rate_rps: float, burst: int, subject: str) -> None:
     if wait_s := buckets.take(name, rate_rps, burst):
-        raise RateLimited(f"too many requests {subject}: {rate_rps:g} a second, {burst} at once", wait_s)
+        raise RateLimited(f"too many requests {subject}: {rate_rps:g} a second, {burst} at once", retry_after_s=wait_s)
 
 
 @lru_cache(maxsize=4096)

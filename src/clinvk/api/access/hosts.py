@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.http.response import Header, headers_of
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.dialect import ForeignOrigin, HostRefused
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import ForeignOrigin, HostRefused, InvalidRequest
 
 _LOOPBACK = ("localhost", "ip6-localhost", "localhost.localdomain")
 _ANY = "*"

@@ -14,11 +14,17 @@ from msgspec.structs import replace
 
 from clinvk.api.access.key_file import ApiKey, KeyLimits
 from clinvk.api.access.keys import ApiKeys
-from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy, BudgetSpent, DirectoryNotAllowed, KeyRefused
 from clinvk.policy.directories import DirectoryLists
 from clinvk.runtime.process.waiting import Lookups, in_background
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import StoreUnavailable
+from clinvk.types.errors import (
+    BackendNotAllowed,
+    BeyondPolicy,
+    BudgetSpent,
+    DirectoryNotAllowed,
+    KeyRefused,
+    StoreUnavailable,
+)
 from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
 
@@ -206,5 +212,5 @@ def _check_limits(backends: Sequence[str], workdir: str | None, add_dirs: Sequen
 def _budget_spent(budget: str) -> BudgetSpent:
     return BudgetSpent(
         f"this API key has used up its {budget} of the day; the next day begins at midnight, UTC",
-        _DAY_S - time.time() % _DAY_S,
+        retry_after_s=_DAY_S - time.time() % _DAY_S,
     )

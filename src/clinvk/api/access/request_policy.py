@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import backend_named
 from clinvk.config.model import Settings, candidates, complete
-from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy
 from clinvk.policy.rules import APPROVAL, SANDBOX, NotListed, check_listed, modes_up_to, permission_rank
+from clinvk.types.errors import BackendNotAllowed, BeyondPolicy
 from clinvk.types.request import RunRequest
 
 

@@ -13,10 +13,9 @@ from msgspec.structs import replace
 from clinvk.backends.base import Backend
 from clinvk.config.load import home, may_lie_in_worktree
 from clinvk.config.model import Settings
-from clinvk.dialects.dialect import DirectoryNotAllowed
 from clinvk.policy.directories import BuiltInBlocks, DirectoryLists, containing
 from clinvk.runtime.process.waiting import Lookups
-from clinvk.types.errors import ConfigError, InvalidRequest
+from clinvk.types.errors import ConfigError, DirectoryNotAllowed, InvalidRequest
 from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
 

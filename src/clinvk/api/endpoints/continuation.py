@@ -21,9 +21,9 @@ from clinvk.dialects.conversation import (
     system_prompt,
     without_images,
 )
-from clinvk.dialects.dialect import AnsweredChat, Chat, Previous, PreviousNotFound
+from clinvk.dialects.dialect import AnsweredChat, Chat, Previous
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
-from clinvk.types.errors import RunNotFound, SessionNotFound
+from clinvk.types.errors import PreviousNotFound, RunNotFound, SessionNotFound
 from clinvk.types.events import ToolCall, ToolResult
 from clinvk.types.record import RunRecord, Session, run_messages
 from clinvk.types.request import RunRequest, ToolOutput

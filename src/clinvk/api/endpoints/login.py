@@ -14,8 +14,7 @@ from clinvk.api.access.key_file import KeyLimits
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import document, read_json
 from clinvk.dialects import json_bodies
-from clinvk.dialects.dialect import KeyRefused
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import InvalidRequest, KeyRefused
 
 _MAX_AGE_S = 30 * 86_400
 """How long a browser keeps the cookie. The server forgets a login earlier; see `Logins`."""

@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.client_tools import TEXT, ToolChoice
 from clinvk.dialects.conversation import ToolTurn, check_calls
-from clinvk.dialects.dialect import Call, CallMissing, Previous
+from clinvk.dialects.dialect import Call, Previous
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import Phase, RunTask
-from clinvk.types.errors import AgentFailed
+from clinvk.types.errors import AgentFailed, CallMissing
 from clinvk.types.events import (
     AwaitingTools,
     Event,

@@ -32,12 +32,12 @@ from clinvk.api.http.response import (
 )
 from clinvk.backends.base import describe
 from clinvk.dialects import vendor
-from clinvk.dialects.dialect import Call, CallMissing, Dialect, Encoder, SupportsAsync, SupportsKeepAlive, renamed
+from clinvk.dialects.dialect import Call, Dialect, Encoder, SupportsAsync, SupportsKeepAlive, renamed
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, Steered, failure
+from clinvk.types.errors import CallMissing, Cancelled, ClinvkError, SessionBusy, Steered, error_from_code
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunResult, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
@@ -300,7 +300,7 @@ class _PromptRequest(Exchange):
         """Return the error of a failed agent. Add a header if the client must not retry."""
         if not vendor.may_retry(failed.code, has_acted):
             self._headers.append(NO_RETRY)
-        return failure(failed.code, failed.message)
+        return error_from_code(failed.code, failed.message)
 
     def _wait_s(self) -> float:
         return _OPENING_TICK_S if self._stream_type and not self._response.opened else self._tick_s

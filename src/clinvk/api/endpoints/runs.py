@@ -32,13 +32,12 @@ from clinvk.api.http.response import (
     send_error,
 )
 from clinvk.dialects import json_bodies, sse
-from clinvk.dialects.dialect import NotCancellable
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest, NotCancellable
 from clinvk.types.events import Logged, RunFailed, RunFinished
 from clinvk.types.record import RunRecord
 

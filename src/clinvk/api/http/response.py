@@ -13,9 +13,18 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.dialect import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, NoSuchPath, WrongMediaType
+from clinvk.dialects.dialect import Dialect
 from clinvk.runtime.process.waiting import run_in_loop_thread
-from clinvk.types.errors import ClinvkError, ResourcesExhausted, exhausted
+from clinvk.types.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    BudgetSpent,
+    ClinvkError,
+    NoSuchPath,
+    ResourcesExhausted,
+    WrongMediaType,
+    exhausted,
+)
 from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
 
 Header = tuple[bytes, bytes]

@@ -15,9 +15,9 @@ from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import REST
 from clinvk.api.http.response import read_json
 from clinvk.api.mcp.calls import SESSION_HEADER, Calls, cancelled_request, http_key, method_of
-from clinvk.dialects.dialect import NoSuchPath
 from clinvk.policy import rules
 from clinvk.remote.messages import RestRequest, RestResponse
+from clinvk.types.errors import NoSuchPath
 
 if TYPE_CHECKING:
     from clinvk.api.mcp.protocol import McpServer

@@ -11,16 +11,18 @@ from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.backends.base import Backend
 from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
-from clinvk.dialects.dialect import BudgetSpent, RateLimited, table_entry
+from clinvk.dialects.dialect import table_entry
 from clinvk.dialects.openai import answers as openai_answers
 from clinvk.dialects.openai.responses.input_items import ITEMS
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.batch_bodies import BackendBody
 from clinvk.dialects.rest.rest import STATUSES, Problem, Rest, title
 from clinvk.types.errors import (
+    BudgetSpent,
     ClinvkError,
     NotResumable,
     QueueFull,
+    RateLimited,
     ResourcesExhausted,
     SessionError,
     ShuttingDown,

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import document
-from clinvk.dialects import dialect, json_bodies
+from clinvk.dialects import json_bodies
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError
 
@@ -23,24 +23,24 @@ ErrorDocs = tuple[type[ClinvkError], ...]
 Handler = Callable[..., Awaitable[Response | msgspec.Struct]]
 """A function of the services, the request, and an optional `query`, a struct. A returned struct is sent as JSON."""
 
-OPEN: ErrorDocs = (dialect.HostRefused, dialect.RateLimited, ClinvkError, errors.ShuttingDown)
+OPEN: ErrorDocs = (errors.HostRefused, errors.RateLimited, ClinvkError, errors.ShuttingDown)
 """The possible errors of every request."""
 
-GUARDED: ErrorDocs = (dialect.KeyRefused, *OPEN)
+GUARDED: ErrorDocs = (errors.KeyRefused, *OPEN)
 """The possible errors of requests with a key."""
 
 STORED: ErrorDocs = (errors.InvalidRequest, errors.StoreUnavailable, *GUARDED)
 """The possible errors of requests with parameters and access to the store."""
 
-BODY: ErrorDocs = (dialect.BodyTooSlow, dialect.BodyTooLarge, dialect.WrongMediaType)
+BODY: ErrorDocs = (errors.BodyTooSlow, errors.BodyTooLarge, errors.WrongMediaType)
 """The possible errors of requests with a body."""
 
-POLICY: ErrorDocs = (dialect.DirectoryNotAllowed, dialect.BackendNotAllowed)
+POLICY: ErrorDocs = (errors.DirectoryNotAllowed, errors.BackendNotAllowed)
 """The possible errors of requests for a directory and an agent."""
 
 ANY_PROMPT: ErrorDocs = (
     *(*STORED, *BODY, *POLICY),
-    *(dialect.ForeignOrigin, dialect.BeyondPolicy, dialect.BudgetSpent),
+    *(errors.ForeignOrigin, errors.BeyondPolicy, errors.BudgetSpent),
     *(errors.BackendUnavailable, errors.SessionNotFound, errors.SessionBusy),
     *(errors.AgentFailed, errors.ResourcesExhausted, errors.QueueFull),
 )

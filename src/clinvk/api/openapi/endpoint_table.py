@@ -34,7 +34,7 @@ from clinvk.api.openapi.endpoint import (
     sse_event,
 )
 from clinvk.api.openapi.model_endpoints import MODEL_APIS
-from clinvk.dialects import dialect, sse
+from clinvk.dialects import sse
 from clinvk.dialects.rest import batch_answers, batch_bodies, bodies, rest, unified, views
 from clinvk.dialects.rest import interactions as interaction_views
 from clinvk.types import errors
@@ -43,16 +43,16 @@ from clinvk.types.orchestration import Kind
 METRICS_PATH = "/metrics"
 
 _SESSION: ErrorDocs = (errors.SessionNotFound, errors.AmbiguousId, *STORED)
-_FORK: ErrorDocs = (dialect.ForeignOrigin, errors.NotResumable, errors.BackendUnavailable, errors.Unsupported)
+_FORK: ErrorDocs = (errors.ForeignOrigin, errors.NotResumable, errors.BackendUnavailable, errors.Unsupported)
 _RUN: ErrorDocs = (errors.RunNotFound, errors.AmbiguousId, *STORED)
 _PROMPT: ErrorDocs = (*ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
 _WORKTREE: ErrorDocs = (errors.InvalidRequest, errors.WorktreeNotFound, *STORED)
-_CHANGE_WORKTREE: ErrorDocs = (*_WORKTREE, *POLICY, dialect.ForeignOrigin, dialect.BeyondPolicy)
-_CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
+_CHANGE_WORKTREE: ErrorDocs = (*_WORKTREE, *POLICY, errors.ForeignOrigin, errors.BeyondPolicy)
+_CANCEL: ErrorDocs = (*_RUN, errors.ForeignOrigin, errors.NotCancellable)
 
 _INTERACTION: ErrorDocs = (errors.InteractionNotFound, errors.AmbiguousId, *STORED)
 _ANSWER: ErrorDocs = (
-    *(*_INTERACTION, *BODY, dialect.ForeignOrigin, dialect.BeyondPolicy),
+    *(*_INTERACTION, *BODY, errors.ForeignOrigin, errors.BeyondPolicy),
     *(errors.AgentCannotAnswer, errors.InteractionAnswered, errors.InteractionEnded),
 )
 
@@ -303,7 +303,7 @@ _SERVER = (
         "POST",
         "/api/v1/login",
         login.log_in,
-        (errors.InvalidRequest, dialect.ForeignOrigin, *BODY, *GUARDED),
+        (errors.InvalidRequest, errors.ForeignOrigin, *BODY, *GUARDED),
         returns=Returns("The client is logged in.", login.Me, _COOKIE),
         body=login.LoginBody,
         examples=examples("key", "With an API key", {"key": "clinvk_..."}),
@@ -312,11 +312,11 @@ _SERVER = (
         "POST",
         "/api/v1/logout",
         login.log_out,
-        (dialect.ForeignOrigin, *GUARDED),
+        (errors.ForeignOrigin, *GUARDED),
         returns={204: Returns("The login has ended.", headers=_COOKIE)},
     ),
     json_endpoint("GET", "/api/v1/limits", runs.list_limits, STORED),
-    json_endpoint("GET", METRICS_PATH, health.metrics, (dialect.NoSuchPath, *GUARDED), returns=_METRICS),
+    json_endpoint("GET", METRICS_PATH, health.metrics, (errors.NoSuchPath, *GUARDED), returns=_METRICS),
     json_endpoint("GET", "/health", health.health, (), returns=_HEALTH),
     json_endpoint("GET", "/health/ready", health.ready, (), returns=_READY),
     json_endpoint("GET", "/health/live", health.live, ()),

@@ -105,7 +105,7 @@ MODEL_APIS = (
         response_body.ResponseBody,
         {"input": "What does this project do?"},
         response_object.Response,
-        dialect.PreviousNotFound,
+        errors.PreviousNotFound,
     ),
     _model_run(
         Route("POST", "/openai/v1/completions", partial(PromptEndpoint, OpenAICompletions())),
@@ -117,7 +117,7 @@ MODEL_APIS = (
     ),
     json_endpoint("GET", "/openai/v1/responses/{id}", model_apis.get_response, _RESPONSE),
     json_endpoint(
-        "POST", "/openai/v1/responses/{id}/cancel", model_apis.cancel_response, (*_RESPONSE, dialect.ForeignOrigin)
+        "POST", "/openai/v1/responses/{id}/cancel", model_apis.cancel_response, (*_RESPONSE, errors.ForeignOrigin)
     ),
     json_endpoint("GET", "/openai/v1/models", model_apis.list_models, GUARDED),
     json_endpoint("GET", "/openai/v1/models/{id:path}", model_apis.get_model, _MODEL),

@@ -28,8 +28,7 @@ from clinvk.api.observe.observers import with_user_agent
 from clinvk.api.openapi.endpoint import Endpoint, Route
 from clinvk.api.openapi.endpoint_table import ENDPOINTS, METRICS_PATH
 from clinvk.api.openapi.model_endpoints import not_offered
-from clinvk.dialects.dialect import MethodNotAllowed, NoSuchPath
-from clinvk.types.errors import ClinvkError, exhausted
+from clinvk.types.errors import ClinvkError, MethodNotAllowed, NoSuchPath, exhausted
 
 MCP_PATH = "/mcp"
 

@@ -21,7 +21,7 @@ from clinvk.types.errors import (
     InteractionEnded,
     InvalidRequest,
     SessionNotFound,
-    failure,
+    error_from_code,
 )
 from clinvk.types.events import InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.interaction import Interaction
@@ -154,7 +154,7 @@ class EditorSession:
             await self._follow(run, updates)
         match run.log.ending:
             case RunFailed(code, message) if code != Cancelled.code:
-                raise failure(code, message)
+                raise error_from_code(code, message)
             case RunFinished() as ending:
                 return prompt_result(ending)
             case _:

@@ -123,7 +123,7 @@ async def _looked_up(wanted: Awaitable[_T], group: str) -> _T:
     except (SessionNotFound, RunNotFound, InteractionNotFound) as exc:
         raise type(exc)(f"{exc.message}; clinvk {group} list shows them") from exc
     except AmbiguousId as exc:
-        raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc
+        raise AmbiguousId(f"{exc.message}; give more digits", candidates=exc.candidates) from exc
 
 
 def real_directory(workdir: str | None) -> str:

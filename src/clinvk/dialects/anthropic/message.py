@@ -81,7 +81,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 def error_data(event: RunFailed) -> bytes:
     """Return the data of the last event for a run that failed after the start of the answer."""
-    _, what = error_object(errors.failure(event.code, event.message))
+    _, what = error_object(errors.error_from_code(event.code, event.message))
     return _encode(ErrorAnswer(error=what))
 
 

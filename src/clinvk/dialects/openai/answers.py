@@ -40,11 +40,11 @@ _CODES: dict[type[ClinvkError], str | None] = {
     errors.BackendUnavailable: "model_not_found",
     errors.AgentRateLimited: "rate_limit_exceeded",
     errors.AgentUnpaid: _QUOTA,
-    dialect.KeyRefused: "invalid_api_key",
-    dialect.RateLimited: "rate_limit_exceeded",
-    dialect.BudgetSpent: _QUOTA,
-    dialect.NoSuchPath: "unknown_url",
-    dialect.MethodNotAllowed: "method_not_supported",
+    errors.KeyRefused: "invalid_api_key",
+    errors.RateLimited: "rate_limit_exceeded",
+    errors.BudgetSpent: _QUOTA,
+    errors.NoSuchPath: "unknown_url",
+    errors.MethodNotAllowed: "method_not_supported",
 }
 
 
@@ -83,7 +83,7 @@ class OpenAIApi(vendor.ModelApi):
 
 def error_frame(event: RunFailed) -> bytes:
     """Return the last event for a run that failed after the start of the answer."""
-    _, what = error_object(errors.failure(event.code, event.message))
+    _, what = error_object(errors.error_from_code(event.code, event.message))
     return sse.frame(_encoder.encode(ErrorAnswer(what)))
 
 

@@ -77,7 +77,7 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.Unsupported: 422,
     errors.SessionError: 409,
     AmbiguousId: 409,
-    dialect.NotCancellable: 409,
+    errors.NotCancellable: 409,
     errors.InteractionAnswered: 409,
     errors.InteractionEnded: 410,
     errors.AgentFailed: 502,

@@ -239,7 +239,7 @@ class SchemaChecker:
     async def _turn(self, client: str) -> AsyncGenerator[None]:
         """Wait for a turn of a client. Clients take turns, since at most one check of each waits for `_turns`."""
         if self._waiting[client] >= _MAX_WAITING:
-            raise QueueFull(f"{_MAX_WAITING} schemas of this client wait for a check already", _TIMEOUT_S)
+            raise QueueFull(f"{_MAX_WAITING} schemas of this client wait for a check already", retry_after_s=_TIMEOUT_S)
         self._waiting[client] += 1
         try:
             async with AsyncExitStack() as held:

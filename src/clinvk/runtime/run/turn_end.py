@@ -6,7 +6,7 @@ from clinvk.runtime.run.answer_filter import SchemaFilter, check_answer, retry_p
 from clinvk.runtime.run.failover import can_fall_back
 from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.errors import InvalidRequest, failure
+from clinvk.types.errors import InvalidRequest, error_from_code
 from clinvk.types.events import Ending, RunFailed, RunFinished, Usage
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import Resume
@@ -20,7 +20,7 @@ async def finish_turn(task: RunTask, io: RunIO, ending: Ending) -> None:
         ClinvkError: the agent failed, and another agent may take the prompt.
     """
     if isinstance(ending, RunFailed) and not io.activity.turns:
-        error = failure(ending.code, ending.message)
+        error = error_from_code(ending.code, ending.message)
         if can_fall_back(task, error):
             raise error
     if ending is not io.ending:  # a stopped run still costs the usage that the agent reported

@@ -7,7 +7,7 @@ from msgspec.structs import asdict, replace
 
 from clinvk.dialects import sse, vendor
 from clinvk.dialects.conversation import Conversation
-from clinvk.dialects.dialect import Call, Encoder, Previous, PreviousNotFound
+from clinvk.dialects.dialect import Call, Encoder, Previous
 from clinvk.dialects.openai.answers import OpenAIApi
 from clinvk.dialects.openai.responses import body as bodies
 from clinvk.dialects.openai.responses import stored
@@ -15,7 +15,7 @@ from clinvk.dialects.openai.responses.body import ResponseBody
 from clinvk.dialects.openai.responses.input_items import conversation
 from clinvk.dialects.openai.responses.output_items import Output, StreamEvent
 from clinvk.dialects.openai.responses.response_object import Response
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import InvalidRequest, PreviousNotFound
 from clinvk.types.events import Event, RunResult, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
