@@ -204,7 +204,7 @@ def test_output_folder_cannot_be_redirected_by_an_agent(clinvk: Clinvk) -> None:
         ("- {prompt: x, workdir: nowhere}", "stdin: tasks[0]: workdir: no directory "),
         ("- {prompt: x, isolation: worktree}", "stdin: tasks[0]: "),
         ("- {backend: gemini, prompt: x, output_schema: {type: 3}}", "stdin: tasks[0]: "),
-        ("{tasks: [{prompt: x}], max_parallel: 0}", "stdin: max_parallel must be a whole number at least 1"),
+        ("{tasks: [{prompt: x}], max_parallel: 0}", "stdin: max_parallel must be a whole number from 1"),
         ('{"tasks": [{prompt: x}]}', "stdin:1:13: is not valid JSON"),
         ("", "stdin: is empty; "),
     ],

@@ -191,7 +191,7 @@ async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scrip
             "tasks[0].detach",
             "detach is a field of the whole request: set it beside tasks",
         ),
-        ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "at least 1"),
+        ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "whole number from 1"),
         ("parallel", {"tasks": [task("a")], "output_dir": "x"}, "output_dir", "unknown field 'output_dir'"),
         ("parallel", {"tasks": [task("a", on_busy="steer")]}, "tasks[0].on_busy", "steer is for single prompts"),
         (

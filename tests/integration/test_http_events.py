@@ -144,7 +144,7 @@ async def test_last_event_id_header_overrides_the_query(scripted: Scripted) -> N
     [
         ("", {"last-event-id": "x"}, "last-event-id", "must be the id of an event, a whole number, got 'x'"),
         ("", {"last-event-id": "-1"}, "last-event-id", "got '-1'"),
-        ("?after=-1", {}, "after", "after must be a whole number at least 0"),
+        ("?after=-1", {}, "after", "after must be a whole number from 0"),
         ("?since=1", {}, "since", "unknown parameter 'since'; known are after"),
     ],
 )

@@ -140,10 +140,10 @@ async def test_list_truncates_a_long_prompt_and_the_session_shows_all_of_it(scri
 @pytest.mark.parametrize(
     ("query", "field", "words"),
     [
-        ("limit=0", "limit", 'limit must be a whole number at least 1 and at most 1000, got "0"'),
-        ("limit=1001", "limit", 'limit must be a whole number at least 1 and at most 1000, got "1001"'),
+        ("limit=0", "limit", 'limit must be a whole number from 1 to 1000, got "0"'),
+        ("limit=1001", "limit", 'limit must be a whole number from 1 to 1000, got "1001"'),
         ("limit=ten", "limit", 'got "ten"'),
-        ("offset=-1", "offset", 'offset must be a whole number at least 0 and at most 2147483647, got "-1"'),
+        ("offset=-1", "offset", 'offset must be a whole number from 0 to 2147483647, got "-1"'),
         ("offset=99999999999999999999", "offset", "offset "),
         ("status=done", "status", 'status must be one of active, completed, error, paused, got "done"'),
         ("backend=gemni", "backend", "did you mean 'gemini'?"),

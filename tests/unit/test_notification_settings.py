@@ -98,7 +98,7 @@ def test_target_with_keys_that_do_not_fit_is_refused(tmp_path: Path, text: str, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("on: [done, begun]", "on = .* must be a list of waiting, done, failed and limit"),
+        ("on: [done, begun]", "on = .* must be a list, each item one of done, failed, limit, waiting"),
         ("url: x", "unknown key 'notifications.targets.it.url'"),
     ],
 )

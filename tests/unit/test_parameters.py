@@ -41,8 +41,8 @@ def test_query_is_parsed(query: bytes, asked: Asked) -> None:
 @pytest.mark.parametrize(
     ("query", "message", "field"),
     [
-        (b"number=0", 'number must be a whole number at least 1 and at most 9, got "0"', "number"),
-        (b"number=x", 'number must be a whole number at least 1 and at most 9, got "x"', "number"),
+        (b"number=0", 'number must be a whole number from 1 to 9, got "0"', "number"),
+        (b"number=x", 'number must be a whole number from 1 to 9, got "x"', "number"),
         (b"word=three", 'word must be one of one, two, got "three"', "word"),
         (b"numbre=1", "unknown parameter 'numbre'; did you mean 'number'?", "numbre"),
         (b"zzz=1", "unknown parameter 'zzz'; known are text, word, number, each", "zzz"),

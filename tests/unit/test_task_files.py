@@ -88,7 +88,7 @@ def test_yaml_merge_keys_are_supported() -> None:
         ),
         (
             '{"max_parallel": 0, "tasks": [{"prompt": "x"}]}',
-            "stdin: max_parallel must be a whole number at least 1",
+            "stdin: max_parallel must be a whole number from 1",
         ),
         ('{"tasks": []}', "stdin: tasks must be a list of 1 to "),
         ("[]", "stdin: tasks must be a list of 1 to "),

@@ -111,7 +111,7 @@ def test_variable_defines_a_backend(tmp_path: Path) -> None:
         ("backends: {claude: {command: [tr]}}", "config.yaml:1: backends.claude.command: claude is built in"),
         ("backends: {codex: {folders: [/x]}}", "config.yaml:1: backends.codex.folders: codex is built in"),
         ("backends: {up: {model: x}}", "unknown backend"),
-        ("backends: {up: {command: [tr], output: json}}", "must be one of text"),
+        ("backends: {up: {command: [tr], output: json}}", "must be text"),
         ("backends: {up: {command: tr 'a}}", "must be a command line"),
     ],
 )

@@ -21,18 +21,15 @@ NotificationEvent = Literal["waiting", "done", "failed", "limit"]
 NonNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Age = Annotated[str, Meta(pattern="^[1-9][0-9]{0,4}[hdw]$", description="an age such as 24h, 7d or 2w")]
-NotificationEvents = Annotated[
-    tuple[NotificationEvent, ...], Meta(description="a list of waiting, done, failed and limit")
-]
+Age = Annotated[str, Meta(pattern="^[1-9][0-9]{0,4}[hdw]$", extra={"allowed": "an age such as 24h, 7d or 2w"})]
 NodeName = Annotated[
-    str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$", description="at most 64 letters, digits, hyphens and underscores")
+    str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$", extra={"allowed": "at most 64 letters, digits, hyphens and underscores"})
 ]
 NotificationUrl = Annotated[
     str,
     Meta(
         pattern=r"(?a)^(https://[\w.:[\]-]+|http://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?)(/[!-~]*)?\Z",
-        description="an address with https://, or with http:// on this machine, and without a password",
+        extra={"allowed": "an address with https://, or with http:// on this machine, and without a password"},
     ),
 ]
 
@@ -40,12 +37,13 @@ StoreUrl = Annotated[
     str,
     Meta(
         pattern=r"^(?!.*password=)(postgres(ql)?://([^\s/?#@]*@)?[^\s@]*)?\Z",
-        description="an address such as postgresql://USER:PASSWORD@HOST/DATABASE; %40 is an @ in the password",
+        extra={"allowed": "an address such as postgresql://USER:PASSWORD@HOST/DATABASE; %40 is an @ in the password"},
     ),
 ]
 
 ClusterUrl = Annotated[
-    str, Meta(pattern=r"^((nats|tls)://[^\s]+)?\Z", description="an address such as nats://USER:PASSWORD@HOST:4222")
+    str,
+    Meta(pattern=r"^((nats|tls)://[^\s]+)?\Z", extra={"allowed": "an address such as nats://USER:PASSWORD@HOST:4222"}),
 ]
 
 _LEVELS_AROUND = 100
@@ -235,7 +233,7 @@ class NotificationTarget(_Section, frozen=True, kw_only=True, omit_defaults=True
     webhook: NotificationUrl = ""
     secret_env: str = ""
     command: tuple[str, ...] = ()
-    on: NotificationEvents = ("waiting", "done", "failed", "limit")
+    on: tuple[NotificationEvent, ...] = ("waiting", "done", "failed", "limit")
     include_answer: bool = False
 
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from clinvk.config.model import BackendSettings, Settings
+from clinvk.types.allowed_values import allowed_values, options
 from clinvk.types.errors import ConfigError
 from clinvk.types.text import BACKEND_NAME, BACKEND_NAME_RULE, nearest
 
@@ -166,43 +167,21 @@ def unknown_key(entry: SourcedValue, what: str, name: str, among: Collection[str
 
 
 def allowed_words(kind: object) -> tuple[str, ...]:
-    """Return the words that a type allows; none if a type allows other values too."""
-    return _words(inspect.type_info(kind))
-
-
-def _words(info: inspect.Type) -> tuple[str, ...]:
-    match info:
-        case inspect.BoolType():
-            return "true", "false"
-        case inspect.LiteralType(values=values):
-            return tuple(map(str, values))
-        case inspect.UnionType(types=types):
-            return tuple(word for part in types for word in _words(part))
-        case _:
-            return ()
+    """Return the words that a type allows; none if the type allows no words."""
+    words: list[str] = []
+    for option in options(inspect.type_info(kind)):
+        if isinstance(option, inspect.LiteralType):
+            words += map(str, option.values)
+        elif isinstance(option, inspect.BoolType):
+            words += ("true", "false")
+    return tuple(words)
 
 
 def allowed(kind: object) -> str:
     """Describe the values of a type in words."""
-    return _allowed(inspect.type_info(kind))
-
-
-def _allowed(info: inspect.Type) -> str:  # noqa: PLR0911 - one line for each type
-    match info:
-        case inspect.IntType(ge=low, le=high):
-            return f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-        case inspect.FloatType(ge=low, le=high):
-            return f"a number from {low} to {high}"
-        case inspect.BoolType() | inspect.VarTupleType():
-            return "true or false" if isinstance(info, inspect.BoolType) else "a list of texts"
-        case inspect.LiteralType(values=values):
-            return f"one of {', '.join(map(str, values))}"
-        case inspect.Metadata(extra_json_schema={"description": str(description)}):
-            return description
-        case inspect.UnionType(types=types):
-            return ", or ".join("empty" if isinstance(part, inspect.NoneType) else _allowed(part) for part in types)
-        case _:
-            return "a text (a number or a yes/no word needs quotes)"
+    words = allowed_values(options(inspect.type_info(kind)))
+    quotes = " (a number or a yes/no word needs quotes)" if kind is str else ""
+    return words + quotes + (", or empty" if type(None) in get_args(kind) else "")
 
 
 _PATHS = frozenset({"executable", "default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes"})

@@ -12,19 +12,12 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import inspect
 
+from clinvk.types.allowed_values import allowed_values, options
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest
 
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
-
-NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
-"""The pattern of a text that is not blank, with all that `str.strip` takes for space."""
-
-NO_NUL = r"^[^\x00]*$"
-"""The pattern of a text without NUL characters."""
-
-_PATTERNS = {NOT_BLANK: " that is not blank", NO_NUL: " without NUL"}
 
 _SHOWN = 80
 _MAX_NAME = 200
@@ -120,7 +113,7 @@ def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") 
     if problem.startswith("Number out of range"):
         raise InvalidRequest(f"{place or 'the body'} has a number that is out of range", place or None) from None
     what = f"each value in {place}" if is_value else place or "the body"
-    allowed = _allowed(_types_at(type_, [*path, ""] if is_value else path))
+    allowed = allowed_values(_types_at(type_, [*path, ""] if is_value else path))
     got = _got(body, path)
     raise InvalidRequest(f"{what} must be {allowed}{got}{_reason(type_, path)}", place or None) from None
 
@@ -189,14 +182,14 @@ def _not_utf8(body: bytes) -> str:
 
 def _types_at(type_: object, path: list[int | str]) -> list[inspect.Type]:
     """Return the types allowed at a place; several if a union is on the way, or at the place."""
-    return [option for declared in _declared(type_, path)[-1] for option in _options(declared)]
+    return [option for declared in _declared(type_, path)[-1] for option in options(declared)]
 
 
 def _declared(type_: object, path: list[int | str]) -> list[list[inspect.Type]]:
     """Return the declared types at each step of a path, from the whole body to the place."""
     steps = [[inspect.type_info(type_)]]
     for part in path:
-        steps.append([inside for here in steps[-1] for option in _options(here) for inside in _inside(option, part)])
+        steps.append([inside for here in steps[-1] for option in options(here) for inside in _inside(option, part)])
     return steps
 
 
@@ -232,64 +225,5 @@ def _inside(type_: inspect.Type, part: int | str) -> list[inspect.Type]:
             return []
 
 
-def _options(type_: inspect.Type) -> list[inspect.Type]:
-    """Return the members of a union, null excluded."""
-    match type_:
-        case inspect.Metadata(type=bare):
-            return _options(bare)
-        case inspect.UnionType(types=types):
-            return [option for each in types for option in _options(each)]
-        case inspect.NoneType() | inspect.RawType():
-            return []
-        case _:
-            return [type_]
-
-
 def _fields(types: list[inspect.Type]) -> list[str]:
     return [field.encode_name for type_ in types if isinstance(type_, inspect.StructType) for field in type_.fields]
-
-
-def _allowed(types: list[inspect.Type]) -> str:
-    words = [str(value) for type_ in types if isinstance(type_, inspect.LiteralType) for value in type_.values if value]
-    descriptions = [f"one of {', '.join(words)}" if len(words) > 1 else words[0]] if words else []
-    descriptions += [_described(type_) for type_ in types if not isinstance(type_, inspect.LiteralType)]
-    return " or ".join(dict.fromkeys(descriptions)) or "null"
-
-
-def _described(type_: inspect.Type) -> str:
-    match type_:
-        case inspect.StrType() as text:
-            words = "a text" + _lengths(text.min_length, text.max_length, "characters")
-            words += _PATTERNS.get(text.pattern or "", "")
-        case inspect.DateType():
-            words = "a day such as 2026-11-25"
-        case inspect.BoolType():
-            words = "true or false"
-        case inspect.IntType() as number:
-            words = "a whole number" + _bounds(number)
-        case inspect.FloatType() as number:
-            words = "a number" + _bounds(number)
-        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item) as items:
-            each = _allowed(_options(item))
-            words = f"a list{_lengths(items.min_length, items.max_length, 'items')}, each item {each}"
-        case inspect.DictType() | inspect.StructType():
-            words = "a JSON object"
-        case _:
-            words = "valid JSON"
-    return words
-
-
-def _lengths(low: int | None, high: int | None, what: str) -> str:
-    if low == high == 1:
-        return f" of one {what.removesuffix('s')}"
-    if low is not None and high is not None:
-        return f" of {low} to {high} {what}"
-    if low is not None:
-        return f" of at least {low} {what.removesuffix('s') if low == 1 else what}"
-    return "" if high is None else f" of at most {high} {what}"
-
-
-def _bounds(number: inspect.IntType | inspect.FloatType) -> str:
-    limits = (("above", number.gt), ("at least", number.ge), ("below", number.lt), ("at most", number.le))
-    bounds = [f"{word} {limit:.0f}" for word, limit in limits if limit is not None]
-    return f" {' and '.join(bounds)}" if bounds else ""

@@ -24,8 +24,8 @@ from clinvk.dialects.conversation import (
     without_blank_answers,
 )
 from clinvk.dialects.dialect import AnsweredChat, Call, Chat, ToolsMode
-from clinvk.dialects.json_bodies import NOT_BLANK
 from clinvk.types import errors
+from clinvk.types.allowed_values import NOT_BLANK
 from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import (

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects.json_bodies import NOT_BLANK, because
+from clinvk.dialects.json_bodies import because
 from clinvk.dialects.openai.answers import GenerationBody, JsonObjectFormat, OneAnswer, TextFormat, TokenUsage
 from clinvk.dialects.vendor import ToolMode
+from clinvk.types.allowed_values import NOT_BLANK
 
 _Name = Annotated[str, Meta(min_length=1)]
 

@@ -7,8 +7,8 @@ from msgspec import Meta
 
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.dialect import copy_as
-from clinvk.dialects.json_bodies import NO_NUL, NOT_BLANK
 from clinvk.dialects.rest.views import Tags
+from clinvk.types.allowed_values import NO_NUL, NOT_BLANK
 from clinvk.types.choices import ApprovalMode, Effort, OnBudget, OnBusy, OnLimit, SandboxMode
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.record import valid_tag
