@@ -38,7 +38,7 @@ async def test_question_is_asked_again_if_the_answer_cannot_be_stored(monkeypatc
     notes = Notes({})
     terminal = TerminalQuestions(notes, {})
     terminal.open(Question(Interaction(id="1"), "claude", "/p", answer))
-    with notes.written_by(shown.append):
+    with notes.redirected_to(shown.append):
         asking = asyncio.create_task(terminal.run())
         await until(lambda: len(answers) == 2)
         asking.cancel()

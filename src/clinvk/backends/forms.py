@@ -34,8 +34,8 @@ class _Field(msgspec.Struct, frozen=True, rename="camel"):
         return self.title or self.description or ""
 
     @property
-    def options(self) -> dict[str, str]:
-        """The titles of the values by value; empty if any value is valid."""
+    def labels_by_value(self) -> dict[str, str]:
+        """The labels of the values by value; empty if any value is valid."""
         if self.type == "boolean":
             return {"true": "yes", "false": "no"}
         return dict.fromkeys(self.enum or self.items.enum, "") | {
@@ -62,7 +62,7 @@ class Form(msgspec.Struct, frozen=True):
             QuestionField(
                 id=name,
                 label=field.label or name,
-                options=tuple(FieldOption(value, title) for value, title in field.options.items()),
+                options=tuple(FieldOption(value, title) for value, title in field.labels_by_value.items()),
                 multiple=field.type == "array",
             )
             for name, field in self.properties.items()

@@ -103,7 +103,7 @@ def trace(
     """
     found = dict(defaults)
     places: dict[tuple[str, ...], str] = {}
-    for entry in chain(_file(path, environ, reject), _environment(environ, backends), _flags(flags)):
+    for entry in chain(_values_from_file(path, environ, reject), _environment(environ, backends), _flags(flags)):
         try:
             values = dict(checked_values(entry, backends, environ))
         except ConfigError as exc:
@@ -119,7 +119,7 @@ def settings_of(found: dict[tuple[str, ...], object]) -> Settings:
     return msgspec.convert(nested(found), Settings)
 
 
-def _file(path: str | None, environ: Mapping[str, str], reject: OnInvalid) -> Iterator[SourcedValue]:
+def _values_from_file(path: str | None, environ: Mapping[str, str], reject: OnInvalid) -> Iterator[SourcedValue]:
     try:
         file, is_named = settings_file(path, environ)
         if not is_named and not _may_be_there(file):
@@ -143,7 +143,7 @@ def _may_be_there(file: Path) -> bool:
 def backend_keys(path: str | None, environ: Mapping[str, str]) -> dict[str, set[str]]:
     """Return the name of each backend in the settings, with the keys of its section. Ignore invalid settings."""
     found: dict[str, set[str]] = {}
-    for entry in chain(_file(path, environ, ignore_invalid), _environment(environ, ())):
+    for entry in chain(_values_from_file(path, environ, ignore_invalid), _environment(environ, ())):
         if entry.keys[0] == "backends" and len(entry.keys) > 1:
             found.setdefault(entry.keys[1], set()).update(entry.keys[2:3])
     return found

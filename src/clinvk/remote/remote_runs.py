@@ -41,14 +41,14 @@ _RELEASES_TIMEOUT_S = 5.0
 _CANCELS_TIMEOUT_S = 30.0
 """How long a server may take to stop a run; several agents in worktrees take longest."""
 
-_SILENT = "the server does not answer"
-_UNKNOWN = "the server does not tell whether its agent is gone"
-_NO_DIRECTORY = "the session is one of no directory"
-_LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
+_NO_ANSWER = "the server does not answer"
+_AGENT_STATE_UNKNOWN = "the server does not tell whether its agent is gone"
+_NO_WORKDIR = "the session has no working directory"
+_SERVER_LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
 
 _OK = 200
 
-Say = Callable[[str], None]
+Warn = Callable[[str], None]
 
 
 class ServerDeclined(Exception):
@@ -72,9 +72,9 @@ async def server_of(settings: Settings, environ: Mapping[str, str], *backends: s
 
 @asynccontextmanager
 async def run_through_server(
-    request: RunRequest, settings: Settings, environ: Mapping[str, str], say: Say
+    request: RunRequest, settings: Settings, environ: Mapping[str, str], warn: Warn
 ) -> AsyncGenerator[RemoteRun]:
-    """Run a prompt through the server of the same user and home. `say` receives the server's warnings.
+    """Run a prompt through the server of the same user and home. `warn` receives the server's warnings.
 
     Leaving the context stops the run and waits until its agent has exited.
 
@@ -85,9 +85,9 @@ async def run_through_server(
     """
     async with server_of(settings, environ, *request.backends) as connection:
         if not request.workdir:
-            raise ServerDeclined(_NO_DIRECTORY)
+            raise ServerDeclined(_NO_WORKDIR)
         warm = request.warm and settings.warm.enabled
-        async with AttachedRun(connection, replace(request, warm=warm), caller.own_variables(environ), say) as run:
+        async with AttachedRun(connection, replace(request, warm=warm), caller.own_variables(environ), warn) as run:
             yield run
 
 
@@ -107,7 +107,7 @@ async def start_on_server(
     names = {backend for request in requests for backend in request.backends}
     async with server_of(settings, environ, *names) as connection:
         if not all(request.workdir for request in requests):
-            raise ServerDeclined(_NO_DIRECTORY)
+            raise ServerDeclined(_NO_WORKDIR)
         connection.send(command)
         return _begun(await connection.receive())
 
@@ -127,7 +127,7 @@ async def cancel_on_server(environ: Mapping[str, str], run_id: str) -> bool:
     except ServerDeclined:
         return False
     except TimeoutError as exc:
-        raise ClinvkError(_SILENT) from exc
+        raise ClinvkError(_NO_ANSWER) from exc
     return isinstance(message, messages.RestResponse) and message.status == _OK
 
 
@@ -165,7 +165,7 @@ async def _greeting(connection: Connection) -> Greeting:
     except TimeoutError:
         greeting = None
     if not isinstance(greeting, Greeting):
-        raise ServerDeclined(greeting.message if isinstance(greeting, Refused) else _SILENT)
+        raise ServerDeclined(greeting.message if isinstance(greeting, Refused) else _NO_ANSWER)
     return greeting
 
 
@@ -184,7 +184,7 @@ def _refusal(message: messages.Message | None) -> ServerDeclined | ClinvkError:
         case Refused():
             return errors.error_from_code(message.code, message.message, message.field)
         case _:
-            return ClinvkError(_LOST)
+            return ClinvkError(_SERVER_LOST)
 
 
 async def release_session(environ: Mapping[str, str], session_id: str) -> None:
@@ -216,10 +216,10 @@ def _new_id() -> str:
 class AttachedRun:
     """The context of a run on the server. Leaving the context stops the run, and waits until its agent has exited."""
 
-    def __init__(self, connection: Connection, request: RunRequest, variables: dict[str, str], say: Say) -> None:
+    def __init__(self, connection: Connection, request: RunRequest, variables: dict[str, str], warn: Warn) -> None:
         self._connection = connection
         self._command = BeginPrompt(_new_id(), request, variables)
-        self._say = say
+        self._warn = warn
         self._run = RemoteRun(self._command.run_id, request, connection.send)
         self._awaited: set[str] = set()
         self._is_overdue = False
@@ -248,7 +248,7 @@ class AttachedRun:
         else:
             await self._finish(_STOPS_AT_ONCE_TIMEOUT_S if self._is_overdue else _STOPS_TIMEOUT_S)
         for warning in self._run.facts.warnings:
-            self._say(warning)
+            self._warn(warning)
 
     async def _receive(self) -> None:
         """Take the messages of the server until the agent has exited. The loss of the server ends the run."""
@@ -265,7 +265,7 @@ class AttachedRun:
             if isinstance(message, Events):
                 self._note_interactions(message)
             elif not isinstance(message, Begun):
-                run.lose(ClinvkError.code, _LOST)
+                run.lose(ClinvkError.code, _SERVER_LOST)
 
     def _note_interactions(self, message: Events) -> None:
         for entry in message.events:
@@ -285,7 +285,7 @@ class AttachedRun:
 
     @property
     def _overdue(self) -> str:
-        return f"{_SILENT}, and the {self._command.request.timeout_s:g} s are over"
+        return f"{_NO_ANSWER}, and the {self._command.request.timeout_s:g} s are over"
 
     async def _finish(self, timeout_s: float, stop: bool = True, at_once: bool = False) -> None:
         """Wait until the agent has exited; its last events can be followed afterwards. Stop the run first if asked.
@@ -299,7 +299,7 @@ class AttachedRun:
                     run.stop(at_once)
                 await run.exited.wait()
         except TimeoutError:
-            self._say(_UNKNOWN)
+            self._warn(_AGENT_STATE_UNKNOWN)
         except asyncio.CancelledError:
             await finish_shielded(self._finish(_STOPS_AT_ONCE_TIMEOUT_S, at_once=True))
             raise

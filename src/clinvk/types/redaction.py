@@ -77,7 +77,7 @@ _DELIMITERS = "\"'`\\,;&<>(){}[]"
 def redacted(text: str, known: Iterable[str] = ()) -> str:
     """Return a text without keys and passwords; secrets in `known` are hidden whatever their shape."""
     if len(text) > MAX_CHARS:
-        end = _word_end_before(text, MAX_CHARS)
+        end = _cut_between_words(text, MAX_CHARS)
         text = f"{text[:end]}… ({len(text) - end} characters left out)"
     for secret in known:
         text = text.replace(secret, HIDDEN)
@@ -92,7 +92,7 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
     return text
 
 
-def _word_end_before(text: str, at: int) -> int:
+def _cut_between_words(text: str, at: int) -> int:
     """Return the position at which to cut: half a key would match no shape. A word is as long as a key may be."""
     for end in range(at, at - _MAX_LENGTH, -1):
         if text[end - 1].isspace() or text[end - 1] in _DELIMITERS:

@@ -187,8 +187,8 @@ class _BatchRequest(Exchange):
 
     async def _end(self, summary: Summary) -> None:
         """Send the answer, or the last line of the stream. The outcome is recorded by then."""
-        if (refusal := _refusal(summary)) and not self._response.opened:
-            raise refusal
+        if (error := _error_if_none_started(summary)) and not self._response.opened:
+            raise error
         encode = batch_answers.last_line if self._stream_type else batch_answers.encoded
         answer = await asyncio.to_thread(encode, summary)
         if self._stream_type:
@@ -213,7 +213,7 @@ class _BatchRequest(Exchange):
             await self._open()
 
 
-def _refusal(summary: Summary) -> ClinvkError | None:
+def _error_if_none_started(summary: Summary) -> ClinvkError | None:
     """Return the error of an orchestration for which the machine could start no agent at all; None for others."""
     endings = [part.result.ending for part in summary.results]
     failures = [

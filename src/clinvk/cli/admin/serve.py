@@ -86,11 +86,11 @@ def _serve(
         )
 
     def announce(ready: "Startup") -> None:
-        """Print the greeting in a thread, so that a stalled reader of stdout does not stop the server."""
+        """Print the startup banner in a thread, so that a stalled reader of stdout does not stop the server."""
         if not flags.quiet:
             is_short = view is not None and os.isatty(1) and not cluster
             text = (
-                partial(serve_view.greeting, ready, settings, environ, context.backends)
+                partial(serve_view.startup_banner, ready, settings, environ, context.backends)
                 if is_short
                 else partial(str, ready)
             )

@@ -1,4 +1,4 @@
-"""What `clinvk serve` shows on a terminal: a greeting, and a line for each run with the beginning of its prompt.
+"""What `clinvk serve` shows on a terminal: a startup banner, and a line for each run with the beginning of its prompt.
 
 Lines are written to `sys.stderr`, which never blocks while a server runs (`logs.on_stderr`). They bypass the log, so
 that no prompt gets into a log.
@@ -34,7 +34,7 @@ _PROMPT_COLUMN = (20, 60)
 _CLIENT_CHARS = 20
 
 
-def greeting(ready: Startup, settings: Settings, environ: Mapping[str, str], backends: Backends) -> str:
+def startup_banner(ready: Startup, settings: Settings, environ: Mapping[str, str], backends: Backends) -> str:
     """Return the address, which agents are ready, and whether a key is needed. No agent is started."""
     agents = {name: _obstacle(each, settings, environ) for name, each in backends.items()}
     parts = [", ".join(name for name, why in agents.items() if not why) or "no agent"]

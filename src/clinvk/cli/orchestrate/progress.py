@@ -192,7 +192,7 @@ class LiveProgress(PartObserver):
         While the terminal blocks (Ctrl-S), nothing is drawn: drawing would block the agents.
         """
         try:
-            with self._notes.written_by(self._redraw):
+            with self._notes.redirected_to(self._redraw):
                 self._redraw()
                 while True:
                     await asyncio.sleep(_INTERVAL_S)

@@ -83,7 +83,7 @@ class StatusLine:
 
         frames = asyncio.create_task(self._draw_frames(notes))
         try:
-            with notes.written_by(print_note):
+            with notes.redirected_to(print_note):
                 yield
         finally:
             frames.cancel()

@@ -191,7 +191,7 @@ class Notes:
         self._write: Callable[[str], None] = partial(write, STDERR)
 
     @contextmanager
-    def written_by(self, write: Callable[[str], None]) -> Generator[None]:
+    def redirected_to(self, write: Callable[[str], None]) -> Generator[None]:
         """Send lines, with their line ends, to the code that draws on the terminal, so that neither output is torn."""
         before, self._write = self._write, write
         try:

@@ -304,14 +304,14 @@ class RunIO:
                     reply.set_result(event.is_accepted)
             elif isinstance(event, Usage):
                 self.used = event
-                self._check_budget(bool(self.activity.open_calls))
+                self._stop_if_over_budget(agent_continues=bool(self.activity.open_calls))
             elif self.activity.turns_ended < self._max_turns and not self._is_over_budget:
                 self._handle_event(event, now)
 
     def _handle_event(self, event: Event, now: float) -> None:
         if self.activity.feed(event):
             self._progress_at = now
-            self._check_budget(True)
+            self._stop_if_over_budget(agent_continues=True)
         if isinstance(event, Waiting):
             self._waits += 1
             self._waits_since = min(self._waits_since, now)
@@ -319,10 +319,10 @@ class RunIO:
             self._end_wait(now)
         self.events += self.text_filter.feed(event) if self.text_filter else (event,)
 
-    def _check_budget(self, continues: bool) -> None:
+    def _stop_if_over_budget(self, agent_continues: bool) -> None:
         """End the run if the agent continues after the tokens of the run are used up."""
         used = self.used.total_tokens if self.used else 0
-        self._is_over_budget = self._is_over_budget or (continues and used >= self._max_tokens)
+        self._is_over_budget = self._is_over_budget or (agent_continues and used >= self._max_tokens)
 
     def _end(self, ending: Ending) -> None:
         self.costs = self.costs or ending

@@ -87,7 +87,7 @@ class PostgresStore(RecordStore[PostgresTurns]):
         """Raises `ConfigError` if the URL is malformed."""
         self.url = url
         self._database = Database(url)
-        self._heartbeat = Heartbeat(url, self._restore_runs)
+        self._heartbeat = Heartbeat(url, self._requeue_live_runs)
         super().__init__(PostgresTurns(self._heartbeat.owner), on_run)
         self._on_commit = on_commit
         self._later: dict[str, _Pending] = {}
@@ -279,7 +279,7 @@ class PostgresStore(RecordStore[PostgresTurns]):
         self._later[key] = pending
         self._changed.set()
 
-    def _restore_runs(self) -> None:
+    def _requeue_live_runs(self) -> None:
         """Store the runs of this process again: other processes may have interrupted them."""
         for run_id, pending in self._live.items():
             self._later.setdefault(run_id, pending)
