@@ -69,7 +69,9 @@ async def test_errors_are_those_of_clinvk(clinvk: Clinvk) -> None:
     async with over_stdio("auto", clinvk.command, str(clinvk.folder), clinvk.agent.env) as mcp:
         assert "unknown backend 'nobody'" in await mcp.refused("run_agent", prompt="hi", backend="nobody")
         assert "no run" in await mcp.refused("get_run", run_id="0123abcd")
-        assert "missing required field `prompt`" in await mcp.refused("run_agent")
+        assert "prompt is missing" in await mcp.refused("run_agent")
+        assert "did you mean 'prompt'?" in await mcp.refused("run_agent", prompts="hi")
+        assert "wait_secs must be a number" in await mcp.refused("run_agent", prompt="hi", wait_secs="long")
         assert "/etc" in await mcp.refused("run_agent", prompt="hi", workdir="/etc")
 
 

@@ -83,7 +83,7 @@ def parameters(query: bytes, type_: type[S]) -> S:
 
 
 def converted(values: Mapping[str, object], type_: type[T], word: str) -> T:
-    """Convert the values of parameters or headers to a struct; `word` is the noun for one, such as `parameter`.
+    """Convert parameters, headers or arguments to a struct; `word` is the noun for a member, such as `parameter`.
 
     Raises:
         InvalidRequest: a value is invalid, or its name is unknown; names it.

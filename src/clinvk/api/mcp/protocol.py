@@ -33,6 +33,7 @@ from clinvk.api.mcp import tools
 from clinvk.api.mcp.calls import CallKey, Calls, cancelled_request, http_key
 from clinvk.api.mcp.tools import AwaitedRun, RestApi
 from clinvk.api.openapi.document import any_json
+from clinvk.dialects.json_bodies import converted
 from clinvk.types.errors import ClinvkError
 
 _Context = ServerRequestContext[dict[str, object], Request]
@@ -88,9 +89,9 @@ async def _called(api: RestApi, params: CallToolRequestParams) -> CallToolResult
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"unknown tool {params.name!r} (available: {', '.join(tools.TOOLS)})")
     try:
-        result = await tool(api, msgspec.convert(params.arguments or {}, tool.__annotations__["arguments"]))
-    except (ClinvkError, msgspec.ValidationError) as exc:
-        return _refusal(str(exc))
+        result = await tool(api, converted(params.arguments or {}, tool.__annotations__["arguments"], "argument"))
+    except ClinvkError as exc:
+        return _refusal(exc.message)
     text = msgspec.json.encode(result)
     return CallToolResult(
         content=[TextContent(type="text", text=text.decode())], structured_content=msgspec.json.decode(text)
