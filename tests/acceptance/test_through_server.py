@@ -525,16 +525,49 @@ def test_invalid_socket_messages_do_not_disturb_the_server(clinvk: Clinvk, serve
 
 def test_command_that_disconnects_cancels_only_its_own_run(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("fine"))
-    request = RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder))
     for moment in range(60):
-        asked = msgspec.json.encode(BeginPrompt(f"{moment:032x}", request, {}))
-        with socket.socket(socket.AF_UNIX) as ours:
-            ours.connect(str(socket_of(clinvk.agent)))
-            ours.sendall(len(asked).to_bytes(4, "big") + asked)
+        with _begun(clinvk):
             time.sleep(moment % 10 * 0.003)
     assert clinvk.run("-o", "text", "--new", "x").stdout == "fine\n"
     assert is_of_server(clinvk.agent.calls()[-1])
     assert "failed inside clinvk" not in server.said
+
+
+@pytest.mark.parametrize("moment", ["at once", "while the run begins", "while the agent answers"])
+def test_command_that_disconnects_leaves_no_agent_and_no_connection(
+    clinvk: Clinvk, server: Server, moment: str
+) -> None:
+    up, path = clinvk.folder / "up", str(socket_of(clinvk.agent))
+    says = claude_says("\0")
+    before, _, after = str(says[3]["line"]).partition("\\u0000")
+    clinvk.agent.play([*says[:3], *[letters(100_000, before, after)] * 5, touch(up), hang()])
+    with _begun(clinvk):
+        assert path in _connections()
+        if moment == "while the agent answers":
+            until(up.exists)
+        elif moment == "while the run begins":
+            time.sleep(0.003)
+    until(lambda: path not in _connections())
+    assert {run["state"] for run in server.client.get("/api/v1/runs").json()["runs"]} <= {"cancelled"}
+    assert clinvk.agent.alive() == []
+
+
+def _connections() -> list[str]:
+    """Return the paths of the connected Unix sockets of this machine."""
+    entries = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return [entry[7] for entry in entries if len(entry) > 7 and entry[5] == "03"]
+
+
+@contextmanager
+def _begun(clinvk: Clinvk) -> Generator[None]:
+    """Begin a run in the server, and disconnect at the end without reading."""
+    request = RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder))
+    message = msgspec.json.encode(BeginPrompt(os.urandom(16).hex(), request, dict(clinvk.agent.env)))
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.connect(str(socket_of(clinvk.agent)))
+        assert ours.recv(1 << 16)
+        ours.sendall(len(message).to_bytes(4, "big") + message)
+        yield
 
 
 def test_idle_connection_does_not_delay_shutdown(clinvk: Clinvk, server: Server) -> None:

@@ -142,6 +142,7 @@ class _ClientConnection:
         self._runs = runs
         self._control = control
         self._environ = environ
+        self._attached: dict[str, asyncio.Task[None]] = {}
         self._readers: dict[str, LogReader] = {}
         self._stopped: set[str] = set()
         self._tasks = asyncio.TaskGroup()
@@ -174,11 +175,14 @@ class _ClientConnection:
                     self._stop(run_id, at_once)
                 case messages.BeginPrompt() | messages.BeginPlan() | messages.CreateLogin() | messages.RestRequest():
                     self.is_answering = True
-                    self._tasks.create_task(self._answer(message))
+                    task = self._tasks.create_task(self._answer(message))
+                    if isinstance(message, messages.BeginPrompt) and not message.detach:
+                        self._attached[message.run_id] = task
                 case _:
                     return
-        for run_id in self._readers:
+        for run_id, task in self._attached.items():
             self._stop(run_id, at_once=run_id in self._stopped)
+            task.cancel()  # the run may not have begun, and nobody reads its events
 
     def _stop(self, run_id: str, at_once: bool) -> None:
         self._stopped.add(run_id)
