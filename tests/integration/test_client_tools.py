@@ -236,7 +236,6 @@ async def test_outputs_of_calls_that_nobody_made_start_a_run(scripted: Scripted)
 RESULT: JSON = {"type": "tool_result", "tool_use_id": "call_x", "content": "sun"}
 OUTPUTS_WITHOUT_CALL: dict[str, tuple[str, dict[str, object]]] = {
     "chat": ("/openai/v1/chat/completions", {"messages": [QUESTION, output("call_x")]}),
-    "functions": ("/openai/v1/chat/completions", {"messages": [QUESTION, {"role": "function", "name": "call_x"}]}),
     "responses": ("/openai/v1/responses", {"input": [{"type": "function_call_output", "call_id": "call_x"}]}),
     "messages": ("/anthropic/v1/messages", {"messages": [{"role": "user", "content": [RESULT]}], "max_tokens": 9}),
 }
@@ -703,14 +702,13 @@ async def test_server_stops_its_parked_runs_at_once(scripted: Scripted) -> None:
     await until(lambda: not scripted.alive())
 
 
-@pytest.mark.parametrize("api", ["chat", "functions", "responses", "messages"])
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_invalid_schema_is_refused_with_its_place(scripted: Scripted, api: str) -> None:
     schema: JSON = {"type": "object", "properties": {"city": {"type": "strin"}}}
     function: JSON = {"name": "town", "parameters": schema}
     valid: JSON = {"name": "weather", "parameters": {"type": "object"}}
     requests: dict[str, tuple[str, dict[str, JSON]]] = {
         "chat": (CHAT, {"tools": [{"type": "function", "function": each} for each in (valid, function)]}),
-        "functions": (CHAT, {"functions": [valid, function]}),
         "responses": (RESPONSES, {"input": "x", "tools": [{"type": "function", **function}]}),
         "messages": (MESSAGES, {"max_tokens": 9, "tools": [{"name": "town", "input_schema": schema}]}),
     }
@@ -812,23 +810,6 @@ async def test_run_that_is_continued_by_name_otherwise_gets_the_conversation(scr
         assert await parked(server) == 0
     assert not scripted.outputs()
     assert "the weather?" in (scripted.calls()[1].stdin or b"").decode()
-
-
-@pytest.mark.one_machine
-async def test_run_continues_with_the_output_of_an_older_function(scripted: Scripted) -> None:
-    scripted.play([client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)])
-    messages: list[Message] = [QUESTION]
-    async with serving(scripted.env) as server:
-        body = {"model": "codex", "functions": [{"name": "weather"}]}
-        await server.client.post(CHAT, json={**body, "messages": [{**QUESTION, "content": "another"}]})
-        for text in ("sun", "snow", ""):
-            said = answer(await server.client.post(CHAT, json={**body, "messages": messages}))
-            repeated = answer(await server.client.post(CHAT, json={**body, "messages": messages}))
-            assert repeated == said or text == "sun"
-            messages += [said, {"role": "function", "name": "weather", "content": text}]
-    assert messages[-2]["content"] == "it is sunny"
-    one_call = "Make at most one call at a time."
-    assert scripted.outputs() == [("call_rome", f"sun{one_call}"), ("call_oslo", f"snow{one_call}")]
 
 
 CITY: JSON = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

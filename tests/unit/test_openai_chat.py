@@ -34,6 +34,7 @@ FUNCTION: dict[str, object] = {
     "function": {"name": "f", "description": "Gets.", "parameters": SCHEMA},
 }
 CHOICE = {"type": "function", "function": {"name": "f"}}
+OLDER_CALL = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
 FACTS = RunFacts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
 ANSWER: list[Event] = [
     RunStarted("m"),
@@ -166,8 +167,6 @@ def test_conversation_is_rendered_by_turn_with_tool_calls() -> None:
         },
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "sunny"}]},
         {"role": "assistant", "content": "Sunny.", "refusal": None},
-        {"role": "assistant", "function_call": {"name": "old", "arguments": "{}"}},
-        {"role": "function", "name": "old", "content": "was so"},
         {"role": "user", "content": "thanks"},
     ]
     prompt = parse(body(messages=messages)).request.prompt
@@ -177,8 +176,6 @@ def test_conversation_is_rendered_by_turn_with_tool_calls() -> None:
         '<turn role="assistant" calls="get" id="c1">\n{"a":1}\n</turn>',
         '<turn role="tool" result-of="c1">\nsunny\n</turn>',
         '<turn role="assistant">\nSunny.\n</turn>',
-        '<turn role="assistant" calls="old" id="old">\n{}\n</turn>',
-        '<turn role="tool" result-of="old">\nwas so\n</turn>',
         '<turn role="user">\nthanks\n</turn>',
     ]
 
@@ -235,14 +232,6 @@ def test_functions_are_offered_without_an_instruction(fields: dict[str, object])
     assert call.tool_turn
 
 
-def test_functions_of_the_older_form_are_called_one_at_a_time() -> None:
-    call = parse(body(functions=[FUNCTION["function"]], function_call="auto"))
-    assert call.request.client_tools == (ClientTool("f", "Gets.", SCHEMA),)
-    assert call.has_functions
-    assert call.tool_turn
-    assert not call.tool_turn.choice.parallel
-
-
 @pytest.mark.parametrize(
     ("fields", "instruction"),
     [
@@ -289,7 +278,10 @@ def test_hosted_tools_are_reported_as_ignored() -> None:
         ({"messages": [{"role": "wizard", "content": "s"}]}, "messages[0].role", 'got "wizard"'),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "is missing"),
-        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].name", "is missing"),
+        ({"functions": [FUNCTION["function"]]}, "functions", "use tools"),
+        ({"function_call": "auto"}, "function_call", "use tools"),
+        ({"messages": [OLDER_CALL]}, "messages[0].function_call", "use tools"),
+        ({"messages": [{"role": "function", "name": "f"}]}, "messages[0].role", 'tool, got "function"'),
         ({"messages": "hi"}, "messages", "must be a list"),
         ({"messages": of_user("x")}, "messages[0].content[0]", "must be a JSON object"),
         ({"messages": of_user({"type": "video"})}, "messages[0].content[0].type", 'got "video"'),
@@ -465,14 +457,6 @@ def test_arguments_of_a_call_stream_in_pieces() -> None:
     made = parse(body(tools=[FUNCTION]))
     assert deltas(made, [*PIECES, ToolCall("c2", "f", {}, for_client=True)]) == [
         {"tool_calls": [call]} for call in (head, rest, whole)
-    ]
-
-
-def test_arguments_of_the_older_functions_stream_in_pieces() -> None:
-    made = parse(body(functions=[FUNCTION["function"]]))
-    assert deltas(made, PIECES) == [
-        {"function_call": {"name": "f", "arguments": '{"city":'}},
-        {"function_call": {"arguments": '"Rome"}'}},
     ]
 
 

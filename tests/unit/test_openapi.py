@@ -263,23 +263,20 @@ TEXT: Json = {"type": "text", "text": "a"}
 IMAGE: Json = {"type": "image", "source": {"type": "base64", "data": PNG}}
 USE: Json = {"type": "tool_use", "id": "t", "name": "n"}
 CALL: Json = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}
-OLDER_CALL: Json = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
 CALL_ITEM: Json = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 
 
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        (CHAT, {"n": 1, "modalities": ["text"], "tool_choice": "none", "stop": "a", "function_call": "auto"}),
+        (CHAT, {"n": 1, "modalities": ["text"], "tool_choice": "none", "stop": "a", "function_call": None}),
         (CHAT, {"n": None, "modalities": [], "tool_choice": None, "stop": ["a"], "response_format": {"type": "text"}}),
         (CHAT, {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}}),
         (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}),
         (CHAT, {"tool_choice": {"type": "function", "function": {"name": "f"}}, "parallel_tool_calls": False}),
-        (CHAT, {"functions": [{"name": "f", "parameters": {"type": "object"}}], "function_call": {"name": "f"}}),
         (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}),
         (CHAT, chat(role="developer", content=[TEXT])),
         (CHAT, chat(CALL, role="tool", tool_call_id="c", content="out")),
-        (CHAT, chat(OLDER_CALL, role="function", name="f")),
         (COMPLETIONS, {"prompt": ["hi"], "n": 1, "best_of": None, "suffix": ""}),
         (RESPONSES, {"conversation": None, "prompt": None, "tool_choice": "auto"}),
         (RESPONSES, {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}),
@@ -326,7 +323,9 @@ def test_document_allows_what_a_model_api_accepts(path: str, fields: dict[str, J
         (CHAT, chat(role="wizard", content="a")),
         (CHAT, chat(role="user")),
         (CHAT, chat(role="tool", content="out")),
-        (CHAT, chat(role="function", content="out")),
+        (CHAT, {"functions": [{"name": "f"}]}),
+        (CHAT, chat(role="assistant", function_call={"name": "f"})),
+        (CHAT, chat(role="function", name="f", content="out")),
         (CHAT, chat(role="user", content=[{"type": "video"}])),
         (CHAT, chat(role="user", content=[{"type": "input_audio"}])),
         (CHAT, chat(role="user", content=[{"type": "file", "file": {"file_id": "f"}}])),

@@ -215,11 +215,8 @@ class Gateway:
         turn = call.tool_turn
         if not turn or not turn.last_call:
             return ""
-        for key in (turn.last_call, turn.before_calls + turn.last_call):
-            subject = f"call.{messages.call_subject(key_name, key)}"
-            if process := await self._gateway_end.process_at(subject, _CALL_TIMEOUT_S):
-                return process
-        return ""
+        subject = f"call.{messages.call_subject(key_name, turn.last_call)}"
+        return await self._gateway_end.process_at(subject, _CALL_TIMEOUT_S)
 
     async def _node_of_session(self, request: RunRequest) -> str:
         return (await self._services.store.session(request.session_id)).node if request.session_id else ""

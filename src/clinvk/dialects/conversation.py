@@ -124,12 +124,6 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
         """The id of the call of the last output; empty without an output."""
         return next((turn.outcomes[-1].call_id for turn in reversed(self.turns) if turn.outcomes), "")
 
-    @property
-    def before_calls(self) -> str:
-        """The digest of the turns before the last turn with calls; empty without calls."""
-        at = max((index for index, turn in enumerate(self.turns) if turn.calls), default=0)
-        return self.digest(at) if at else ""
-
     def calls(self, start: int) -> list[ToolCallMade]:
         """Return the calls from turn `start` on."""
         return [call for turn in self.turns[start:] for call in turn.calls]

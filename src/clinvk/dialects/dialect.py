@@ -117,7 +117,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         shows_work: the agent's tool calls appear as thinking, which `request.thinking` asks for.
         tools_mode: whose tools the model may call; None leaves the choice to `server.client_tools`.
         has_tools: the body has tools of the client, even if the model must call none.
-        has_functions: the body has the older `functions` instead of `tools`.
         tool_turn: set if the request has tools of the client.
         ignored: fields of the body without effect that the client should know about, as far as the body shows.
         chat: the client's conversation; None if the client names no conversation.
@@ -138,7 +137,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     shows_work: bool = False
     tools_mode: ToolsMode | None = None
     has_tools: bool = False
-    has_functions: bool = False
     tool_turn: ToolTurn | None = None
     ignored: tuple[str, ...] = ()
     chat: Chat | None = None

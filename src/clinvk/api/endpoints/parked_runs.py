@@ -90,23 +90,16 @@ class ParkedRun:
         return bool(self.calls) and self.run.phase is Phase.RUNNING
 
     def outputs_with(self, turn: ToolTurn) -> dict[str, ToolOutput] | None:
-        """Return the outputs so far with the outputs of a request.
-
-        Return None if the request does not continue the conversation. The older functions of chat completions have no
-        ids: the names of the functions stand for them.
-        """
+        """Return the outputs so far with the outputs of a request; None if it does not continue the conversation."""
         start = 0 if turn.previous else self.turns
         if not (self.is_parked and self._is_same_history(turn)):
             return None
         outputs = turn.outputs(start)
-        ids = {call.name: id_ for id_, call in reversed(self.calls.items())} | {id_: id_ for id_ in self.calls}
         is_repeated = all(
-            call.id in ids and _is_same_input(self.calls[ids[call.id]], call.arguments) for call in turn.calls(start)
+            call.id in self.calls and _is_same_input(self.calls[call.id], call.arguments) for call in turn.calls(start)
         )
-        is_known = bool(outputs) and all(output.call_id in ids for output in outputs)
-        if not (is_repeated and is_known):
-            return None
-        return self.outputs | {ids[each.call_id]: replace(each, call_id=ids[each.call_id]) for each in outputs}
+        is_known = bool(outputs) and all(output.call_id in self.calls for output in outputs)
+        return self.outputs | {each.call_id: each for each in outputs} if is_repeated and is_known else None
 
     def _is_same_history(self, turn: ToolTurn) -> bool:
         """Return whether a request begins as the latest request, or names one of the answers since."""
@@ -259,7 +252,7 @@ class ParkedRuns:
         self._runs = runs
         self._settings = settings
         self.on_call: Callable[[ParkedRun, str, bool], None] | None = None
-        """Called with a run, the key of a call, and whether requests with the call find the run from now on."""
+        """Called with a run, the id of a call, and whether requests with the call find the run from now on."""
         self._by_call: dict[str, ParkedRun] = {}
         self._kept: dict[str, ParkedRun] = {}
 
@@ -325,12 +318,11 @@ class ParkedRuns:
         if next_start.after <= parked.next_start.after:
             return
         parked.calls, parked.outputs, parked.next_start = calls, outputs, next_start
-        keys = {*calls, *(parked.digest + call.name for call in calls.values())}
-        parked.call_ids |= keys
-        self._by_call |= dict.fromkeys(keys, parked)
+        parked.call_ids |= calls.keys()
+        self._by_call |= dict.fromkeys(calls, parked)
         if self.on_call:
-            for key in keys:
-                self.on_call(parked, key, True)
+            for call_id in calls:
+                self.on_call(parked, call_id, True)
         self._keep(parked)
 
     def keep_ended(self, parked: ParkedRun) -> None:
@@ -363,8 +355,8 @@ class ParkedRuns:
         return parked, start
 
     def _find(self, turn: ToolTurn, key_name: str) -> ParkedRun | None:
-        """Return the run of the key that made the call of the last output of a request, which has an id or a name."""
-        parked = self._by_call.get(turn.last_call) or self._by_call.get(turn.before_calls + turn.last_call)
+        """Return the run of the key that made the call of the last output of a request."""
+        parked = self._by_call.get(turn.last_call)
         return parked if parked and parked.key_name == key_name else None
 
     async def _started(self, call: Call, turn: ToolTurn) -> tuple[ParkedRun, _Start]:

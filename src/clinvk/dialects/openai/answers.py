@@ -201,10 +201,8 @@ def usage_of(usage: Usage | None) -> TokenUsage:
     )
 
 
-def finish_reason(ending: RunFinished, call: Call) -> str:
+def finish_reason(ending: RunFinished) -> str:
     """Return OpenAI's finish reason for a finished run."""
-    if ending.stop_reason == "tool_use" and call.has_functions:
-        return "function_call"
     return _FINISH_REASONS[ending.stop_reason]
 
 
@@ -242,7 +240,7 @@ class ChunkEncoder:
             case RunStarted():
                 return self._chunk(self._templates.start) if self._templates.start else b""
             case RunFinished():
-                reason = finish_reason(event, self._call).encode()
+                reason = finish_reason(event).encode()
                 return self._chunk(self._templates.last % reason) + self._end(event.usage)
             case RunFailed():
                 return error_frame(event)
@@ -295,7 +293,7 @@ class CompletionApi(OpenAIApi):
             object=self.answer_type,
             created=int(facts.began_at),
             model=call.model,
-            choices=(self.choice(call, result, finish_reason(ending, call)),),
+            choices=(self.choice(call, result, finish_reason(ending)),),
             usage=usage_of(ending.usage),
         )
         return _encoder.encode(answer)

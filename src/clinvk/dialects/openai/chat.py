@@ -47,14 +47,12 @@ def conversation(messages: list[bodies.Message]) -> Conversation:
             case bodies.AssistantMessage(refusal=refusal, name=name):
                 content = (*content, refusal) if refusal else content
                 turns.append(Turn("assistant", content, calls=tuple(_calls(message)), name=name))
-            case bodies.ToolMessage(tool_call_id=id_) | bodies.FunctionMessage(name=id_):
+            case bodies.ToolMessage(tool_call_id=id_):
                 turns.append(Turn("tool", outcomes=(ToolOutput(id_, content),)))
     return conversation_of((), system, turns)
 
 
 def _calls(message: bodies.AssistantMessage) -> Iterator[ToolCallMade]:
-    if message.function_call:
-        yield ToolCallMade(message.function_call.name, message.function_call.name, message.function_call.arguments)
     for call in message.tool_calls or ():
         if call.function:
             yield ToolCallMade(call.id, call.function.name, call.function.arguments)
@@ -126,8 +124,6 @@ class ChatEncoder(ChunkEncoder):
         is_first = piece.id not in self._indexes
         index = self._indexes.setdefault(piece.id, len(self._indexes))
         function = {**({"name": piece.name} if is_first else {}), "arguments": piece.arguments}
-        if self._call.has_functions:
-            return self._chunk(_CHOICE % _encode({"function_call": function}))
         head = {"id": piece.id, "type": "function"} if is_first else {}
         return self._calls_chunk({"index": index, **head, "function": function})
 
@@ -174,7 +170,7 @@ class OpenAIChat(CompletionApi):
         call = vendor.call(request, conversation(parsed.messages), options, choice=_tool_choice(parsed))
         is_hosted = any(not (tool.function or tool.custom) for tool in parsed.tools or ())
         ignored = (*(("tools",) if is_hosted else ()), *vendor.ignored_stop(request))
-        return replace(with_answer_options(call, parsed), ignored=ignored, has_functions=bool(parsed.functions))
+        return replace(with_answer_options(call, parsed), ignored=ignored)
 
     def encoder(self, call: Call, facts: RunFacts) -> ChunkEncoder:
         """Return the encoder of one stream."""
@@ -184,11 +180,9 @@ class OpenAIChat(CompletionApi):
         """Return the choice of a whole answer."""
         thinking = "".join(vendor.visible_thinking(event, call) for event in result.said)
         calls = [event for event in result.tool_calls if event.for_client]
-        message = bodies.AnswerMessage("assistant", result.text or (None if calls else ""), None, thinking)
-        if calls and call.has_functions:
-            message = replace(message, function_call=bodies.FunctionCall(calls[0].name, arguments(calls[0])))
-        elif calls:
-            message = replace(message, tool_calls=tuple(_answer_call(each, call.request) for each in calls))
+        text = result.text or (None if calls else "")
+        tool_calls = tuple(_answer_call(each, call.request) for each in calls)
+        message = bodies.AnswerMessage("assistant", text, None, thinking, tool_calls)
         return bodies.Choice(0, message, None, finish_reason)
 
 
@@ -196,23 +190,19 @@ def _tools(body: bodies.ChatBody) -> Iterator[ClientTool]:
     """Yield the tools that the client executes."""
     for index, tool in enumerate(body.tools or ()):
         if tool.function:
-            yield _function(tool.function, f"tools[{index}].function.parameters")
+            each = tool.function
+            place = f"tools[{index}].function.parameters"
+            yield function(each.name, each.description, each.parameters, each.strict, place)
         elif tool.custom:
             yield text_tool(tool.custom.name, tool.custom.description, tool.custom.format)
-    for index, each in enumerate(body.functions or ()):
-        yield _function(each, f"functions[{index}].parameters")
-
-
-def _function(tool: bodies.FunctionDefinition, place: str) -> ClientTool:
-    return function(tool.name, tool.description, tool.parameters, tool.strict, place)
 
 
 def _tool_choice(body: bodies.ChatBody) -> ToolChoice:
-    parallel = body.parallel_tool_calls is not False and not body.functions
-    match body.tool_choice or body.function_call:
+    parallel = body.parallel_tool_calls is not False
+    match body.tool_choice:
         case "none" | "required" as mode:
             return ToolChoice(mode, parallel=parallel)
-        case bodies.FunctionChoice(name=name) | bodies.CustomChoice(name=name) | bodies.ToolName(name=name):
+        case bodies.FunctionChoice(name=name) | bodies.CustomChoice(name=name):
             return ToolChoice("required", (name,), parallel)
         case bodies.AllowedTools(allowed_tools=allowed):
             return ToolChoice(allowed.mode, tuple(tool.name for tool in allowed.tools), parallel)

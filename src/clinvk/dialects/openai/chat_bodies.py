@@ -103,7 +103,7 @@ class AssistantMessage(msgspec.Struct, frozen=True, tag_field="role", tag="assis
     name: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
-    function_call: FunctionCall | None = None
+    function_call: Annotated[None, Meta(description="Refused: use `tool_calls`.", extra=because("use tools"))] = None
 
 
 class ToolMessage(msgspec.Struct, frozen=True, tag_field="role", tag="tool"):
@@ -113,14 +113,7 @@ class ToolMessage(msgspec.Struct, frozen=True, tag_field="role", tag="tool"):
     content: Content
 
 
-class FunctionMessage(msgspec.Struct, frozen=True, tag_field="role", tag="function"):
-    """The output of a function; the older form of a message of a tool."""
-
-    name: _Name
-    content: Content | None = None
-
-
-Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
+Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
 
 
 class JsonSchema(msgspec.Struct, frozen=True):
@@ -223,10 +216,8 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
         Meta(description="Which tools the model may or must call."),
     ] = None
     parallel_tool_calls: Annotated[bool | None, Meta(description="Whether an answer may have several calls.")] = None
-    functions: Annotated[list[FunctionDefinition] | None, Meta(description="The older form of `tools`.")] = None
-    function_call: Annotated[
-        Literal["auto", "none"] | ToolName | None, Meta(description="The older form of `tool_choice`.")
-    ] = None
+    functions: Annotated[None, Meta(description="Refused: use `tools`.", extra=because("use tools"))] = None
+    function_call: Annotated[None, Meta(description="Refused: use `tool_choice`.", extra=because("use tools"))] = None
     modalities: Annotated[
         Annotated[list[Literal["text"]], Meta(max_length=1)] | None,
         Meta(description="Only text is supported.", extra=because("agents only write")),
@@ -251,7 +242,6 @@ class AnswerMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     refusal: None
     reasoning_content: Annotated[str, Meta(description="The model's thinking, if requested.")] = ""
     tool_calls: tuple[AnswerCall, ...] = ()
-    function_call: FunctionCall | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):
