@@ -324,7 +324,7 @@ def test_prompt_leaves_no_unexpected_files(clinvk: Clinvk, served: bool) -> None
     clinvk.run("hello")
     assert sorted(os.listdir(clinvk.folder)) == before
     of_server = {"serve.lock", "serve.sock", "clinvk.db-shm", "clinvk.db-wal"} if served else set[str]()
-    assert {*os.listdir(clinvk.config.parent)} - of_server == {"clinvk.db", "clinvk.reserve", "owners"}
+    assert {*os.listdir(clinvk.config.parent)} - of_server == {"clinvk.db", "owners"}
 
 
 def test_terminal_gets_text_a_status_line_and_a_footer(clinvk: Clinvk, tmp_path: Path) -> None:

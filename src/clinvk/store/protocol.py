@@ -45,14 +45,10 @@ Item = TypeVar("Item")
 
 
 class Page(msgspec.Struct, Generic[Item], frozen=True):
-    """A page of a list, and the length of the list.
-
-    The page lacks `unreadable` items, because the database is damaged.
-    """
+    """A page of a list, and the length of the list."""
 
     items: tuple[Item, ...]
     total: int
-    unreadable: int = 0
 
 
 class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +105,7 @@ class SessionStore(Protocol):
     the store cannot be used.
 
     Attributes:
-        damage: the known damage of the store, empty if undamaged. The undamaged parts can be used.
+        damage: the damage that an operation has met; empty if none. Operations on undamaged parts still work.
         on_lost: called with the id of a run of this process that must stop: other processes took this one for dead,
             and its session was continued or deleted.
     """
@@ -118,7 +114,7 @@ class SessionStore(Protocol):
 
     @property
     def damage(self) -> str:
-        """The known damage of the store; empty if undamaged."""
+        """The damage that an operation has met; empty if none."""
         ...
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:

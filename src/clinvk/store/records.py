@@ -58,10 +58,6 @@ class RecordStore(ABC, Generic[_Turns]):
     async def _store_pending(self) -> None:
         """Store the pending updates."""
 
-    async def _remove(self, operation: Operation[_T]) -> _T:
-        """Return the value of an operation that deletes."""
-        return await self._write(operation)
-
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Insert a run before its start, and claim its session."""
         return await self._insert(run, lambda db: self._turns.begin(db, run, session, must_exist))
@@ -95,14 +91,14 @@ class RecordStore(ABC, Generic[_Turns]):
 
     async def delete(self, session_id: str) -> None:
         """Delete a session, its runs, and the events of the runs."""
-        await self._remove(lambda db: self._turns.delete(db, session_id))
+        await self._write(lambda db: self._turns.delete(db, session_id))
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete the sessions last used or imported before a time. Return the number of deleted sessions."""
         if dry_run:
             return await self._read(lambda db: self._turns.count_old(db, before))
         number = 0
-        while deleted := await self._remove(lambda db: self._turns.clean(db, before)):
+        while deleted := await self._write(lambda db: self._turns.clean(db, before)):
             number += deleted
         while await self._write(lambda db: self._turns.clean_runs(db, before)):
             pass

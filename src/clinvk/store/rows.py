@@ -8,6 +8,7 @@ a chunk keeps the lengths, numbers and times of the merged deltas.
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -29,11 +30,11 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 class Unreadable(StoreUnavailable):
     """A page or a stored value is damaged."""
 
-    def __init__(self, damage: object) -> None:
-        super().__init__(DAMAGED_MESSAGE.format(damage))
+    def __init__(self, damage: object, path: Path | None = None) -> None:
+        repair = "Restore a backup, or stop clinvk and run the repair that clinvk doctor shows"
+        message = f"the database is damaged ({damage}). {repair}"
+        super().__init__(f"{path}: {message}" if path else message)
 
-
-DAMAGED_MESSAGE = "the database is damaged ({}). Restore it from a backup or move it away"
 
 _value_decoder = msgspec.json.Decoder(float_hook=float)
 """With `float_hook`, because msgspec's own parser takes 13 µs for a float like `1e300`."""

@@ -6,6 +6,7 @@ session once no run comes before it. The order is that of the rows, which all pr
 the queues of the others.
 """
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ _DELETE = "DELETE FROM sessions WHERE id = ?"
 _ORCHESTRATIONS = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL ORDER BY 1"
 _REMOVE_TEXT = RUNS.update((*RUN_TEXTS, "lost_text"))
 _REMOVE_EVENTS = "DELETE FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?)"
+_CHUNKS = "SELECT data FROM chunks WHERE run = ? ORDER BY last"
 _STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"
 _OUTCOME = ("status", "resolved_at", "answered_by", "answer")
 _RESOLVE = f"{INTERACTIONS.update(_OUTCOME)} AND status = 'pending'"
@@ -113,10 +115,6 @@ class Turns(ABC):
         """Return the ids of the runs under way whose processes have died."""
 
     @abstractmethod
-    async def stored_events(self, db: Connection, key: int) -> list[Logged]:
-        """Return the events of a run by key."""
-
-    @abstractmethod
     async def mark_stopped(self, db: Connection, key: int, ending: Logged | None) -> None:
         """Mark a run by key as ended in place of its process; `ending` is missing in the stored events."""
 
@@ -151,11 +149,21 @@ class Turns(ABC):
         if events and not await self.has_lost_text(db, run):
             await self.append(db, {run.id: events})
 
+    async def rehearse(self, db: Connection, prompt_bytes: int = 0) -> None:
+        """Store a run with a session and an ending. Raise the error that a prompt would meet. The caller rolls back."""
+        at, prompt = time.time(), os.urandom(prompt_bytes // 2).hex()
+        session = Session(id="", backend="", created_at=at, last_used=at, working_dir="", initial_prompt="")
+        run = RunRecord(id="", backend="-", prompt=prompt, state="queued", created_at=at, session_id=session.id)
+        await self.begin(db, run, session)
+        ended = replace(run, state="finished", ended_at=at)
+        await self.end(db, ended, replace(session, status="completed"), [Logged(1, at, rows.WITHDRAWN)])
+
     async def stop(self, db: Connection, run_id: str, state: RunState, ending: RunFailed) -> None:
         """End a run under way in place of its process."""
         await db.fetch(self._lock_session_of, run_id)
         for key, session_id, at in await db.fetch(self._unfinished, run_id):
-            outcome = rows.stopped(await self.stored_events(db, key), at, ending)
+            stored = [event for (data,) in await db.fetch(_CHUNKS, key) for event in rows.decode_events(data)]
+            outcome = rows.stopped(stored, at, ending)
             await db.execute(_STOP_RUN, state, outcome.at, ending.code, ending.message, outcome.output, key)
             await db.execute(_PAUSE, ending.message, session_id)
             await self.mark_stopped(db, key, outcome.added)

@@ -156,9 +156,10 @@ async def metrics(services: Services, _: Request) -> Response:
 
 
 async def _report(services: Services) -> Health:
-    runs, damage = services.runs, services.store.damage
+    runs = services.runs
     backends = [BackendHealth(info.name, info.available) for info in services.inventory.backends()]
     store = await _store_health(services)
+    damage = services.store.damage
     any_backend = any(backend.available for backend in backends)
     uptime_s = time.monotonic() - services.state.started_at
     return Health(

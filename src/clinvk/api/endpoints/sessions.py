@@ -80,7 +80,7 @@ async def _changeable(services: Services, request: Request) -> Session:
 
 def paging(page: Page[Item], query: views.SessionListing | views.RunListing) -> dict[str, int]:
     """Return the fields about the place of a page in its list."""
-    return {"total": page.total, "limit": query.limit, "offset": query.offset, "unreadable": page.unreadable}
+    return {"total": page.total, "limit": query.limit, "offset": query.offset}
 
 
 def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:

@@ -41,14 +41,9 @@ def list_all(flags: ListFlags, context: CommandContext) -> int:
 
     page, costs = over_store(context, listed)
     found, total = page.items, page.total
-    if page.unreadable:
-        number = "1 session" if page.unreadable == 1 else f"{page.unreadable} sessions"
-        context.notes.info(f"{number} cannot be read: the database is damaged; see clinvk doctor")
     if flags.wants_json:
         items = [views.session_item(session, costs) for session in found]
-        print_json(
-            views.SessionList(sessions=items, total=total, limit=flags.limit, offset=0, unreadable=page.unreadable)
-        )
+        print_json(views.SessionList(sessions=items, total=total, limit=flags.limit, offset=0))
     elif found:
         print_text("\n".join(text.sessions_table(found, costs, text_view(context))))
         if total > len(found):

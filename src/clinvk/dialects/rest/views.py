@@ -47,7 +47,6 @@ QueuePosition = (
     | msgspec.UnsetType
 )
 Node = Annotated[str, Meta(description="The node of the cluster; absent without a cluster.")] | msgspec.UnsetType
-_UNREADABLE = "Number of items on this page that a damaged database hides; absent if none."
 Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
 
 
@@ -80,14 +79,13 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     node: Node = msgspec.UNSET
 
 
-class SessionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SessionList(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions, newest first."""
 
     sessions: list[SessionView]
     total: Annotated[int, Meta(description="Number of all items that match the filter.")]
     limit: int
     offset: int
-    unreadable: Annotated[int, Meta(description=_UNREADABLE)] = 0
 
 
 class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,14 +189,13 @@ class RunView(RunItem, frozen=True, kw_only=True):
     runs: Annotated[list[RunItem], Meta(description=f"The parts in order, at most {SHOWN_PARTS}.")]
 
 
-class RunList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunList(msgspec.Struct, frozen=True, kw_only=True):
     """Runs, newest first; those of a session in the order of their turns, the last turn first."""
 
     runs: list[RunItem]
     total: Annotated[int, Meta(description="Number of all items that match the filter.")]
     limit: int
     offset: int
-    unreadable: Annotated[int, Meta(description=_UNREADABLE)] = 0
 
 
 class RunListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,6 @@ end. What could not be stored while the database was away, as the end of a run, 
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -266,10 +265,9 @@ class PostgresStore(RecordStore[PostgresTurns]):
             return await operation(db)
 
     async def _rehearse(self) -> None:
-        """Insert a run as large as a prompt, and roll back. Raise the error that a prompt would meet."""
-        run = RunRecord(id="", backend="-", prompt=os.urandom(_PROBE_BYTES // 2).hex(), state="queued", created_at=0)
+        """Store a run as large as a prompt, and roll back. Raise the error that a prompt would meet."""
         async with self._database.connection(_COUNT_TIMEOUT_S) as db, db.raw.transaction():
-            await self._turns.begin(db, run, None)
+            await self._turns.rehearse(db, _PROBE_BYTES)
             raise psycopg.Rollback
         self._has_failed = False
 

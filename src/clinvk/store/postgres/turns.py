@@ -44,7 +44,6 @@ _MARK_STOPPED = "UPDATE runs SET stopped = true WHERE key = ?"
 _LOCK_RUNS = "SELECT id, key FROM runs WHERE id = ANY(?) ORDER BY key FOR NO KEY UPDATE"
 _LAST_NUMBERS = "SELECT run, max(last) FROM chunks WHERE run = ANY(?) GROUP BY run"
 _INSERT_CHUNKS = "INSERT INTO chunks SELECT unnest(?::bigint[]), unnest(?::bigint[]), unnest(?::bytea[])"
-_CHUNKS = "SELECT data FROM chunks WHERE run = ? ORDER BY last"
 _IS_DEAD = "SELECT NOT is_alive(?, ?)"
 _DEAD = (
     "SELECT id FROM runs WHERE under_way AND owner IN (SELECT owner FROM"
@@ -122,10 +121,6 @@ class PostgresTurns(Turns):
     async def dead_runs(self, db: Connection) -> list[str]:
         """Return the ids of the runs under way whose processes have died."""
         return [run_id for (run_id,) in await db.fetch(_DEAD, self._owner)]
-
-    async def stored_events(self, db: Connection, key: int) -> list[Logged]:
-        """Return the events of a run by key."""
-        return [event for (data,) in await db.fetch(_CHUNKS, key) for event in rows.decode_events(data)]
 
     async def mark_stopped(self, db: Connection, key: int, ending: Logged | None) -> None:
         """Mark a run by key as ended in place of its process. The list of events adds a missing ending."""

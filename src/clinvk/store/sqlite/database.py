@@ -5,35 +5,27 @@ SQLite is imported with the first connection, not before. All functions block.
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clinvk.store import rows
-from clinvk.store.rows import Unreadable
+from clinvk.store.rows import INTERACTIONS, RUNS, SESSIONS, Unreadable
 from clinvk.types.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     import sqlite3
 
 FILE = "clinvk.db"
-RESERVE = "clinvk.reserve"
-"""A file that reserves disk space, so that deletions succeed on a full disk."""
-
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _RETRY_S = 0.02
 _CACHED_STATEMENTS = 256
 _READER_CACHE_KIB = 1024
 _JOURNAL_BYTES = 64 * 1024 * 1024
-_PAGE_BYTES = 4096
 _MIN_FREE_BYTES = 256 * 1024
-_RESERVE_BYTES = 8 * 1024 * 1024
-_MIN_RESERVE_BYTES = 1024 * 1024
-_RESERVED_SHARE = 8
 _OWN_FILES = frozenset(
-    f"{FILE} {FILE}-wal {FILE}-shm {RESERVE} config.yaml keys.json sessions owners workspace worktrees".split()
+    f"{FILE} {FILE}-wal {FILE}-shm clinvk.reserve config.yaml keys.json sessions owners workspace worktrees".split()
 )
 _MAGIC = b"SQLite format 3\0"
 
@@ -53,20 +45,9 @@ class Database:
     def connect(self) -> "sqlite3.Connection":
         """Open the database for writing. Create and migrate the database if needed.
 
-        SQLite needs space for its shared-memory file if no other process has opened the database. On a full disk the
-        reserve provides the space, so that sessions can be deleted.
-
         Raises:
             StoreUnavailable: the database cannot be created or opened, or is not writable.
         """
-        try:
-            return self._connect()
-        except StoreUnavailable as exc:
-            if not (is_error(exc.__cause__, NO_SPACE) and self._is_full() and self.free_reserve()):
-                raise
-            return self._connect()
-
-    def _connect(self) -> "sqlite3.Connection":
         with self.translated():
             self._create()
             self._refuse_read_only()
@@ -80,7 +61,6 @@ class Database:
                 connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
                 # Otherwise the undo data of a statement takes 64 KiB for each statement.
                 connection.execute("PRAGMA temp_store = MEMORY")
-                self._reserve(connection)
             return connection
 
     def connect_to_read(self) -> "sqlite3.Connection":
@@ -90,43 +70,10 @@ class Database:
             connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
             return connection
 
-    def free_reserve(self) -> bool:
-        """Remove the reserve file. Return False if no reserve file existed."""
-        try:
-            os.remove(self.home / RESERVE)
-        except OSError:
-            return False
-        return True
-
-    def _reserve(self, connection: "sqlite3.Connection") -> None:
-        """Reserve disk space: 8 MiB, no more than an eighth of the free space, nothing on a tiny disk.
-
-        After the reserve was freed, the journal uses the space first. Once the pages of the journal are in the
-        database, SQLite writes the journal from the start again.
-        """
-        import sqlite3
-
-        path, free = self.home / RESERVE, self._free_bytes()
-        try:
-            size = os.stat(path).st_size
-        except FileNotFoundError:
-            size = 0
-            (pages,) = connection.execute("PRAGMA page_count").fetchone()
-            if pages * _PAGE_BYTES - os.stat(self.path).st_size < free:
-                with suppress(sqlite3.OperationalError):  # a quota
-                    connection.execute("PRAGMA wal_checkpoint").fetchall()
-                free = self._free_bytes()
-        wanted = min(_RESERVE_BYTES, (free + size) // _RESERVED_SHARE)
-        if wanted > max(size, _MIN_RESERVE_BYTES) and hasattr(os, "posix_fallocate"):
-            with suppress(OSError), open(path, "ab", opener=_open_private) as file:
-                os.posix_fallocate(file.fileno(), 0, wanted)
-
-    def _free_bytes(self) -> int:
-        disk = os.statvfs(self.home)
-        return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
-
     def _is_full(self) -> bool:
-        return os.statvfs(self.home).f_blocks > 0 and self._free_bytes() < _MIN_FREE_BYTES
+        disk = os.statvfs(self.home)
+        free = disk.f_bavail if os.geteuid() else disk.f_bfree
+        return disk.f_blocks > 0 and free * disk.f_frsize < _MIN_FREE_BYTES
 
     def size(self) -> int:
         """Return the size of the database, the journal and the shared-memory file, in bytes."""
@@ -151,6 +98,24 @@ class Database:
             self._refuse_foreign(connection)
             return connection
 
+    def examine(self) -> int:
+        """Read the whole database without changing it, and return the number of sessions.
+
+        Raises:
+            StoreUnavailable: the database is damaged, or cannot be opened.
+        """
+        if self.identity() is None:
+            return 0
+        with closing(self.open_unchanged()) as db, self.translated():
+            (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if result != "ok":
+                raise Unreadable(result, self.path)
+            if self.version(db) == self.latest:
+                for table in (SESSIONS, RUNS, INTERACTIONS):
+                    for row in db.execute(table.select("")):
+                        table.read(row)
+            return db.execute("SELECT count(*) FROM sessions").fetchone()[0] if self.version(db) else 0
+
     @property
     def latest(self) -> int:
         """The version of the schema with all migrations."""
@@ -172,7 +137,7 @@ class Database:
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """Translate errors of SQLite and of the system to `StoreUnavailable`."""
+        """Translate errors of SQLite and of the system to `StoreUnavailable`, and damage to `Unreadable`."""
         import sqlite3
 
         try:
@@ -180,6 +145,8 @@ class Database:
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
             raise
         except sqlite3.Error as exc:
+            if is_error(exc, DAMAGED) or "decode" in str(exc):
+                raise Unreadable(exc, self.path) from exc
             raise StoreUnavailable(f"{self.path}: {self._explain(exc)}") from exc
         except OSError as exc:
             raise StoreUnavailable(f"{exc.filename or self.path}: {exc.strerror or exc}") from exc
@@ -222,7 +189,7 @@ class Database:
         """Refuse a file that is no database: SQLite would write a journal next to the file into the file."""
         with open(self.path, "rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
-                raise StoreUnavailable(f"{self.path}: {rows.DAMAGED_MESSAGE.format('file is not a database')}")
+                raise Unreadable("file is not a database", self.path)
 
     def _refuse_read_only(self) -> None:
         """Refuse a file or folder without write permission: the error of SQLite would not name the reason."""
@@ -272,8 +239,6 @@ class Database:
                 return "its disk is full"
             case "READONLY":
                 return "cannot be written to"
-            case "NOTADB" | "CORRUPT":
-                return rows.DAMAGED_MESSAGE.format(exc)
             case "BUSY" | "LOCKED":
                 return f"another program has held its lock for {self._lock_timeout_s:g} s"
             case "IOERR":
@@ -312,9 +277,6 @@ def snapshot(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]
 LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
 """Another program holds the database."""
 
-NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR")
-"""The disk is full, or a quota or limit of this process is reached."""
-
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 """The file is damaged, or is no database."""
 
@@ -322,33 +284,6 @@ DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 def is_error(exc: BaseException | None, names: tuple[str, ...]) -> bool:
     """Return whether an error is an SQLite error whose name begins with one of `names`, such as `LOCKED`."""
     return getattr(exc, "sqlite_errorname", "").startswith(names)
-
-
-@contextmanager
-def damage_as_unreadable() -> Generator[None]:
-    """Translate errors of SQLite about a damaged page or text to `Unreadable`."""
-    import sqlite3
-
-    try:
-        yield
-    except sqlite3.DatabaseError as exc:
-        if is_error(exc, DAMAGED) or "decode" in str(exc):
-            raise Unreadable(exc) from exc
-        raise
-
-
-@contextmanager
-def skipping(note: Callable[[str], None]) -> Generator[None]:
-    """Leave the context at damage, and pass the damage to `note`."""
-    try:
-        with damage_as_unreadable():
-            yield
-    except Unreadable as exc:
-        note(exc.message)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _statements(script: str) -> Iterator[str]:

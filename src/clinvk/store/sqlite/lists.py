@@ -1,22 +1,18 @@
 """Lists of sessions and runs, newest first, with their totals, and the text search of sessions.
 
 A list is the merge of its groups (see the schema): each group is read in order, and no further than the page reaches.
-A list by text, by session or parent of runs, or by tag and directory together, is read whole through an index. Where an
-index or the totals are damaged, the whole table is read without them.
-
-`note` receives the damage that a list has met and left out.
+A list by text, by session or parent of runs, or by tag and directory together, is read whole through an index.
 
 The searched text of a session is a short row, so a scan of all rows is acceptable. SQLite's trigram index, if built in,
 makes the search fast. An index entry costs more than all other writes of a session, so the index is updated in batches:
 the index has the rows up to `search.indexed`, and a search scans the few rows after `search.indexed`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
-
-from msgspec import Struct
 
 from clinvk.store.protocol import Page, RunQuery, SessionQuery
 from clinvk.store.rows import (
@@ -26,12 +22,8 @@ from clinvk.store.rows import (
     Table,
     Value,
     case_folded,
-    decode_events,
-    searched_text,
     to_json,
 )
-from clinvk.store.sqlite.database import skipping
-from clinvk.types.events import Logged
 from clinvk.types.record import RunRecord, Session
 from clinvk.types.text import readable
 
@@ -43,7 +35,7 @@ _GROUPS_OF_DIRECTORY = (
     "SELECT backend, status, resumable, count(*) FROM sessions WHERE working_dir = ?"
     " GROUP BY backend, status, resumable"
 )
-_COUNT = "SELECT coalesce(sum(total), 0) FROM totals WHERE list = ?"
+_COUNT = "SELECT coalesce(sum(total), 0) FROM totals WHERE list = 'sessions'"
 _IN_ORDER = {
     "sessions": "SELECT last_used, key FROM sessions WHERE ? = '' AND backend = ? AND status = ? AND resumable = ?"
     " ORDER BY last_used DESC, key DESC",
@@ -63,11 +55,7 @@ _COSTS = (
     " WHERE session_id IN (SELECT value FROM json_each(?)) AND cost_usd IS NOT NULL GROUP BY session_id"
 )
 
-_DATA = "SELECT data FROM chunks WHERE key = ?"
-
 _T = TypeVar("_T", Session, RunRecord)
-_Row = TypeVar("_Row", bound=Struct)
-Note = Callable[[str], None]
 
 _RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
 
@@ -96,62 +84,49 @@ class _Groups(NamedTuple):
         """The length of the list."""
         return sum(group.total for group in self.groups)
 
-    def in_order(self, connection: "sqlite3.Connection") -> Iterator[int]:
-        """Yield keys lazily, newest first."""
+    def in_order(self, connection: "sqlite3.Connection") -> Generator[int]:
+        """Yield keys lazily, newest first. The caller closes the generator before the connection."""
         ordered = [connection.execute(_IN_ORDER[self.kind], (self.value, *group[:3])) for group in self.groups]
         yield from (key for _, key in merge(*ordered, reverse=True))
 
 
-def count(connection: "sqlite3.Connection", table: Table[_T], note: Note) -> int:
-    """Return the number of sessions or runs."""
-    with skipping(note):
-        return connection.execute(_COUNT, (table.name,)).fetchone()[0]
-    return len(keys_of(connection, table, note))
+def count(connection: "sqlite3.Connection") -> int:
+    """Return the number of sessions."""
+    return connection.execute(_COUNT).fetchone()[0]
 
 
-def sessions(connection: "sqlite3.Connection", query: SessionQuery, note: Note) -> Page[Session]:
+def sessions(connection: "sqlite3.Connection", query: SessionQuery) -> Page[Session]:
     """List sessions."""
-    with skipping(note):
-        if query.text or (query.tag is not None and query.working_dir is not None):
-            keys = _selected(connection, SESSIONS, _session_conditions(connection, query), SESSIONS.newest_first)
-            return _page(connection, SESSIONS, query, keys, len(keys), note)
-        groups = _session_groups(connection, query)
-        return _page(connection, SESSIONS, query, groups.in_order(connection), groups.total, note)
-    return _salvaged(connection, SESSIONS, query, lambda session: _matches(session, query), note)
+    if query.text or (query.tag is not None and query.working_dir is not None):
+        keys = _selected(connection, SESSIONS, _session_conditions(connection, query), SESSIONS.newest_first)
+        return _page(connection, SESSIONS, query, keys, len(keys))
+    return _page_of_groups(connection, SESSIONS, query, _session_groups(connection, query))
 
 
 def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
     """Return the newest resumable session in a directory with a prompt of the command line, or without runs."""
     groups = _session_groups(connection, SessionQuery(backend=backend, working_dir=working_dir, resumable=True))
-    for key in groups.in_order(connection):
-        if connection.execute(_MAY_CONTINUE, (key,)).fetchone()[0]:
-            return SESSIONS.read(connection.execute(SESSIONS.select("WHERE key = ?"), (key,)).fetchone())
+    with closing(groups.in_order(connection)) as keys:
+        for key in keys:
+            if connection.execute(_MAY_CONTINUE, (key,)).fetchone()[0]:
+                return SESSIONS.read(connection.execute(SESSIONS.select("WHERE key = ?"), (key,)).fetchone())
     return None
 
 
-def runs(connection: "sqlite3.Connection", query: RunQuery, note: Note) -> Page[RunRecord]:
+def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
     """List runs."""
-    filters = {name: value for name in _RUN_FILTERS if (value := getattr(query, name)) is not None}
-    with skipping(note):
-        if query.session_id is not None or query.parent_id is not None:
-            conditions = [
-                (f"{'' if name.endswith('_id') else '+'}{name} = ?", (value,)) for name, value in filters.items()
-            ]
-            order = RUNS.newest_first if query.session_id is None else LAST_TURN_FIRST
-            keys = _selected(connection, RUNS, conditions, order)
-            return _page(connection, RUNS, query, keys, len(keys), note)
-        groups = _groups(connection, "runs", "", query.backend, query.state)
-        return _page(connection, RUNS, query, groups.in_order(connection), groups.total, note)
-    return _salvaged(
-        connection, RUNS, query, lambda run: all(getattr(run, name) == value for name, value in filters.items()), note
-    )
+    if query.session_id is not None or query.parent_id is not None:
+        filters = {name: value for name in _RUN_FILTERS if (value := getattr(query, name)) is not None}
+        conditions = [(f"{'' if name.endswith('_id') else '+'}{name} = ?", (value,)) for name, value in filters.items()]
+        order = RUNS.newest_first if query.session_id is None else LAST_TURN_FIRST
+        keys = _selected(connection, RUNS, conditions, order)
+        return _page(connection, RUNS, query, keys, len(keys))
+    return _page_of_groups(connection, RUNS, query, _groups(connection, "runs", "", query.backend, query.state))
 
 
-def costs(connection: "sqlite3.Connection", session_ids: Sequence[str], note: Note) -> dict[str, float]:
-    """Return the sum of the known costs of the runs of sessions, by session; empty if it cannot be read."""
-    with skipping(note):
-        return dict(connection.execute(_COSTS, (to_json(session_ids).decode(),)).fetchall())
-    return {}
+def costs(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> dict[str, float]:
+    """Return the sum of the known costs of the runs of sessions, by session."""
+    return dict(connection.execute(_COSTS, (to_json(session_ids).decode(),)).fetchall())
 
 
 def _session_groups(connection: "sqlite3.Connection", query: SessionQuery) -> _Groups:
@@ -201,15 +176,11 @@ def _session_conditions(connection: "sqlite3.Connection", query: SessionQuery) -
     return conditions
 
 
-def _matches(session: Session, query: SessionQuery) -> bool:
-    return (
-        query.backend in (None, session.backend)
-        and query.status in (None, session.status)
-        and query.working_dir in (None, session.working_dir)
-        and (query.tag is None or query.tag in session.tags)
-        and (not query.text or case_folded(query.text) in searched_text(session))
-        and bool(session.backend_session_id or not query.resumable)
-    )
+def _page_of_groups(
+    connection: "sqlite3.Connection", table: Table[_T], query: SessionQuery | RunQuery, groups: _Groups
+) -> Page[_T]:
+    with closing(groups.in_order(connection)) as keys:
+        return _page(connection, table, query, keys, groups.total)
 
 
 def _page(
@@ -218,13 +189,10 @@ def _page(
     query: SessionQuery | RunQuery,
     keys: Iterable[int],
     total: int,
-    note: Note,
-    unreadable: int = 0,
 ) -> Page[_T]:
-    """Return a page without damaged items."""
-    page_keys = list(islice(keys, query.offset, query.offset + query.limit))
-    items = tuple(item for _, item in items_by_key(connection, table, page_keys, note))
-    return Page(items, total, unreadable + len(page_keys) - len(items))
+    select = table.select("WHERE key = ?")
+    page_keys = islice(keys, query.offset, query.offset + query.limit)
+    return Page(tuple(table.read(connection.execute(select, (key,)).fetchone()) for key in page_keys), total)
 
 
 def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: _Conditions, order: str) -> list[int]:
@@ -233,60 +201,6 @@ def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: _C
     values = [value for _, parameters in conditions for value in parameters]
     select = f"SELECT key FROM {table.name} WHERE {where} ORDER BY {order}"  # noqa: S608 - our own names
     return [key for (key,) in connection.execute(select, values)]
-
-
-def _salvaged(
-    connection: "sqlite3.Connection",
-    table: Table[_T],
-    query: SessionQuery | RunQuery,
-    matches: Callable[[_T], bool],
-    note: Note,
-) -> Page[_T]:
-    """List without an index: read each row that can be read."""
-    keys = keys_of(connection, table, note)
-    readable_count, found = 0, list[tuple[float, int]]()
-    for key, item in items_by_key(connection, table, keys, note):
-        readable_count += 1
-        if matches(item):
-            found.append((getattr(item, table.at), key))
-    found.sort(reverse=True)
-    lost = max(count(connection, table, note), len(keys)) - readable_count
-    return _page(connection, table, query, [key for _, key in found], len(found) + lost, note, lost)
-
-
-def items_by_key(
-    connection: "sqlite3.Connection", table: Table[_Row], keys: Iterable[int], note: Note
-) -> Iterator[tuple[int, _Row]]:
-    """Yield the items of rows, with the keys. Skip damaged rows, and pass the damage to `note`."""
-    for key in keys:
-        with skipping(note):
-            yield key, table.read(connection.execute(table.select("WHERE key = ?"), (key,)).fetchone())
-
-
-def keys_of(connection: "sqlite3.Connection", table: Table[_Row], note: Note) -> list[int]:
-    """Return all keys, newest first, read without an index; at damage, read from both ends."""
-    keys: set[int] = set()
-    for order in ("", "DESC"):
-        with skipping(note):
-            select = f"SELECT key FROM {table.name} NOT INDEXED ORDER BY key {order}"  # noqa: S608 - our own names
-            for (key,) in connection.execute(select):
-                keys.add(key)
-            break
-    return sorted(keys, reverse=True)
-
-
-def examine(connection: "sqlite3.Connection", table: Table[_Row], note: Note) -> None:
-    """Read all rows of a table, and pass damage to `note`."""
-    for _ in items_by_key(connection, table, keys_of(connection, table, note), note):
-        pass
-
-
-def stored_events(connection: "sqlite3.Connection", keys: Iterable[tuple[int]], note: Note) -> Iterator[Logged]:
-    """Yield the events of chunks by key. Skip damaged chunks, and pass the damage to `note`."""
-    for key in keys:
-        with skipping(note):
-            (data,) = connection.execute(_DATA, key).fetchone() or (b"",)
-            yield from decode_events(data)
 
 
 INDEX_EVERY = 64

@@ -9,28 +9,21 @@ not damage the database.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from clinvk.store.protocol import Page, RunQuery, SessionQuery
 from clinvk.store.records import Operation, RecordStore
-from clinvk.store.rows import LIMITS, SESSIONS, WITHDRAWN, Unreadable
+from clinvk.store.rows import LIMITS, WITHDRAWN, Unreadable, decode_events
 from clinvk.store.sqlite import legacy, lists
-from clinvk.store.sqlite.database import (
-    NO_SPACE,
-    Database,
-    damage_as_unreadable,
-    is_error,
-    skipping,
-    transaction,
-)
+from clinvk.store.sqlite.database import Database, transaction
 from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
-from clinvk.store.sqlite.turns import SqliteTurns, blocking, rehearse
-from clinvk.store.turns import Connection
+from clinvk.store.sqlite.turns import SqliteTurns, blocking
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged
 from clinvk.types.record import LimitWindow, RunRecord, Session
@@ -44,7 +37,7 @@ _HANGS_AFTER_S = 10.0
 _IMPORT_STEP = 100
 
 _OWNER = "SELECT owner FROM runs WHERE id = ?"
-_EVENTS = "SELECT key FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
+_EVENTS = "SELECT data FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
 _PROBE = "UPDATE search SET indexed = ~indexed"
 _PROBE_BYTES = 128 * 1024
@@ -77,12 +70,10 @@ class SqliteStore(RecordStore[SqliteTurns]):
         self._database = database or Database(home, lock_timeout_s)
         self._owners = owners or OwnerLocks(self._database.home)
         super().__init__(SqliteTurns(self._owners), on_run)
-        self._writer = WriterThread(
-            self._database, self._recover_at_open, on_commit=on_commit, note=self._record_damage
-        )
+        self._writer = WriterThread(self._database, self._recover_at_open, on_commit=on_commit)
         self._readers = ReaderThreads(self._database)
         self._new_sessions = 0
-        self._damaged: tuple[int, int] | None = None
+        self._opened: tuple[int, int] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,18 +88,13 @@ class SqliteStore(RecordStore[SqliteTurns]):
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Insert a run before its start, and claim its session."""
-
-        async def begin(db: Connection) -> Session | None:
-            if self.damage:
-                await rehearse(db, self._turns)
-            return await self._turns.begin(db, run, session, must_exist)
-
-        stored = await self._insert(run, begin)
+        stored = await super().begin(run, session, must_exist)
         self._index_at_intervals()
         return stored
 
     async def _write(self, operation: Operation[_T], retry: bool = False) -> _T:
-        return await self._writer.write(blocking(operation), retry)
+        with self._noting_damage():
+            return await self._writer.write(blocking(operation), retry)
 
     async def _insert(self, run: RunRecord, operation: Operation[_T]) -> _T:
         """Insert a run by an operation, or withdraw the run if the caller leaves."""
@@ -142,7 +128,7 @@ class SqliteStore(RecordStore[SqliteTurns]):
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
-        return await self._query(lambda db: lists.sessions(db, query, self._record_damage))
+        return await self._query(lambda db: lists.sessions(db, query))
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
         """Return the newest session that the next prompt may continue."""
@@ -180,25 +166,25 @@ class SqliteStore(RecordStore[SqliteTurns]):
             await self._writer.write(lambda db: db.execute(_CLAIM_SPACE).rowcount)
             await self._writer.write(lambda db: db.execute(_FREE_SPACE).rowcount)
         if self.damage:
-            await self._write(lambda db: rehearse(db, self._turns))
+            await self._writer.write(self._rehearse)
 
         def count(db: "sqlite3.Connection") -> int:
             self._database.check()
-            return lists.count(db, SESSIONS, self._record_damage)
+            return lists.count(db)
 
         return await self._query(count)
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
         """List runs."""
-        return await self._query(lambda db: lists.runs(db, query, self._record_damage))
+        return await self._query(lambda db: lists.runs(db, query))
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Return the stored events of a run after number `after`, at most `limit`."""
-        return await self._query(lambda db: _events(db, run_id, after, limit, self._record_damage))
+        return await self._query(lambda db: _events(db, run_id, after, limit))
 
     async def costs(self, session_ids: Sequence[str]) -> dict[str, float]:
         """Return the sum of the known costs of the runs of sessions, by session."""
-        return await self._query(lambda db: lists.costs(db, session_ids, self._record_damage))
+        return await self._query(lambda db: lists.costs(db, session_ids))
 
     async def pid_of(self, run_id: str) -> int | None:
         """Return the pid of the live process that began a run; None if unknown."""
@@ -239,52 +225,50 @@ class SqliteStore(RecordStore[SqliteTurns]):
         return await self._query(blocking(operation))
 
     async def _query(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
-        def read(db: "sqlite3.Connection") -> _T:
+        with self._noting_damage():
+            if not self._writer.is_open:
+                await self._writer.catch_up()
+            await self._store_pending()
             try:
-                with damage_as_unreadable():
-                    return operation(db)
-            except Unreadable as exc:
-                self._record_damage(exc.message)
+                return await self._readers.read(operation)
+            except Unreadable:
                 raise
+            except StoreUnavailable:
+                # The file may have been removed or replaced: a write opens the new file, or raises the cause.
+                await self._writer.write(_probe)
+                return await self._readers.read(operation)
 
-        if not self._writer.is_open:
-            await self._writer.catch_up()
-        await self._store_pending()
+    @contextmanager
+    def _noting_damage(self) -> Generator[None]:
+        """Note the damage that an operation meets, until another file replaces the database."""
         try:
-            return await self._readers.read(read)
-        except Unreadable:
+            yield
+        except Unreadable as exc:
+            self.damage = exc.message
             raise
-        except StoreUnavailable:
-            # The file may have been removed or replaced: a write opens the new file, or raises the cause.
-            await self._writer.write(_probe)
-            return await self._readers.read(read)
-
-    def _record_damage(self, damage: str) -> None:
-        """Store the damage until another file replaces the database file. Blocks."""
-        if not self.damage:
-            self.damage, self._damaged = damage, self._database.identity()
 
     async def _store_pending(self) -> None:
         if self._writer.is_behind:
             await self._writer.catch_up()
 
-    async def _remove(self, operation: Operation[_T]) -> _T:
-        """Run a deletion. On a full disk, free the reserve and retry."""
-        try:
-            return await self._write(operation)
-        except StoreUnavailable as exc:
-            if not is_error(exc.__cause__, NO_SPACE) or not await self._readers.call(self._database.free_reserve):
-                raise
-        return await self._write(operation)
-
     def _recover_at_open(self, db: "sqlite3.Connection") -> None:
-        if self._damaged != self._database.identity():
-            self.damage = ""
-        with skipping(self._record_damage):
+        """Mark the runs of dead processes as interrupted. Damage keeps no other operation from the database."""
+        if self._opened != (identity := self._database.identity()):
+            self._opened, self.damage = identity, ""
+        with suppress(Unreadable), self._noting_damage(), self._database.translated():
             if blocking(self._turns.dead_runs)(db):
                 with transaction(db):
                     blocking(self._turns.recover)(db)
             self._owners.remove_stale()
+
+    def _rehearse(self, db: "sqlite3.Connection") -> None:
+        db.execute("SAVEPOINT rehearsal")
+        try:
+            blocking(self._turns.rehearse)(db)
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK TO rehearsal")
+                db.execute("RELEASE rehearsal")
 
     def _index_at_intervals(self) -> None:
         """Update the search index at intervals, even in a process that stores only one session."""
@@ -299,8 +283,6 @@ def _probe(db: "sqlite3.Connection") -> None:
     db.execute(_PROBE)
 
 
-def _events(
-    db: "sqlite3.Connection", run_id: str, after: int, limit: int | None, note: Callable[[str], None]
-) -> list[Logged]:
-    stored = lists.stored_events(db, db.execute(_EVENTS, (run_id, after)), note)
+def _events(db: "sqlite3.Connection", run_id: str, after: int, limit: int | None) -> list[Logged]:
+    stored = (event for (data,) in db.execute(_EVENTS, (run_id, after)) for event in decode_events(data))
     return list(islice((event for event in stored if event.number > after), limit))

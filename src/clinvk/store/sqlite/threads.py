@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from clinvk.store.sqlite.database import DAMAGED, LOCKED, Database, is_error, snapshot, transaction
+from clinvk.store.sqlite.database import LOCKED, Database, is_error, snapshot, transaction
 from clinvk.types.errors import ClinvkError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -68,12 +68,10 @@ class WriterThread:
         database: Database,
         on_open: "Callable[[sqlite3.Connection], None]",
         on_commit: Callable[[float], None] | None = None,
-        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_open` is called with a new connection before any transaction.
 
-        `on_commit` is called in the writer's thread with the duration of each writing transaction, in seconds; `note`
-        with damage of the database.
+        `on_commit` is called in the writer's thread with the duration of each writing transaction, in seconds.
         """
         self.last_error: StoreUnavailable | None = None
         self._database = database
@@ -83,7 +81,6 @@ class WriterThread:
         self._scheduled: dict[str, _Job] = {}
         self._runs_scheduled = False
         self._on_commit = on_commit
-        self._note = note
         self._unstored: list[_Job] = []
         self._batch: asyncio.Future[None] | None = None
         self._batch_began = 0.0
@@ -246,8 +243,6 @@ class WriterThread:
             job.error = error
         if isinstance(error, StoreUnavailable):
             self.last_error = error
-            if is_error(error.__cause__, DAMAGED):
-                self._note(error.message)
             self._unstored.extend(job for job in jobs if job.retry)
             if not is_error(error.__cause__, LOCKED):
                 self._disconnect()

@@ -1,6 +1,5 @@
 """The operations on sessions, runs and events in SQLite, run in the writer's thread."""
 
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,10 +12,8 @@ from clinvk.store.rows import (
     RUNS,
     SESSION_CHANGES,
     SESSIONS,
-    WITHDRAWN,
     is_resumable,
 )
-from clinvk.store.sqlite.database import skipping
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.events import Logged
@@ -49,8 +46,6 @@ _REASSIGN_RUN = RUNS.update(_RUN_OF_AGENT)
 _SESSION_OF_AGENT = ("backend", "tags", *SESSION_CHANGES)
 _REASSIGN_SESSION = SESSIONS.update(_SESSION_OF_AGENT)
 _INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
-_CHUNKS = "SELECT key FROM chunks WHERE run = ? ORDER BY last"
-_DATA = "SELECT data FROM chunks WHERE key = ?"
 _READ_PAGES_OF_END = "SELECT (SELECT max(key) FROM chunks), (SELECT max(run) FROM chunks), (SELECT max(day) FROM usage)"
 """Reads the pages to which the end of a new run is written."""
 
@@ -165,34 +160,7 @@ class SqliteTurns(Turns):
             await self.stop(db, run_id, "interrupted", INTERRUPTED)
         return len(dead)
 
-    async def stored_events(self, db: Connection, key: int) -> list[Logged]:
-        """Return the events of a run by key, without damaged ones."""
-        stored: list[Logged] = []
-        for (chunk,) in await db.fetch(_CHUNKS, key):
-            with skipping(lambda _: None):
-                for (data,) in await db.fetch(_DATA, chunk):
-                    stored += rows.decode_events(data)
-        return stored
-
     async def mark_stopped(self, db: Connection, key: int, ending: Logged | None) -> None:
         """Store the ending of a run by key that was ended in place of its process."""
         if ending:
             await db.execute(_INSERT_CHUNK, key, ending.number, rows.encode_events([ending]))
-
-
-async def rehearse(db: Connection, turns: SqliteTurns) -> None:
-    """Store a run with a session and an answer, and roll back. Raise the error that a prompt would meet."""
-    assert isinstance(db, SqliteConnection), "the operations of `SqliteTurns` have no other connections"
-    at = time.time()
-    session = Session(id="", backend="", created_at=at, last_used=at, working_dir="", initial_prompt="")
-    run = RunRecord(id="", backend="-", prompt="", state="queued", created_at=at, session_id=session.id)
-    await db.execute("SAVEPOINT rehearsal")
-    try:
-        await turns.insert(db, session)
-        await db.execute(_INSERT_RUN, *RUNS.values(run), "", 0)
-        ended = replace(run, state="finished", ended_at=at)
-        await turns.end(db, ended, replace(session, status="completed"), [Logged(1, at, WITHDRAWN)])
-    finally:
-        if db.raw.in_transaction:
-            await db.execute("ROLLBACK TO rehearsal")
-            await db.execute("RELEASE rehearsal")

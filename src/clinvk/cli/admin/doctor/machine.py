@@ -32,7 +32,6 @@ SESSIONS = "sessions"
 
 _TIMEOUT_S = 10.0
 _ANSWERS_TIMEOUT_S = 5.0
-_SAVE = "To save what can be read, stop clinvk and run this command, which needs the package sqlite3"
 _REPAIR = (
     "cd {home} &&"
     " sqlite3 clinvk.db .recover | grep -av '^CREATE TABLE sqlite_sequence' | sqlite3 repaired.db &&"
@@ -122,18 +121,16 @@ def check_files(home: Path, settings_file: Path) -> list[Check]:
 
 def check_store(home: Path) -> Check:
     """Check the sessions, without migrating the database. Blocks."""
-    from clinvk.store.sqlite.examination import examine
+    from clinvk.store.rows import Unreadable
+    from clinvk.store.sqlite.database import Database
 
-    repair = _REPAIR.format(home=shlex.quote(str(home)))
     try:
-        count, damage = examine(home, _ANSWERS_TIMEOUT_S)
+        count = Database(home, _ANSWERS_TIMEOUT_S).examine()
+    except Unreadable as exc:
+        repair = _REPAIR.format(home=shlex.quote(str(home)))
+        return Check(_FILES, SESSIONS, "problem", f"{exc.message}. The repair needs the package sqlite3", repair)
     except StoreUnavailable as exc:
-        if "damaged" not in exc.message:
-            return Check(_FILES, SESSIONS, "problem", exc.message)
-        return Check(_FILES, SESSIONS, "problem", f"{exc.message}. {_SAVE}", repair)
-    if damage:
-        message = f"{damage}. New prompts are stored, but lists are incomplete. {_SAVE}"
-        return Check(_FILES, SESSIONS, "warning", message, repair)
+        return Check(_FILES, SESSIONS, "problem", exc.message)
     return Check(_FILES, SESSIONS, "ok", f"{count} stored" if count else "none yet")
 
 
