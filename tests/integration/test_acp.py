@@ -318,6 +318,21 @@ async def test_only_a_tool_that_runs_commands_asks_for_a_command(tmp_path: Path,
     assert asked.input == {"title": "Writing", **given}
 
 
+async def test_command_has_one_title_and_the_words_of_the_agent_are_a_note(tmp_path: Path) -> None:
+    tool = {"kind": "execute", "title": "Runs the tests", "rawInput": {"command": "pytest -x"}}
+    async with running(tmp_path) as runs:
+        denied = InteractionAnswer(choice="deny")
+        [asked], _ = await answered(runs, request(tmp_path, f"ask {json.dumps(tool)}"), denied)
+    assert (asked.title, asked.command, asked.note) == ("Run a command", "pytest -x", "Runs the tests")
+
+
+async def test_request_without_options_can_only_be_denied(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        [asked], said = await answered(runs, request(tmp_path, "bare"), InteractionAnswer(choice="deny"))
+    assert asked.choices == ("deny", "deny_and_stop")
+    assert '"outcome": "cancelled"' in said
+
+
 async def test_form_of_the_agent_is_a_question(tmp_path: Path) -> None:
     filled = InteractionAnswer(choice="answer", answers={"color": "b", "count": "3"})
     denied = InteractionAnswer(choice="deny")

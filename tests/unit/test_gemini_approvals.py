@@ -49,7 +49,7 @@ class Process:
     def __init__(self) -> None:
         self.channel = Gemini().channel(launched(), Host())
         self.channel.start("r", ASK, None)
-        self.receive({"id": 0, "result": {}})
+        self.receive({"id": 0, "result": {"protocolVersion": 1}})
         self.receive({"id": 1, "result": {"sessionId": SESSION, "models": {"currentModelId": "m"}}})
 
     def receive(self, message: dict[str, object]) -> list[Delivery]:
@@ -191,6 +191,6 @@ def test_run_has_started_before_it_asks() -> None:
     process = Process.__new__(Process)
     process.channel = Gemini().channel(launched(), Host())
     process.channel.start("r", ASK, None)
-    process.receive({"id": 0, "result": {}})
+    process.receive({"id": 0, "result": {"protocolVersion": 1}})
     started, _ = process.receive({"id": 1, "result": {"sessionId": SESSION}})
     assert started == ("r", RunStarted(None, SESSION))

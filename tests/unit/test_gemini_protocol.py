@@ -10,6 +10,7 @@ from clinvk.backends.gemini import Gemini
 from clinvk.types.errors import NotResumable
 from clinvk.types.events import (
     Event,
+    Progress,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -24,6 +25,7 @@ from clinvk.types.request import Image, RunRequest
 
 RECORDINGS = Path(__file__).parent / "recordings" / "gemini_acp"
 HOST = Host(env={"HOME": "/h"})
+GREETED = b'{"id":0,"result":{"protocolVersion":1}}'
 HELLO = RunRequest(prompt="hello", backend="gemini", workdir="/p", model="gemini-2.5-flash", thinking=True)
 NOISE = (
     b"not json",
@@ -86,9 +88,7 @@ class Process:
     def begin_session(self) -> "Process":
         """The process has answered, and begun a session."""
         self.start("r0")
-        return self.receive(
-            b'{"id":0,"result":{}}', b'{"id":1,"result":{"sessionId":"s","models":{"currentModelId":"m"}}}'
-        )
+        return self.receive(GREETED, b'{"id":1,"result":{"sessionId":"s","models":{"currentModelId":"m"}}}')
 
     @property
     def session(self) -> str:
@@ -162,7 +162,7 @@ def test_no_request_precedes_the_initialize_response() -> None:
     process = Process()
     process.start("r0")
     assert process.asked == ["initialize"]
-    process.receive(b'{"id":0,"result":{}}')
+    process.receive(GREETED)
     assert process.asked == ["initialize", "session/new"]
 
 
@@ -170,7 +170,7 @@ def test_sessions_are_created_one_at_a_time() -> None:
     process = Process()
     for run in ("r0", "r1", "r2"):
         process.start(run)
-    process.receive(b'{"id":0,"result":{}}')
+    process.receive(GREETED)
     assert process.asked.count("session/new") == 1
     process.receive(b'{"id":1,"result":{"sessionId":"a"}}')
     assert process.asked.count("session/new") == 2
@@ -182,7 +182,7 @@ def test_session_without_an_id_fails_only_its_run() -> None:
     process = Process().begin_session()
     process.start("r1")
     process.receive(b'{"id":3,"result":{}}', said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
-    assert process.of("r1") == [RunFailed("agent_failed", "gemini gave an answer that makes no sense", exit_code=1)]
+    assert process.of("r1") == [RunFailed("agent_failed", "gemini opened a session without an id", exit_code=1)]
     assert isinstance(process.of("r0")[-1], RunFinished)
 
 
@@ -201,7 +201,7 @@ def test_run_that_is_not_resumable_is_not_registered() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b'{"id":2,"result":{"stopReason":"end_turn","_meta":null}}',
+        b'{"id":2,"result":{"stopReason":5}}',
         b'{"id":2,"result":"done"}',
         b'{"id":2,"error":{"code":"ENOENT","message":"no"}}',
     ],
@@ -209,7 +209,13 @@ def test_run_that_is_not_resumable_is_not_registered() -> None:
 def test_invalid_response_fails_its_run(line: bytes) -> None:
     """Nothing else would."""
     process = Process().begin_session().receive(line)
-    assert process.endings == [RunFailed("agent_failed", "gemini gave an answer that makes no sense", exit_code=1)]
+    assert process.endings == [RunFailed("agent_failed", "the agent gave an answer that makes no sense", exit_code=1)]
+
+
+@pytest.mark.parametrize("meta", [b"null", b"5", b'{"quota":null}', b'{"quota":{"token_count":{"input_tokens":"7"}}}'])
+def test_turn_without_readable_token_counts_has_no_usage(meta: bytes) -> None:
+    end = b'{"id":2,"result":{"stopReason":"end_turn","_meta":%b}}'
+    assert Process().begin_session().receive(said(), end % meta).endings == [RunFinished("end_turn")]
 
 
 @pytest.mark.parametrize(
@@ -224,15 +230,15 @@ def test_internal_error_reports_its_details(data: object, said: str) -> None:
     error = {"code": -32603, "message": "Internal error", "data": data}
     process = Process()
     process.start("r0")
-    process.receive(b'{"id":0,"result":{}}', msgspec.json.encode({"id": 1, "error": error}))
+    process.receive(GREETED, msgspec.json.encode({"id": 1, "error": error}))
     assert process.endings == [RunFailed("agent_failed", said, exit_code=1)]
 
 
-def test_malformed_permission_request_gets_an_error_response() -> None:
+def test_malformed_permission_request_is_cancelled() -> None:
     tool = b'{"toolCallId":"write_file__1","locations":[{"path":null}]}'
     question = b'{"id":7,"method":"session/request_permission","params":{"sessionId":"s","toolCall":%b}}'
     process = Process().begin_session().receive(question % tool)
-    assert msgspec.json.decode(process.sent.splitlines()[-1])["error"]["code"] == -32601
+    assert msgspec.json.decode(process.sent.splitlines()[-1])["result"] == {"outcome": {"outcome": "cancelled"}}
 
 
 def test_permission_request_is_denied_and_the_tool_call_is_reported() -> None:
@@ -241,9 +247,11 @@ def test_permission_request_is_denied_and_the_tool_call_is_reported() -> None:
     params = {"sessionId": "s", "toolCall": tool, "options": [{"optionId": "proceed_once", "kind": "allow_once"}]}
     process.receive(msgspec.json.encode({"id": 7, "method": "session/request_permission", "params": params}))
     assert msgspec.json.decode(process.sent.splitlines()[-1])["result"] == {"outcome": {"outcome": "cancelled"}}
-    assert process.of("r0")[1:] == [
+    assert process.receive(said()).of("r0")[1:] == [
         ToolCall("write_file__1", "write_file", {"file_path": "/p/x"}),
+        Progress("denied", "1 action was denied: t"),
         ToolResult("write_file__1", "not permitted", is_error=True),
+        TextDelta("word"),
     ]
 
 
@@ -354,7 +362,7 @@ def test_run_interrupted_before_its_session_exists_sends_no_prompt() -> None:
     process = Process()
     process.start("r0")
     assert process.channel.interrupt("r0") == b""
-    process.receive(b'{"id":0,"result":{}}', b'{"id":1,"result":{"sessionId":"s"}}')
+    process.receive(GREETED, b'{"id":1,"result":{"sessionId":"s"}}')
     assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["cancelled"]
     assert "session/prompt" not in process.asked
 

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from clinvk.backends.codex import failures
+from clinvk.backends.gemini.acp import refused
 from clinvk.backends.gemini.decoder import GeminiDecoder
-from clinvk.backends.gemini.turn import refused
 from clinvk.backends.jsonrpc import Failure
 from clinvk.types.events import RunFailed
 

@@ -71,6 +71,11 @@ class Tool(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         return self.content if isinstance(self.content, list) else []
 
     @property
+    def changes(self) -> list[Piece]:
+        """The displayed changes of files."""
+        return [piece for piece in self.pieces if piece.type == "diff"]
+
+    @property
     def texts(self) -> Iterator[str]:
         """The displayed texts, without changes of files."""
         if isinstance(self.content, Content):
@@ -243,6 +248,7 @@ class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     next_cursor: object = None
     stop_reason: str = ""
     usage: Tokens | None = None
+    meta: msgspec.Raw = msgspec.field(name="_meta", default=msgspec.Raw(b"null"))
 
 
 class Request(msgspec.Struct, frozen=True, rename="camel"):

@@ -1,9 +1,11 @@
 """The channel of an ACP agent: the Agent Client Protocol, version 1 (https://agentclientprotocol.com).
 
-A process serves one run at a time, so the permission requests of sub-agents, which have sessions of their own, belong
-to that run. A conversation of another process is opened with `session/load`, because the history that the agent repeats
-proves that the agent knows the conversation; only without `session/load` is `session/resume` used. A load without
-history fails: some agents start a new conversation under the old id.
+A process serves one run at a time unless a subclass has more `capacity`. The permission requests of sub-agents, which
+have sessions of their own, belong to the only run.
+
+A conversation of another process is opened with `session/load`, because the history that the agent repeats proves that
+the agent knows the conversation; only without `session/load` is `session/resume` used. A load without history fails:
+some agents start a new conversation under the old id.
 
 clinvk sets the mode `default` if the agent has such a mode, and answers each permission request for one action only:
 some agents write the answer `allow_always` into their settings. The channel itself remembers `allow_session`.
@@ -16,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk.backends import acp_wire as wire
-from clinvk.backends.acp.turn import TurnDecoder
+from clinvk.backends.acp.turn import Pending, TurnDecoder
 from clinvk.backends.base import Delivery, ProtocolNotSupported
 from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
@@ -31,7 +33,7 @@ from clinvk.types.errors import (
     agent_code,
 )
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
-from clinvk.types.interaction import QUESTION_CHOICES, Interaction, InteractionAnswer
+from clinvk.types.interaction import APPROVAL_CHOICES, QUESTION_CHOICES, Choice, Interaction, InteractionAnswer
 from clinvk.types.record import Resume
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 
@@ -58,15 +60,13 @@ class Call(NamedTuple):
     method: str
 
 
-class Pending(NamedTuple):
-    """A permission request, or a form, that waits for an answer; `scope` is what `allow_session` covers."""
-
-    request: Message[wire.Params, wire.Result]
-    scope: str = ""
-
-
 class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     """The channel of one process. `session_params` are those of `session/new`; `login` says how to log in."""
+
+    configures = True
+    """Whether requests set the mode and the model of a session; otherwise arguments of the process do."""
+
+    turn_type: type[TurnDecoder] = TurnDecoder
 
     def __init__(
         self, name: str, session_params: dict[str, object], login: str, tools: tuple[ClientTool, ...] = ()
@@ -78,7 +78,6 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         self._tools = BridgedServer(tools)
         self._agent: wire.Result | None = None
         self._sessions: dict[str, wire.Result] = {}
-        self._pending: dict[str, Pending] = {}
         self._allowed: set[tuple[str, str]] = set()
 
     def login_hint(self) -> str:
@@ -87,15 +86,15 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         return self._login or "; ".join(method.description or method.name for method in methods)
 
     def interrupt(self, run: str) -> bytes | None:
-        """Return the request that ends the turn of a run, after the answers to the open requests of the agent."""
+        """Return the request that ends the turn of a run, then the answers to the open requests of the agent."""
         turn = self._open.get(run)
         if turn is None:
             return None
         turn.is_dropped = True
-        answers = b"".join(self._withdraw(pending.request) for pending in self._pending.values())
-        self._pending.clear()
         cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
-        return answers + (self._encode(cancel) if turn.is_prompted else b"")
+        answers = b"".join(self._withdraw(pending.request) for pending in turn.pending.values())
+        turn.pending.clear()
+        return (self._encode(cancel) if turn.is_prompted else b"") + answers
 
     def receive_tool_message(self, line: bytes) -> Iterator[Delivery]:
         """Answer a message to the MCP server, or yield a call and, after the last call, that the agent waits."""
@@ -108,18 +107,19 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
 
     def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
         """Return the answer to a permission request or a form; empty if the request is no longer open."""
-        request, scope = self._pending.pop(request_id, (None, ""))
-        if request is None or request.params is None:
+        turn = self._open.get(run)
+        pending = turn.pending.pop(request_id, None) if turn else None
+        if turn is None or pending is None or pending.request.params is None:
             return b""
-        if form := request.params.requested_schema:
-            return self._answer(request, form.result(answer))
+        if form := pending.request.params.requested_schema:
+            return self._answer(pending.request, form.result(answer))
         if answer.choice == "allow_session":
-            self._allowed.add((self._open[run].session, scope))
-        return self._decide(request, answer.choice in ("allow", "allow_session"))
+            self._allowed.add((turn.session, pending.scope))
+        return self._decide(turn, pending.request, answer.choice)
 
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         handle = resume.handle if resume else ""
-        turn = self._open[run] = TurnDecoder(run, request, handle, self._tools.names)
+        turn = self._open[run] = self.turn_type(run, request, handle, self._tools.names)
         return self._open_session(turn) if self._agent else b""
 
     def _greeted(self, message: Message[wire.Params, wire.Result]) -> bytes:
@@ -148,10 +148,12 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
 
     def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         params = message.params or wire.Params()
-        turn = next(iter(self._open.values()), None)
+        turns = [*self._open.values()]
+        turn = next((turn for turn in turns if turn.session == params.session_id), None)
         if message.id is not None:
-            yield from self._requested(turn, message, params)
-        elif turn and params.update and params.session_id == turn.session:
+            is_of_sub_agent = len(turns) == 1 and params.session_id not in self._sessions
+            yield from self._requested(turns[0] if is_of_sub_agent else turn, message, params)
+        elif turn and params.update:
             if turn.is_prompted:
                 yield from self._report_start(turn)
             for event in turn.feed(params.update):
@@ -166,8 +168,9 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             if params.tool_call and message.method == "session/request_permission":
                 yield from self._permission(turn, message, params.tool_call)
                 return
-            if params.requested_schema and message.method == "elicitation/create" and _asks(turn.request):
-                yield self._form(turn, message, params.message, params.requested_schema)
+            form = params.requested_schema if message.method == "elicitation/create" else None
+            if form and self._permits(turn.request, "") is None:
+                yield self._form(turn, message, params.message, form)
                 return
         yield self._withdraw(message)
 
@@ -176,33 +179,53 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     ) -> Iterator[Delivery]:
         for event in turn.call(tool):
             yield turn.run, event
-        interaction = turn.interaction(_text(message.id), tool)
+        interaction = turn.interaction(_text(message.id), tool, self._choices(message))
         scope = turn.scope(tool)
-        is_allowed = _allows(turn.request, interaction.tool)
-        if _asks(turn.request) and not (is_allowed := (turn.session, scope) in self._allowed):
-            self._pending[interaction.id] = Pending(message, scope)
+        is_allowed = self._permits(turn.request, interaction.tool)
+        if is_allowed is None and not (is_allowed := (turn.session, scope) in self._allowed):
+            turn.pending[interaction.id] = Pending(message, scope)
             yield turn.run, InteractionRequested(interaction)
             return
         if not is_allowed:
             yield turn.run, Progress("denied", f"1 action was denied: {interaction.title}")
-        yield self._decide(message, is_allowed)
+        yield self._decide(turn, message, "allow" if is_allowed else "deny")
 
     def _form(self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], title: str, form: Form) -> Delivery:
         question = Interaction(
             id=_text(message.id), kind="question", title=title, fields=form.questions, choices=QUESTION_CHOICES
         )
-        self._pending[question.id] = Pending(message)
+        turn.pending[question.id] = Pending(message)
         return turn.run, InteractionRequested(question)
 
     def _withdraw(self, request: Message[wire.Params, wire.Result]) -> bytes:
         """Answer a request that nobody will answer; refuse a request that clinvk does not know."""
         return self._answer(request, _WITHDRAWN.get(request.method))
 
-    def _decide(self, request: Message[wire.Params, wire.Result], is_allowed: bool) -> bytes:
-        """Answer a permission request with an option that holds once; cancel the request if there is none."""
-        kind = "allow_once" if is_allowed else "reject_once"
+    def _permits(self, request: RunRequest, kind: str) -> bool | None:
+        """Return whether a tool may run; None if the user decides. A sandboxed agent may act within the sandbox."""
+        if not request.own_tools:
+            return False
+        if request.approval_mode == "ask":
+            return None
+        if request.approval_mode == "none" or request.sandbox_mode == "workspace":
+            return True
+        return request.approval_mode == "auto" and kind == "edit" and request.sandbox_mode != "read-only"
+
+    def _option(self, choice: Choice, request: Message[wire.Params, wire.Result]) -> wire.PermissionOption | None:
+        """Return the option of a permission request for a choice, which holds once; None if there is none."""
+        kind = "allow_once" if choice.startswith("allow") else "reject_once"
         options = request.params.options if request.params else ()
-        return self._answer(request, wire.chosen(next((option for option in options if option.kind == kind), None)))
+        return next((option for option in options if option.kind == kind), None)
+
+    def _choices(self, request: Message[wire.Params, wire.Result]) -> tuple[Choice, ...]:
+        """Return the choices that the agent can honour; any request can be denied."""
+        return tuple(each for each in APPROVAL_CHOICES if each.startswith("deny") or self._option(each, request))
+
+    def _decide(self, turn: TurnDecoder, request: Message[wire.Params, wire.Result], choice: Choice) -> bytes:
+        """Answer a permission request; cancel the request if it has no option for the choice."""
+        if choice.startswith("deny") and request.params and request.params.tool_call:
+            turn.denied.add(request.params.tool_call.tool_call_id)
+        return self._answer(request, wire.chosen(self._option(choice, request)))
 
     def _answered(self, call: Call, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         turn, result = call.turn, message.result or wire.Result()
@@ -210,10 +233,9 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             return
         if ending := self._ending(call, message):
             yield from self._report_start(turn)
-            for event in turn.unfinished():
+            for event in turn.unfinished(turn.called):
                 yield turn.run, event
             del self._open[turn.run]
-            self._pending.clear()
             yield turn.run, ending
         elif call.method in _OPENING:
             turn.session = result.session_id or turn.session
@@ -245,10 +267,13 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             current = session.models.current_model_id if session.models else None
             if option := _option(session, "model"):
                 current = option.current_value if isinstance(option.current_value, str) else None
-            yield turn.run, RunStarted(turn.request.model or current, turn.session)
+            wanted = turn.request.model if self.configures else None
+            yield turn.run, RunStarted(wanted or current, turn.session)
 
     def _configure(self, turn: TurnDecoder) -> bytes:
         """Set the mode and the model of an open session one after the other; the prompt follows."""
+        if not self.configures:
+            return self._prompt(turn)
         session, wanted = self._sessions[turn.session], turn.request.model
         models, modes = session.models or wire.Models(), session.modes or wire.Modes()
         if (option := _option(session, "mode")) and _DEFAULT_MODE in (each.value for each in _values(option.options)):
@@ -293,31 +318,21 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
 
     def _prompt(self, turn: TurnDecoder) -> bytes:
         turn.is_prompted = True
-        text = plain_prompt(turn.request)
-        if turn.request.literal and text.startswith("/"):
-            text = _NO_WIDTH + text  # not a command of the agent
-        parts: list[object] = [{"type": "text", "text": text.encode(errors="replace").decode()}]
+        text = self._prompt_text(turn.request).encode(errors="replace").decode()
+        parts: list[object] = [{"type": "text", "text": text}]
         parts += [
             {"type": "image", "mimeType": image.media_type, "data": base64_data(image)} for image in turn.request.images
         ]
         return self._request(turn, "session/prompt", {"sessionId": turn.session, "prompt": parts})
 
+    def _prompt_text(self, request: RunRequest) -> str:
+        text = plain_prompt(request)
+        is_command = request.literal and text.startswith("/")
+        return _NO_WIDTH + text if is_command else text
+
 
 def _text(request_id: int | str | None) -> str:
     return msgspec.json.encode(request_id).decode()
-
-
-def _asks(request: RunRequest) -> bool:
-    return request.approval_mode == "ask" and request.own_tools
-
-
-def _allows(request: RunRequest, kind: str) -> bool:
-    """Return whether a tool may run without asking. In a sandbox the agent may act within the sandbox."""
-    if not request.own_tools:
-        return False
-    if request.approval_mode == "none" or request.sandbox_mode == "workspace":
-        return True
-    return request.approval_mode == "auto" and kind == "edit" and request.sandbox_mode != "read-only"
 
 
 def _option(session: wire.Result, category: str) -> wire.ConfigOption | None:

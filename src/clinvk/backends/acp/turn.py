@@ -1,15 +1,17 @@
 """One prompt to a session of an ACP agent, as events."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
+from typing import NamedTuple
 
 import msgspec
 
 from clinvk.backends import acp_wire as wire
+from clinvk.backends.jsonrpc import Message
 from clinvk.backends.mcp_tools import SERVER
 from clinvk.backends.shared import MessageJoiner, NewText, approval_note
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, Cancelled
-from clinvk.types.interaction import Interaction
+from clinvk.types.interaction import Choice, Interaction
 from clinvk.types.request import RunRequest
 
 _STOPS: dict[str, events.StopReason] = {
@@ -20,12 +22,22 @@ _STOPS: dict[str, events.StopReason] = {
 }
 
 
+class Pending(NamedTuple):
+    """A permission request, or a form, that waits for an answer; `scope` is what `allow_session` covers."""
+
+    request: Message[wire.Params, wire.Result]
+    scope: str = ""
+
+
 class TurnDecoder:
     """A run, as events.
 
     Attributes:
         session: the agent's id of the session; empty until the session is open.
         setup: the methods and parameters of the requests that precede the prompt.
+        pending: the open requests of the agent, by the id of the interaction.
+        called: the ids of the tool calls.
+        denied: the ids of the tool calls that were denied.
         is_dropped: the run was interrupted.
         is_prompted: the prompt was sent; earlier updates repeat the history of the session.
         has_history: the agent has repeated at least one message.
@@ -38,12 +50,14 @@ class TurnDecoder:
         self.request = request
         self.session = session
         self.setup: list[tuple[str, dict[str, object]]] = []
+        self.pending: dict[str, Pending] = {}
+        self.called: set[str] = set()
+        self.denied: set[str] = set()
         self.is_dropped = self.is_started = self.is_prompted = self.has_history = False
         self._prose = MessageJoiner(events.TextDelta)
         self._thoughts = MessageJoiner(events.ThinkingDelta)
         self._client_tools = [*client_tools]
         self._tools: dict[str, wire.Tool] = {}
-        self._called: set[str] = set()
         self._ended: set[str] = set()
         self._used: events.Usage | None = None
 
@@ -67,26 +81,42 @@ class TurnDecoder:
     def call(self, update: wire.Tool) -> Iterator[events.ToolCall]:
         """Yield the call of a tool that starts, or needs permission to start."""
         tool = self._merged(update)
-        if update.tool_call_id not in self._called:
-            self._called.add(update.tool_call_id)
+        if update.tool_call_id not in self.called:
+            self.called.add(update.tool_call_id)
             self._prose.end_message()
             self._thoughts.end_message()
-            yield events.ToolCall(update.tool_call_id, tool_name(tool), _input(tool))
+            yield events.ToolCall(update.tool_call_id, self.tool_name(tool), self.tool_input(tool))
 
-    def interaction(self, id_: str, update: wire.Tool) -> Interaction:
+    def tool_name(self, tool: wire.Tool) -> str:
+        """Return the kind of a tool: the protocol has no names, and titles differ from call to call."""
+        return tool.kind or "other"
+
+    def tool_input(self, tool: wire.Tool) -> dict[str, object]:
+        """Return the input of a call, with the title, the file and the diff that the agent displays."""
+        shown: dict[str, object] = {"title": tool.title} if tool.title else {}
+        if tool.locations:
+            shown["path"] = tool.locations[0].path
+        if isinstance(tool.raw_input, dict):
+            shown |= tool.raw_input
+        if diff := wire.diff_of(tool.changes):
+            shown.setdefault("diff", diff)
+        return shown
+
+    def interaction(self, id_: str, update: wire.Tool, choices: tuple[Choice, ...]) -> Interaction:
         """Return the approval that a permission request asks for."""
         tool = self._merged(update)
-        shown = _input(tool)
+        name, shown = self.tool_name(tool), self.tool_input(tool)
         command = shown.get("command") if tool.kind == "execute" else None
-        changed = wire.title_of(piece for piece in tool.pieces if piece.type == "diff")
+        own_title = wire.title_of(tool.changes) or ("Run a command" if isinstance(command, str) else "")
         return Interaction(
             id=id_,
-            tool=tool_name(tool),
-            title=changed or tool.title or tool_name(tool),
-            note=approval_note([changed and tool.title, *tool.texts]),
+            tool=name,
+            title=own_title or tool.title or name,
+            note=approval_note([tool.title if own_title and tool.title != command else "", *tool.texts]),
             input=shown,
             command=command if isinstance(command, str) else None,
-            diff=_diff(tool) or None,
+            diff=wire.diff_of(tool.changes) or None,
+            choices=choices,
         )
 
     def scope(self, update: wire.Tool) -> str:
@@ -97,12 +127,13 @@ class TurnDecoder:
         arguments = tool.raw_input
         if isinstance(arguments, dict):
             arguments = {name: value for name, value in arguments.items() if name != "description"}
-        return f"{tool_name(tool)} {msgspec.json.encode(arguments or [tool.title, *tool.texts]).decode()}"
+        return f"{self.tool_name(tool)} {msgspec.json.encode(arguments or [tool.title, *tool.texts]).decode()}"
 
-    def unfinished(self) -> Iterator[events.ToolResult]:
-        """Yield a result for each call that has none: some agents report nothing of a call that was denied."""
-        for call_id in sorted(self._called - self._ended):
-            yield events.ToolResult(call_id, "", is_error=True)
+    def unfinished(self, calls: Set[str]) -> Iterator[events.ToolResult]:
+        """Yield a result for each of the calls that has none: some agents report nothing of a call that was denied."""
+        for call_id in sorted(calls - self._ended):
+            self._ended.add(call_id)
+            yield events.ToolResult(call_id, "not permitted" if call_id in self.denied else "", is_error=True)
 
     def ended(self, result: wire.Result | None) -> events.Ending:
         """Return the ending of a turn from the response to the prompt."""
@@ -110,8 +141,8 @@ class TurnDecoder:
         if self.is_dropped or (result and result.stop_reason == "cancelled"):
             return events.RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE, exit_code=1, usage=used)
         if result is None or result.stop_reason not in _STOPS:
-            reason = result.stop_reason if result else ""
-            return events.RunFailed(AgentFailed.code, f"the agent ended its turn with {reason!r}", 1, used)
+            what = f"ended its turn with {result.stop_reason!r}" if result else "gave an answer that makes no sense"
+            return events.RunFailed(AgentFailed.code, f"the agent {what}", 1, used)
         return events.RunFinished(_STOPS[result.stop_reason], used)
 
     def _tool(self, update: wire.Update) -> Iterator[events.Event]:
@@ -142,25 +173,3 @@ class TurnDecoder:
 def _usage(tokens: wire.Tokens) -> events.Usage:
     input_tokens = max(tokens.input_tokens, tokens.total_tokens - tokens.output_tokens)
     return events.Usage(input_tokens, tokens.output_tokens, tokens.cached_read_tokens)
-
-
-def tool_name(tool: wire.Tool) -> str:
-    """Return the kind of a tool: the protocol has no names, and titles differ from call to call."""
-    return tool.kind or "other"
-
-
-def _input(tool: wire.Tool) -> dict[str, object]:
-    """Return the input of a call, with the title, the file and the diff that the agent displays."""
-    shown: dict[str, object] = {"title": tool.title} if tool.title else {}
-    if tool.locations:
-        shown["path"] = tool.locations[0].path
-    if isinstance(tool.raw_input, dict):
-        shown |= tool.raw_input
-    if diff := _diff(tool):
-        shown.setdefault("diff", diff)
-    return shown
-
-
-def _diff(tool: wire.Tool) -> str:
-    """Return the changes of files that a tool displays, as a unified diff."""
-    return wire.diff_of(piece for piece in tool.pieces if piece.type == "diff")

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
 from clinvk.backends.gemini import client_tools, home, prompt_delivery
-from clinvk.backends.gemini.acp import PING, AcpChannel
+from clinvk.backends.gemini.acp import PING, GeminiChannel
 from clinvk.backends.gemini.client_tools import ClientToolsChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
@@ -112,7 +112,7 @@ class Gemini(Backend):
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
         if launch.session_params:
-            return AcpChannel(launch.session_params, host, asks=launch.asks)
+            return GeminiChannel(launch.session_params, host)
         if launch.client_tools:
             return ClientToolsChannel(launch.client_tools)
         return OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)

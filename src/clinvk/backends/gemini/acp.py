@@ -1,4 +1,4 @@
-"""`gemini --acp`: the Agent Client Protocol (https://agentclientprotocol.com), JSON-RPC lines, as 0.61.0 speaks it.
+"""`gemini --acp`: the Agent Client Protocol as Gemini CLI 0.61.0 speaks it.
 
 A run is a `session/new` and a `session/prompt`, or another prompt in a session that the process holds. A process holds
 any number of concurrent sessions. clinvk does not use `session/load`, which fails within the minute in which the
@@ -11,72 +11,125 @@ The agent differs from the agent of `-o stream-json`, and the protocol reports l
 - The protocol reports only the displayed part of a tool's input, and no call of a tool that does not exist.
 - The protocol does not report that the model broke off an answer, nor why.
 - Token counts cover only the turn's own requests, without cached tokens and thinking.
+- The protocol reports nothing of a tool call that was denied. In an untrusted folder, the CLI does not allow edits for
+  the whole session, so the channel does.
 
-The CLI's record has more on the last two points: see `ConversationRecord`. The CLI removes an interrupted first turn
-from the record, which leaves no conversation. Thinking is reported, and passed on if requested.
+The CLI's record has more on the third and fourth points: see `record`. The CLI removes an interrupted first turn from
+the record, which leaves no conversation. Thinking is reported, and passed on if requested.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator
 
+import msgspec
+from msgspec.structs import replace
+
 from clinvk.backends import acp_wire
+from clinvk.backends.acp.channel import AcpChannel, Call
+from clinvk.backends.acp.turn import TurnDecoder
 from clinvk.backends.base import Delivery, Host
-from clinvk.backends.gemini import approvals, prompt_delivery, wire
-from clinvk.backends.gemini.decoder import GeminiDecoder, readable
-from clinvk.backends.gemini.turn import ConversationRecord, TurnDecoder, refused
-from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
-from clinvk.backends.shared import crash_ending
-from clinvk.types.errors import Cancelled, NotResumable
-from clinvk.types.events import Ending, InteractionRequested, RunFailed, RunStarted
-from clinvk.types.interaction import InteractionAnswer
+from clinvk.backends.gemini import prompt_delivery
+from clinvk.backends.gemini.decoder import (
+    LOG_IN,
+    LOOP_DETECTED,
+    NO_ANSWER,
+    NO_LOGIN_EXIT,
+    GeminiDecoder,
+    Tokens,
+    cause,
+    failed,
+    readable,
+)
+from clinvk.backends.gemini.permissions import tool_permissions
+from clinvk.backends.gemini.record import ConversationRecord
+from clinvk.backends.jsonrpc import Failure, Message
+from clinvk.backends.shared import decode_line
+from clinvk.types import events
+from clinvk.types.errors import AgentFailed, AgentUnauthenticated, NotResumable, agent_code
+from clinvk.types.interaction import Choice
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
 
 PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
 """A request for an unknown method, which the CLI refuses at once, even during a turn."""
 
+_ALWAYS = ("proceed_always", "proceed_always_tool")
+"""The options of kind `allow_always` that hold for the session only, and not for all tools of an MCP server."""
 
-class AcpChannel(RpcChannel[acp_wire.Params, wire.Result, TurnDecoder, TurnDecoder]):
-    """The channel of one process. `session_params` holds the session parameters."""
+_MODE = re.compile(r"\[MODE_UPDATE\] \w+")
+_UNAUTHENTICATED = -32000
+
+_TERMINATED = "terminated"
+"""The message for a broken connection. The CLI reports status 500, as for every error without a status."""
+
+_UNFINISHED = "gemini's model broke off: its answer did not come to an end"
+"""The protocol reports a normal end, but the record lacks the answer."""
+
+
+class _Quota(msgspec.Struct):
+    token_count: Tokens
+
+
+class _Meta(msgspec.Struct):
+    quota: _Quota
+
+
+_META = msgspec.json.Decoder(_Meta)
+
+
+class GeminiTurn(TurnDecoder):
+    """A run, as events."""
+
+    def feed(self, update: acp_wire.Update) -> Iterator[events.Event]:
+        """Yield the events of a session update: a thought is whole, and a new mode is not part of the answer."""
+        if update.session_update == "agent_thought_chunk":
+            self._thoughts.end_message()
+        elif update.session_update == "agent_message_chunk" and _MODE.fullmatch("".join(update.texts)):
+            return
+        yield from super().feed(update)
+
+    def tool_name(self, tool: acp_wire.Tool) -> str:
+        """Return the tool's name from the start of the call id, or else the kind of tool."""
+        name, parted, _ = tool.tool_call_id.partition("__")
+        return name if parted and name else tool.kind or "tool"
+
+    def tool_input(self, tool: acp_wire.Tool) -> dict[str, object]:
+        """Return the displayed input of a call: the title is the command, the location is the file."""
+        if tool.kind == "execute":
+            return {"command": tool.title or ""}
+        shown: dict[str, object] = {"file_path": tool.locations[0].path} if tool.locations else {}
+        for change in tool.changes:
+            shown["content"] = change.new_text
+        return shown or ({"title": tool.title} if tool.title else {})
+
+    def ended(self, result: acp_wire.Result | None) -> events.Ending:
+        """Return the ending of a turn. The CLI has no limit of requests: an answer that loops has such a reason."""
+        if result and (meta := decode_line(_META, bytes(result.meta))):
+            self._used = meta.quota.token_count.usage
+        match ending := super().ended(result):
+            case events.RunFinished("max_turns"):
+                return events.RunFailed(AgentFailed.code, LOOP_DETECTED, 1, ending.usage)
+            case events.RunFinished("end_turn") if not (self._prose.has_text or self.called):
+                return events.RunFailed(AgentFailed.code, NO_ANSWER, 1, ending.usage)
+            case _:
+                return ending
+
+
+class GeminiChannel(AcpChannel):
+    """The channel of one process."""
 
     capacity = 4
     """The limit of concurrent runs. The process uses a single processor, which all runs share."""
 
-    def __init__(self, session_params: dict[str, object], host: Host, *, asks: bool = False) -> None:
-        super().__init__(wire.MESSAGES, {"protocolVersion": 1, "clientCapabilities": {}})  # no files, no terminals
-        self._session_params = session_params
+    configures = False
+    turn_type = GeminiTurn
+
+    def __init__(self, session_params: dict[str, object], host: Host) -> None:
+        super().__init__("gemini", session_params, LOG_IN)
         self._host = host
-        self._asks = asks
-        self._allowed_edits: set[str] = set()
-        self._creating: TurnDecoder | None = None
-        self._queue: deque[TurnDecoder] = deque()
-        self._models: dict[str, str | None] = {}
+        self._opening: deque[TurnDecoder] = deque()
         self._records: dict[str, ConversationRecord] = {}
-
-    def interrupt(self, run: str) -> bytes | None:
-        """Return the messages that end the turn of a run, stop the running tool, and withdraw what the turn asked."""
-        turn = self._open.get(run)
-        if turn is None:
-            return None
-        turn.is_dropped = True
-        cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
-        asked, turn.asked = turn.asked, {}
-        withdrawn = b"".join(self._answer(message, acp_wire.CANCELLED) for message in asked.values())
-        turn.denied += [each.params.tool_call for each in asked.values() if each.params and each.params.tool_call]
-        return self._encode(cancel) + withdrawn if turn.session else b""
-
-    def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
-        """Return the response to a request for permission; empty if the turn was interrupted."""
-        turn = self._open.get(run)
-        message = turn.asked.pop(request_id, None) if turn else None
-        if turn is None or message is None or message.params is None or message.params.tool_call is None:
-            return b""
-        tool = message.params.tool_call
-        if answer.choice == "allow_session" and tool.kind == approvals.EDIT:
-            self._allowed_edits.add(turn.session)
-        elif answer.choice.startswith("deny"):
-            turn.denied.append(tool)
-        return self._answer(message, approvals.outcome(answer.choice, tool, message.params.options))
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the complaint on stderr as a process of one prompt would report it."""
@@ -88,112 +141,72 @@ class AcpChannel(RpcChannel[acp_wire.Params, wire.Result, TurnDecoder, TurnDecod
         Raises:
             NotResumable: this process does not hold the session.
         """
-        if resume and resume.handle not in self._models:
+        if resume and resume.handle not in self._sessions:
             raise NotResumable(
                 "gemini cannot continue this conversation with approval mode ask, because its process has ended; use "
                 "another approval mode, or --new"
             )
-        turn = self._open[run] = TurnDecoder(run, request)
-        if resume is None:
-            return self._ask_session(turn)
-        turn.session = resume.handle
-        return self._ask_prompt(turn)
+        return super()._begin(run, request, resume)
 
-    def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> Ending:
-        return crash_ending("gemini", exit_code, readable(stderr.decode(errors="replace")).encode())
+    def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> events.Ending:
+        return super()._lost(run, exit_code, readable(stderr.decode(errors="replace")).encode())
 
-    def _notified(self, message: Message[acp_wire.Params, wire.Result]) -> Iterator[Delivery]:
-        params = message.params or acp_wire.Params()
-        named = params.session_id
-        turn = next((turn for turn in self._open.values() if named and turn.session == named), None)
-        if turn:
-            yield from self._report_start(turn)
-            yield from self._report_denied(turn)
-        if message.id is not None and turn and params.tool_call:
-            decide = self._ask_user if self._asks and not turn.is_dropped else self._deny
-            yield from decide(turn, message, params.tool_call)
-        elif message.id is not None:
-            yield self._answer(message, None)
-        elif turn and params.update:
-            for event in turn.feed(params.update):
-                yield turn.run, event
-
-    def _ask_user(
-        self, turn: TurnDecoder, message: Message[acp_wire.Params, wire.Result], tool: acp_wire.Tool
-    ) -> Iterator[Delivery]:
-        """Ask the user of the run for permission, unless the user has allowed all edits."""
-        for event in turn.call(tool):
-            yield turn.run, event
-        options = message.params.options if message.params else ()
-        if tool.kind == approvals.EDIT and turn.session in self._allowed_edits:
-            yield self._answer(message, approvals.outcome("allow", tool, options))
-            return
-        asked = approvals.interaction(str(message.id), tool, options)
-        turn.asked[asked.id] = message
-        yield turn.run, InteractionRequested(asked)
-
-    def _deny(
-        self, turn: TurnDecoder, message: Message[acp_wire.Params, wire.Result], tool: acp_wire.Tool
-    ) -> Iterator[Delivery]:
-        """Deny a permission request, because no user is present and no rule allowed the tool."""
-        for event in turn.call(tool):
-            yield turn.run, event
-        yield self._answer(message, acp_wire.CANCELLED)
-        turn.denied.append(tool)
-        yield from self._report_denied(turn)
-
-    def _answered(self, call: TurnDecoder, message: Message[acp_wire.Params, wire.Result]) -> Iterator[Delivery]:
-        turn, result = call, message.result
-        if turn is self._creating:
-            self._creating = None
-            if self._queue:
-                yield self._ask_session(self._queue.popleft())
-        if not message.error and result and result.session_id:
-            turn.session = result.session_id
-            self._records[turn.session] = ConversationRecord(turn.session, self._host)
-            self._models[turn.session] = result.models.current_model_id if result.models else None
-            yield from self._session_created(turn)
-            return
-        if turn.session:
-            yield from self._report_start(turn)
-            yield from self._report_denied(turn)
-        self._open.pop(turn.run, None)
-        record = self._records.get(turn.session)
-        recorded = record.turn() if record else None
-        if message.error or result is None or not turn.session:
-            failure = message.error or Failure(message="gemini gave an answer that makes no sense")
-            yield turn.run, refused(failure, recorded)
-        else:
-            yield turn.run, turn.ended(result, recorded)
-
-    def _session_created(self, turn: TurnDecoder) -> Iterator[Delivery]:
-        if turn.is_dropped:
-            del self._open[turn.run]
-            yield turn.run, RunFailed(Cancelled.code, "gemini was interrupted before the turn", exit_code=1)
-            return
-        yield from self._report_start(turn)
-        yield self._ask_prompt(turn)
-
-    def _report_start(self, turn: TurnDecoder) -> Iterator[Delivery]:
-        if not turn.is_started:
-            turn.is_started = True
-            yield turn.run, RunStarted(self._models[turn.session], turn.session)
-
-    def _report_denied(self, turn: TurnDecoder) -> Iterator[Delivery]:
-        """Report the results of denied tools, which the CLI does not report."""
-        for tool in turn.denied:
-            for event in turn.result(tool, is_error=True, output="not permitted"):
-                yield turn.run, event
-        turn.denied.clear()
-
-    def _ask_session(self, turn: TurnDecoder) -> bytes:
+    def _open_session(self, turn: TurnDecoder) -> bytes:
         """Request a session, or queue the turn until earlier session requests finish."""
-        if self._creating:
-            self._queue.append(turn)
-            return b""
-        self._creating = turn
-        return self._ask("session/new", self._session_params, turn)
+        if not turn.session:
+            self._opening.append(turn)
+        return super()._open_session(turn) if turn.session or len(self._opening) == 1 else b""
 
-    def _ask_prompt(self, turn: TurnDecoder) -> bytes:
-        prompt: dict[str, object] = {"sessionId": turn.session, "prompt": prompt_delivery.parts(turn.request)}
-        return self._ask("session/prompt", prompt, turn)
+    def _notified(self, message: Message[acp_wire.Params, acp_wire.Result]) -> Iterator[Delivery]:
+        for turn in self._open.values():
+            for event in turn.unfinished(turn.denied):
+                yield turn.run, event
+        yield from super()._notified(message)
+
+    def _answered(self, call: Call, message: Message[acp_wire.Params, acp_wire.Result]) -> Iterator[Delivery]:
+        if call.method == "session/new":
+            self._opening.popleft()
+            if self._opening:
+                yield super()._open_session(self._opening[0])
+        yield from super()._answered(call, message)
+
+    def _ending(self, call: Call, message: Message[acp_wire.Params, acp_wire.Result]) -> events.Ending | None:
+        """Return the ending of a turn from the response and the record."""
+        ending, session = super()._ending(call, message), call.turn.session
+        if ending is None or call.method != "session/prompt":
+            return ending
+        recorded = self._records.setdefault(session, ConversationRecord(session, self._host)).turn()
+        ending = replace(ending, usage=(recorded and recorded.used) or ending.usage)
+        match ending:
+            case events.RunFinished("end_turn") if recorded and not recorded.is_whole:
+                return events.RunFailed(AgentFailed.code, _UNFINISHED, 1, ending.usage)
+            case _:
+                return ending
+
+    def _refusal(self, call: Call, failure: Failure) -> events.Ending:
+        return refused(failure)
+
+    def _permits(self, request: RunRequest, kind: str) -> bool | None:
+        """Return None if the user decides. The rules allow all else, so what the CLI asks for is denied."""
+        return None if tool_permissions(request).asks else False
+
+    def _option(
+        self, choice: Choice, request: Message[acp_wire.Params, acp_wire.Result]
+    ) -> acp_wire.PermissionOption | None:
+        params = request.params or acp_wire.Params()
+        if choice == "allow_session" and params.tool_call and params.tool_call.kind != "edit":
+            return next((option for option in params.options if option.option_id in _ALWAYS), None)
+        return super()._option(choice, request)
+
+    def _prompt_text(self, request: RunRequest) -> str:
+        return prompt_delivery.prompt_text(request)
+
+
+def refused(failure: Failure) -> events.RunFailed:
+    """Return the ending of a refused request."""
+    if failure.code == _UNAUTHENTICATED:
+        return failed(AgentUnauthenticated.code, failure.message, NO_LOGIN_EXIT)
+    status, message = cause(failure.text)
+    if 400 <= failure.code < 600 and message != _TERMINATED:
+        status = failure.code
+    return failed(agent_code(status), message, 1)

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import msgspec
 from msgspec.json import Decoder as JSONDecoder
-from msgspec.structs import astuple
 
 from clinvk.backends.shared import MessageJoiner, conversation_lost, crash_ending, decode_line, not_logged_in
 from clinvk.types import errors, events
@@ -17,11 +16,19 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
-class _Stats(msgspec.Struct):
+class Tokens(msgspec.Struct):
+    """Token counts. The total minus input and output is the thinking."""
+
     total_tokens: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached: int = 0
+
+    @property
+    def usage(self) -> events.Usage:
+        """The tokens as `Usage`."""
+        output = max(self.total_tokens - self.input_tokens, self.output_tokens)
+        return events.Usage(self.input_tokens, output, self.cached, output - self.output_tokens)
 
 
 class _Line(msgspec.Struct):
@@ -38,7 +45,7 @@ class _Line(msgspec.Struct):
     error: _Error | None = None
     severity: str = ""
     message: str = ""
-    stats: _Stats | None = None
+    stats: Tokens | None = None
 
 
 class _Status(msgspec.Struct):
@@ -173,8 +180,7 @@ class GeminiDecoder:
                     self._stop = stop
 
     def _ending(self, event: _Line) -> events.Ending | None:
-        stats = event.stats
-        usage = usage_of(*astuple(stats)) if stats and stats.total_tokens else None
+        usage = event.stats.usage if event.stats and event.stats.total_tokens else None
         error = event.error or _Error()
         if error.type == "FatalTurnLimitedError":
             return events.RunFinished("max_turns", usage)
@@ -192,12 +198,6 @@ class GeminiDecoder:
 def _tool_result(event: _Line) -> events.ToolResult:
     error = event.error.message if event.error else ""
     return events.ToolResult(event.tool_id, event.output or error, event.status == "error")
-
-
-def usage_of(total: int, input_tokens: int, output_tokens: int, cached: int) -> events.Usage:
-    """Return the tokens as `Usage`. The total minus input and output is the thinking."""
-    output = max(total - input_tokens, output_tokens)
-    return events.Usage(input_tokens, output, cached, output - output_tokens)
 
 
 def cause(message: str) -> tuple[int | None, str]:

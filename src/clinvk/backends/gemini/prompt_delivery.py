@@ -19,7 +19,7 @@ from hashlib import sha256
 
 from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE
-from clinvk.backends.shared import base64_data, image_extension, plain_prompt
+from clinvk.backends.shared import image_extension, plain_prompt
 from clinvk.types.request import Image, RunRequest
 
 COMMANDS = "home/.gemini/commands"
@@ -47,13 +47,6 @@ def stdin(request: RunRequest) -> bytes:
     if is_command(request, text):
         return f"/{_hashed_name(text.encode(errors='replace'))}".encode()
     return "\n".join([text, *(f"@{_image_name(image)}" for image in request.images)]).encode(errors="replace")
-
-
-def parts(request: RunRequest) -> list[object]:
-    """Return the prompt as content blocks of the protocol, which leaves text unchanged."""
-    text = {"type": "text", "text": prompt_text(request).encode(errors="replace").decode()}
-    images = ({"type": "image", "mimeType": image.media_type, "data": base64_data(image)} for image in request.images)
-    return [text, *images]
 
 
 def is_plain(request: RunRequest) -> bool:
