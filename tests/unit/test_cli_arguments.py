@@ -94,6 +94,8 @@ def test_unknown_flag_does_not_turn_a_prompt_into_a_command(argv: list[str]) -> 
     [
         (["runs", "4"], "unknown command 'runs 4'"),
         (["sessions", "--bogus"], "sessions list has no flag '--bogus'"),
+        (["approvals", "-n", "3"], "approvals list has no flag '-n'"),
+        (["sessions", "--serach", "x"], "unknown flag '--serach'; did you mean --search?"),
         (["sessions", "-n", "four"], "'four' is not a whole number"),
     ],
 )

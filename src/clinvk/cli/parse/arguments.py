@@ -78,6 +78,9 @@ def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str
 def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) -> ParsedCommand:
     if words[0] in GROUPS and len(words) == 1 and {"--help", "-h"} & set(before):
         return ParsedCommand(words[0], Flags(help=True))
+    if words[0] in GROUPS and words[1:2] and words[1] not in members(words[0]):
+        name = ALONE[words[0]]
+        _refuse_unknown(_parse(name, before)[1], COMMANDS[name], name)  # the word may be the value of the unknown flag
     name = command_named(words)
     command = COMMANDS[name]
     flags, unknown = _parse(name, before)
