@@ -12,7 +12,6 @@ from clinvk.store.turns import Connection, Turns
 from clinvk.types.events import Logged, Usage
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord, Session, UsageOfDay
-from clinvk.types.text import readable
 
 _LAST_USED = "SELECT max(last_used) FROM sessions"
 _LIMITS = LIMITS.select('WHERE resets_at > ? ORDER BY backend, resets_at, "window"')
@@ -142,11 +141,9 @@ class RecordStore(ABC, Generic[_Turns]):
 
     async def interactions(self, query: InteractionQuery) -> list[Interaction]:
         """List interactions, newest first."""
-        filters = {name: value for name in _INTERACTION_FILTERS if (value := getattr(query, name)) is not None}
-        where = f"WHERE {' AND '.join(f'{name} = ?' for name in filters)}" if filters else ""
-        select = INTERACTIONS.select(f"{where} ORDER BY created_at DESC, key DESC LIMIT ? OFFSET ?")
-        values = *map(readable, filters.values()), query.limit, query.offset
-        found = await self._read(lambda db: db.fetch(select, *values))
+        where, values = rows.where(rows.equal(query, _INTERACTION_FILTERS))
+        select = INTERACTIONS.select(f"{where} ORDER BY {INTERACTIONS.newest_first} LIMIT ? OFFSET ?")
+        found = await self._read(lambda db: db.fetch(select, *values, query.limit, query.offset))
         return [*map(INTERACTIONS.read, found)]
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:

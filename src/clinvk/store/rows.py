@@ -101,6 +101,21 @@ class Table(Generic[_T]):
             raise Unreadable(f"{exc} in a row of {self.name}") from exc
 
 
+Conditions = list[tuple[str, tuple[Value, ...]]]
+"""SQL conditions, each with the values of its parameters."""
+
+
+def equal(query: msgspec.Struct, names: Sequence[str]) -> Conditions:
+    """Return the conditions that columns equal those of the named fields of a query that are given."""
+    return [(f"{name} = ?", (readable(value),)) for name in names if (value := getattr(query, name)) is not None]
+
+
+def where(conditions: Conditions) -> tuple[str, list[Value]]:
+    """Return a `WHERE` clause, empty without conditions, and the values of its parameters."""
+    clause = f"WHERE {' AND '.join(condition for condition, _ in conditions)}" if conditions else ""
+    return clause, [value for _, values in conditions for value in values]
+
+
 SESSIONS = Table("sessions", Session, "last_used", "token_usage", "counted", "tags", "metadata")
 RUNS = Table("runs", RunRecord, "created_at", "request", "usage", "steering")
 INTERACTIONS = Table("interactions", Interaction, "created_at", "input", "fields", "choices", "answer")

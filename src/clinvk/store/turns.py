@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from clinvk.store import protocol, rows
-from clinvk.store.rows import DESCRIPTION, INTERACTIONS, RUN_TEXTS, RUNS, SESSIONS
+from clinvk.store.rows import DESCRIPTION, INTERACTIONS, RUN_TEXTS, RUNS, SESSION_CHANGES, SESSIONS, is_resumable
 from clinvk.types.choices import RunState
 from clinvk.types.errors import SessionBusy
 from clinvk.types.events import Logged, RunFailed
@@ -24,6 +24,7 @@ from clinvk.types.record import RunRecord, Session, without_text
 
 _ACTIVATE = "UPDATE sessions SET status = 'active', last_used = ? WHERE id = ?"
 _PAUSE = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
+_UPDATE_SESSION = SESSIONS.update((*SESSION_CHANGES, "resumable"))
 _DESCRIBE = SESSIONS.update(DESCRIPTION)
 _DELETE = "DELETE FROM sessions WHERE id = ?"
 _ORCHESTRATIONS = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL ORDER BY 1"
@@ -207,6 +208,11 @@ class Turns(ABC):
     async def has_lost_text(self, db: Connection, run: RunRecord) -> bool:
         """Return whether a run is an orchestration (which has no backend) with a deleted part."""
         return not run.backend and bool(found := await db.fetch(self._lost_text, run.id)) and bool(found[0][0])
+
+    async def update_session(self, db: Connection, session: Session) -> None:
+        """Update the fields of a session that its runs change."""
+        values = (*SESSIONS.values(session, SESSION_CHANGES), is_resumable(session), session.id)
+        await db.execute(_UPDATE_SESSION, *values)
 
     async def _locked(self, db: Connection, session_id: str) -> Session:
         """Return a session, which no other transaction can change until the end of this one."""

@@ -6,16 +6,13 @@ from typing import TypeVar
 
 from clinvk.store import rows
 from clinvk.store.protocol import Page, RunQuery, SessionQuery
-from clinvk.store.rows import RUNS, SESSIONS, Table
+from clinvk.store.rows import RUNS, SESSIONS, Conditions, Table
 from clinvk.store.turns import Connection
 from clinvk.types.events import Logged, RunFailed
 from clinvk.types.record import RunRecord, Session
 from clinvk.types.text import readable
 
 _T = TypeVar("_T", Session, RunRecord)
-
-_Conditions = list[tuple[str, object]]
-"""SQL conditions, each with the value of its parameter."""
 
 _RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
 _TAGGED = "key IN (SELECT session FROM session_words WHERE tags @> ARRAY[?::text])"
@@ -37,20 +34,20 @@ _STATE = (
 
 async def sessions(db: Connection, query: SessionQuery) -> Page[Session]:
     """List sessions."""
-    conditions = _equal(query, ("backend", "status", "working_dir"))
+    conditions = rows.equal(query, ("backend", "status", "working_dir"))
     if query.resumable:
-        conditions.append(("resumable = ?", True))
+        conditions.append(("resumable", ()))
     if query.tag is not None:
-        conditions.append((_TAGGED, readable(query.tag)))
+        conditions.append((_TAGGED, (readable(query.tag),)))
     if query.text:
-        conditions.append((_WITH_TEXT, f"%{_escaped(rows.case_folded(query.text))}%"))
+        conditions.append((_WITH_TEXT, (f"%{_escaped(rows.case_folded(query.text))}%",)))
     return await _page(db, SESSIONS, conditions, query, SESSIONS.newest_first)
 
 
 async def runs(db: Connection, query: RunQuery) -> Page[RunRecord]:
     """List runs."""
     order = RUNS.newest_first if query.session_id is None else rows.LAST_TURN_FIRST
-    return await _page(db, RUNS, _equal(query, _RUN_FILTERS), query, order)
+    return await _page(db, RUNS, rows.equal(query, _RUN_FILTERS), query, order)
 
 
 async def current(db: Connection, backend: str, working_dir: str) -> Session | None:
@@ -77,22 +74,13 @@ async def events(db: Connection, run_id: str, after: int, limit: int | None) -> 
 
 
 async def _page(
-    db: Connection, table: Table[_T], conditions: _Conditions, query: SessionQuery | RunQuery, order: str
+    db: Connection, table: Table[_T], conditions: Conditions, query: SessionQuery | RunQuery, order: str
 ) -> Page[_T]:
-    where, values = _where(conditions)
+    where, values = rows.where(conditions)
     ((total,),) = await db.fetch(f"SELECT count(*) FROM {table.name} {where}", *values)  # noqa: S608 - our own names
     select = table.select(f"{where} ORDER BY {order} LIMIT ? OFFSET ?")
     found = await db.fetch(select, *values, query.limit, query.offset)
     return Page(tuple(map(table.read, found)), total)
-
-
-def _where(conditions: _Conditions) -> tuple[str, list[object]]:
-    where = f"WHERE {' AND '.join(condition for condition, _ in conditions)}" if conditions else ""
-    return where, [value for _, value in conditions]
-
-
-def _equal(query: SessionQuery | RunQuery, names: Sequence[str]) -> _Conditions:
-    return [(f"{name} = ?", readable(value)) for name in names if (value := getattr(query, name)) is not None]
 
 
 def _escaped(text: str) -> str:

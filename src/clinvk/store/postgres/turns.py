@@ -7,7 +7,7 @@ of failing.
 from collections.abc import Mapping, Sequence
 
 from clinvk.store import protocol, rows
-from clinvk.store.rows import RUN_CHANGES, RUNS, SESSION_CHANGES, SESSIONS, is_resumable
+from clinvk.store.rows import RUN_CHANGES, RUNS, SESSIONS, is_resumable
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.errors import SessionBusy
 from clinvk.types.events import Logged
@@ -21,7 +21,6 @@ _INSERT_SESSION = (
     f"WITH made AS ({SESSIONS.insert('resumable')} ON CONFLICT (id) DO NOTHING RETURNING key)"  # noqa: S608 - our own names
     " INSERT INTO session_words SELECT key, ?, ?::text[] FROM made"
 )
-_UPDATE_SESSION = SESSIONS.update((*SESSION_CHANGES, "resumable"))
 _UPDATE_WORDS = (
     "UPDATE session_words SET words = ?, tags = ?::text[] WHERE session = (SELECT key FROM sessions WHERE id = ?)"
 )
@@ -79,8 +78,7 @@ class PostgresTurns(Turns):
             RunNotFound: the run was deleted.
         """
         if session:
-            values = (*SESSIONS.values(session, SESSION_CHANGES), is_resumable(session), session.id)
-            await db.execute(_UPDATE_SESSION, *values)
+            await self.update_session(db, session)
         else:
             await db.fetch(self._lock_session_of, run.id)
         if await self.has_lost_text(db, run):

@@ -15,15 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from clinvk.store.protocol import Page, RunQuery, SessionQuery
-from clinvk.store.rows import (
-    LAST_TURN_FIRST,
-    RUNS,
-    SESSIONS,
-    Table,
-    Value,
-    case_folded,
-    to_json,
-)
+from clinvk.store.rows import LAST_TURN_FIRST, RUNS, SESSIONS, Conditions, Table, case_folded, equal, to_json, where
 from clinvk.types.record import RunRecord, Session
 from clinvk.types.text import readable
 
@@ -56,11 +48,6 @@ _COSTS = (
 )
 
 _T = TypeVar("_T", Session, RunRecord)
-
-_RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
-
-_Conditions = list[tuple[str, tuple[Value, ...]]]
-"""SQL conditions, each with the values of the parameters."""
 
 
 class _Group(NamedTuple):
@@ -116,8 +103,7 @@ def current(connection: "sqlite3.Connection", backend: str, working_dir: str) ->
 def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
     """List runs."""
     if query.session_id is not None or query.parent_id is not None:
-        filters = {name: value for name in _RUN_FILTERS if (value := getattr(query, name)) is not None}
-        conditions = [(f"{'' if name.endswith('_id') else '+'}{name} = ?", (value,)) for name, value in filters.items()]
+        conditions = [*equal(query, ("session_id", "parent_id")), *_compared(equal(query, ("backend", "state")))]
         order = RUNS.newest_first if query.session_id is None else LAST_TURN_FIRST
         keys = _selected(connection, RUNS, conditions, order)
         return _page(connection, RUNS, query, keys, len(keys))
@@ -160,20 +146,22 @@ def _groups(
     return _Groups(kind, value, found)
 
 
-def _session_conditions(connection: "sqlite3.Connection", query: SessionQuery) -> _Conditions:
-    """Return the conditions. A plus keeps SQLite from using the index of a column that is only compared."""
-    conditions: _Conditions = []
+def _session_conditions(connection: "sqlite3.Connection", query: SessionQuery) -> Conditions:
+    conditions: Conditions = []
     if query.text:
         subquery, parameters = matching(connection, query.text)
         conditions.append((f"key IN {subquery}", parameters))
     if query.tag is not None:
         conditions.append(("key IN (SELECT session FROM session_tags WHERE tag = ?)", (readable(query.tag),)))
-    for column, value in (("backend", query.backend), ("status", query.status), ("working_dir", query.working_dir)):
-        if value is not None:
-            conditions.append((f"+{column} = ?", (readable(value),)))
+    conditions += _compared(equal(query, ("backend", "status", "working_dir")))
     if query.resumable:
         conditions.append(("+resumable = 1", ()))
     return conditions
+
+
+def _compared(conditions: Conditions) -> Conditions:
+    """Add a plus to columns that are only compared: it keeps SQLite from using their indexes."""
+    return [(f"+{condition}", values) for condition, values in conditions]
 
 
 def _page_of_groups(
@@ -184,22 +172,17 @@ def _page_of_groups(
 
 
 def _page(
-    connection: "sqlite3.Connection",
-    table: Table[_T],
-    query: SessionQuery | RunQuery,
-    keys: Iterable[int],
-    total: int,
+    connection: "sqlite3.Connection", table: Table[_T], query: SessionQuery | RunQuery, keys: Iterable[int], total: int
 ) -> Page[_T]:
     select = table.select("WHERE key = ?")
     page_keys = islice(keys, query.offset, query.offset + query.limit)
     return Page(tuple(table.read(connection.execute(select, (key,)).fetchone()) for key in page_keys), total)
 
 
-def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: _Conditions, order: str) -> list[int]:
+def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: Conditions, order: str) -> list[int]:
     """Return the keys of a list."""
-    where = " AND ".join(condition for condition, _ in conditions)
-    values = [value for _, parameters in conditions for value in parameters]
-    select = f"SELECT key FROM {table.name} WHERE {where} ORDER BY {order}"  # noqa: S608 - our own names
+    clause, values = where(conditions)
+    select = f"SELECT key FROM {table.name} {clause} ORDER BY {order}"  # noqa: S608 - our own names
     return [key for (key,) in connection.execute(select, values)]
 
 

@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec.structs import replace
 
 from clinvk.store import protocol, rows
-from clinvk.store.rows import (
-    INTERRUPTED,
-    RUN_CHANGES,
-    RUNS,
-    SESSION_CHANGES,
-    SESSIONS,
-    is_resumable,
-)
+from clinvk.store.rows import INTERRUPTED, RUN_CHANGES, RUNS, SESSION_CHANGES, SESSIONS, is_resumable
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.events import Logged
@@ -31,7 +24,6 @@ _OLD = (
 )
 _INSERT_SESSION = f"{SESSIONS.insert('resumable', 'imported_at')} ON CONFLICT (id) DO NOTHING"
 _INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM sessions WHERE id = ?"
-_UPDATE_SESSION = SESSIONS.update((*SESSION_CHANGES, "resumable"))
 _UPDATE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
 _FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
 
@@ -110,8 +102,7 @@ class SqliteTurns(Turns):
         if not await db.execute(_UPDATE_RUN, *RUNS.values(run, RUN_CHANGES), run.id):
             raise protocol.not_found(run.id, "run")
         if session:
-            values = (*SESSIONS.values(session, SESSION_CHANGES), is_resumable(session), session.id)
-            await db.execute(_UPDATE_SESSION, *values)
+            await self.update_session(db, session)
 
     async def reassign(self, db: Connection, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session before a change of agent or a wait."""
