@@ -22,7 +22,6 @@ PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 LEFT_OUT = (
     "serve",
     "worker",
-    "service",
     "worktrees show",
     "worktrees apply",
     "chain --resume-from",

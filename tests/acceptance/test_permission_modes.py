@@ -55,7 +55,7 @@ WRONG = [
     ),
     (
         ["--port", "3", "hello"],
-        "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open, service print",
+        "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open",
     ),
     (
         ["--xyzzy", "hello"],

@@ -25,7 +25,6 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
     ("-- --m", [], ["--model"]),
     ("config set server.port 1 ", [], ["server.port"]),
     ("keys revoke ", [], ["config"]),
-    ("service print ", ["systemd", "launchd"], []),
     ("--unknown=", [], ["config"]),
     ("sessions frok ", [], ["config"]),
     ("--backend = co", ["codex"], ["claude"]),

@@ -22,7 +22,7 @@ def test_suggested_flag_exists_for_the_command(name: str, flag: str) -> None:
 
 
 def test_json_flag_is_rejected_by_commands_without_it() -> None:
-    name = "service print"
+    name = "keys create"
     with pytest.raises(InvalidRequest, match=rf"^{name} has no flag '--json'; see clinvk help {name}$"):
         arguments.read([*name.split(), "--json"])
 

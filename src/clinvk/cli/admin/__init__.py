@@ -1,1 +1,1 @@
-"""Commands that set clinvk up: settings, keys, server, service, doctor, worktrees, completion."""
+"""Commands that set clinvk up: settings, keys, server, doctor, worktrees, completion."""

@@ -23,7 +23,6 @@ from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice
 from clinvk.types.text import unknown_name
 
-MANAGERS = ("systemd", "launchd")
 _ALIASES = ("fast", "balanced", "best")
 _NEWEST = 100
 _PATHS = (":dirs", ":files")
@@ -137,8 +136,6 @@ def _arguments(kind: str, command: str, context: CommandContext) -> dict[str, st
     match kind:
         case "SHELL":
             words = _SCRIPTS
-        case "MANAGER":
-            words = MANAGERS
         case "KEY":  # a key that ends with a dot continues with a name
             keys = setting_values.all_keys(context.backends)
             words = (".".join(key) + ("." if setting_values.is_section(kind) else "") for key, kind in keys)

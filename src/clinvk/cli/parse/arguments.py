@@ -44,6 +44,8 @@ def read(argv: Sequence[str]) -> ParsedCommand:
     end = argv.index("--") if "--" in argv else len(argv)
     before, after = argv[:end], argv[end + 1 :]
     flags, unknown = _parse("", before)
+    if flags.words[:1] == ("service",):
+        raise InvalidRequest("there is no command service; clinvk help service prints the units of systemd and launchd")
     if flags.help and flags.words and flags.words[0] not in FIRST_WORDS:
         command_named(flags.words)
     if unknown and (name := _command_after_its_flags(flags.words, before)):

@@ -67,7 +67,6 @@ _SERVE = {
 }
 _EDITOR = {"backend": "the first agent to choose", "model": "its model", "config": ""}
 _MCP = {"backend": "agent of runs that name none", "workdir": "directory of runs that name none", "config": ""}
-_SERVICE = {"workdir": "directory in which the server starts", "config": ""}
 
 PROMPT = Command("prompt.prompt:prompt", flag_types.PromptFlags, ("PROMPT?",), _PROMPT)
 
@@ -103,7 +102,6 @@ COMMANDS = {
     "cluster status": Command("admin.cluster:status", flag_types.ClusterStatusFlags),
     "mcp": Command("admin.mcp:mcp", common=_MCP),
     "open": Command("admin.serve:open_page", flag_types.OpenFlags, common=_CHANGE),
-    "service print": Command("admin.service:show", flag_types.ServiceFlags, ("MANAGER?",), _SERVICE),
     "keys create": Command("admin.keys:create", flag_types.KeyFlags, ("NAME",), _CHANGE),
     "keys list": Command("admin.keys:list_all", flag_types.JsonFlags, common=_NO_FLAGS),
     "keys revoke": Command("admin.keys:revoke", flag_types.Flags, ("NAME",), _DRY_RUN),
@@ -127,7 +125,7 @@ GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name
 
 ALONE = {
     **{group: f"{group} list" for group in GROUPS},
-    **{"config": "config show", "cluster": "cluster status", "service": "service print"},
+    **{"config": "config show", "cluster": "cluster status"},
 }
 """The command that the first word alone stands for."""
 
@@ -137,7 +135,7 @@ SECTIONS = {
         *("sessions", "runs", "approvals", "usage", "worktrees"),
     ),
     "serve and set up": (
-        *("serve", "mcp", "acp", "worker", "cluster", "open", "service", "keys", "notify", "config", "doctor"),
+        *("serve", "mcp", "acp", "worker", "cluster", "open", "keys", "notify", "config", "doctor"),
         *("backends", "models", "completion", "version", "help"),
     ),
 }

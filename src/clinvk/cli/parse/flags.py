@@ -203,19 +203,6 @@ class ClusterStatusFlags(JsonFlags):
     cluster: Annotated[str | None, Flag("its NATS server (default: cluster.url)", metavar="URL")] = None
 
 
-class ServiceFlags(Flags):
-    """The flags of `service print`."""
-
-    system: Annotated[bool, Flag("a service of this machine (the default for root)")] = False
-    user: Annotated[bool, Flag("a service of your own (the default for others)")] = False
-    run_as: Annotated[
-        str | None, Flag("with --system: user of the server (default: who called sudo)", metavar="USER")
-    ] = None
-    host: Annotated[str | None, Flag("address to listen on (default: server.host)")] = None
-    port: Annotated[int | None, _port("port to listen on (default: server.port)")] = None
-    socket: Annotated[bool, Flag("let systemd listen: a restart loses no request")] = False
-
-
 class ListFlags(JsonFlags):
     """The flags of `sessions list`."""
 
