@@ -37,7 +37,19 @@ from clinvk.dialects.rest.rest import Accepted
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.errors import CallMissing, Cancelled, ClinvkError, SessionBusy, Steered, error_from_code
+from clinvk.types.errors import (
+    BackendUnavailable,
+    CallMissing,
+    Cancelled,
+    ClinvkError,
+    QueueFull,
+    ResourcesExhausted,
+    SessionBusy,
+    ShuttingDown,
+    Steered,
+    StoreUnavailable,
+    error_from_code,
+)
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunResult, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
@@ -47,6 +59,9 @@ HOLD_S = 10.0
 """How long the status of a response waits for the first event: proxies give up on silence."""
 
 _OPENING_TICK_S = 0.5
+
+_SENT_AGAIN = (QueueFull, ResourcesExhausted, ShuttingDown, StoreUnavailable, BackendUnavailable)
+"""Refusals after which clients and gateways send the request again. The agent of a run that has such an ending ran."""
 
 
 ExpandReferences = Callable[[Services, bytes], Awaitable[bytes]]
@@ -300,7 +315,8 @@ class _PromptRequest(Exchange):
         """Return the error of a failed agent. Add a header if the client must not retry."""
         if not vendor.may_retry(failed.code, has_acted):
             self._headers.append(NO_RETRY)
-        return error_from_code(failed.code, failed.message)
+        error = error_from_code(failed.code, failed.message)
+        return ClinvkError(failed.message) if isinstance(error, _SENT_AGAIN) else error
 
     def _wait_s(self) -> float:
         return _OPENING_TICK_S if self._stream_type and not self._response.opened else self._tick_s
