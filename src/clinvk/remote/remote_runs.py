@@ -17,7 +17,6 @@ from clinvk.remote.socket_path import connected
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, Steered, TimedOut
-from clinvk.types.events import InteractionRequested, InteractionResolved
 from clinvk.types.orchestration import Plan, all_requests
 from clinvk.types.request import RunRequest
 
@@ -101,7 +100,7 @@ async def start_on_server(
     """
     variables = caller.own_variables(environ)
     if isinstance(work, RunRequest):
-        requests, command = [work], BeginPrompt(_new_id(), work, variables, detach=True)
+        requests, command = [work], BeginPrompt(os.urandom(16).hex(), work, variables, detach=True)
     else:
         requests, command = all_requests(work[0]), BeginPlan(*work, variables)
     names = {backend for request in requests for backend in request.backends}
@@ -209,19 +208,14 @@ async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[Connection]:
         connection.close()
 
 
-def _new_id() -> str:
-    return os.urandom(16).hex()
-
-
 class AttachedRun:
     """The context of a run on the server. Leaving the context stops the run, and waits until its agent has exited."""
 
     def __init__(self, connection: Connection, request: RunRequest, variables: dict[str, str], warn: Warn) -> None:
         self._connection = connection
-        self._command = BeginPrompt(_new_id(), request, variables)
+        self._command = BeginPrompt(os.urandom(16).hex(), request, variables)
         self._warn = warn
         self._run = RemoteRun(self._command.run_id, request, connection.send)
-        self._awaited: set[str] = set()
         self._is_overdue = False
 
     async def __aenter__(self) -> RemoteRun:
@@ -262,25 +256,16 @@ class AttachedRun:
                 run.fail(TimedOut.code, self._overdue)
                 continue
             run.feed(message, self._connection.size)
-            if isinstance(message, Events):
-                self._note_interactions(message)
-            elif not isinstance(message, Begun):
+            if not isinstance(message, Begun | Events):
                 run.lose(ClinvkError.code, _SERVER_LOST)
 
-    def _note_interactions(self, message: Events) -> None:
-        for entry in message.events:
-            match entry.event:
-                case InteractionRequested(interaction):
-                    self._awaited.add(interaction.id)
-                case InteractionResolved(interaction):
-                    self._awaited.discard(interaction.id)
-                case _:
-                    pass
-
     def _time_limit(self) -> asyncio.Timeout:
-        """Return a context that raises TimeoutError when a server that still answers would have sent something."""
-        limit_s = self._command.request.timeout_s
-        is_limited = limit_s and not self._run.log.ending and not self._awaited
+        """Return a context that raises TimeoutError when a server that still answers would have sent something.
+
+        There is no limit while a user answers, or while the reader of the events is behind: then the server waits.
+        """
+        limit_s, run = self._command.request.timeout_s, self._run
+        is_limited = limit_s and not (run.log.ending or run.log.is_ahead or run.facts.state == "waiting")
         return asyncio.timeout(limit_s + _LATER_S if limit_s and is_limited else None)
 
     @property
