@@ -14,15 +14,14 @@ _PIECES = (TextDelta, ThinkingDelta, ToolCallDelta)
 
 
 class LogReader:
-    """Sends the events of a run after number `after`, at most about `ROOM_BYTES` ahead of what the peer has read.
+    """Sends the events of a run, at most about `ROOM_BYTES` ahead of what the peer has read.
 
     `send` sends a message, and returns its size in bytes.
     """
 
-    def __init__(self, run: Run, send: Callable[[Events], int], after: int = 0) -> None:
+    def __init__(self, run: Run, send: Callable[[Events], int]) -> None:
         self._run = run
         self._send = send
-        self._after = after
         self._unread: deque[tuple[int, int]] = deque()
         self._ahead = 0
         self._room = WakeUp()
@@ -38,7 +37,7 @@ class LogReader:
         run = self._run
         await run.left_queue()
         self._send(Events(run.id, facts=run.facts))
-        async for batch in run.log.batches(self._after):
+        async for batch in run.log.batches():
             for start in range(0, len(batch), _BATCH):
                 while self._ahead >= ROOM_BYTES:
                     await self._room.wait()

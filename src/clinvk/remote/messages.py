@@ -1,9 +1,8 @@
 """The messages about runs between two processes of clinvk, whatever carries them. Pure.
 
 A caller begins a run under an id of its own choice. The owner of the run answers with `Begun` or `Refused`, and sends
-the events of a run without `detach`, at most `ROOM_BYTES` ahead of what the caller has. `Read` says what the caller
-has. `Read` is repeated as the caller receives events, and after a gap, which heals the stream; a repeated `Read` does
-no harm.
+the events of a run without `detach`, at most `ROOM_BYTES` ahead of what the caller has. The caller repeats `Read` as it
+receives events; a repeated `Read` does no harm.
 
 The carrier says who sends a message. A Unix socket carries the messages of this machine's user.
 """
@@ -64,11 +63,10 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Read(msgspec.Struct, frozen=True, tag="read"):
-    """Send the events after number `after`, which the caller has; with `again`, those that were sent before as well."""
+    """The caller has the events up to number `after`, and takes further events."""
 
     run_id: str
     after: int
-    again: bool = False
 
 
 class Events(msgspec.Struct, frozen=True, tag="events"):
@@ -123,21 +121,10 @@ class RestResponse(msgspec.Struct, frozen=True, tag="rest_response"):
     body: bytes
 
 
-Message = (
-    Greeting
-    | BeginPrompt
-    | BeginPlan
-    | Begun
-    | Refused
-    | Read
-    | Events
-    | Stop
-    | ReleaseSession
-    | CreateLogin
-    | LoginLink
-    | RestRequest
-    | RestResponse
-)
+Request = BeginPrompt | BeginPlan | CreateLogin | RestRequest
+"""The messages that the owner answers."""
+
+Message = Request | Greeting | Begun | Refused | Read | Events | Stop | ReleaseSession | LoginLink | RestResponse
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Message).decode

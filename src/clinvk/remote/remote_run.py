@@ -41,17 +41,10 @@ class RemoteRun:
         if isinstance(message, Begun | Events) and message.facts:
             self._note(message.facts)
         if isinstance(message, Events) and not self.log.ending:
-            self._add([entry for entry in message.events if entry.number > self.log.count], size)
-
-    def _add(self, events: list[Logged], size: int) -> None:
-        """Log new events. After a gap, request the lost events again."""
-        if events and events[0].number != self.log.count + 1:
-            self._send(Read(self.id, self.log.count, again=True))
-            return
-        self.log.append(events, size)
-        self._unread += size
-        if self._unread >= ROOM_BYTES / 2 and not self.log.is_ahead:
-            self._read()
+            self.log.append(message.events, size)
+            self._unread += size
+            if self._unread >= ROOM_BYTES / 2 and not self.log.is_ahead:
+                self._read()
 
     def _note(self, facts: RunFacts) -> None:
         self.facts = facts

@@ -28,8 +28,6 @@ _CHECK_INTERVAL_S = 2.0
 
 _CLOSE_TIMEOUT_S = 2.0
 
-_Request = messages.BeginPrompt | messages.BeginPlan | messages.CreateLogin | messages.RestRequest
-
 
 class RunControl(Protocol):
     """What commands ask of a server besides a prompt."""
@@ -173,7 +171,7 @@ class _ClientConnection:
                         reader.read(after)
                 case messages.Stop(run_id=run_id, at_once=at_once):
                     self._stop(run_id, at_once)
-                case messages.BeginPrompt() | messages.BeginPlan() | messages.CreateLogin() | messages.RestRequest():
+                case message if isinstance(message, messages.Request):
                     self.is_answering = True
                     task = self._tasks.create_task(self._answer(message))
                     if isinstance(message, messages.BeginPrompt) and not message.detach:
@@ -189,7 +187,7 @@ class _ClientConnection:
         if run_id in self._readers:
             self._runs.stop(run_id, at_once)
 
-    async def _answer(self, request: _Request) -> None:
+    async def _answer(self, request: messages.Request) -> None:
         """Carry out a request."""
         try:
             await self._carry_out(request)
@@ -204,7 +202,7 @@ class _ClientConnection:
             failed = "clinvk itself failed; the server's log has the details"
             self._connection.send(Refused(failed, ClinvkError.code))
 
-    async def _carry_out(self, request: _Request) -> None:
+    async def _carry_out(self, request: messages.Request) -> None:
         match request:
             case messages.BeginPrompt(detach=True):
                 run = await self._runs.start(request.request, self._environ_of(request), request.run_id)

@@ -5,14 +5,6 @@ import msgspec
 from clinvk.types.request import FailedAgent
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """Why no agent started: the `code` of a `ClinvkError`, its message and its field."""
-
-    code: str
-    message: str
-    field: str | None = None
-
-
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The facts of a run so far, besides its events. Times are in seconds since the epoch.
 
@@ -26,7 +18,6 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         has_exited: whether the agent process of the ended run is gone.
         queue_position: counts from 1; None if the run waits for no slot.
         used_tokens: the tokens that the agent has reported so far.
-        refusal: why no agent could start; None if an agent has started.
         raw: the last line of JSON that the agent printed, once the run has ended.
         warnings: name what could not be stored.
     """
@@ -45,7 +36,6 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queue_position: int | None = None
     fallback: tuple[FailedAgent, ...] = ()
     used_tokens: int = 0
-    refusal: Refusal | None = None
     raw: bytes = b""
     warnings: tuple[str, ...] = ()
 

@@ -40,7 +40,7 @@ from clinvk.types.interaction import USER, Interaction, InteractionAnswer
 from clinvk.types.record import Resume, SteeringPrompt
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import RunRequest, ToolOutput
-from clinvk.types.run import Refusal, RunFacts
+from clinvk.types.run import RunFacts
 
 
 class Phase(enum.IntEnum):
@@ -166,7 +166,7 @@ class RunTask:
     @property
     def facts(self) -> RunFacts:
         """The facts of the run so far."""
-        request, refusal = self.request, self.refusal
+        request = self.request
         return RunFacts(
             run_id=self.id,
             backend=request.backend,
@@ -182,7 +182,6 @@ class RunTask:
             queue_position=self.slot.position if self.phase is Phase.QUEUED else None,
             fallback=request.fell_back,
             used_tokens=self._used_tokens,
-            refusal=refusal and Refusal(refusal.code, refusal.message, refusal.field),
             raw=self.raw if self.ended_at else b"",
             warnings=tuple(self.recorder.warnings),
         )
