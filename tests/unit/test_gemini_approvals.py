@@ -194,3 +194,13 @@ def test_run_has_started_before_it_asks() -> None:
     process.receive({"id": 0, "result": {"protocolVersion": 1}})
     started, _ = process.receive({"id": 1, "result": {"sessionId": SESSION}})
     assert started == ("r", RunStarted(None, SESSION))
+
+
+def test_late_request_of_an_ended_run_is_not_asked_of_another_run() -> None:
+    process = Process()
+    process.receive({"id": 2, "result": {"stopReason": "end_turn"}})
+    process.channel.start("r2", ASK, None)
+    process.receive({"id": 3, "result": {"sessionId": "another"}})
+    events, (sent,) = process.ask(WRITE)
+    assert not events
+    assert json.loads(sent)["result"] == {"outcome": {"outcome": "cancelled"}}

@@ -29,18 +29,7 @@ from clinvk.backends import acp_wire
 from clinvk.backends.acp.channel import AcpChannel, Call
 from clinvk.backends.acp.turn import TurnDecoder
 from clinvk.backends.base import Delivery, Host
-from clinvk.backends.gemini import prompt_delivery
-from clinvk.backends.gemini.decoder import (
-    LOG_IN,
-    LOOP_DETECTED,
-    NO_ANSWER,
-    NO_LOGIN_EXIT,
-    GeminiDecoder,
-    Tokens,
-    cause,
-    failed,
-    readable,
-)
+from clinvk.backends.gemini import decoder, prompt_delivery
 from clinvk.backends.gemini.permissions import tool_permissions
 from clinvk.backends.gemini.record import ConversationRecord
 from clinvk.backends.jsonrpc import Failure, Message
@@ -68,7 +57,7 @@ _UNFINISHED = "gemini's model broke off: its answer did not come to an end"
 
 
 class _Quota(msgspec.Struct):
-    token_count: Tokens
+    token_count: decoder.Tokens
 
 
 class _Meta(msgspec.Struct):
@@ -109,9 +98,9 @@ class GeminiTurn(TurnDecoder):
             self._used = meta.quota.token_count.usage
         match ending := super().ended(result):
             case events.RunFinished("max_turns"):
-                return events.RunFailed(AgentFailed.code, LOOP_DETECTED, 1, ending.usage)
+                return events.RunFailed(AgentFailed.code, decoder.LOOP_DETECTED, 1, ending.usage)
             case events.RunFinished("end_turn") if not (self._prose.has_text or self.called):
-                return events.RunFailed(AgentFailed.code, NO_ANSWER, 1, ending.usage)
+                return events.RunFailed(AgentFailed.code, decoder.NO_ANSWER, 1, ending.usage)
             case _:
                 return ending
 
@@ -126,14 +115,14 @@ class GeminiChannel(AcpChannel):
     turn_type = GeminiTurn
 
     def __init__(self, session_params: dict[str, object], host: Host) -> None:
-        super().__init__("gemini", session_params, LOG_IN)
+        super().__init__("gemini", session_params, decoder.LOG_IN)
         self._host = host
         self._opening: deque[TurnDecoder] = deque()
         self._records: dict[str, ConversationRecord] = {}
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the complaint on stderr as a process of one prompt would report it."""
-        return GeminiDecoder().stderr_message(stderr)
+        return decoder.GeminiDecoder().stderr_message(stderr)
 
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Request a session, or send a prompt to a held session.
@@ -149,7 +138,7 @@ class GeminiChannel(AcpChannel):
         return super()._begin(run, request, resume)
 
     def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> events.Ending:
-        return super()._lost(run, exit_code, readable(stderr.decode(errors="replace")).encode())
+        return super()._lost(run, exit_code, decoder.readable(stderr.decode(errors="replace")).encode())
 
     def _open_session(self, turn: TurnDecoder) -> bytes:
         """Request a session, or queue the turn until earlier session requests finish."""
@@ -205,8 +194,8 @@ class GeminiChannel(AcpChannel):
 def refused(failure: Failure) -> events.RunFailed:
     """Return the ending of a refused request."""
     if failure.code == _UNAUTHENTICATED:
-        return failed(AgentUnauthenticated.code, failure.message, NO_LOGIN_EXIT)
-    status, message = cause(failure.text)
+        return decoder.failed(AgentUnauthenticated.code, failure.message, decoder.NO_LOGIN_EXIT)
+    status, message = decoder.cause(failure.text)
     if 400 <= failure.code < 600 and message != _TERMINATED:
         status = failure.code
-    return failed(agent_code(status), message, 1)
+    return decoder.failed(agent_code(status), message, 1)

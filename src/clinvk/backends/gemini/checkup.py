@@ -43,7 +43,9 @@ def _login(host: Host) -> LoginStatus:
             about = "logged in with Google" if there else "not logged in with Google"
             return LoginStatus(there, about, "" if there else _LOG_IN)
         case "gemini-api-key":
-            return _by_key(given)
+            there = "GEMINI_API_KEY" in given
+            about = "API key in GEMINI_API_KEY" if there else "no GEMINI_API_KEY; its key may be in the keychain"
+            return LoginStatus(there or None, about)
         case "vertex-ai":
             there = "GOOGLE_API_KEY" in given or {"GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"} <= given
             return LoginStatus(there, "Vertex AI" if there else _VERTEX_NEEDS)
@@ -54,12 +56,6 @@ def _login(host: Host) -> LoginStatus:
         case other:
             missing = LoginStatus(False, "not logged in; GEMINI_API_KEY is not set", _LOG_IN)
             return LoginStatus(None, f"login {other}") if other else missing
-
-
-def _by_key(given: set[str]) -> LoginStatus:
-    if "GEMINI_API_KEY" in given:
-        return LoginStatus(True, "API key in GEMINI_API_KEY")
-    return LoginStatus(None, "no GEMINI_API_KEY; its key may be in the keychain")
 
 
 def _by_environment(host: Host, given: set[str]) -> str | None:

@@ -131,10 +131,9 @@ def restricted(
     for path in _KEPT_SETTINGS:
         if (value := _get(own, path)) is not None:
             _set(settings, path, value)
-    for path, value in _STRICT.items():
+    for path, value in {**_STRICT, **client_tools.settings(request, host)}.items():
         _set(settings, path, value)
     _set_thinking(settings, request)
-    _set_client_tools(settings, request, host)
     if permissions.only is not None and set(permissions.only) <= {*READS, *EDITS}:
         _set(settings, "tools.core", permissions.only)
     links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in _LOGIN}
@@ -166,7 +165,8 @@ def mirrored(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[st
     settings = _user_settings(user, host)
     _set(settings, _RETENTION, False)
     _set_thinking(settings, request)
-    _set_client_tools(settings, request, host)
+    for path, value in client_tools.settings(request, host).items():
+        _set(settings, path, value)
     links = {
         f"{_FOLDER}/{name}": f"{user}/{name}" for name in _MIRRORED if not (request.literal and name == "commands")
     }
@@ -192,11 +192,6 @@ def _set_thinking(settings: dict[str, object], request: RunRequest) -> None:
     kept = convert(overrides, list[object]) if isinstance(overrides, list) else []
     ours = [_override("chat-base-3", "thinkingLevel", level), _override("chat-base-2.5", "thinkingBudget", tokens)]
     _set(settings, "modelConfigs.customOverrides", [*kept, *ours])
-
-
-def _set_client_tools(settings: dict[str, object], request: RunRequest, host: Host) -> None:
-    for path, value in client_tools.settings(request, host).items():
-        _set(settings, path, value)
 
 
 def _override(base: str, key: str, value: str | int) -> dict[str, object]:
