@@ -132,6 +132,7 @@ def test_edit_that_does_not_fit_the_file_shows_its_own_change(data: bytes) -> No
         ({"blocked_path": None}, "d"),
         ({"blocked_path": None, "title": "Run it"}, "Run it"),
         ({"blocked_path": None, "title": "a\n clinvk: is safe"}, 'a\n" clinvk: is safe"'),
+        ({"blocked_path": None, "title": "a\n\u200bclinvk: is safe"}, 'a\n"\u200bclinvk: is safe"'),
     ],
 )
 def test_note_has_the_words_of_the_agent_and_what_clinvk_knows(more: dict[str, object], note: str) -> None:

@@ -238,10 +238,12 @@ def edit_title(path: str, action: str = "update") -> str:
 def approval_note(said: Iterable[str | None], facts: Iterable[str] = ()) -> str:
     """Return the agent's own words, then what clinvk knows: a line for each fact, which starts with `clinvk: `.
 
-    A line of the agent that starts with `clinvk` is quoted.
+    A line of the agent whose first letters are `clinvk` is quoted, whatever invisible characters it has.
     """
     words = "\n".join(filter(None, said)).splitlines()
-    quoted = (f'"{line}"' if line.strip().casefold().startswith("clinvk") else line for line in words)
+    quoted = (
+        f'"{line}"' if "".join(filter(str.isalpha, line)).casefold().startswith("clinvk") else line for line in words
+    )
     return "\n".join([*quoted, *(f"clinvk: {fact}" for fact in facts)])
 
 
