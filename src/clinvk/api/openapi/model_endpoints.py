@@ -143,33 +143,20 @@ MODEL_APIS = (
     Endpoint(Route("GET", "/v1/models/{id:path}", partial(json_app, model_apis.get_model_of_either))),
 )
 
-_NOT_OFFERED: Mapping[str, tuple[str, str]] = {
-    r"\w+ embeddings": ("embeddings", "use the API of an embedding model"),
-    r"\w+ (files|uploads)": ("files", "put images and text files into the messages, as base64"),
-    r"\w+ (messages/)?batches": (
-        "batches",
-        "send the requests one by one, or run many prompts with POST /api/v1/parallel",
-    ),
-    r"\w+ (images|videos)": ("images and videos", "use the API of an image model"),
-    r"\w+ (audio|realtime)": ("audio", "use the API of an audio model"),
-    r"\w+ moderations": ("moderations", "use the API of a moderation model"),
-    r"\w+ conversations": ("conversations", "continue a response with previous_response_id"),
-    r"POST responses/compact": (
-        "compaction",
-        "agents compact conversations by themselves: continue a response with previous_response_id",
-    ),
-    r"POST responses/input_tokens": (
-        "token counts of responses",
-        "POST /anthropic/v1/messages/count_tokens estimates the tokens of messages",
-    ),
-    r"GET responses/[^/]+/input_items": (
-        "the input of responses",
-        "GET /api/v1/sessions/{id}/messages lists the turns of a session",
-    ),
-    r"DELETE responses": (
-        "the deletion of responses",
-        "DELETE /api/v1/sessions/{id} deletes a session with its responses",
-    ),
+_NOT_OFFERED: Mapping[str, str] = {
+    r"\w+ embeddings": "embeddings; use the API of an embedding model",
+    r"\w+ (files|uploads)": "files; put images and text files into the messages, as base64",
+    r"\w+ (messages/)?batches": "batches; send the requests one by one, or run many prompts with POST /api/v1/parallel",
+    r"\w+ (images|videos)": "images and videos; use the API of an image model",
+    r"\w+ (audio|realtime)": "audio; use the API of an audio model",
+    r"\w+ moderations": "moderations; use the API of a moderation model",
+    r"\w+ conversations": "conversations; continue a response with previous_response_id",
+    r"POST responses/compact": "compaction, which agents do themselves; continue a response with previous_response_id",
+    r"POST responses/input_tokens": "token counts of responses; "
+    "POST /anthropic/v1/messages/count_tokens estimates the tokens of messages",
+    r"GET responses/[^/]+/input_items": "the input of responses; "
+    "GET /api/v1/sessions/{id}/messages lists the turns of a session",
+    r"DELETE responses": "the deletion of responses; DELETE /api/v1/sessions/{id} deletes a session with its responses",
 }
 """What the vendors offer and clinvk does not, and what to use instead, by patterns of method and path below `/v1`."""
 
@@ -182,7 +169,7 @@ def not_offered(request: str) -> str:
     A request is a method and a path, such as `POST /openai/v1/embeddings`.
     """
     if found := _REQUEST.fullmatch(request):
-        for pattern, (name, instead) in _NOT_OFFERED.items():
+        for pattern, what_and_instead in _NOT_OFFERED.items():
             if re.match(rf"{pattern}(/|$)", found[1] + found[2]):
-                return f"{request}: clinvk does not offer {name}; {instead}"
+                return f"{request}: clinvk does not offer {what_and_instead}"
     return ""

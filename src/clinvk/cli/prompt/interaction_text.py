@@ -15,15 +15,8 @@ _INDENT = "    "
 _TAB = "    "
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _EDIT_FIELDS = (
-    "changes",
-    "content",
-    "file_path",
-    "filePath",
-    "new_string",
-    "newString",
-    "old_string",
-    "oldString",
-    "path",
+    *("file_path", "filePath", "path", "changes", "content"),
+    *("old_string", "oldString", "new_string", "newString"),
 )
 """The fields of a tool's input that a diff shows."""
 
