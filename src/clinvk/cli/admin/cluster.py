@@ -15,7 +15,8 @@ from clinvk.api.endpoints.inventory import BackendInfo
 from clinvk.api.server.address import listen
 from clinvk.cli.parse.flags import ClusterStatusFlags, ClusterUpFlags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.terminal.output import columns, print_json, print_text
+from clinvk.cli.sessions.local_store import print_answer
+from clinvk.cli.terminal.output import columns, print_text
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
@@ -95,9 +96,6 @@ def status(flags: ClusterStatusFlags, context: CommandContext) -> int:
     with extra_required("cluster", "a cluster"):
         from clinvk.cluster.membership import list_nodes
     nodes = asyncio.run(list_nodes(context.settings, context.environ))
-    if flags.wants_json:
-        print_json({"nodes": nodes})
-        return 0
     rows = [
         [
             node.node,
@@ -111,8 +109,8 @@ def status(flags: ClusterStatusFlags, context: CommandContext) -> int:
         for node in nodes
     ]
     headings = [Column(name) for name in ("NODE", "STATE", "AGENTS", "RUNS", "WAITING", "LABELS", "CLINVK")]
-    print_text("\n".join(table(headings, rows, columns())) if rows else "no node is up")
-    return 0
+    shown = "\n".join(table(headings, rows, columns())) if rows else "no node is up"
+    return print_answer(flags, {"nodes": nodes}, shown)
 
 
 def _agent(agent: BackendInfo) -> str:

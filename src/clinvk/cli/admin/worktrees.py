@@ -5,17 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from clinvk.cli.parse.flags import ApplyFlags, DeleteFlags, WorktreesFlags, WorktreeShowFlags
 from clinvk.cli.parse.settings import CommandContext
+from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, open_store, print_answer, text_view
-from clinvk.cli.sessions.session_text import (
-    PROMPT,
-    Fields,
-    TextView,
-    directory,
-    home_of,
-    named_lines,
-    opening_lines,
-    with_model,
-)
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.input import confirm, without_context
 from clinvk.cli.terminal.output import columns, has_colors, print_bytes, print_json, print_text
@@ -46,7 +37,7 @@ def list_all(flags: WorktreesFlags, context: CommandContext) -> int:
     view = text_view(context)
     directories = {listed.id: os.path.realpath(listed.path) for listed in found}
     prompts = streams.run(_prompts(directories, context))
-    fields: Fields[WorktreeListed] = (
+    fields: text.Fields[WorktreeListed] = (
         (Column("ID"), lambda listed: listed.id),
         (Column("STATE"), lambda listed: listed.state),
         (
@@ -55,7 +46,7 @@ def list_all(flags: WorktreesFlags, context: CommandContext) -> int:
         ),
         (Column("MADE", is_spare=True), lambda listed: view.ago(listed.made_at)),
         (Column("REPOSITORY", 12, from_left=True), lambda listed: view.place(listed.repository)),
-        (PROMPT, lambda listed: view.title(prompts.get(listed.id, ""))),
+        (text.PROMPT, lambda listed: view.title(prompts.get(listed.id, ""))),
     )
     if found:
         print_text("\n".join(view.table(fields, found)))
@@ -116,7 +107,7 @@ def apply(flags: ApplyFlags, context: CommandContext) -> int:
     for warning in done.warnings:
         context.notes.error(f"{done.id} stays: {warning}")
     verb = "would apply" if flags.dry_run else "applied"
-    place = directory(done.repository, home_of(context.environ.get("HOME")))
+    place = text.directory(done.repository, text.home_of(context.environ.get("HOME")))
     more = len(done.files) - _FILES_NAMED
     lines = [f"{verb} {done.id} to {place}, uncommitted", *map(_named_file, done.files[:_FILES_NAMED])]
     return print_answer(flags, done, "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
@@ -189,8 +180,8 @@ async def _runs(directory: str, context: CommandContext) -> list[RunRecord]:
     return sorted(runs, key=lambda run: run.created_at)
 
 
-def _details(listed: WorktreeListed, runs: Sequence[RunRecord], view: TextView) -> Iterator[str]:
-    yield from named_lines(
+def _details(listed: WorktreeListed, runs: Sequence[RunRecord], view: text.TextView) -> Iterator[str]:
+    yield from text.named_lines(
         {
             "id": listed.id,
             "state": listed.state,
@@ -202,11 +193,11 @@ def _details(listed: WorktreeListed, runs: Sequence[RunRecord], view: TextView) 
         }
     )
     for run in runs:
-        fields = {"run": f"{run.id} ({run.state})", "backend": with_model(run.backend, run.model)}
-        yield from named_lines(
-            {**fields, "session": run.session_id or "", "prompt": opening_lines(run.prompt, view.most)}
+        fields = {"run": f"{run.id} ({run.state})", "backend": text.with_model(run.backend, run.model)}
+        yield from text.named_lines(
+            {**fields, "session": run.session_id or "", "prompt": text.opening_lines(run.prompt, view.most)}
         )
-    yield from named_lines({"files": str(len(listed.files) or "")})
+    yield from text.named_lines({"files": str(len(listed.files) or "")})
     yield from map(_named_file, listed.files)
 
 

@@ -142,7 +142,7 @@ def compare(flags: CompareFlags, context: CommandContext) -> int:
     context = context.overriding({"unified_flags.command_timeout_secs": no_limit})
     names = _backends(flags, context)
     request = request_of(flags, context.settings)
-    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, context.notes.info)
+    text = prompt_from(next(iter(flags.words), None), flags.no_stdin, context.notes.info)
     plan = _compare_plan(flags, names, replace(request, prompt=text))
     return _run(OutcomeView(flags, context, flags.detach), plan)
 

@@ -80,7 +80,7 @@ def read(path: str | None, field: str, note: Note) -> TaskFile:
     if path in (None, "-"):
         if path is None and os.isatty(0):
             raise InvalidRequest(f"no {field}: use --file FILE, or --file - to type them here")
-        data = read_stdin(0, f"the {field}", note)
+        data = read_stdin(f"the {field}", note)
     else:
         try:
             data = Path(name).read_bytes()

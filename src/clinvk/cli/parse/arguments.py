@@ -8,20 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from clinvk.cli.parse.commands import (
-    ALONE,
-    COMMANDS,
-    FIRST_WORDS,
-    GROUPS,
-    OVERVIEW,
-    PROMPT,
-    Command,
-    command_of,
-    flags_shown,
-    help_of,
-    members,
-    topics,
-)
+from clinvk.cli.parse import commands
 from clinvk.cli.parse.flags import Flags, RunFlags
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest, unknown_name
@@ -46,15 +33,15 @@ def read(argv: Sequence[str]) -> ParsedCommand:
     flags, unknown = _parse("", before)
     if flags.words[:1] == ("service",):
         raise InvalidRequest("there is no command service; clinvk help service prints the units of systemd and launchd")
-    if flags.help and flags.words and flags.words[0] not in FIRST_WORDS:
+    if flags.help and flags.words and flags.words[0] not in commands.FIRST_WORDS:
         command_named(flags.words)
     if unknown and (name := _command_after_its_flags(flags.words, before)):
         return _command(name.split(), before, after)
-    if flags.words and flags.words[0] in FIRST_WORDS:
+    if flags.words and flags.words[0] in commands.FIRST_WORDS:
         return _command(flags.words, before, after)
     if before[:1] != unknown[:1]:  # else the word may be the value of the unknown flag
         _refuse_near_commands(flags.words[0] if flags.words else "")
-    _refuse_unknown(unknown, PROMPT, "")
+    _refuse_unknown(unknown, commands.PROMPT, "")
     words = (*flags.words, *after)
     if len(words) > 1:
         raise InvalidRequest(f"the prompt must be one argument, got {len(words)}; put it in quotes")
@@ -63,13 +50,13 @@ def read(argv: Sequence[str]) -> ParsedCommand:
 
 def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
     """Return a command among its own flags. A parser with the flags of a prompt takes their values for words."""
-    for group in ALONE.keys() & words:
-        flags, unknown = _parse(ALONE[group], before)
+    for group in commands.ALONE.keys() & words:
+        flags, unknown = _parse(commands.ALONE[group], before)
         if flags.words == (group,) and not unknown:
-            return ALONE[group]
-    if any(" ".join(words[:number]) in COMMANDS for number in (1, 2)):
+            return commands.ALONE[group]
+    if any(" ".join(words[:number]) in commands.COMMANDS for number in (1, 2)):
         return None
-    for name in COMMANDS:
+    for name in commands.COMMANDS:
         if set(name.split()) <= set(words):
             flags, unknown = _parse(name, before)
             if not unknown and " ".join(flags.words[: len(name.split())]) == name:
@@ -78,13 +65,15 @@ def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str
 
 
 def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) -> ParsedCommand:
-    if words[0] in GROUPS and len(words) == 1 and {"--help", "-h"} & set(before):
+    if words[0] in commands.GROUPS and len(words) == 1 and {"--help", "-h"} & set(before):
         return ParsedCommand(words[0], Flags(help=True))
-    if words[0] in GROUPS and words[1:2] and words[1] not in members(words[0]):
-        name = ALONE[words[0]]
-        _refuse_unknown(_parse(name, before)[1], COMMANDS[name], name)  # the word may be the value of the unknown flag
+    if words[0] in commands.GROUPS and words[1:2] and words[1] not in commands.members(words[0]):
+        name = commands.ALONE[words[0]]
+        _refuse_unknown(
+            _parse(name, before)[1], commands.COMMANDS[name], name
+        )  # the word may be the value of the unknown flag
     name = command_named(words)
-    command = COMMANDS[name]
+    command = commands.COMMANDS[name]
     flags, unknown = _parse(name, before)
     _refuse_unknown(unknown, command, name)
     own = (*flags.words[min(len(words), len(name.split())) :], *after)
@@ -100,23 +89,23 @@ def command_named(words: Sequence[str]) -> str:
         InvalidRequest: the command does not exist.
     """
     first = words[0]
-    if first not in FIRST_WORDS:
-        raise InvalidRequest(unknown_name("command", first, FIRST_WORDS))
-    if first not in GROUPS:
+    if first not in commands.FIRST_WORDS:
+        raise InvalidRequest(unknown_name("command", first, commands.FIRST_WORDS))
+    if first not in commands.GROUPS:
         return first
     second = words[1] if len(words) > 1 else ""
-    if second in members(first):
+    if second in commands.members(first):
         return f"{first} {second}"
     if not second:
-        return ALONE[first]
-    raise InvalidRequest(unknown_name("command", f"{first} {second}", members(first), nearest_to=second))
+        return commands.ALONE[first]
+    raise InvalidRequest(unknown_name("command", f"{first} {second}", commands.members(first), nearest_to=second))
 
 
-def _check_count(name: str, command: Command, words: Sequence[str]) -> None:
+def _check_count(name: str, command: commands.Command, words: Sequence[str]) -> None:
     if command.most is not None and len(words) > command.most:
         raise InvalidRequest(f"{name} takes no argument {words[-1]!r}; see clinvk help {name}")
     if len(words) < command.least:
-        raise InvalidRequest(f"{name} needs {command.arguments[len(words)]}; usage: {help_of(name).usage}")
+        raise InvalidRequest(f"{name} needs {command.arguments[len(words)]}; usage: {commands.help_of(name).usage}")
 
 
 def _parse(name: str, argv: Sequence[str]) -> tuple[Flags, list[str]]:
@@ -125,22 +114,26 @@ def _parse(name: str, argv: Sequence[str]) -> tuple[Flags, list[str]]:
     given: dict[str, Any] = vars(known)
     words: list[str] = [*given.pop("words", ()), *(word for word in rest if not _is_flag(word))]
     unknown = [word for word in rest + words if _is_flag(word)]
-    return command_of(name).flags(**given).with_words([word for word in words if not _is_flag(word)]), unknown
+    return commands.command_of(name).flags(**given).with_words([word for word in words if not _is_flag(word)]), unknown
 
 
 def _is_flag(word: str) -> bool:
     return word.startswith("-") and word != "-"
 
 
-def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None:
+def _refuse_unknown(unknown: Sequence[str], command: commands.Command, name: str) -> None:
     if not unknown:
         return
     flag = unknown[0].split("=", 1)[0]
-    known = [spec.names[0].lstrip("-") for spec in flags_shown(name) if spec.help]
+    known = [spec.names[0].lstrip("-") for spec in commands.flags_shown(name) if spec.help]
     hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
     if flag == "--json" and issubclass(command.flags, RunFlags):
         raise InvalidRequest(f"unknown flag {flag!r}{f' of {name}' if name else ''}; use -o json")
-    owners = [other for other in ("", *COMMANDS) if any(flag in spec.names for spec in flags_shown(other) if spec.help)]
+    owners = [
+        other
+        for other in ("", *commands.COMMANDS)
+        if any(flag in spec.names for spec in commands.flags_shown(other) if spec.help)
+    ]
     if owners and not name:
         raise InvalidRequest(f"unknown flag {flag!r} of a prompt; it is a flag of {', '.join(owners)}")
     # Without the dashes, which all flags share.
@@ -160,7 +153,7 @@ def _refuse_near_commands(word: str) -> None:
     """
     if not word or word.startswith("/") or len(word.split()) != 1 or len(word) > 20:
         return
-    if near := nearest(word.lower(), FIRST_WORDS, likeness=0.8):
+    if near := nearest(word.lower(), commands.FIRST_WORDS, likeness=0.8):
         raise _not_a_command(word, near)
 
 
@@ -170,9 +163,9 @@ def refuse_typing_mistake(word: str) -> None:
     Raises:
         InvalidRequest: names the command, and how to send the word as a prompt.
     """
-    if near := nearest(word.lower(), FIRST_WORDS, likeness=0.75):
+    if near := nearest(word.lower(), commands.FIRST_WORDS, likeness=0.75):
         raise _not_a_command(word, near)
-    seconds = {name.split()[1]: name for name in reversed(COMMANDS) if " " in name}
+    seconds = {name.split()[1]: name for name in reversed(commands.COMMANDS) if " " in name}
     if near := nearest(word.lower(), seconds, likeness=0.8):
         raise _not_a_command(word, seconds[near])
 
@@ -215,7 +208,7 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return the help; the texts are read only here, as most commands print no help."""
-        self.usage, self.description, self.epilog = help_of(self._name)
+        self.usage, self.description, self.epilog = commands.help_of(self._name)
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
@@ -228,7 +221,7 @@ def parser_of(name: str) -> Parser:
     """Return the parser of a command or a group, which has no flags; the empty name is a prompt."""
     parser = Parser(name)
     groups: dict[str, object] = {}
-    for spec in () if name in GROUPS else flags_shown(name):
+    for spec in () if name in commands.GROUPS else commands.flags_shown(name):
         if spec.heading not in groups:
             groups[spec.heading] = parser.add_argument_group(spec.heading)
         spec.add_to(groups[spec.heading])
@@ -255,12 +248,12 @@ def help_page(words: Sequence[str]) -> str:
         return _overview()
     if name == "prompt":
         return parser_of("").format_help()
-    if name in topics():
-        return topics()[name]
-    if name in GROUPS:
+    if name in commands.topics():
+        return commands.topics()[name]
+    if name in commands.GROUPS:
         return parser_of(name).format_help()
-    if words[0] not in FIRST_WORDS:
-        near = nearest(name, ("prompt", *FIRST_WORDS, *topics()), likeness=0.8)
+    if words[0] not in commands.FIRST_WORDS:
+        near = nearest(name, ("prompt", *commands.FIRST_WORDS, *commands.topics()), likeness=0.8)
         raise InvalidRequest(
             f"unknown command or topic {name!r}; {f'did you mean {near!r}?' if near else 'see clinvk help'}"
         )
@@ -276,9 +269,9 @@ def with_bold_headings(text: str) -> str:
 
 
 def _overview() -> str:
-    parser = Parser(OVERVIEW)
+    parser = Parser(commands.OVERVIEW)
     group = parser.add_argument_group("common flags")
-    flags = {flag.field: flag for flag in flags_shown("")}
+    flags = {flag.field: flag for flag in commands.flags_shown("")}
     for field in COMMON_FLAGS:
         flags[field].add_to(group)
     return parser.format_help()

@@ -12,9 +12,9 @@ class Flag(NamedTuple):
 
     Attributes:
         help: the text of the help, and of the completion; empty for a flag that both leave out.
-        short: the one-letter form, such as `-b`.
         metavar: the value in the help; empty for a switch. DIR and FILE complete paths, NAME and MODEL backends and
             models.
+        short: the one-letter form, such as `-b`.
         read: parses the value; the default is text.
         heading: the heading in the help; the default is that of the class.
         field: the name of the field.
@@ -24,8 +24,8 @@ class Flag(NamedTuple):
     """
 
     help: str
-    short: str = ""
     metavar: str = ""
+    short: str = ""
     read: Callable[[str], object] | None = None
     heading: str = ""
     field: str = ""

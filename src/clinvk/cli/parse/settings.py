@@ -13,13 +13,7 @@ from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.load import SettingsTrace, backend_keys, home, trace
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import (
-    DEFINING,
-    OnInvalid,
-    all_keys,
-    ignore_invalid,
-    raise_invalid,
-)
+from clinvk.config.setting_values import DEFINING, OnInvalid, all_keys, ignore_invalid, raise_invalid
 from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
 from clinvk.types.redaction import without_secrets
 from clinvk.types.text import BACKEND_NAME, nearest

@@ -14,7 +14,7 @@ from clinvk.cli.prompt.questions import Question, TerminalQuestions
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, find_interaction, open_store, over_store, print_answer, text_view
 from clinvk.cli.terminal import streams
-from clinvk.cli.terminal.output import duration, print_json, print_text
+from clinvk.cli.terminal.output import duration
 from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.rest.interactions import interaction_view
 from clinvk.runtime.interactions import Interactions
@@ -33,13 +33,10 @@ def list_all(flags: ApprovalsFlags, context: CommandContext) -> int:
     """Print what agents ask; with `--all` also what was asked before."""
     query = InteractionQuery() if flags.all else InteractionQuery(status="pending", limit=ALL)
     found = over_store(context, lambda store: store.interactions(query))
-    if flags.wants_json:
-        print_json({"interactions": [*map(interaction_view, found)]})
-    elif found:
-        print_text("\n".join(_table(found, text_view(context), flags.all)))
-    else:
-        context.notes.info("no agent has asked anything yet" if flags.all else NOBODY_WAITS)
-    return 0
+    nothing = "no agent has asked anything yet" if flags.all else NOBODY_WAITS
+    lines = _table(found, text_view(context), flags.all) if found else ()
+    answer = {"interactions": [*map(interaction_view, found)]}
+    return print_answer(flags, answer, "\n".join(lines), context.notes, "" if found else nothing)
 
 
 def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) -> list[str]:
@@ -84,10 +81,8 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
     }
     body = [visible(line) for line in interaction_text.content(found).expandtabs(4).split("\n")]
     shown = "\n".join([*text.named_lines(fields), "", *body])
-    code = print_answer(flags, interaction_view(found), shown)
-    if found.status == "pending" and not flags.wants_json:
-        context.notes.info(f"to answer: {interaction_text.answer_command(found)}")
-    return code
+    how = f"to answer: {interaction_text.answer_command(found)}" if found.status == "pending" else ""
+    return print_answer(flags, interaction_view(found), shown, context.notes, how)
 
 
 def answer(flags: AnswerFlags, context: CommandContext) -> int:

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.cli.prompt.printers import (
-    JsonPrinter,
-    LinesPrinter,
-    MarkdownPrinter,
-    TextPrinter,
-    duration_s,
-    exit_code_of_ending,
-)
+from clinvk.cli.prompt import printers
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
 from clinvk.cli.sessions.session_text import short_id, short_tokens, tokens
 from clinvk.cli.terminal import exits
@@ -117,7 +110,7 @@ class RunDisplay:
                 await self._finish_cancelled()
             return exits.CANCELLED
         assert self._ending is not None
-        return exit_code_of_ending(self._ending)
+        return printers.exit_code_of_ending(self._ending)
 
     async def _play(self, runs: "Runner", request: RunRequest, note: str, is_attempt: bool) -> str | None:
         """Run a prompt and show the run. Of an attempt, return why the session cannot be resumed."""
@@ -131,7 +124,7 @@ class RunDisplay:
                     self._notes.info(note)
                 is_steady = self._is_verbose or self._output.format == "stream-json"
                 is_drawn = self._notes.can_draw and not is_steady
-                self._status = StatusLine(run.request.backend, is_drawn, isinstance(printer, MarkdownPrinter))
+                self._status = StatusLine(run.request.backend, is_drawn, isinstance(printer, printers.MarkdownPrinter))
                 async with self._status.shown(self._notes), AsyncExitStack() as stack:
                     async for logged in run.log.follow():
                         match logged:
@@ -176,13 +169,13 @@ class RunDisplay:
     def _printer(self, run: "Run") -> "Encoder":
         match self._output.format:
             case "json":
-                return JsonPrinter(run, indent=os.isatty(1))
+                return printers.JsonPrinter(run, indent=os.isatty(1))
             case "stream-json":
-                return LinesPrinter(run)
+                return printers.LinesPrinter(run)
             case _ if self._renders and run.request.output_schema is None:
-                return MarkdownPrinter(lambda: columns() or 80)
+                return printers.MarkdownPrinter(lambda: columns() or 80)
             case _:
-                return TextPrinter()
+                return printers.TextPrinter()
 
     async def _show(self, run: "Run", printer: "Encoder", event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):
@@ -191,7 +184,7 @@ class RunDisplay:
             self._model = event.model
         if data := printer.feed(event, at):
             self._status.hide()
-            await self._stdout.write(self._on_own_line(data), is_safe=isinstance(printer, MarkdownPrinter))
+            await self._stdout.write(self._on_own_line(data), is_safe=isinstance(printer, printers.MarkdownPrinter))
         self._status.feed(event)
         if (
             self._has_footer
@@ -239,7 +232,7 @@ class RunDisplay:
             self._notes.footer(self._footer(run, ending))
             return
         costs = [f"{tokens(ending.usage)} tokens"] if self._output.show_tokens and ending.usage else []
-        costs += [f"{duration_s(run.facts):.1f} s"] if self._output.show_timing else []
+        costs += [f"{printers.duration_s(run.facts):.1f} s"] if self._output.show_timing else []
         if costs and self._output.format == "text":
             self._notes.info(", ".join(costs))
 
@@ -252,7 +245,7 @@ class RunDisplay:
         return data
 
     def _footer(self, run: "Run", ending: RunFinished) -> str:
-        line = footer(self._model or run.request.backend, duration_s(run.facts), ending, run.facts.session_id)
+        line = footer(self._model or run.request.backend, printers.duration_s(run.facts), ending, run.facts.session_id)
         with_hint = f"{line} (clinvk -c to continue)"
         return with_hint if run.facts.session_id and len(with_hint) <= (columns() or 80) else line
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.registry import backend_named
-from clinvk.cli.parse.flags import Flags, PromptFlags, RunFlags
+from clinvk.cli.parse.flags import ConversationFlags, Flags, PromptFlags, RunFlags
 from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.prompt.session_choice import SessionChoice, is_wanted, mode_change, newest, resumed
@@ -35,6 +35,9 @@ from clinvk.types.request import Image, RunRequest, fallback_of
 if TYPE_CHECKING:
     from clinvk.runtime.local import LocalRuns
     from clinvk.runtime.runs import Run
+
+
+_WITHOUT_SERVER = {"warm.command_line": False}
 
 
 def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
@@ -185,25 +188,26 @@ class ServerOrLocalRuns:
 
 
 class PromptJob(NamedTuple):
-    """A prompt to run. With `imports`, the sessions of an earlier clinvk are imported first.
-
-    `is_verbose` shows tools and notes about the server; `request.verbose` shows the agent's stderr. `detach` runs the
-    prompt in the background.
-    """
+    """A prompt to run. With `imports`, the sessions of an earlier clinvk are imported first."""
 
     request: RunRequest
     context: CommandContext
-    is_verbose: bool
+    flags: ConversationFlags
     imports: bool = False
-    detach: bool = False
+
+    @property
+    def is_verbose(self) -> bool:
+        """Whether to show tools and notes about the server; `request.verbose` shows the agent's stderr."""
+        return self.flags.verbose > 0 or self.context.settings.unified_flags.verbose
 
     def request_in(self, session: Session | None) -> RunRequest:
         """Return the request in a session, or in a new one, completed from the settings."""
-        request = self.request
+        on_busy, on_limit = self.flags.on_busy or "reject", self.flags.on_limit or "fail"
+        request = replace(self.request, on_busy=on_busy, on_limit=on_limit)
         if session:
             workdir = session.working_dir or None
             request = replace(request, backend=session.backend, session_id=session.id, workdir=workdir)
-        return _complete(request, self.context.settings, self.detach)
+        return _complete(request, self.context.settings, self.flags.detach)
 
 
 def _complete(request: RunRequest, settings: Settings, is_detached: bool) -> RunRequest:
@@ -219,13 +223,11 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
     Raises:
         ClinvkError: the prompt was not run.
     """
-    context = context.overriding(without_server_runs(flags.no_server))
-    if flags.detach:
-        refuse_detached(flags, flags.no_server)
+    context = conversation_context(flags, context)
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
     request = request_of(flags, context.settings)
-    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, context.notes.info)
+    text = prompt_from(next(iter(flags.words), None), flags.no_stdin, context.notes.info)
 
     may_ask = os.isatty(0) and context.notes.is_terminal and not context.settings.unified_flags.dry_run
     chosen = None
@@ -243,24 +245,22 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
             return SessionChoice()
         return await resumed(store, _complete(request, context.settings, flags.detach), context.settings, context.notes)
 
-    is_verbose = is_verbose_run(flags, context.settings)
     fallback = None if flags.fallback is None else fallback_of(split_list([flags.fallback]))
     for each in fallback or ():
         backend_named(each.backend, context.backends)
-    request = replace(request, prompt=text, on_busy=flags.on_busy or "reject")
-    request = replace(request, fallback=fallback, on_limit=flags.on_limit or "fail")
-    job = PromptJob(request, context, is_verbose, flags.continue_, flags.detach)
-    return run(job, choose)
+    request = replace(request, prompt=text, fallback=fallback)
+    return run(PromptJob(request, context, flags, imports=flags.continue_), choose)
 
 
-def is_verbose_run(flags: RunFlags, settings: Settings) -> bool:
-    """Return whether a run shows tools and notes about the server."""
-    return flags.verbose > 0 or settings.unified_flags.verbose
+def conversation_context(flags: ConversationFlags, context: CommandContext) -> CommandContext:
+    """Return the context with the setting that `--no-server` overrides.
 
-
-def without_server_runs(no_server: bool) -> dict[str, object]:
-    """Return the setting that `--no-server` overrides."""
-    return {"warm.command_line": False if no_server else None}
+    Raises:
+        InvalidRequest: a flag excludes `--detach`.
+    """
+    if flags.detach:
+        refuse_detached(flags, flags.no_server)
+    return context.overriding(_WITHOUT_SERVER if flags.no_server else {})
 
 
 def run(job: PromptJob, choose: Choose) -> int:
@@ -286,12 +286,12 @@ async def _run(job: PromptJob, choose: Choose) -> int:
         job.context.notes.info(f"{exc.message}; the run is not recorded")
         from clinvk.store.memory import MemoryStore  # an import that only a broken store needs
 
-        local = context.overriding(without_server_runs(True))  # a server would record the run in its own store
+        local = context.overriding(_WITHOUT_SERVER)  # a server would record the run in its own store
         return await _run_over(MemoryStore(), job._replace(context=local), choose, display)
 
 
 async def _run_over(store: SessionStore, job: PromptJob, choose: Choose, display: RunDisplay) -> int:
-    if job.request.on_limit == "wait" and not job.detach:
+    if job.flags.on_limit == "wait" and not job.flags.detach:
         raise InvalidRequest("--on-limit wait needs --detach", "--on-limit")
     choice = await choose(store)
     request = job.request_in(choice.session)
@@ -300,7 +300,7 @@ async def _run_over(store: SessionStore, job: PromptJob, choose: Choose, display
     if job.context.settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, job)
     new_session_request = job.request_in(None) if choice.is_own else None
-    if job.detach:
+    if job.flags.detach:
         return await _start_in_background(request, choice.note, new_session_request, job)
     runs = ServerOrLocalRuns(job.context, store, job.is_verbose)
     return await display.run(request, choice.note, new_session_request, runs)

@@ -6,28 +6,24 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import ResumeFlags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.prompt.prompt import (
-    PromptJob,
-    freeing,
-    is_verbose_run,
-    refuse_detached,
-    request_of,
-    run,
-    without_server_runs,
-)
+from clinvk.cli.prompt.prompt import PromptJob, conversation_context, freeing, request_of, run
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
 from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store, over_store
-from clinvk.cli.sessions.picker import LISTED, pick
-from clinvk.cli.sessions.session_text import TextView, home_of
+from clinvk.cli.sessions.session_text import TextView, choices, home_of
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask, prompt_from
-from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text
+from clinvk.cli.terminal.keys import Interrupted, Keyboard
+from clinvk.cli.terminal.output import STDERR, WOULD_EXECUTE, Notes, print_text, terminal_size, write
+from clinvk.cli.terminal.streams import on_signals
+from clinvk.cli.terminal.table import cut
 from clinvk.config.load import may_lie_in_worktree
 from clinvk.config.model import complete
 from clinvk.runtime.agent_environment import InteractiveCommand, interactive_command
@@ -138,9 +134,7 @@ def resume(flags: ResumeFlags, context: CommandContext) -> int:
     Raises:
         ClinvkError: no prompt was run.
     """
-    context = context.overriding(without_server_runs(flags.no_server))
-    if flags.detach:
-        refuse_detached(flags, flags.no_server)
+    context = conversation_context(flags, context)
     reference, prompt = _reference_and_prompt(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, prompt)
@@ -160,10 +154,7 @@ def resume(flags: ResumeFlags, context: CommandContext) -> int:
     async def choose(store: SessionStore) -> SessionChoice:
         return choice
 
-    is_verbose = is_verbose_run(flags, context.settings)
-    on_busy, on_limit = flags.on_busy or "reject", flags.on_limit or "fail"
-    request = replace(request, prompt=text, on_busy=on_busy, on_limit=on_limit)
-    return run(PromptJob(request, context, is_verbose, detach=flags.detach), choose)
+    return run(PromptJob(replace(request, prompt=text), context, flags), choose)
 
 
 def _reference_and_prompt(flags: ResumeFlags) -> tuple[str | None, str | None]:
@@ -204,10 +195,53 @@ async def _picked(
         await newest(store, backend, workdir, context.notes)
 
     async def search(text: str) -> tuple[Session, ...]:
-        query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=LISTED)
+        query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=_LISTED)
         return (await store.sessions(query)).items
 
-    return await pick(search, TextView(time.time(), home_of(context.environ.get("HOME"))))
+    return await _pick(search, TextView(time.time(), home_of(context.environ.get("HOME"))))
+
+
+_LISTED = 9
+"""The sessions in the list: one for each digit."""
+
+_HELP = "up, down and Enter, or 1 to 9: choose   /: search   q: leave"
+_UP, _CLEAR_LINE = "\x1b[{}A", "\x1b[K"
+
+
+async def _pick(search: Callable[[str], Awaitable[Sequence[Session]]], view: TextView) -> Session | None:
+    """Let the user choose a session; return None if the user leaves, at a signal, and if the terminal is gone.
+
+    `search` returns at most `_LISTED` sessions for a text, the newest first.
+    """
+    with suppress(Interrupted), Keyboard(0) as keyboard, on_signals(keyboard.interrupt):
+        found, selected = await search(""), 0
+        _show(found, selected, view)
+        while True:
+            match await keyboard.key():
+                case "q" | "\x1b" | "\x04":  # Escape, Ctrl-D
+                    return None
+                case "/":
+                    found, selected = await search((await keyboard.line("search: ") or "").strip()), 0
+                    _show(found, selected, view)
+                case "up" | "down" as key if found:
+                    selected = (selected + (1 if key == "down" else -1)) % len(found)
+                    write(STDERR, _UP.format(len(found) + 2))
+                    _show(found, selected, view)
+                case "enter" if found:
+                    return found[selected]
+                case digit if digit in map(str, range(1, len(found) + 1)):
+                    return found[int(digit) - 1]
+                case _:
+                    pass
+    return None
+
+
+def _show(found: Sequence[Session], selected: int, view: TextView) -> None:
+    columns = terminal_size(STDERR).columns
+    head, *rows = choices(found, view._replace(most=columns - 5)) if found else ("nothing found",)
+    lines = [f"{'>' if at == selected else ' '} {at + 1}  {row}" for at, row in enumerate(rows)]
+    lines = [cut(line, columns - 1) for line in (f"     {head}", *lines, _HELP)]
+    write(STDERR, "".join(f"{line}{_CLEAR_LINE}\n" for line in lines))
 
 
 def _named(session: Session, notes: Notes) -> SessionChoice:
@@ -239,7 +273,7 @@ def _check_same(session: Session, backend: str | None, workdir: str | None) -> N
 def _prompt(flags: ResumeFlags, argument: str | None, session: Session, notes: Notes) -> str | None:
     """Return the prompt, or None for an empty line on the terminal, which opens the agent's own program."""
     if argument is not None or flags.no_stdin or not os.isatty(0):
-        return prompt_from(argument, None if flags.no_stdin else 0, notes.info)
+        return prompt_from(argument, flags.no_stdin, notes.info)
     line = ask(f"prompt for {session.backend} (an empty line opens its own program): ")
     if not line:
         raise InvalidRequest("no prompt")

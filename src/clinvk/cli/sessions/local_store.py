@@ -65,12 +65,15 @@ def _here() -> str | None:
         return None
 
 
-def print_answer(flags: JsonFlags, value: object, text: str) -> int:
-    """Print a value as JSON, if the flags say so, or its text; return the exit code."""
+def print_answer(flags: JsonFlags, value: object, text: str, notes: Notes | None = None, remark: str = "") -> int:
+    """Print a value as JSON, if the flags say so, or its text and a remark, unless empty; return the exit code."""
     if flags.wants_json:
         print_json(value)
-    else:
+        return 0
+    if text:
         print_text(text)
+    if remark and notes:
+        notes.info(remark)
     return 0
 
 

@@ -171,16 +171,11 @@ def list_all(flags: RunsFlags, context: CommandContext) -> int:
     found = over_store(context, listed)
     runs = found[: flags.limit or None]
     has_more = len(found) > len(runs)
-    if flags.wants_json:
-        print_json({"runs": [views.run_item(run) for run in runs], "has_more": has_more})
-    elif runs:
-        print_text("\n".join(runs_table(runs, text_view(context))))
-        if has_more:
-            context.notes.info(f"the newest {len(runs)}; --limit 0 shows all")
-    else:
-        is_filtered = flags.backend or flags.state or where
-        context.notes.info("no runs match" if is_filtered else "no runs yet")
-    return 0
+    more = f"the newest {len(runs)}; --limit 0 shows all" if has_more else ""
+    nothing = "no runs match" if flags.backend or flags.state or where else "no runs yet"
+    answer = {"runs": [views.run_item(run) for run in runs], "has_more": has_more}
+    lines = runs_table(runs, text_view(context)) if runs else ()
+    return print_answer(flags, answer, "\n".join(lines), context.notes, more if runs else nothing)
 
 
 async def _newest(store: SessionStore, query: RunQuery) -> AsyncIterator[RunRecord]:
@@ -288,10 +283,7 @@ def usage(flags: UsageFlags, context: CommandContext) -> int:
     today = datetime.now(UTC).date()
     group = _USAGE_GROUPS.get(flags.by, flags.by)
     listing = rest.UsageListing(
-        since=today - timedelta(days=flags.days - 1),
-        backend=flags.backend,
-        model=flags.model,
-        group_by=group,
+        since=today - timedelta(days=flags.days - 1), backend=flags.backend, model=flags.model, group_by=group
     )
     period = rest.span(listing, today)
     rows, limits = over_store(context, lambda store: _usage_and_limits(store, period.since))

@@ -35,23 +35,18 @@ def list_all(flags: ListFlags, context: CommandContext) -> int:
         limit=flags.limit or ALL,
     )
 
-    async def listed(store: SessionStore) -> tuple[Page[Session], dict[str, float]]:
+    async def read(store: SessionStore) -> tuple[Page[Session], dict[str, float]]:
         page = await store.sessions(query)
         return page, await store.costs([session.id for session in page.items])
 
-    page, costs = over_store(context, listed)
-    found, total = page.items, page.total
-    if flags.wants_json:
-        items = [views.session_item(session, costs) for session in found]
-        print_json(views.SessionList(sessions=items, total=total, limit=flags.limit, offset=0))
-    elif found:
-        print_text("\n".join(text.sessions_table(found, costs, text_view(context))))
-        if total > len(found):
-            context.notes.info(f"{len(found)} of {total:,}; --limit 0 shows all")
-    else:
-        is_filtered = query != SessionQuery(limit=query.limit)
-        context.notes.info("no sessions match" if is_filtered else "no sessions yet")
-    return 0
+    page, costs = over_store(context, read)
+    found = page.items
+    items = [views.session_item(session, costs) for session in found]
+    more = f"{len(found)} of {page.total:,}; --limit 0 shows all" if page.total > len(found) else ""
+    nothing = "no sessions match" if query != SessionQuery(limit=query.limit) else "no sessions yet"
+    listed = views.SessionList(sessions=items, total=page.total, limit=flags.limit, offset=0)
+    lines = text.sessions_table(found, costs, text_view(context)) if found else ()
+    return print_answer(flags, listed, "\n".join(lines), context.notes, more if found else nothing)
 
 
 def show(flags: JsonFlags, context: CommandContext) -> int:
@@ -233,9 +228,7 @@ def rename(flags: JsonFlags, context: CommandContext) -> int:
 
 
 def _changed(
-    flags: JsonFlags,
-    context: CommandContext,
-    change: Callable[[SessionStore, Session], Awaitable[Session]],
+    flags: JsonFlags, context: CommandContext, change: Callable[[SessionStore, Session], Awaitable[Session]]
 ) -> Session:
     """Return the session of the first argument after a change."""
 

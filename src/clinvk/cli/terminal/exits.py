@@ -9,17 +9,7 @@
 2 is also a file of tasks or steps that cannot be read or is invalid.
 """
 
-from clinvk.types.errors import (
-    AmbiguousId,
-    BackendUnavailable,
-    Cancelled,
-    ConfigError,
-    NotResumable,
-    SessionBusy,
-    SessionError,
-    SessionNotFound,
-    TimedOut,
-)
+from clinvk.types import errors
 
 FAILED = 1
 INVALID_FILE_CODE = "invalid_file"
@@ -29,12 +19,12 @@ CANCELLED = 7
 _LOWEST_OF_AGENTS = 8
 
 _BY_CODE = {
-    **dict.fromkeys((BackendUnavailable.code, INVALID_FILE_CODE), 2),
-    ConfigError.code: 3,
-    **dict.fromkeys((error.code for error in (SessionError, SessionNotFound, SessionBusy, NotResumable)), 4),
-    AmbiguousId.code: 4,
-    TimedOut.code: 6,
-    Cancelled.code: CANCELLED,
+    **dict.fromkeys((errors.BackendUnavailable.code, INVALID_FILE_CODE), 2),
+    errors.ConfigError.code: 3,
+    **{each.code: 4 for each in (errors.SessionError, errors.SessionNotFound, errors.SessionBusy)},
+    **{each.code: 4 for each in (errors.NotResumable, errors.AmbiguousId)},
+    errors.TimedOut.code: 6,
+    errors.Cancelled.code: CANCELLED,
 }
 
 

@@ -17,7 +17,7 @@ _NO_PROMPT = "no prompt: give one as an argument or on stdin; see clinvk help"
 Note = Callable[[str], None]
 
 
-def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
+def prompt_from(argument: str | None, no_stdin: bool, note: Note) -> str:
     """Return the prompt.
 
     Without an argument, or with `-`, stdin is the prompt. After an argument, stdin follows as context in `<stdin>`
@@ -25,22 +25,22 @@ def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
 
     Args:
         argument: PROMPT, if given.
-        fd: stdin; None if stdin is closed or must not be read.
+        no_stdin: do not read stdin.
         note: prints a line for the user.
 
     Raises:
         InvalidRequest: the prompt is missing, empty, or not UTF-8.
     """
     if argument is not None and argument != "-":
-        context = "" if fd is None or not argument.strip() else _context(fd, note)
+        context = "" if no_stdin or not argument.strip() else _context(note)
         prompt = f"{argument}{_CONTEXT}{context.rstrip()}\n</stdin>" if context.strip() else argument
-    elif fd is None:
+    elif no_stdin:
         raise InvalidRequest(_NO_PROMPT)
-    elif argument is None and os.isatty(fd):
+    elif argument is None and os.isatty(0):
         raise InvalidRequest("no prompt: give one as an argument, or - to type it here; see clinvk help")
     else:
-        prompt = decoded(read_stdin(fd, "the prompt", note))
-        if argument is None and not prompt and not _is_redirected(fd):
+        prompt = decoded(read_stdin("the prompt", note))
+        if argument is None and not prompt and not _is_redirected():
             raise InvalidRequest(_NO_PROMPT)
     if not prompt.strip():
         raise InvalidRequest("the prompt is empty")
@@ -52,15 +52,15 @@ def without_context(prompt: str) -> str:
     return prompt.partition(_CONTEXT)[0]
 
 
-def read_stdin(fd: int, what: str, note: Note) -> bytes:
+def read_stdin(what: str, note: Note) -> bytes:
     """Read stdin to its end. If no data arrives for a while, a note says what clinvk waits for.
 
     Raises:
         InvalidRequest: stdin cannot be read.
     """
-    if not os.isatty(fd) and not _has_data(fd, _PATIENCE_S):
+    if not os.isatty(0) and not _has_data(_PATIENCE_S):
         note(f"waiting for {what} on stdin")
-    return _read_all(fd)
+    return _read_all()
 
 
 def decoded(data: bytes) -> str:
@@ -77,46 +77,41 @@ def decoded(data: bytes) -> str:
         ) from None
 
 
-def _context(fd: int, note: Note) -> str:
-    if not _is_redirected(fd):
+def _context(note: Note) -> str:
+    if not _is_redirected():
         return ""
-    if not _has_data(fd, _PATIENCE_S):
+    if not _has_data(_PATIENCE_S):
         note(f"no data on stdin for {_PATIENCE_S:g} s; continuing without it (--no-stdin does not wait)")
         return ""
-    return decoded(_read_all(fd))
+    return decoded(_read_all())
 
 
-def _is_redirected(fd: int) -> bool:
+def _is_redirected() -> bool:
     """Return whether stdin is a pipe, a socket or a file; terminals and /dev/null are devices."""
-    try:
-        mode = os.fstat(fd).st_mode
-    except OSError:
-        return False
+    mode = os.fstat(0).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
 
 
-def _has_data(fd: int, within_s: float) -> bool:
+def _has_data(within_s: float) -> bool:
     """Wait for data or the end; return whether either came in time."""
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
+    poll.register(0, select.POLLIN)
     return bool(poll.poll(within_s * 1000))
 
 
-def _read_all(fd: int) -> bytes:
-    chunks: list[bytes] = []
-    while chunk := _read_some(fd):
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _read_some(fd: int) -> bytes:
+def _read_all() -> bytes:
+    data = bytearray()
     while True:
         try:
-            return os.read(fd, _READ_BYTES)
+            chunk = os.read(0, _READ_BYTES)
         except BlockingIOError:  # another process that shares the pipe made it non-blocking
-            _has_data(fd, 60)
+            _has_data(60)
+            continue
         except OSError as exc:
             raise InvalidRequest(f"stdin cannot be read: {exc.strerror}") from exc
+        if not chunk:
+            return bytes(data)
+        data += chunk
 
 
 def confirm(verb: str, what: Sequence[str], many: str) -> bool:

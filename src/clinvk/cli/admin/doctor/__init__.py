@@ -16,14 +16,7 @@ from clinvk.cli.admin.doctor.machine import Check
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import CommandContext, variables_without_effect
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.output import (
-    has_colors,
-    on_one_line,
-    print_json,
-    print_text,
-    without_sequences,
-    wrap,
-)
+from clinvk.cli.terminal.output import has_colors, on_one_line, print_json, print_text, without_sequences, wrap
 from clinvk.config.load import SettingsTrace, home, settings_file
 from clinvk.config.model import Settings
 from clinvk.runtime.process import process_tags, resource_limits

@@ -10,13 +10,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from clinvk.backends.base import PRIVATE, Backend
-from clinvk.backends.checkup_base import (
-    FlagProbe,
-    LoginProbe,
-    LoginStatus,
-    ProbeOutput,
-    Remark,
-)
+from clinvk.backends.checkup_base import FlagProbe, LoginProbe, LoginStatus, ProbeOutput, Remark
 from clinvk.cli.admin.doctor.machine import Check, Status, is_kept_warm
 from clinvk.config.model import Settings
 from clinvk.runtime.pool.worker import probe_protocol
