@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import islice
 
 from clinvk.cli.prompt.questions import Answer, Question, TerminalQuestions
-from clinvk.cli.prompt.status_line import tool_text
+from clinvk.cli.prompt.status_line import activity
 from clinvk.cli.terminal.output import STDERR, Notes, duration, is_writable, terminal_size, without_sequences, write
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
@@ -23,7 +23,6 @@ from clinvk.types.events import (
     Progress,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
 )
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 
@@ -53,19 +52,11 @@ def _tokens(result: PartResult) -> int:
     return usage.total_tokens if usage else 0
 
 
-def activity(event: Event) -> str:
-    """Return an agent's activity on one line; empty for an event that shows no activity."""
-    match event:
-        case ToolCall():
-            return tool_text(event)
-        case Progress(stage=stage, message=message):
-            return f"{stage}: {without_sequences(message)}"
-        case ThinkingDelta():
-            return "thinking"
-        case InteractionRequested():
-            return "waiting for approval"
-        case _:
-            return ""
+def _activity(event: Event) -> str:
+    """Return an agent's activity, or what clinvk reports of the run, on one line."""
+    if isinstance(event, Progress):
+        return f"{event.stage}: {without_sequences(event.message)}"
+    return activity(event)
 
 
 class PartQuestions(PartObserver):
@@ -109,7 +100,7 @@ class ProgressLines(PartObserver):
     async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Print the activity of a verbose part."""
         for _, _, event in batch if part.request.verbose else ():
-            if not isinstance(event, ThinkingDelta) and (text := activity(event)):
+            if not isinstance(event, ThinkingDelta) and (text := _activity(event)):
                 await self._print(self._notes.info, f"{part_label(self._plan, index, part)}: {text}")
 
     async def ended(self, result: PartResult) -> None:
@@ -178,7 +169,7 @@ class LiveProgress(PartObserver):
                 running.text = (running.text + event.text)[-_TAIL_CHARS:]
                 running.did = ""
             else:
-                running.did = activity(event) or running.did
+                running.did = _activity(event) or running.did
 
     async def ended(self, result: PartResult) -> None:
         """Show the outcome of a part."""

@@ -1,29 +1,26 @@
 """Runs in the background: `--detach` starts them through a server, and `clinvk runs follow` prints what they do."""
 
 import asyncio
-import time
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.prompt.display import footer
+from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.prompt.interaction_text import outcome, waiting_note
-from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending
-from clinvk.cli.prompt.status_line import StatusLine
 from clinvk.cli.sessions import runs
 from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
 from clinvk.cli.sessions.session_text import duration_of, short_id
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.output import Notes, columns, print_json, print_text, renders_markdown
+from clinvk.cli.terminal.output import Notes, print_json, print_text
 from clinvk.dialects.rest.rest import Accepted
-from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.remote.messages import Begun
 from clinvk.remote.remote_runs import ServerDeclined, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Ending, Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
+from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.orchestration import Plan
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
@@ -94,34 +91,32 @@ async def _follow(flags: Flags, context: CommandContext) -> int:
     return {"finished": 0, "cancelled": exits.CANCELLED}.get(run.state, exits.FAILED)
 
 
+class _StoredRun:
+    """A run from the store, as far as a display depends on it."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.facts = record_facts(run)
+        known: dict[str, object] = {"prompt": run.prompt, "backend": run.backend}
+        known |= {name: run.request[name] for name in ("approval_mode", "sandbox_mode") if name in run.request}
+        known |= {"output_schema": {}} if "output_schema" in run.request else {}
+        self.request = msgspec.convert(known, RunRequest)
+
+
 async def _follow_prompt(flags: Flags, run: RunRecord, store: SessionStore, context: CommandContext) -> int:
-    stdout, notes, output = streams.Stdout(1), context.notes, context.settings.output
     is_stream = flags.output_format == "stream-json"
-    is_rendered = not is_stream and renders_markdown(output, context.environ) and "output_schema" not in run.request
-    text = MarkdownPrinter(lambda: columns() or 80) if is_rendered else TextPrinter()
-    printer = UnifiedEncoder(record_facts(run)) if is_stream else text
-    elapsed_s = time.time() - run.started_at if run.started_at else 0.0
-    status = StatusLine(run.backend, notes.can_draw and is_rendered, is_kept=True, elapsed_s=elapsed_s)
-    ending: Ending | None = None
+    output = replace(context.settings.output, format="stream-json" if is_stream else "text")
+    display, shown = RunDisplay(output, context.notes, context.environ), _StoredRun(run)
     if run.state == "queued":
-        notes.info("queued")
-    async with status.shown(notes):
+        context.notes.info("queued")
+    async with display.showing(shown):
         async for batch in poll_events(store, run, _pause):
             for _, at, event in batch:
-                if data := printer.feed(event, at):
-                    status.hide()
-                    await stdout.write(data, is_safe=is_rendered)
-                status.feed(event)
-                if not is_stream:
-                    _note(event, run, notes)
                 if isinstance(event, RunFinished | RunFailed):
-                    ending = event
-    assert ending
-    if isinstance(ending, RunFinished) and notes.is_terminal and columns() and not is_stream:
-        ended = await store.run(run.id)
-        seconds = (ended.ended_at or 0.0) - (ended.started_at or ended.ended_at or 0.0)
-        notes.footer(footer(ended.model or run.backend, seconds, ending, run.session_id))
-    return exit_code_of_ending(ending)
+                    shown.facts = replace(record_facts(await store.run(run.id)), ended_at=at)
+                await display.show(shown, event, at)
+                if not is_stream:
+                    _note(event, run, context.notes)
+    return display.exit_code
 
 
 async def _pause(_: RunRecord) -> bool:
@@ -132,8 +127,6 @@ async def _pause(_: RunRecord) -> bool:
 
 def _note(event: Event, run: RunRecord, notes: Notes) -> None:
     match event:
-        case RunFailed(message=message):
-            notes.error(message)
         case InteractionRequested(interaction):
             notes.info(waiting_note(interaction, run.backend))
         case InteractionResolved(interaction):

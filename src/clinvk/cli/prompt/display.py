@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ _FORCE_AFTER_S = 0.05
 
 
 class RunDisplay:
-    """Shows a run on the terminal."""
+    """Shows a run on the terminal: `run` one of its own, `showing` and `show` one that only the store has."""
 
     def __init__(
         self, output: OutputSettings, notes: Notes, environ: Mapping[str, str], is_verbose: bool = False
@@ -65,7 +65,8 @@ class RunDisplay:
         self._model: str | None = None
         self._ends_line = True
         self._is_moved = False
-        self._shown: tuple[Run, Encoder] | None = None
+        self._shown: Run | None = None
+        self._printer: Encoder = printers.TextPrinter()
         self._questions: TerminalQuestions | None = None
         self._held: list[Logged] = []
         self._number = 0
@@ -109,23 +110,44 @@ class RunDisplay:
             if self._ending is None:
                 await self._finish_cancelled()
             return exits.CANCELLED
+        return self.exit_code
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the run, which has ended."""
         assert self._ending is not None
         return printers.exit_code_of_ending(self._ending)
+
+    @asynccontextmanager
+    async def showing(self, run: "printers.ShownRun") -> AsyncGenerator[None]:
+        """Draw the status line of a run inside the context; `show` prints the events."""
+        match self._output.format:
+            case "json":
+                self._printer = printers.JsonPrinter(run, indent=os.isatty(1))
+            case "stream-json":
+                self._printer = printers.LinesPrinter(run)
+            case _ if self._renders and run.request.output_schema is None:
+                self._printer = printers.MarkdownPrinter(lambda: columns() or 80)
+            case _:
+                pass
+        is_drawn = self._notes.can_draw and not (self._is_verbose or self._output.format == "stream-json")
+        self._status = StatusLine(run.request.backend, is_drawn, self._is_rendered, printers.duration_s(run.facts))
+        async with self._status.shown(self._notes):
+            yield
+
+    @property
+    def _is_rendered(self) -> bool:
+        return isinstance(self._printer, printers.MarkdownPrinter)
 
     async def _play(self, runs: "Runner", request: RunRequest, note: str, is_attempt: bool) -> str | None:
         """Run a prompt and show the run. Of an attempt, return why the session cannot be resumed."""
         lost: str | None = None
         try:
             async with runs.run(request) as run:
-                printer = self._printer(run)
-                self._shown = run, printer
-                self._number = 0
+                self._shown, self._number = run, 0
                 if note:
                     self._notes.info(note)
-                is_steady = self._is_verbose or self._output.format == "stream-json"
-                is_drawn = self._notes.can_draw and not is_steady
-                self._status = StatusLine(run.request.backend, is_drawn, isinstance(printer, printers.MarkdownPrinter))
-                async with self._status.shown(self._notes), AsyncExitStack() as stack:
+                async with self.showing(run), AsyncExitStack() as stack:
                     async for logged in run.log.follow():
                         match logged:
                             case (1, _, RunFailed(code=SessionNotFound.code, message=message)) if is_attempt:
@@ -133,16 +155,14 @@ class RunDisplay:
                             case (1, _, RunFailed(code=NotResumable.code, message=message)) if is_attempt:
                                 self._number, lost = 1, message.partition(";")[0]
                             case _:
-                                await self._receive(run, printer, logged, partial(self._ask, runs, stack))
+                                await self._receive(run, logged, partial(self._ask, runs, stack))
         except SessionError as exc:
             if not is_attempt:
                 raise
             lost = exc.message
         return lost
 
-    async def _receive(
-        self, run: "Run", printer: "Encoder", logged: Logged, ask: "Callable[[Run, Interaction], Awaitable[None]]"
-    ) -> None:
+    async def _receive(self, run: "Run", logged: Logged, ask: "Callable[[Run, Interaction], Awaitable[None]]") -> None:
         """Show an event, or ask what the agent asks. Events are held while a question is on the terminal."""
         self._held.append(logged)
         event, questions = logged.event, self._questions
@@ -152,7 +172,7 @@ class RunDisplay:
             await questions.close_all()
         while self._held and not (questions and questions.pending):
             self._number, at, shown = self._held.pop(0)
-            await self._show(run, printer, shown, at)
+            await self.show(run, shown, at)
         if isinstance(event, InteractionRequested):
             await ask(run, event.interaction)
 
@@ -166,25 +186,15 @@ class RunDisplay:
             workdir = run.request.workdir or os.getcwd()
             self._questions.open(Question(interaction, run.request.backend, workdir, runs.answer))
 
-    def _printer(self, run: "Run") -> "Encoder":
-        match self._output.format:
-            case "json":
-                return printers.JsonPrinter(run, indent=os.isatty(1))
-            case "stream-json":
-                return printers.LinesPrinter(run)
-            case _ if self._renders and run.request.output_schema is None:
-                return printers.MarkdownPrinter(lambda: columns() or 80)
-            case _:
-                return printers.TextPrinter()
-
-    async def _show(self, run: "Run", printer: "Encoder", event: Event, at: float) -> None:
+    async def show(self, run: "printers.ShownRun", event: Event, at: float) -> None:
+        """Print an event: the answer on stdout, other things on stderr."""
         if isinstance(event, RunFinished | RunFailed):
             self._ending = event
         if isinstance(event, RunStarted):
             self._model = event.model
-        if data := printer.feed(event, at):
+        if data := self._printer.feed(event, at):
             self._status.hide()
-            await self._stdout.write(self._on_own_line(data), is_safe=isinstance(printer, printers.MarkdownPrinter))
+            await self._stdout.write(self._on_own_line(data), is_safe=self._is_rendered)
         self._status.feed(event)
         if (
             self._has_footer
@@ -196,7 +206,7 @@ class RunDisplay:
         await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
         self._note(run, event)
 
-    def _note(self, run: "Run", event: Event) -> None:
+    def _note(self, run: "printers.ShownRun", event: Event) -> None:
         """Print on stderr what stdout does not have."""
         if isinstance(event, RunFinished | RunFailed) and self._denied:
             self._notes.info(self._denied)  # the ending completes the last line of the answer
@@ -225,7 +235,7 @@ class RunDisplay:
             case _:
                 pass
 
-    def _note_finished(self, run: "Run", ending: RunFinished) -> None:
+    def _note_finished(self, run: "printers.ShownRun", ending: RunFinished) -> None:
         if ending.stop_reason != "end_turn":
             self._notes.info(f"the answer ends early: {ending.stop_reason}")
         if self._has_footer:
@@ -244,10 +254,12 @@ class RunDisplay:
         self._ends_line = data.endswith(b"\n") if data else self._ends_line
         return data
 
-    def _footer(self, run: "Run", ending: RunFinished) -> str:
-        line = footer(self._model or run.request.backend, printers.duration_s(run.facts), ending, run.facts.session_id)
+    def _footer(self, run: "printers.ShownRun", ending: RunFinished) -> str:
+        facts = run.facts
+        line = footer(self._model or run.request.backend, printers.duration_s(facts), ending, facts.session_id)
         with_hint = f"{line} (clinvk -c to continue)"
-        return with_hint if run.facts.session_id and len(with_hint) <= (columns() or 80) else line
+        has_hint = self.has_begun and facts.session_id and len(with_hint) <= (columns() or 80)
+        return with_hint if has_hint else line
 
     async def _finish_cancelled(self) -> None:
         """Show the rest of a cancelled run, without waiting for a stalled reader."""
@@ -259,21 +271,21 @@ class RunDisplay:
         if not self._shown:
             self._notes.error(ending.message)
             return
-        run, printer = self._shown
+        run = self._shown
         if run.log.ending:
             ending = replace(ending, usage=run.log.ending.usage, cost_usd=run.log.ending.cost_usd)
         try:
             async with asyncio.timeout(_LAST_WORDS_TIMEOUT_S):
                 if run.log.ending and self._output.format != "text":  # a reader of text has seen enough
-                    await self._show_rest(run, printer)
-                await self._show(run, printer, ending, run.facts.ended_at or run.facts.created_at)
+                    await self._show_rest(run)
+                await self.show(run, ending, run.facts.ended_at or run.facts.created_at)
         except (TimeoutError, BrokenStdout):
             self._notes.error(ending.message)
 
-    async def _show_rest(self, run: "Run", printer: "Encoder") -> None:
+    async def _show_rest(self, run: "Run") -> None:
         """Print the output of the agent from its last events to its exit."""
         async for _, at, event in run.log.follow(self._number):
-            if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
+            if not isinstance(event, RunFinished | RunFailed) and (data := self._printer.feed(event, at)):
                 await self._stdout.write(data)
 
 

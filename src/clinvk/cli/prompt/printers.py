@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -23,8 +23,19 @@ from clinvk.types.events import (
 if TYPE_CHECKING:
     from clinvk.cli.terminal.markdown import BlockRenderer
     from clinvk.dialects.dialect import Encoder
-    from clinvk.runtime.runs import Run
+    from clinvk.types.request import RunRequest
     from clinvk.types.run import RunFacts
+
+
+class ShownRun(Protocol):
+    """A run that is shown: of this process, of a server, or from the store."""
+
+    request: "RunRequest"
+
+    @property
+    def facts(self) -> "RunFacts":
+        """The facts of the run so far."""
+        ...
 
 
 class TextPrinter:
@@ -91,7 +102,7 @@ class JsonPrinter:
     failed has `error` and `error_code`.
     """
 
-    def __init__(self, run: "Run", indent: bool) -> None:
+    def __init__(self, run: ShownRun, indent: bool) -> None:
         self._run = run
         self._model = run.request.model
         self._indent = indent
@@ -137,7 +148,7 @@ class JsonPrinter:
 class LinesPrinter:
     """The unified events, one JSON object per line."""
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: ShownRun) -> None:
         self._run = run
         self._encoder: Encoder | None = None
 

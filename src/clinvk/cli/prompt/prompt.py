@@ -98,16 +98,12 @@ def _read(path: str, flag: str) -> bytes:
 Choose = Callable[[SessionStore], Awaitable[SessionChoice]]
 
 
-def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
-    """Return a function that makes the server of this home release a session's conversation."""
+async def release(environ: Mapping[str, str], session_id: str) -> None:
+    """Make the server of this home release a session's conversation."""
+    if path_of(home(environ)).exists():
+        from clinvk.remote.remote_runs import release_session
 
-    async def free(session_id: str) -> None:
-        if path_of(home(environ)).exists():
-            from clinvk.remote.remote_runs import release_session
-
-            await release_session(environ, session_id)
-
-    return free
+        await release_session(environ, session_id)
 
 
 def local_runs(
@@ -123,7 +119,7 @@ def local_runs(
         environ,
         context.backends,
         keeps_warm=keeps_warm,
-        release_elsewhere=freeing(environ),
+        release_elsewhere=partial(release, environ),
         home=context.home,
     )
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import ResumeFlags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.prompt.prompt import PromptJob, conversation_context, freeing, request_of, run
+from clinvk.cli.prompt.prompt import PromptJob, conversation_context, release, request_of, run
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
 from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store, over_store
 from clinvk.cli.sessions.session_text import TextView, choices, home_of
@@ -90,7 +90,7 @@ async def _prepare(session: Session, workdir: str | None, context: CommandContex
     """
     async with open_store(context) as store:
         _refuse_busy(await store.session(session.id))
-    await freeing(context.environ)(session.id)
+    await release(context.environ, session.id)
     if workdir and may_lie_in_worktree(workdir):
         from clinvk.runtime.worktrees.worktrees import Worktrees  # an import that only a worktree needs
 

@@ -1,10 +1,9 @@
 """Choose the session of a prompt: the current session, the newest session, or a new session."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from clinvk.cli.parse.settings import CommandContext, age_s
@@ -104,11 +103,8 @@ async def mode_change(store: SessionStore, request: RunRequest) -> str:
     last = (await store.runs(RunQuery(session_id=request.session_id, limit=1))).items
     if not last:
         return ""
-    changes = [
-        f"{name} mode {mode or 'default'} instead of {previous}"
-        for name, mode in (("approval", request.approval_mode), ("sandbox", request.sandbox_mode))
-        if (mode or "default") != (previous := last[0].request.get(f"{name}_mode") or "default")
-    ]
+    modes = _modes(request, last[0])
+    changes = [f"{name} mode {mode} instead of {previous}" for name, mode, previous, _ in modes if mode != previous]
     return f", now with {' and '.join(changes)}" if changes else ""
 
 
@@ -117,14 +113,17 @@ def _looser_mode(request: RunRequest, last: RunRecord) -> str:
 
     `ask` is no looser than `default`: the agent does no more by itself.
     """
-    for name, mode, order in (
-        ("approval", request.approval_mode, APPROVAL),
-        ("sandbox", request.sandbox_mode, SANDBOX),
-    ):
-        previous = msgspec.convert(last.request.get(f"{name}_mode", "default"), str)
-        if _unasked(mode or "default") not in modes_up_to(order, _unasked(previous)):
+    for name, mode, previous, order in _modes(request, last):
+        if _unasked(mode) not in modes_up_to(order, _unasked(previous)):
             return f"{name} mode {mode} is looser than {previous}"
     return ""
+
+
+def _modes(request: RunRequest, last: RunRecord) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Yield the name of each kind of mode, the modes of a request and of the last run, and all modes in order."""
+    for name, order in (("approval", APPROVAL), ("sandbox", SANDBOX)):
+        field = f"{name}_mode"
+        yield name, getattr(request, field) or "default", str(last.request.get(field) or "default"), order
 
 
 def _unasked(mode: str) -> str:

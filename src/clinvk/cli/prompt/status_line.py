@@ -50,19 +50,9 @@ class StatusLine:
 
     def feed(self, event: Event) -> None:
         """Take the activity of an event. Text hides the line; a tool or thinking shows it again."""
-        match event:
-            case ToolCall():
-                self._activity, self._is_wanted = tool_text(event), True
-            case ThinkingDelta():
-                self._activity, self._is_wanted = "thinking", True
-            case InteractionRequested():
-                self._activity, self._is_wanted = "waiting for approval", True
-            case ToolResult() | InteractionResolved():
-                self._activity, self._is_wanted = "", True
-            case TextDelta():
-                self._activity, self._is_wanted = "", self.is_kept
-            case _:
-                pass
+        doing = activity(event)
+        if doing or isinstance(event, TextDelta | ToolResult | InteractionResolved):
+            self._activity, self._is_wanted = doing, self.is_kept or not isinstance(event, TextDelta)
 
     def hide(self) -> None:
         """Erase the line, until the next frame."""
@@ -99,6 +89,19 @@ class StatusLine:
                 line = cut(f"{frame} {' · '.join(filter(None, parts))}", terminal_size(STDERR).columns - 1)
                 _draw(f"{_CLEAR}\x1b[2m{line}\x1b[0m" if notes.has_color else f"{_CLEAR}{line}")
                 self._is_drawn = True
+
+
+def activity(event: Event) -> str:
+    """Return an agent's activity on one line; empty for an event that shows no activity."""
+    match event:
+        case ToolCall():
+            return tool_text(event)
+        case ThinkingDelta():
+            return "thinking"
+        case InteractionRequested():
+            return "waiting for approval"
+        case _:
+            return ""
 
 
 def _draw(text: str) -> None:

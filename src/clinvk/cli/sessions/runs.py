@@ -268,8 +268,6 @@ def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) ->
 
 
 _BAR_CELLS = 24
-_USAGE_GROUPS = {"agent": "backend"}
-"""The names of groups on the command line that differ from those of the REST API."""
 
 
 def usage(flags: UsageFlags, context: CommandContext) -> int:
@@ -281,7 +279,7 @@ def usage(flags: UsageFlags, context: CommandContext) -> int:
     from clinvk.dialects.rest import usage as rest  # no other command waits for the import
 
     today = datetime.now(UTC).date()
-    group = _USAGE_GROUPS.get(flags.by, flags.by)
+    group = "backend" if flags.by == "agent" else flags.by
     listing = rest.UsageListing(
         since=today - timedelta(days=flags.days - 1), backend=flags.backend, model=flags.model, group_by=group
     )

@@ -179,9 +179,8 @@ def fork(flags: JsonFlags, context: CommandContext) -> int:
     from clinvk.runtime import sessions
 
     async def forked(store: SessionStore, parent: Session) -> Session:
-        return (
-            parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex(), context.backends)
-        )
+        new_id = os.urandom(16).hex()
+        return parent if flags.dry_run else await sessions.fork(store, parent.id, new_id, context.backends)
 
     session = _changed(flags, context, forked)
     line = f"would fork {_named([session])[0]}" if flags.dry_run else session.id
