@@ -345,7 +345,7 @@ async def test_command_that_cannot_be_shown_whole_is_denied(scripted: Scripted, 
     async with serving(scripted.env, REGISTRY) as server:
         done = (await server.prompt(backend="asking", prompt=f"cat {file}\n{HEAR}{DONE}")).json()
         listed = (await server.client.get("/api/v1/interactions")).json()
-    assert done["output"] == "deny the command has 65,551 bytes; at most 65,536 can be shown"
+    assert done["output"] == "deny the command has 65,551 bytes, and at most 65,536 can be shown"
     assert listed == {"interactions": []}
 
 

@@ -67,11 +67,11 @@ LONG = "x" * (2**20 - 100)
     ("interaction", "reason"),
     [
         (Interaction(id="q", command=WIDE + "x", input={"command": WIDE + "x"}), None),
-        (Interaction(id="q", command=WIDE + "xy"), "the command has 65,537 bytes; at most 65,536 can be shown"),
+        (Interaction(id="q", command=WIDE + "xy"), "the command has 65,537 bytes, and at most 65,536 can"),
         (Interaction(id="q", input={"content": LONG}, diff=LONG), None),
         (Interaction(id="q", input={"content": LONG, "path": "p" * 100}), "the input has 1,048,"),
         (Interaction(id="q", input={str(number): "x" * 65_000 for number in range(17)}), "the input has 1,105,"),
-        (Interaction(id="q", diff=LONG + "x" * 100), "the diff has 1,048,578 bytes; at most 1,048,576 can be shown"),
+        (Interaction(id="q", diff=LONG + "x" * 100), "the diff has 1,048,578 bytes, and at most 1,048,576 can"),
         (Interaction(id="q", fields=(QuestionField(id="f", label=LONG * 2),)), "the request has 2,09"),
         (Interaction(id="q", workdir=LONG * 2), "the request has 2,09"),
     ],
@@ -90,8 +90,11 @@ async def test_interaction_is_stored_whole_or_denied(interaction: Interaction, r
         assert replace(stored[0], id="", run_id="", backend="", created_at=0, expires_at=0) == shown
     else:
         assert isinstance(event, Progress)
-        assert event.message.startswith(reason)
-        assert answers == [InteractionAnswer(choice="deny", reason=event.message)]
+        (answer,) = answers
+        assert answer.choice == "deny"
+        assert answer.reason.startswith(reason)
+        assert event.message == f"1 action was denied: {answer.reason}"
+        assert ";" not in event.message  # the command line replaces what follows by its own advice
         assert stored == []
 
 

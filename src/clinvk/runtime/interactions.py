@@ -225,7 +225,7 @@ class RunInteractions:
         stored = await self._add(replace(event.interaction, tool=tool, **self.run))
         if isinstance(stored, InteractionAnswer):
             self._answers.append(ReadyAnswer(request_id, stored, None))
-            return [Progress("denied", stored.reason)]
+            return [Progress("denied", f"1 action was denied: {stored.reason}")]
         self._pending[request_id] = stored
         return [InteractionRequested(stored)]
 
@@ -235,7 +235,7 @@ class RunInteractions:
         if not reason and len(self._pending) >= MAX_PENDING:
             reason = f"{MAX_PENDING} requests of this run wait for an answer already"
         if not reason and self._bytes + size > MAX_BYTES:
-            reason = f"the requests of this run have {self._bytes:,} bytes already; at most {MAX_BYTES:,} are kept"
+            reason = f"the requests of this run have {self._bytes:,} bytes already, and at most {MAX_BYTES:,} are kept"
         if reason:
             return InteractionAnswer(choice="deny", reason=reason)
         self._bytes += size

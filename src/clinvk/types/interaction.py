@@ -131,7 +131,7 @@ def too_long(interaction: Interaction) -> str:
     )
     for part, size, most in sizes:
         if size > most:
-            return f"the {part} has {size:,} bytes; at most {most:,} can be shown"
+            return f"the {part} has {size:,} bytes, and at most {most:,} can be shown"
     return ""
 
 
