@@ -17,7 +17,7 @@ from echo import Echo, answer
 pytestmark = pytest.mark.slow
 
 _MAY_MOUNT = 1 << 21
-_SMALL = "size=1m"
+_SMALL = "size=2m"
 
 
 def _mounting_is_allowed() -> bool:
