@@ -99,7 +99,9 @@ class Page:
         """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + within_s
         while not await self.evaluate(expression):
-            assert time.monotonic() < deadline, f"it did not come true in time: {expression}"
+            if time.monotonic() > deadline:
+                shown = await self.evaluate("document.body.innerText")
+                raise AssertionError(f"it did not come true in time: {expression}\nThe page shows:\n{shown}")
             await asyncio.sleep(0.05)
 
     async def click(self, selector: str) -> None:

@@ -573,7 +573,7 @@ async def test_prompt_steers_an_agent_that_works(scripted: Scripted, tmp_path: P
 
 def shown_texts(selector: str) -> str:
     """Return an expression for the texts of prompts and answers, without the times of the prompts."""
-    return f"[...document.querySelectorAll('{selector}')].map(each => each.firstChild.textContent.trim()).join()"
+    return f"[...document.querySelectorAll('{selector}')].map(each => each.firstChild?.textContent.trim() ?? '').join()"
 
 
 PROMPTS = shown_texts(".prompt")
