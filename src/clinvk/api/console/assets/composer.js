@@ -67,6 +67,10 @@ function dataUrl(file) {
   });
 }
 
+/** Return the options that a session keeps from its last request. */
+const keptBy = ({ approval_mode: approval = "default", sandbox_mode: sandbox = "default", model }) =>
+  ({ approval_mode: approval === "default" ? "" : approval, sandbox_mode: sandbox === "default" ? "" : sandbox, model });
+
 /** `session` and `activeRun` are null for a new session. `onStarted` gets the `run_id` and `session_id`. */
 export function Composer({ session, activeRun, lastRequest, onStarted }) {
   const backends = useBackends();
@@ -81,13 +85,8 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
   const files = useRef();
   const name = session?.backend ?? chosen.backend ?? backends?.[0]?.name;
   const backend = backends?.find((each) => each.name === name);
-  const options = withApproval(chosen, [backend]);
-  useEffect(() => {
-    const { approval_mode: approval, sandbox_mode: sandbox, model } = lastRequest ?? {};
-    const known = (mode) => (mode === "default" ? "" : mode);
-    if (session) setOptions({ approval_mode: known(approval), sandbox_mode: known(sandbox), model });
-  }, [lastRequest]);
-  const canSend = prompt.trim() && !isBusy && name;
+  const options = withApproval({ ...(session && keptBy(lastRequest ?? {})), ...chosen }, [backend]);
+  const canSend = prompt.trim() && !isBusy && name && (!session || lastRequest); // whose modes the session keeps
   const change = (changed) => setOptions((old) => ({ ...old, ...changed }));
 
   async function addImages(list) {

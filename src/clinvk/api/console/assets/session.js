@@ -43,14 +43,17 @@ export function Session({ sessionId, runId }) {
   const { session, rows = [], error, activeTurn, turns = [] } = conversation.current ?? {};
   const run = turns.at(-1)?.run;
   useEffect(() => {
-    if (run && sessionId) get(`runs/${run.id}`).then((found) => setLastRequest(found.request), () => {});
-  }, [run?.id]);
+    if (!sessionId) return;
+    if (run) get(`runs/${run.id}`).then((found) => setLastRequest(found.request), () => setLastRequest((known) => known ?? {}));
+    else if (session) setLastRequest({});
+  }, [run?.id, !session]);
   if (!run && !session) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
   const interactionOf = ({ kind, block }) =>
     kind === "interaction" && (live.interactions.get(block.interaction.id) ?? block.interaction);
   async function onStarted(started) {
     list.current.scrollToEnd();
-    conversation.current.update(await get(`runs/${started.run_id}`));
+    const run = await get(`runs/${started.run_id}`);
+    conversation.current.update({ ...run, ...live.runs.get(run.id) }); // which may be newer
   }
   return html`
     <${Head} key=${session?.id} session=${session} run=${run} onChange=${() => conversation.current.load()} />
