@@ -104,6 +104,7 @@ async def test_worktree_contains_no_files_of_blocked_directories(
 ) -> None:
     names = ("secret", "in ner/[s]ecret*", "kept", "ignored")
     repository.commit(**{"secret/key": "s", "in ner/[s]ecret*/key": "s", "in ner/secrets/key": "s", "kept/key": "s"})
+    (project / "secret" / "uncommitted").touch()
     scripted.play([touch(Path("made.txt")), *claude_says("x")], when="edit")
     blocked = [str(project / name) for name in names if name != "kept"]
     async with serving(scripted.env, blocked_workdir_prefixes=tuple(blocked)) as server:
@@ -114,7 +115,7 @@ async def test_worktree_contains_no_files_of_blocked_directories(
     assert there == {".git", "in ner/secrets/key", "inner/kept.txt", "inner/made.txt", "kept/key"}
     assert result["files"] == [{"path": "inner/made.txt", "change": "added"}]
     assert result["warnings"] == ["not in the worktree, since the server blocks it: in ner/[s]ecret*, secret"]
-    assert repository.git("status", "--porcelain") == ""
+    assert repository.git("status", "--porcelain") == "?? secret/uncommitted\n"
     assert repository.git("status", "--porcelain", cwd=worktree) == "?? inner/made.txt\n"
 
 

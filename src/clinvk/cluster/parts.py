@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 PATH = "/part"
 """The path of the endpoint."""
 
+_BROKEN_OFF = "the node broke off the run"
+
 _CANCEL_TIMEOUT_S = 5.0
 """How long after its cancellation a run may take to end."""
 
@@ -181,7 +183,9 @@ class RemotePart:
 
     async def __aenter__(self) -> RemoteRun:
         self._lines = self._read()
-        first = _updates.decode(await anext(self._lines))
+        if not (line := await anext(self._lines, b"")):
+            raise NodeUnavailable(_BROKEN_OFF)
+        first = _updates.decode(line)
         self._run = RemoteRun(first.run_id, self._request, self._take)
         self._run.feed(first)
         self._receiving = asyncio.create_task(self._receive())
@@ -200,6 +204,7 @@ class RemotePart:
                 self._run.feed(_updates.decode(line), len(line))
         except NodeUnavailable as exc:
             self._run.lose(exc.code, exc.message)
+        self._run.lose(NodeUnavailable.code, _BROKEN_OFF)
 
     def _take(self, message: object) -> None:
         """Ask the node to stop the run. The response needs no reading messages."""
@@ -222,8 +227,6 @@ class RemotePart:
             for line in rest:
                 yield b"".join(pending)
                 pending = [line]
-        if not self._run.facts.has_exited:
-            raise NodeUnavailable("the node broke off the run")
 
 
 async def serve_part(services: Services, scope: Scope, receive: Receive, send: Send) -> None:

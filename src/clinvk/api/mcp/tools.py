@@ -203,8 +203,8 @@ class RestApi(NamedTuple):
 
     async def wait(self, run_id: str, wait_s: float = 0) -> Run:
         """Return a run once it has ended or waits for an answer, or after `wait_s`."""
-        start = time.monotonic()
-        until = start + wait_s
+        start = reported_at = time.monotonic()
+        until, reported = start + wait_s, ""
         if wait_s:
             self.awaited.wait(run_id)
         while True:
@@ -218,7 +218,10 @@ class RestApi(NamedTuple):
             # A run whose question has just been answered is still stored as waiting.
             if run.state not in UNDER_WAY or interactions or time.monotonic() >= until:
                 break
-            await self.awaited.report(time.monotonic() - start, wait_s, f"run {run.id[:8]} is {run.state}")
+            news = f"run {run.id[:8]} is {run.state}"
+            if news != reported or time.monotonic() >= reported_at + _MAX_WAIT_S:
+                reported, reported_at = news, time.monotonic()
+                await self.awaited.report(reported_at - start, wait_s, news)
             await asyncio.sleep(_POLL_S)
         runs = [await self.call(AgentRun, "GET", f"runs/{each.id}") for each in run.runs]
         return replace(

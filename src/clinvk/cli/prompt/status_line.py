@@ -23,7 +23,7 @@ from clinvk.types.events import (
 
 _FRAME_S = 0.1
 _CLEAR = "\r\x1b[2K"
-_MOST_TELLING = ("command", "cmd", "file_path", "path", "pattern", "query", "url", "description", "prompt")
+_MOST_TELLING = ("file_path", "path", "command", "cmd", "pattern", "query", "url", "description", "prompt")
 _INPUT_SHOWN = 200
 _WRITTEN_SHOWN = 20
 """The lines of a new file that are shown, including the head of the diff."""

@@ -180,10 +180,8 @@ def _prompt(result: PartResult) -> PromptAnswer:
         backend=request.backend,
         session_id=result.session_id,
         model=result.model,
-        started_at=0.0,
-        ended_at=result.duration_s,
     )
-    return prompt_answer(request, result.result, facts)
+    return prompt_answer(request, result.result, facts, result.duration_s)
 
 
 def stream_type(headers: Mapping[str, str]) -> str:

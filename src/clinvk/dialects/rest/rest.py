@@ -119,7 +119,7 @@ class Rest:
 
     def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the answer for an ended run."""
-        return _encoder.encode(prompt_answer(call.request, result, facts))
+        return _encoder.encode(prompt_answer(call.request, result, facts, facts.duration_s))
 
     def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
         """Return the answer for a run that continues in the background."""
@@ -148,7 +148,7 @@ def title(kind: type[ClinvkError]) -> str:
     return kind.code.replace("_", " ").capitalize()
 
 
-def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts) -> PromptAnswer:
+def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts, duration_s: float) -> PromptAnswer:
     """Return the answer to a prompt."""
     ending = result.ending
     failed = ending if isinstance(ending, RunFailed) else None
@@ -157,7 +157,7 @@ def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts) -> Pr
         session_id=facts.session_id,
         backend=facts.backend,
         exit_code=result.exit_code,
-        duration_ms=round(facts.duration_s * 1000),
+        duration_ms=round(duration_s * 1000),
         output=result.text,
         token_usage=result.usage or Usage(),
         run_id=facts.run_id,

@@ -88,7 +88,7 @@ async def origin(git: Git, directory: str, place: str, check_source: SourceCheck
         if head.exit_code:
             raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
         listed = await files.out("ls-tree", "-r", "-z", "--full-tree", base)
-        changes = await _uncommitted(files)
+        changes = await _uncommitted(files, blocked)
     entries = [(mode, os.fsdecode(name)) for mode, _, name in (entry.partition(b"\t") for entry in listed.split(b"\0"))]
     modules = tuple(name for mode, name in entries if mode.startswith(_SUBMODULE))
     left_out = tuple(path for path in blocked if any(f"{name}/".startswith(f"{path}/") for _, name in entries))
@@ -158,14 +158,18 @@ def _stores(common: str, alternates: Sequence[str]) -> Iterator[str]:
         yield from (os.path.realpath(entry) for entry in os.scandir(objects) if entry.is_symlink())
 
 
-async def _uncommitted(git: Git) -> str:
-    """Return which changes of a tree are not committed, as the end of a warning; empty if there are none."""
+async def _uncommitted(git: Git, blocked: Sequence[str]) -> str:
+    """Return which changes of a tree are not committed, as the end of a warning; empty if there are none.
+
+    Changes below the `blocked` directories are not named.
+    """
     try:
         flags = ("--porcelain", "-z", "--no-renames", "--ignore-submodules=all")
         status = await git.out("status", *flags, timeout_s=_STATUS_TIMEOUT_S)
     except GitTimedOut as exc:
         return f", if there are any: {exc.message}"
     changed = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
+    changed = [name for name in changed if not any(f"{name}/".startswith(f"{path}/") for path in blocked)]
     return f": {summary(changed)}" if changed else ""
 
 

@@ -102,7 +102,7 @@ export class RunBlocks {
   }
 }
 
-const SUMMARY_FIELDS = ["command", "cmd", "file_path", "path", "pattern", "query", "url", "prompt", "description"];
+const SUMMARY_FIELDS = ["file_path", "path", "command", "cmd", "pattern", "query", "url", "prompt", "description"];
 
 /** Return what a tool call is about, in one line. */
 export function toolSummary(input) {
