@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
@@ -24,8 +25,8 @@ async def answering(
 ) -> AsyncGenerator[int]:
     """Answer every request in this dialect. Yield the port."""
     settings, store = Settings(), MemoryStore()
-    async with LocalRuns(settings, store, environ, registry) as runs:
-        services = services_of(runs, store, settings, environ, registry)
+    async with asyncio.TaskGroup() as background, LocalRuns(settings, store, environ, registry) as runs:
+        services = replace(services_of(runs, store, settings, environ, registry), background=background)
         endpoint = PromptEndpoint(dialect, services, tick_s=0.05, hold_s=0.1)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,13 +1,15 @@
 """Runs with client tools: each of a run's answers ends with calls, and the client's next request has their outputs.
 
-Between two answers a run is *parked*: its agent process waits for the outputs. The next request is recognized by the
-ids of the calls, and continues the run only if the request repeats the conversation. The text of the assistant does not
+Between two answers a run is *parked*: its agent process waits for the outputs, as the log of the run says. Answers are
+views over the log. The next request is recognized by the ids of the calls, and continues the run only if the request
+repeats the conversation. The text of the assistant does not
 matter, since proxies change the text. A request that is sent again gets the same answer again. Every other request
 starts a run of its own with the conversation that it sends.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -19,7 +21,7 @@ from clinvk.dialects.conversation import ToolTurn, check_calls
 from clinvk.dialects.dialect import Call, Previous
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import Phase, RunTask
-from clinvk.types.errors import AgentFailed, CallMissing
+from clinvk.types.errors import AgentFailed
 from clinvk.types.events import (
     AwaitingTools,
     Event,
@@ -36,8 +38,10 @@ from clinvk.types.events import (
 from clinvk.types.request import ToolOutput
 from clinvk.types.run import RunFacts
 
+logger = logging.getLogger(__name__)
 
-class _Start(msgspec.Struct, frozen=True):
+
+class AnswerStart(msgspec.Struct, frozen=True):
     """Where an answer begins.
 
     Attributes:
@@ -69,6 +73,8 @@ class ParkedRun:
         starts: where the answer to each request begins, by the request's digest.
         next_start: where the next answer begins.
         readers: the number of requests that read an answer of the run now.
+        choice: the choice among the tools for the latest answer.
+        seen: the number of the last event of the log that this object reflects.
     """
 
     def __init__(self, run: RunTask, key_name: str, turn: ToolTurn) -> None:
@@ -76,12 +82,14 @@ class ParkedRun:
         self.key_name = key_name
         self.tools = turn.tools
         self.turns, self.digest = len(turn.turns), turn.digest()
-        self.start = self.next_start = _Start()
+        self.start = self.next_start = AnswerStart()
         self.calls: dict[str, ToolCall] = {}
         self.outputs: dict[str, ToolOutput] = {}
         self.call_ids: set[str] = set()
         self.starts = {self.digest: self.start}
         self.readers = 0
+        self.choice = turn.choice
+        self.seen = 0
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -109,7 +117,7 @@ class ParkedRun:
         is_named = any(turn.previous == _answer_id(self.run.id, number) for number in numbers)
         return is_named and turn.tools == self.tools
 
-    def answer(self, turn: ToolTurn, outputs: dict[str, ToolOutput]) -> _Start:
+    def answer(self, turn: ToolTurn, outputs: dict[str, ToolOutput]) -> AnswerStart:
         """Hand over the outputs for a request, and return where the answer begins.
 
         Raises:
@@ -122,7 +130,7 @@ class ParkedRun:
             self.outputs = outputs
         else:
             self.run.answer([*outputs.values()])
-            self.calls, self.outputs = {}, {}
+            self.calls, self.outputs, self.choice = {}, {}, turn.choice
             self.turns, self.digest, self.start = len(turn.turns), turn.digest(), start
         self.starts[turn.digest()] = start
         return start
@@ -147,14 +155,23 @@ def _is_same_input(call: ToolCall, arguments: str) -> bool:
         return False
 
 
-class Answer:
-    """One answer of a run: its events after a number, until the run is parked or ends."""
+def _calls(entries: Iterable[Logged]) -> dict[str, ToolCall]:
+    """Return the calls of the client's tools, by id."""
+    calls = (entry.event for entry in entries if isinstance(entry.event, ToolCall))
+    return {call.id: call for call in calls if call.for_client}
 
-    def __init__(self, parked: ParkedRun, start: _Start, runs: "ParkedRuns", choice: ToolChoice) -> None:
-        self.run = parked.run
-        self._parked = parked
+
+class Answer:
+    """One answer of a run: a view over the log from where the answer starts until the run is parked or ends.
+
+    Attributes:
+        is_void: whether no request can continue the run after this answer.
+    """
+
+    def __init__(self, run: RunTask, start: AnswerStart, choice: ToolChoice) -> None:
+        self.run = run
+        self.is_void = False
         self._start = start
-        self._runs = runs
         self._choice = choice
 
     @property
@@ -162,16 +179,11 @@ class Answer:
         """The facts of the run; every answer has an id of its own."""
         return replace(self.run.facts, run_id=_answer_id(self.run.id, self._start.index))
 
-    async def check(self) -> None:
-        """Wait for the end of the answer if the request requires a call.
-
-        Raises:
-            CallMissing: the answer has no such call. The run is stopped.
-        """
-        is_checked = self._choice.mode == "required" and not self._start.open_calls
-        if is_checked and not self._choice.is_met(await self.result()):
-            await self._runs.cancel(self._parked)
-            raise CallMissing("tool_choice: the model answered without the required call")
+    async def lacks_call(self) -> bool:
+        """Return whether the answer lacks a call that the request requires; wait for the end of such an answer."""
+        if self._choice.mode == "required" and not self._start.open_calls:
+            self.is_void = not self._choice.is_met(await self.result())
+        return self.is_void
 
     async def result(self) -> RunResult:
         """Wait for the end of the answer and return the answer."""
@@ -182,22 +194,23 @@ class Answer:
 
         With `in_pieces` the calls begin with pieces of their arguments. Then the answer fails if a call is incomplete.
         """
-        start = self._start
+        start, log = self._start, self.run.log
         if start.after:
-            yield [self.run.log.since(0)[0]]  # the start of the run
+            yield [log.since(0)[0]]  # the start of the run
         if start.open_calls:
             events = [*start.open_calls, RunFinished("tool_use", Usage())]
             yield [Logged(number, self.run.created_at, event) for number, event in enumerate(events, start.after)]
             return
+        earlier = _calls(log.since(0)[: start.after])
         calls: dict[str, ToolCall | None] = {}
-        async for batch in self.run.log.batches(start.after):
+        async for batch in log.batches(start.after):
             answered: list[Logged] = []
             is_complete = False
             for number, at, event in batch:
                 if isinstance(event, AwaitingTools | RunFinished | RunFailed):
-                    event = self._end(calls, number, event)
+                    event = self._ending(calls, event)
                     is_complete = True
-                if self._is_visible(event, calls, in_pieces):
+                if self._is_visible(event, calls, earlier, in_pieces):
                     answered.append(Logged(number, at, event))
                 if is_complete:
                     break
@@ -205,14 +218,16 @@ class Answer:
             if is_complete:
                 return
 
-    def _is_visible(self, event: Event, calls: dict[str, ToolCall | None], in_pieces: bool) -> bool:
+    def _is_visible(
+        self, event: Event, calls: dict[str, ToolCall | None], earlier: Collection[str], in_pieces: bool
+    ) -> bool:
         """Add a call to `calls`, and return whether the client sees an event.
 
-        The client does not see the output of a call, and a call that is refused.
+        The client does not see the output of a call of an `earlier` answer, and a call that is refused.
         """
         match event:
             case ToolResult():
-                return event.id not in self._parked.call_ids
+                return event.id not in earlier
             case ToolCallDelta() if in_pieces:
                 calls.setdefault(event.id)
             case ToolCall(for_client=True):
@@ -221,23 +236,16 @@ class Answer:
                 return not isinstance(event, ToolCallDelta)
         return self._choice.parallel or event.id == next(iter(calls))
 
-    def _end(
-        self, begun: Mapping[str, ToolCall | None], number: int, event: AwaitingTools | RunFinished | RunFailed
-    ) -> Event:
+    def _ending(
+        self, calls: Mapping[str, ToolCall | None], event: AwaitingTools | RunFinished | RunFailed
+    ) -> RunFinished | RunFailed:
         """Return the ending of the answer, with the tokens of this answer alone."""
-        used = self._start.used
-        usage = event.usage - used if event.usage else None
-        calls = {id_: call for id_, call in begun.items() if call}
-        if len(calls) < len(begun) and not _is_cut(event):
-            self._runs.drop(self._parked)
+        usage = event.usage - self._start.used if event.usage else None
+        if None in calls.values() and not _is_cut(event):
+            self.is_void = True
             return RunFailed(AgentFailed.code, "the model broke off a call of a tool, and answered again", usage=usage)
         if isinstance(event, AwaitingTools):
-            next_start = _Start(self._start.index + 1, number, event.usage or used)
-            refused = () if self._choice.parallel else [*calls][1:]
-            outputs = {id_: ToolOutput(id_, (_ONE_CALL,), is_error=True) for id_ in refused}
-            self._runs.park(self._parked, calls, outputs, next_start)
             return RunFinished("tool_use", usage=usage or Usage())
-        self._runs.keep_ended(self._parked)
         return replace(event, usage=usage)
 
 
@@ -248,9 +256,11 @@ class ParkedRuns:
     sent again. Above `server.max_parked_runs` ended runs are dropped, then the run that was parked first is stopped.
     """
 
-    def __init__(self, runs: LocalRuns, settings: ServerSettings) -> None:
+    def __init__(self, runs: LocalRuns, settings: ServerSettings, background: asyncio.TaskGroup) -> None:
+        """Follow the logs of the runs in tasks of `background`."""
         self._runs = runs
         self._settings = settings
+        self._background = background
         self.on_call: Callable[[ParkedRun, str, bool], None] | None = None
         """Called with a run, the id of a call, and whether requests with the call find the run from now on."""
         self._by_call: dict[str, ParkedRun] = {}
@@ -276,21 +286,23 @@ class ParkedRuns:
             ClinvkError: as `Runs.start`.
         """
         parked, start = self._continued(turn, call.request.key_name) or await self._started(call, turn)
+        answer = Answer(parked.run, start, turn.choice)
         parked.readers += 1
         try:
-            yield Answer(parked, start, self, turn.choice)
+            yield answer
         finally:
             parked.readers -= 1
-            if parked.run.log.ending:
-                self.keep_ended(parked)  # the request may not have read the end
-            elif not (parked.readers or parked.calls):
-                self.drop(parked)
+            self._catch_up(parked)
+            if answer.is_void:
+                await self._cancel(parked)
+            elif not (parked.readers or parked.calls or parked.run.log.ending):
+                self._drop(parked)
 
     async def stop_in_session(self, session_id: str) -> None:
         """Stop the parked run of a session that another request is to continue."""
         for parked in [*self._kept.values()]:
             if parked.is_parked and parked.run.session_id == session_id:
-                await self.cancel(parked)
+                await self._cancel(parked)
 
     async def stop_named(self, previous: Previous, key_name: str) -> None:
         """Stop a parked run of the key: a request names the run, but does not continue it.
@@ -301,23 +313,40 @@ class ParkedRuns:
         parked = self._kept.get(previous.run_id)
         if parked and parked.is_parked and parked.key_name == key_name:
             check_calls(previous.conversation, "prompt", parked.call_ids)
-            await self.cancel(parked)
+            await self._cancel(parked)
 
-    async def cancel(self, parked: ParkedRun) -> None:
+    async def _cancel(self, parked: ParkedRun) -> None:
         """Forget a run, stop the run, and wait until its agent is gone."""
-        self.drop(parked)
+        self._drop(parked)
         await self._runs.cancel(parked.run.id)
 
-    def park(
-        self, parked: ParkedRun, calls: dict[str, ToolCall], outputs: dict[str, ToolOutput], next_start: _Start
-    ) -> None:
-        """Keep a run whose agent waits for the outputs of `calls` and has `outputs` already.
+    async def _watch(self, parked: ParkedRun) -> None:
+        """Follow the log of a run."""
+        try:
+            async for _ in parked.run.log.batches():
+                self._catch_up(parked)
+        except Exception:
+            logger.exception("the calls of run %s are not kept for the next request", parked.run.id)
 
-        Ignored if another reader of the answer was first.
-        """
-        if next_start.after <= parked.next_start.after:
-            return
-        parked.calls, parked.outputs, parked.next_start = calls, outputs, next_start
+    def _catch_up(self, parked: ParkedRun) -> None:
+        """Park a run whose agent awaits outputs, and keep an ended run that requests can find, as the log says."""
+        for number, _, event in parked.run.log.since(parked.seen):
+            parked.seen = number
+            if isinstance(event, AwaitingTools):
+                self._park(parked, number, event.usage)
+            elif isinstance(event, RunFinished | RunFailed) and any(
+                self._by_call.get(call_id) is parked for call_id in parked.call_ids
+            ):
+                self._keep(parked)
+
+    def _park(self, parked: ParkedRun, number: int, used: Usage | None) -> None:
+        """Keep a run whose agent waits since event `number`. Calls beyond the first are refused unless parallel."""
+        start = parked.next_start
+        calls = _calls(parked.run.log.since(start.after)[: number - start.after])
+        refused = () if parked.choice.parallel else [*calls][1:]
+        parked.calls = calls
+        parked.outputs = {id_: ToolOutput(id_, (_ONE_CALL,), is_error=True) for id_ in refused}
+        parked.next_start = AnswerStart(start.index + 1, number, used or start.used)
         parked.call_ids |= calls.keys()
         self._by_call |= dict.fromkeys(calls, parked)
         if self.on_call:
@@ -325,21 +354,16 @@ class ParkedRuns:
                 self.on_call(parked, call_id, True)
         self._keep(parked)
 
-    def keep_ended(self, parked: ParkedRun) -> None:
-        """Keep an ended run, unless no request can find the run."""
-        if any(self._by_call.get(call_id) is parked for call_id in parked.call_ids):
-            self._keep(parked)
-
     def _keep(self, parked: ParkedRun) -> None:
         self._release(parked)
         self._kept[parked.run.id] = parked
         timeout_s = self._settings.parked_timeout_secs
-        parked.timer = asyncio.get_running_loop().call_later(timeout_s, self.drop, parked)
+        parked.timer = asyncio.get_running_loop().call_later(timeout_s, self._drop, parked)
         while len(self._kept) > self._settings.max_parked_runs:
             oldest = next(iter(self._kept.values()))
-            self.drop(next((kept for kept in self._kept.values() if not kept.is_parked), oldest))
+            self._drop(next((kept for kept in self._kept.values() if not kept.is_parked), oldest))
 
-    def _continued(self, turn: ToolTurn, key_name: str) -> tuple[ParkedRun, _Start] | None:
+    def _continued(self, turn: ToolTurn, key_name: str) -> tuple[ParkedRun, AnswerStart] | None:
         parked = self._find(turn, key_name)
         if parked is None:
             return None
@@ -359,8 +383,9 @@ class ParkedRuns:
         parked = self._by_call.get(turn.last_call)
         return parked if parked and parked.key_name == key_name else None
 
-    async def _started(self, call: Call, turn: ToolTurn) -> tuple[ParkedRun, _Start]:
+    async def _started(self, call: Call, turn: ToolTurn) -> tuple[ParkedRun, AnswerStart]:
         parked = ParkedRun(await self._runs.start(call.request), call.request.key_name, turn)
+        self._background.create_task(self._watch(parked))
         return parked, parked.start
 
     def _release(self, parked: ParkedRun) -> None:
@@ -369,7 +394,7 @@ class ParkedRuns:
             parked.timer.cancel()
         self._kept.pop(parked.run.id, None)
 
-    def drop(self, parked: ParkedRun) -> None:
+    def _drop(self, parked: ParkedRun) -> None:
         """Forget a run, and stop the run if it has not ended."""
         self._release(parked)
         for call_id in parked.call_ids:

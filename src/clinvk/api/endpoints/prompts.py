@@ -171,7 +171,8 @@ class _PromptRequest(Exchange):
             async with parked_runs.answer(call, call.tool_turn) as answer:
                 self._run, self._answer_of_run = answer.run, answer
                 self._is_checked = False
-                await answer.check()
+                if await answer.lacks_call():
+                    raise CallMissing("tool_choice: the model answered without the required call")
                 self._is_checked = True
                 await self._respond_with(call, answer.run)
             return

@@ -116,7 +116,7 @@ class Services:
     @cached_property
     def parked_runs(self) -> ParkedRuns:
         """The runs with client tools."""
-        return ParkedRuns(self.runs, self.settings.server)
+        return ParkedRuns(self.runs, self.settings.server, self.background)
 
     @cached_property
     def orchestrations(self) -> "Orchestrations":
