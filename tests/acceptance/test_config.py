@@ -276,6 +276,9 @@ def test_closed_stdout_causes_no_traceback(clinvk: Clinvk) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+MAX_RUNS = "max_concurrent_runs"
+
+
 def test_show_explains_the_default_of_max_concurrent_runs(clinvk: Clinvk) -> None:
     shown = clinvk.run("config", "show").stdout
     (line,) = [line for line in shown.splitlines() if line.startswith("  max_concurrent_runs:")]
@@ -283,9 +286,8 @@ def test_show_explains_the_default_of_max_concurrent_runs(clinvk: Clinvk) -> Non
     assert number >= 16
     assert "# default: " in line
     assert "MB of memory" in line
-    assert clinvk.run("config", "get", "server.max_concurrent_runs").stdout == f"{number}\n"
-    assert (
-        json.loads(clinvk.run("config", "show", "--json").stdout)["settings"]["server"]["max_concurrent_runs"] == number
-    )
+    settings = json.loads(clinvk.run("config", "show", "--json").stdout)["settings"]
+    for other in (clinvk.run("config", "get", "server.max_concurrent_runs").stdout, settings["server"][MAX_RUNS]):
+        assert abs(int(other) - number) <= 16, "the memory that is available changes between two commands"
     clinvk.settings("server: {max_concurrent_runs: 7}\n")
     assert f"max_concurrent_runs: 7 # {clinvk.config}:1" in " ".join(clinvk.run("config", "show").stdout.split())
