@@ -264,12 +264,6 @@ NOT_OFFERED = {
     "POST /anthropic/v1/messages/batches": "/api/v1/parallel",
     "GET /anthropic/v1/messages/batches/b/results": "/api/v1/parallel",
     "GET /anthropic/v1/files": "base64",
-    "GET /openai/v1/chat/completions/abc": "/api/v1/runs",
-    "POST /anthropic/v1/complete": "/anthropic/v1/messages",
-    "POST /openai/v1/threads/t/runs": "previous_response_id",
-    "POST /openai/v1/vector_stores": "vector stores",
-    "POST /openai/v1/fine_tuning/jobs": "fine-tuning",
-    "GET /anthropic/v1/skills": "skills",
 }
 """What an error names in place of an endpoint."""
 

@@ -156,12 +156,6 @@ _NOT_OFFERED: Mapping[str, str] = {
     "POST /anthropic/v1/messages/count_tokens estimates the tokens of messages",
     r"GET responses/[^/]+/input_items": "the input of responses; "
     "GET /api/v1/sessions/{id}/messages lists the turns of a session",
-    r"\w+ chat/completions": "stored completions; GET /api/v1/runs lists the runs",
-    r"\w+ complete": "text completions; use POST /anthropic/v1/messages",
-    r"\w+ (assistants|threads)": "assistants; continue a response with previous_response_id",
-    r"\w+ vector_stores": "vector stores; an agent searches the files of its directory",
-    r"\w+ fine_tuning": "fine-tuning; the models are those of the agents",
-    r"\w+ skills": "skills; an agent reads those of its own configuration and of its directory",
     r"DELETE responses": "the deletion of responses; DELETE /api/v1/sessions/{id} deletes a session with its responses",
 }
 """What the vendors offer and clinvk does not, and what to use instead, by patterns of method and path below `/v1`."""

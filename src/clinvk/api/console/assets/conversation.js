@@ -100,7 +100,7 @@ export class Conversation {
   /** Take over news about a run, which may be a new one of this session. */
   update(run) {
     const turn = this.turns.find((each) => each.run.id === run.id);
-    if (turn && turn.run !== run) {
+    if (turn && turn.run !== run && (ENDED.has(run.state) || !turn.blocks?.isEnded)) { // not older than the events
       turn.run = { ...turn.run, ...run };
       inOrder(this.turns);
       this._follow(turn);
@@ -134,7 +134,7 @@ export class Conversation {
     turn.stop();
     this._bound(turn);
     if (this.session) this.session = await get(`sessions/${this.sessionId}`).catch(() => this.session);
-    this._changed();
+    this.update(await get(`runs/${turn.run.id}`).catch(() => ({ ...turn.run, state: "finished" })));
   }
 
   /** Forget the events of the turn that was loaded first if too many are. They load again when the turn is in view. */
