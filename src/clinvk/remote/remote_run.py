@@ -1,4 +1,4 @@
-"""A run that another process owns, as its messages report it."""
+"""A run of another process, kept up to date by the messages of the process."""
 
 import asyncio
 import time

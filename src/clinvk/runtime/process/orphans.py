@@ -23,7 +23,7 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class Children:
-    """The children of this process: those that it has spawned with a tag, orphans, and others."""
+    """The children of this process: tagged agents, orphans, and other children."""
 
     def __init__(self) -> None:
         self._spawned: dict[int, Tag] = {}
