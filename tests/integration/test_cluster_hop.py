@@ -26,6 +26,7 @@ from clinvk.cluster.members import Members, Target
 from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Announcement, Frame, Kind, RequestHead, ResponseHead, Signer
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings
+from clinvk.dialects.rest.rest import Rest
 from clinvk.runtime.process.waiting import in_background
 from clinvk.types.errors import ConfigError, NodeUnavailable
 from polling import until
@@ -62,6 +63,14 @@ class App:
             assert (await receive())["type"] == "http.disconnect"
             self.disconnects += 1
         await send({"type": "http.response.body", "body": b""})
+
+
+class Silent(App):
+    """An application that never answers."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.bodies.append((await receive())["body"])
+        await receive()
 
 
 @dataclass
@@ -226,30 +235,44 @@ async def test_request_that_nobody_receives_is_undelivered(broker: NatsServer) -
 
 async def test_request_to_a_node_that_is_lost_meanwhile_goes_to_the_next(broker: NatsServer) -> None:
     async with ends(broker, App()) as both:
-        members, sent = Members(), list[Message]()
-        for process in ("lost", "worker"):
-            members.note(Announcement(process=process, node=process))
-        gateway = Gateway(cast(Services, None), both.gateway, members)
-        state = {"request_id": "1", "key_name": "", "client": ""}
-        scope: Scope = {
-            "type": "http",
-            "method": "GET",
-            "path": "/",
-            "query_string": b"",
-            "headers": [],
-            "state": state,
-        }
-        scope |= {"client": None, "server": None, "scheme": "http"}
+        start = await answer_of_gateway(both, "GET", "lost", "worker")
+        assert (start["status"], dict(start["headers"])[b"x-clinvk-node"]) == (201, b"worker")
 
-        def no_error(*_: object) -> bytes:
-            return b""
 
-        async def send(message: Message) -> None:
-            sent.append(message)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_only_a_request_that_changes_nothing_is_undelivered_if_its_node_is_lost_before_the_answer(
+    broker: NatsServer, method: str
+) -> None:
+    app = Silent()
+    async with ends(broker, app) as both:
+        answering = asyncio.create_task(answer_of_gateway(both, method, "worker"))
+        await until(lambda: app.bodies)
+        both.gateway.on_lost("worker")
+        if method == "POST":
+            assert (await answering)["status"] == 503
+        else:
+            with pytest.raises(Undelivered):
+                await answering
 
-        pass_on = partial(vars(Gateway)["_pass_on"], gateway)
-        await pass_on(Target(), b"", scope, asyncio.Event().wait, send, no_error)
-        assert (sent[0]["status"], dict(sent[0]["headers"])[b"x-clinvk-node"]) == (201, b"worker")
+
+async def answer_of_gateway(both: Ends, method: str, *nodes: str) -> Message:
+    """Return the start of the response to a request that a gateway passes on to the first of the nodes that answers."""
+    members, sent = Members(), list[Message]()
+    for process in nodes:
+        members.note(Announcement(process=process, node=process))
+    gateway = Gateway(cast(Services, None), both.gateway, members)
+    state = {"request_id": "1", "key_name": "", "client": "", "dialect": Rest()}
+    scope: Scope = {"type": "http", "method": method, "path": "/", "query_string": b"", "headers": [], "state": state}
+    scope |= {"client": None, "server": None, "scheme": "http"}
+
+    def no_error(*_: object) -> bytes:
+        return b""
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await vars(Gateway)["_pass_on"](gateway, Target(), b"", scope, asyncio.Event().wait, send, no_error)
+    return sent[0]
 
 
 async def test_application_that_fails_breaks_the_response_off(broker: NatsServer) -> None:
@@ -452,11 +475,6 @@ async def test_request_that_a_worker_may_have_received_is_not_undelivered_after_
 
 
 async def test_request_whose_gateway_was_lost_before_the_answer_is_not_run_again(broker: NatsServer) -> None:
-    class Silent(App):
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            self.bodies.append((await receive())["body"])
-            await receive()
-
     app = Silent()
     async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await until(lambda: app.bodies)

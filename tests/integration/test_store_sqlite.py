@@ -47,6 +47,32 @@ async def kept(home: Path, *given: object) -> str:
         return one.id
 
 
+READ_BY_THREADS = """
+import sys, threading
+from typing import Literal
+import msgspec
+from clinvk.store.rows import Table
+
+def read(table):
+    together.wait()
+    table.read(("x", *[None] * 20))
+
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(8)
+for number in range(100):
+    part = msgspec.defstruct("Part", [("kind", Literal["a", number])])
+    fields = [(f"part{each}", Literal["a", each] | tuple[part, ...] | None, None) for each in range(20)]
+    table = Table("items", msgspec.defstruct("Item", [("id", str), *fields]), "id")
+    threads = [threading.Thread(target=read, args=(table,)) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"""
+
+
+def test_threads_that_read_the_first_rows_of_a_table_at_once_do_not_crash() -> None:
+    subprocess.run([sys.executable, "-c", READ_BY_THREADS], check=True, timeout=60)
+
+
 # Files
 
 

@@ -250,6 +250,8 @@ class Gateway:
                 except NodeUnavailable as error:
                     if response.opened:
                         raise
+                    if scope["method"] in ("GET", "HEAD"):  # no harm is done by asking twice
+                        raise Undelivered(error.message) from error
                     is_model_api = scope["state"]["dialect"].is_model_api  # an agent may have run
                     await send_error(error, scope, send, [NO_RETRY] if is_model_api else ())
                     return

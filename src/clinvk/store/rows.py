@@ -58,6 +58,7 @@ class Table(Generic[_T]):
         self.at = at
         self.newest_first = f"{at} DESC, key DESC"
         self._type = type_
+        msgspec.json.Decoder(type_)  # threads may read the first rows, and msgspec crashes if two prepare one type
         self._coded = coded
         self.by_id = self.select("WHERE id = ?")
 

@@ -86,6 +86,10 @@ class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"clinvk/{self.id}"
 
 
+_decoder = msgspec.json.Decoder(Worktree)
+"""Made here, because threads decode: msgspec crashes if two of them prepare one type."""
+
+
 class WorktreeFolders:
     """The folders of all worktrees of a clinvk home."""
 
@@ -134,7 +138,7 @@ class WorktreeFolders:
         """Return a worktree, or None if the folder is gone or holds no worktree."""
         folder = self.path / id_
         try:
-            worktree = msgspec.json.decode((folder / _RECORD).read_bytes(), type=Worktree)
+            worktree = _decoder.decode((folder / _RECORD).read_bytes())
         except (OSError, msgspec.DecodeError):
             return None
         return replace(worktree, id=id_, folder=str(folder))

@@ -1,7 +1,7 @@
 // The turns of a session, or a single run without one: loaded page by page, and the events of those in view.
 
 import { get, storedEvents } from "./api.js";
-import { ENDED } from "./format.js";
+import { ENDED, isOlder } from "./format.js";
 import { stream } from "./stream.js";
 import { RunBlocks } from "./transcript.js";
 
@@ -92,7 +92,7 @@ export class Conversation {
     const known = new Set(this.turns.map((turn) => turn.run.id));
     const turns = runs.reverse().filter((run) => !known.has(run.id)).map((run) =>
       new Turn(run, texts(run, "user")[0] ?? run.prompt, texts(run, "assistant").join("\n\n")));
-    this.turns = [...turns, ...this.turns];
+    this.turns = inOrder([...turns, ...this.turns]);
     this.total = total;
     turns.forEach((turn) => this._follow(turn));
   }
@@ -100,7 +100,7 @@ export class Conversation {
   /** Take over news about a run, which may be a new one of this session. */
   update(run) {
     const turn = this.turns.find((each) => each.run.id === run.id);
-    if (turn && turn.run !== run && (ENDED.has(run.state) || !turn.blocks?.isEnded)) { // not older than the events
+    if (turn && turn.run !== run && !isOlder(run, turn.run)) {
       turn.run = { ...turn.run, ...run };
       inOrder(this.turns);
       this._follow(turn);
@@ -134,7 +134,7 @@ export class Conversation {
     turn.stop();
     this._bound(turn);
     if (this.session) this.session = await get(`sessions/${this.sessionId}`).catch(() => this.session);
-    this.update(await get(`runs/${turn.run.id}`).catch(() => ({ ...turn.run, state: "finished" })));
+    this.update(await get(`runs/${turn.run.id}`).catch(() => turn.run));
   }
 
   /** Forget the events of the turn that was loaded first if too many are. They load again when the turn is in view. */

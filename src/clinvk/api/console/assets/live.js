@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { stream } from "./stream.js";
 import { useEffect, useState } from "./vendor/preact.js";
-import { ENDED, newestFirst } from "./format.js";
+import { ENDED, isOlder, newestFirst } from "./format.js";
 
 const MAX_RUNS = 300;
 const MAX_RESOLVED = 50;
@@ -68,7 +68,7 @@ class Live {
 
   addRun(run) {
     const known = this.runs.get(run.id);
-    if (known && ENDED.has(known.state) && !ENDED.has(run.state)) return; // a list that is older than an event
+    if (known && isOlder(run, known)) return;
     this.runs.set(run.id, { ...known, ...run });
     this._bound(this.runs, MAX_RUNS, (each) => ENDED.has(each.state));
     if (known && !ENDED.has(known.state) && ENDED.has(run.state)) this.onRunEnd(run);

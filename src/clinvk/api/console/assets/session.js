@@ -36,9 +36,8 @@ export function Session({ sessionId, runId }) {
     opened.load();
     return () => opened.close();
   }, [sessionId, runId]);
-  useEffect(() => {
-    live.runs.forEach((run) => conversation.current.update(run));
-  }, [live.version]);
+  const { length } = conversation.current?.turns ?? []; // turns that were just loaded may be older than events
+  useEffect(() => live.runs.forEach((run) => conversation.current.update(run)), [live.version, length]);
 
   const { session, rows = [], error, activeTurn, turns = [] } = conversation.current ?? {};
   const run = turns.at(-1)?.run;
@@ -52,8 +51,7 @@ export function Session({ sessionId, runId }) {
     kind === "interaction" && (live.interactions.get(block.interaction.id) ?? block.interaction);
   async function onStarted(started) {
     list.current.scrollToEnd();
-    const run = await get(`runs/${started.run_id}`);
-    conversation.current.update({ ...run, ...live.runs.get(run.id) }); // which may be newer
+    conversation.current.update(await get(`runs/${started.run_id}`));
   }
   return html`
     <${Head} key=${session?.id} session=${session} run=${run} onChange=${() => conversation.current.load()} />
