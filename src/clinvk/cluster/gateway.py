@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from clinvk.api.endpoints import continuation
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import LiveEventsEndpoint
-from clinvk.api.endpoints.services import Services
+from clinvk.api.endpoints.services import Owner, Services
 from clinvk.api.endpoints.worktrees import WorktreeItem, WorktreeList
 from clinvk.api.http.response import (
     NO_RETRY,
@@ -52,9 +52,6 @@ from clinvk.types.run import RunFacts
 if TYPE_CHECKING:
     from clinvk.api.endpoints.batch import BatchEndpoint
 
-_BATCHES = ("/api/v1/parallel", "/api/v1/chain", "/api/v1/compare")
-_RUNS = ("/api/v1/runs/{id}", "/api/v1/runs/{id}/events", "/api/v1/runs/{id}/cancel")
-_RESPONSES = "/v1/responses/{id}"
 _WORKTREES = "/api/v1/worktrees"
 _CALL_TIMEOUT_S = 2.0
 _CHECK_CLIENT_S = 5.0
@@ -75,22 +72,28 @@ class Gateway:
         self._gateway_end = gateway_end
         self._members = members
 
-    def wrap(self, template: str, app: ASGIApp) -> ASGIApp:
-        """Return the application for a path template."""
-        if isinstance(app, PromptEndpoint):
-            return partial(self._prompt, app)
-        if template in _BATCHES:
-            from clinvk.api.endpoints.batch import BatchEndpoint
-
-            assert isinstance(app, BatchEndpoint)
-            return partial(self._batch, app)
-        if template in _RUNS or _RESPONSES in template:
-            return partial(self._run, app)
-        if isinstance(app, LiveEventsEndpoint):
-            return app._replace(run_events=partial(self._run, app.run_events))
-        if template.startswith(_WORKTREES):
-            return self._list_worktrees if template == _WORKTREES else self._worktree
-        return app
+    def wrap(self, owner: Owner, app: ASGIApp) -> ASGIApp:
+        """Return the application for an endpoint that has the application `app` on one machine."""
+        wrapped: ASGIApp = app
+        match owner:
+            case "prompt":
+                wrapped = partial(self._prompt, cast(PromptEndpoint, app))
+            case "batch":
+                wrapped = partial(self._batch, cast("BatchEndpoint", app))
+            case "run":
+                wrapped = partial(self._run, app, str)
+            case "response":
+                wrapped = partial(self._run, app, stored.run_id)
+            case "events":
+                events = cast(LiveEventsEndpoint, app)
+                wrapped = events._replace(run_events=partial(self._run, events.run_events, str))
+            case "worktree":
+                wrapped = self._worktree
+            case "worktrees":
+                wrapped = self._list_worktrees
+            case "store":
+                pass
+        return wrapped
 
     async def _prompt(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json(scope, receive, self._services.settings.server)
@@ -139,11 +142,14 @@ class Gateway:
         target = target.placed(parsed.placement.with_headers(headers_of(scope)))
         await self._pass_on(target, body, scope, receive, send, stream_error)
 
-    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request for a run under way to its node; everything else about runs is in the store."""
-        reference: str | None = scope["path_params"]["id"]
-        if _RESPONSES.partition("{")[0] in scope["path"]:
-            reference = stored.run_id(reference or "")
+    async def _run(
+        self, app: ASGIApp, run_id: Callable[[str], str | None], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Pass a request for a run under way to its node; everything else about runs is in the store.
+
+        `run_id` returns the id of the run, or a prefix of it, for the id in the path.
+        """
+        reference = run_id(scope["path_params"]["id"])
         node = ""
         with suppress(RunNotFound):  # the endpoint reports it
             run = await self._services.store.run(reference or "")

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from clinvk import __version__
 from clinvk.api.endpoints.inventory import BackendInfo, NodeInfo
-from clinvk.api.endpoints.services import Services
+from clinvk.api.endpoints.services import Owner, Services
 from clinvk.cluster.broker import Broker, Received, connected, without_password
 from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.gateway_end import GatewayEnd
@@ -102,9 +102,9 @@ class Membership:
         if self._namesake.is_set():
             raise self._name_is_used()
 
-    def wrap(self, services: Services, template: str, app: ASGIApp) -> ASGIApp:
-        """Return the application for a path template: of a gateway one that passes requests to nodes."""
-        return self._gateway.wrap(template, app) if self._gateway else app
+    def wrap(self, services: Services, owner: Owner, app: ASGIApp) -> ASGIApp:
+        """Return the application for an endpoint: of a gateway one that passes the requests to nodes."""
+        return self._gateway.wrap(owner, app) if self._gateway else app
 
     def nodes(self) -> list[NodeInfo]:
         """Return the machines that run agents, by name."""

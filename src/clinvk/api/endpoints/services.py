@@ -6,7 +6,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from clinvk.orchestrate.orchestration import Nodes
 
 T = TypeVar("T")
+
+
+Owner = Literal["store", "prompt", "batch", "run", "response", "events", "worktree", "worktrees"]
+"""How a gateway of a cluster finds the node that has what a request is about; `store` asks no node."""
 
 
 class Cluster(Protocol):
@@ -63,8 +67,8 @@ class Cluster(Protocol):
         """Disconnect."""
         ...
 
-    def wrap(self, services: "Services", template: str, app: ASGIApp) -> ASGIApp:
-        """Return the application for a path template: that of the endpoint, or one that passes requests to nodes."""
+    def wrap(self, services: "Services", owner: Owner, app: ASGIApp) -> ASGIApp:
+        """Return the application for an endpoint: its own, or one that passes the requests to nodes."""
         ...
 
     def joined(self, services: "Services") -> AbstractAsyncContextManager[None]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clinvk.api.endpoints.services import Services
+from clinvk.api.endpoints.services import Owner, Services
 from clinvk.api.http.response import document
 from clinvk.dialects import json_bodies
 from clinvk.types import errors
@@ -66,6 +66,7 @@ class Route(NamedTuple):
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     app: Callable[[Services], ASGIApp]
+    owner: Owner = "store"
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -149,6 +150,7 @@ def json_endpoint(
     query: type[msgspec.Struct] | None = None,
     body: type[msgspec.Struct] | None = None,
     examples: Mapping[str, Json] = {},
+    owner: Owner = "store",
 ) -> Endpoint:
     """Return the endpoint of a handler, described by the name, the docstring and the types of the handler."""
     first, *others = handler.__name__.split("_")
@@ -165,7 +167,7 @@ def json_endpoint(
         body=body,
         examples=examples,
     )
-    return Endpoint(Route(method, path, partial(json_app, handler)), operation)
+    return Endpoint(Route(method, path, partial(json_app, handler), owner), operation)
 
 
 def examples(name: str, summary: str, value: Json) -> Mapping[str, Json]:

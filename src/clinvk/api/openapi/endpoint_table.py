@@ -109,7 +109,7 @@ def _batch(
     )
     answers = {200: result, 202: _ACCEPTED}
     return Endpoint(
-        Route("POST", f"/api/v1/{kind}", partial(_batch_app, kind)),
+        Route("POST", f"/api/v1/{kind}", partial(_batch_app, kind), "batch"),
         Operation(
             kind, summary, answers, (*_PROMPT, *more), description, headers=(_PREFER,), body=body, examples=bodies
         ),
@@ -118,7 +118,7 @@ def _batch(
 
 _PROMPTS = (
     Endpoint(
-        Route("POST", "/api/v1/prompt", partial(PromptEndpoint, REST)),
+        Route("POST", "/api/v1/prompt", partial(PromptEndpoint, REST), "prompt"),
         Operation(
             "prompt",
             "Run one prompt",
@@ -223,9 +223,9 @@ _SESSIONS_AND_RUNS = (
         returns={201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)},
     ),
     json_endpoint("GET", "/api/v1/runs", runs.list_runs, _SESSION),
-    json_endpoint("GET", "/api/v1/runs/{id}", runs.get_run, _RUN),
+    json_endpoint("GET", "/api/v1/runs/{id}", runs.get_run, _RUN, owner="run"),
     Endpoint(
-        Route("GET", "/api/v1/runs/{id}/events", RunEventsEndpoint),
+        Route("GET", "/api/v1/runs/{id}/events", RunEventsEndpoint, "run"),
         Operation(
             "followRun",
             "Read the events of a run, and follow it while it runs",
@@ -236,9 +236,9 @@ _SESSIONS_AND_RUNS = (
             headers=(_LAST_EVENT_ID,),
         ),
     ),
-    json_endpoint("POST", "/api/v1/runs/{id}/cancel", runs.cancel_run, _CANCEL),
+    json_endpoint("POST", "/api/v1/runs/{id}/cancel", runs.cancel_run, _CANCEL, owner="run"),
     Endpoint(
-        Route("GET", "/api/v1/events", _live_events),
+        Route("GET", "/api/v1/events", _live_events, "events"),
         Operation(
             "followServer",
             "Follow all runs and interactions of this server",
@@ -252,10 +252,10 @@ _SESSIONS_AND_RUNS = (
             headers=(_LAST_EVENT_ID,),
         ),
     ),
-    json_endpoint("GET", "/api/v1/worktrees", worktrees.list_worktrees, GUARDED),
-    json_endpoint("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE),
-    json_endpoint("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE),
-    json_endpoint("DELETE", "/api/v1/worktrees/{id}", worktrees.discard_worktree, _CHANGE_WORKTREE),
+    json_endpoint("GET", "/api/v1/worktrees", worktrees.list_worktrees, GUARDED, owner="worktrees"),
+    json_endpoint("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE, owner="worktree"),
+    json_endpoint("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE, owner="worktree"),
+    json_endpoint("DELETE", "/api/v1/worktrees/{id}", worktrees.discard_worktree, _CHANGE_WORKTREE, owner="worktree"),
     json_endpoint("GET", "/api/v1/interactions", interactions.list_interactions, (*_SESSION, errors.RunNotFound)),
     json_endpoint("GET", "/api/v1/interactions/{id}", interactions.get_interaction, _INTERACTION),
     json_endpoint(

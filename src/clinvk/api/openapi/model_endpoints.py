@@ -91,7 +91,7 @@ def _responses_app(services: Services) -> ASGIApp:
 
 MODEL_APIS = (
     _model_run(
-        Route("POST", "/openai/v1/chat/completions", partial(PromptEndpoint, OPENAI)),
+        Route("POST", "/openai/v1/chat/completions", partial(PromptEndpoint, OPENAI), "prompt"),
         "chatCompletion",
         "Answer a conversation",
         chat_bodies.ChatBody,
@@ -99,7 +99,7 @@ MODEL_APIS = (
         chat_bodies.ChatAnswer,
     ),
     _model_run(
-        Route("POST", "/openai/v1/responses", _responses_app),
+        Route("POST", "/openai/v1/responses", _responses_app, "prompt"),
         "createResponse",
         "Answer a conversation, or continue one",
         response_body.ResponseBody,
@@ -108,21 +108,25 @@ MODEL_APIS = (
         errors.PreviousNotFound,
     ),
     _model_run(
-        Route("POST", "/openai/v1/completions", partial(PromptEndpoint, OpenAICompletions())),
+        Route("POST", "/openai/v1/completions", partial(PromptEndpoint, OpenAICompletions()), "prompt"),
         "completion",
         "Answer a text",
         chat_bodies.CompletionBody,
         {"prompt": "What does this project do?"},
         chat_bodies.CompletionAnswer,
     ),
-    json_endpoint("GET", "/openai/v1/responses/{id}", model_apis.get_response, _RESPONSE),
+    json_endpoint("GET", "/openai/v1/responses/{id}", model_apis.get_response, _RESPONSE, owner="response"),
     json_endpoint(
-        "POST", "/openai/v1/responses/{id}/cancel", model_apis.cancel_response, (*_RESPONSE, errors.ForeignOrigin)
+        "POST",
+        "/openai/v1/responses/{id}/cancel",
+        model_apis.cancel_response,
+        (*_RESPONSE, errors.ForeignOrigin),
+        owner="response",
     ),
     json_endpoint("GET", "/openai/v1/models", model_apis.list_models, GUARDED),
     json_endpoint("GET", "/openai/v1/models/{id:path}", model_apis.get_model, _MODEL),
     _model_run(
-        Route("POST", "/anthropic/v1/messages", partial(PromptEndpoint, ANTHROPIC)),
+        Route("POST", "/anthropic/v1/messages", partial(PromptEndpoint, ANTHROPIC), "prompt"),
         "createMessage",
         "Answer a conversation",
         anthropic_body.MessagesBody,

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clinvk.api.access.auth import AuthMiddleware
 from clinvk.api.access.hosts import CorsMiddleware
 from clinvk.api.console.files import CONSOLE_PATH
-from clinvk.api.endpoints.services import Services
+from clinvk.api.endpoints.services import Owner, Services
 from clinvk.api.http.middleware import UNKNOWN, RequestMiddleware
 from clinvk.api.http.response import (
     NO_RETRY,
@@ -35,8 +35,8 @@ MCP_PATH = "/mcp"
 Guard = Callable[[ASGIApp], ASGIApp]
 """Makes the layer that identifies the client of each request."""
 
-Wrap = Callable[[str, ASGIApp], ASGIApp]
-"""Returns the application for a path template and the application of its endpoint."""
+Wrap = Callable[[Owner, ASGIApp], ASGIApp]
+"""Returns the application for an endpoint: its own, or one that passes the requests to nodes."""
 
 
 class Router:
@@ -106,8 +106,9 @@ class Router:
             await send_error(error, scope, send, [(b"allow", allowed.encode())])
             return
         if (app := self._apps.get((template, method))) is None:
-            app = methods[method].app(self._services)
-            app = self._apps[template, method] = self._wrap(template, app) if self._wrap else app
+            route = methods[method]
+            app = route.app(self._services)
+            app = self._apps[template, method] = self._wrap(route.owner, app) if self._wrap else app
         await app(scope, receive, send)
 
 
