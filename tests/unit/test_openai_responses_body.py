@@ -3,6 +3,7 @@
 import base64
 import json
 
+import msgspec
 import pytest
 
 from clinvk.dialects.dialect import Call
@@ -334,3 +335,20 @@ def test_session_and_previous_response_are_mutually_exclusive() -> None:
     with pytest.raises(InvalidRequest, match="use one") as caught:
         call({"x-clinvk-session-id": "abcd"}, previous_response_id=f"resp_{RUN}")
     assert caught.value.field == "previous_response_id"
+
+
+def test_parsed_call_is_data_for_another_process() -> None:
+    content = {"type": "input_text", "text": "hi"}, {"type": "input_image", "image_url": PNG_URL}
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
+    parsed = call(
+        previous_response_id=f"resp_{RUN}",
+        instructions="Be brief.",
+        tools=[FUNCTION],
+        input=[output, {"role": "user", "content": content}],
+    )
+    assert parsed.previous
+    assert parsed.tool_turn
+    data = msgspec.json.encode(parsed)
+    received = msgspec.json.decode(data, type=type(parsed))
+    assert received.previous == parsed.previous
+    assert msgspec.json.encode(received) == data

@@ -1,6 +1,6 @@
 """The interface of a wire format: a body in, a `Call` out; events in, bytes out."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -9,7 +9,6 @@ from clinvk.dialects.conversation import AgentPrompt, Conversation, ToolTurn
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, RunResult
-from clinvk.types.record import RunRecord
 from clinvk.types.request import Placement, RunRequest
 from clinvk.types.run import RunFacts
 
@@ -59,15 +58,12 @@ class Previous(msgspec.Struct, frozen=True):
     Attributes:
         conversation: the turns after the previous run, without `instructions`; used if an agent must receive the
             earlier turns again.
-        system: returns the system prompt of a previous run that received the prompt in full, without the instructions
-            of the previous request.
         instructions: a system text for this request alone; precedes the other system texts.
     """
 
     run_id: str
     field: str
     conversation: Conversation
-    system: Callable[[RunRecord], str]
     instructions: str = ""
 
 

@@ -22,6 +22,7 @@ from clinvk.dialects.conversation import (
     without_images,
 )
 from clinvk.dialects.dialect import AnsweredChat, Chat, Previous
+from clinvk.dialects.openai.responses import stored
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import PreviousNotFound, RunNotFound, SessionNotFound
 from clinvk.types.events import ToolCall, ToolResult
@@ -101,7 +102,7 @@ async def continue_previous(
     if run.state == "finished":
         calls = []
     given = system_prompt((previous.instructions, *previous.conversation.system))
-    kept_system = "" if system_prompt(previous.conversation.system) else _system(run, previous)
+    kept_system = "" if system_prompt(previous.conversation.system) else _system(run)
     system = system_prompt((given or "", kept_system)) or request.system_prompt
     can_resume = session.backend_session_id and session.backend == request.backend and not request.ephemeral
     if can_resume and not (new_session or calls) and await _is_newest(store, run):
@@ -155,12 +156,12 @@ async def _find_previous(store: SessionStore, previous: Previous) -> tuple[RunRe
     return run, await store.session(run.session_id)
 
 
-def _system(run: RunRecord, previous: Previous) -> str:
+def _system(run: RunRecord) -> str:
     match run.request:
         case {"answer_as": {"clinvk_system": str(before)}}:
             return before
         case _:
-            return previous.system(run)
+            return stored.system(run)
 
 
 async def _calls(store: SessionStore, run: RunRecord) -> list[Turn]:

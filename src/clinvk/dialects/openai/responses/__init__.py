@@ -153,4 +153,4 @@ def _previous(body: ResponseBody, conversation: Conversation, options: vendor.He
         raise PreviousNotFound(f"Previous response with id {body.previous_response_id!r} not found.", field)
     instructions = body.instructions or ""
     later = replace(conversation, system=conversation.system[1:]) if instructions else conversation
-    return Previous(run_id, field, later, stored.system, instructions)
+    return Previous(run_id, field, later, instructions)
