@@ -1,54 +1,5 @@
 """Every error that clinvk raises or reports.
 
-    ClinvkError                   internal_error
-    ├─ InvalidRequest             invalid_request
-    │  ├─ NoSuchPath              not_found
-    │  ├─ MethodNotAllowed        method_not_allowed
-    │  ├─ BodyTooLarge            body_too_large
-    │  ├─ BodyTooSlow             body_too_slow
-    │  ├─ WrongMediaType          unsupported_media_type
-    │  ├─ KeyRefused              unauthorized
-    │  ├─ ForeignOrigin           foreign_origin
-    │  ├─ HostRefused             host_refused
-    │  ├─ DirectoryNotAllowed     directory_not_allowed
-    │  ├─ BackendNotAllowed       backend_not_allowed
-    │  ├─ BeyondPolicy            beyond_policy
-    │  ├─ RateLimited             rate_limited
-    │  │  └─ BudgetSpent          budget_spent
-    │  ├─ Unsupported             unsupported_option
-    │  ├─ NotCancellable          run_not_cancellable
-    │  ├─ PreviousNotFound        previous_response_not_found
-    │  ├─ AgentCannotAnswer       agent_cannot_answer
-    │  ├─ InteractionAnswered     interaction_answered
-    │  └─ InteractionEnded        interaction_ended
-    ├─ ConfigError                invalid_config
-    ├─ BackendUnavailable         backend_unavailable
-    │  └─ ModelNotFound           model_not_found
-    ├─ SessionError               session_error
-    │  ├─ SessionNotFound         session_not_found
-    │  ├─ SessionBusy             session_busy
-    │  └─ NotResumable            session_not_resumable
-    ├─ RunNotFound                run_not_found
-    ├─ AmbiguousId                ambiguous_id
-    ├─ InteractionNotFound        interaction_not_found
-    ├─ WorktreeNotFound           worktree_not_found
-    ├─ StoreUnavailable           store_unavailable
-    ├─ ResourcesExhausted         resources_exhausted
-    ├─ QueueFull                  queue_full
-    ├─ ShuttingDown               shutting_down
-    ├─ NodeUnavailable            node_unavailable
-    ├─ TimedOut                   timed_out
-    ├─ Cancelled                  cancelled
-    ├─ Interrupted                interrupted
-    └─ AgentFailed                agent_failed
-       ├─ AgentUnauthenticated    agent_unauthenticated
-       ├─ AgentRateLimited        agent_rate_limited
-       │  └─ AgentUnpaid          agent_unpaid
-       ├─ AgentOverloaded         agent_overloaded
-       ├─ AgentRejected           agent_rejected
-       ├─ AgentCrashed            agent_crashed
-       └─ CallMissing             tool_call_missing
-
 A failure before the agent starts is raised. A failure that ends a started run travels as `RunFailed`, whose `code` is
 the `code` of one of these classes.
 """
