@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinvk.store.protocol import check_prefix
+from clinvk.store.ids import check_prefix
 from clinvk.types.errors import InteractionNotFound, SessionNotFound
 
 

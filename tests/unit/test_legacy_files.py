@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clinvk.store import protocol
+from clinvk.store import ids
 from clinvk.store.sqlite.legacy import parse
 from clinvk.types.events import Usage
 from clinvk.types.record import Session
@@ -86,7 +86,7 @@ def test_id_in_another_notation_is_normalized(given: str) -> None:
 
 def test_foreign_id_is_mapped_and_kept_in_metadata() -> None:
     first, second = parsed(id="my session"), parsed(id="my sessions")
-    assert protocol.is_id(first.id)
+    assert ids.is_id(first.id)
     assert first.id == parsed(id="my session").id != second.id
     assert first.metadata["imported_id"] == "my session"
     assert parsed(parent_id="my session").parent_id == first.id

@@ -1,45 +1,30 @@
-"""The protocol for stores of sessions and runs, and the ids of both. All stores pass one contract suite."""
+"""The store of sessions and runs: the interface, with the methods that all databases share.
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+All stores pass one contract suite.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from msgspec.structs import replace
 
+from clinvk.store import ids, rows
+from clinvk.store.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS, Table
+from clinvk.store.turns import Connection, Turns
 from clinvk.types.choices import RunState, SessionStatus
-from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionBusy, SessionNotFound
-from clinvk.types.events import Logged, RunFailed
+from clinvk.types.errors import SessionBusy
+from clinvk.types.events import Logged, RunFailed, Usage
 from clinvk.types.interaction import Interaction, InteractionStatus
 from clinvk.types.record import LimitWindow, RunRecord, Session, UsageOfDay
-
-MIN_PREFIX = 4
-"""The minimum length of an id prefix, in hex digits."""
 
 UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
 """The states of a run that has not ended."""
 
-FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags", "node")
-"""The fields of a session that its runs do not change; only `reassign` changes the backend."""
-
-FIXED_RUN_FIELDS = (
-    "id",
-    "session_id",
-    "parent_id",
-    "backend",
-    "created_at",
-    "workdir",
-    "request",
-    "prompt",
-    "key_name",
-    "node",
-)
-"""The fields of a run that never change after `begin`, except by `reassign`."""
-
 LOST = RunFailed(SessionBusy.code, "the session was continued or deleted elsewhere while the database was away")
 """The ending of a run that `SessionStore.on_lost` stops."""
-
-SEARCHED_CHARS = 1000
-"""How many characters of a session's title and first prompt, together, `SessionQuery.text` searches."""
 
 Item = TypeVar("Item")
 
@@ -95,14 +80,28 @@ def settled_record(session: Session) -> Session:
     return replace(session, status="paused") if session.status == "active" else session
 
 
-class SessionStore(Protocol):
+_LAST_USED = "SELECT max(last_used) FROM sessions"
+_LIMITS = LIMITS.select('WHERE resets_at > ? ORDER BY backend, resets_at, "window"')
+_USAGE = (
+    "SELECT day, key_name, backend, model, runs, cost_usd, input_tokens, output_tokens, cached_tokens, reasoning_tokens"
+    " FROM usage WHERE day >= ? AND key_name = coalesce(?, key_name) AND runs > 0"
+    " ORDER BY day, key_name, backend, model"
+)
+_INTERACTION_FILTERS = ("status", "run_id", "session_id")
+
+_T = TypeVar("_T")
+_Record = TypeVar("_Record", Session, RunRecord, Interaction)
+Operation = Callable[[Connection], Coroutine[Any, Any, _T]]
+
+
+class SessionStore(ABC):
     """Sessions and runs.
 
-    A `reference` is an id or a unique prefix of an id with at least `MIN_PREFIX` digits. The fields of a session in
-    `FIXED_SESSION_FIELDS` never change with its runs; only `describe` and `tag` change title and tags, so a run cannot
-    undo such a change. The fields of a run in `FIXED_RUN_FIELDS` never change,
-    except that `reassign` changes the agent. All methods raise `StoreUnavailable` if
-    the store cannot be used.
+    A `reference` is an id or a unique prefix of an id with at least `ids.MIN_PREFIX` digits. The fields of a session
+    in `FIXED_SESSION_FIELDS` never change with its runs; only `describe` and `tag` change title and tags, so a run
+    cannot undo such a change. The fields of a run in `FIXED_RUN_FIELDS` never change, except that `reassign` changes
+    the agent.
+    All methods raise `StoreUnavailable` if the store cannot be used.
 
     Attributes:
         damage: the damage that an operation has met; empty if none. Operations on undamaged parts still work.
@@ -110,12 +109,13 @@ class SessionStore(Protocol):
             and its session was continued or deleted.
     """
 
-    on_lost: list[Callable[[str], None]]
+    damage = ""
 
-    @property
-    def damage(self) -> str:
-        """The damage that an operation has met; empty if none."""
-        ...
+    def __init__(self, turns: Turns, on_run: Callable[[RunRecord], None]) -> None:
+        """Take the operations on the database, and the callback for each stored record of a run."""
+        self.on_lost: list[Callable[[str], None]] = []
+        self._turns = turns
+        self._on_run = on_run
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Insert a run before its start, and claim its session until `end`.
@@ -128,7 +128,7 @@ class SessionStore(Protocol):
             SessionBusy: another run of the session is under way.
             SessionNotFound: the session must exist, but does not.
         """
-        ...
+        return await self._insert(run, lambda db: self._turns.begin(db, run, session, must_exist))
 
     async def enqueue(self, run: RunRecord, session: Session, is_next: bool = False) -> Session:
         """Insert a run that waits until its session is free. Return the stored session, which does not change.
@@ -139,41 +139,41 @@ class SessionStore(Protocol):
         Raises:
             SessionNotFound: the session does not exist.
         """
-        ...
+        return await self._insert(run, lambda db: self._turns.enqueue(db, run, session, is_next))
 
     async def claim(self, run_id: str, session_id: str) -> Session | None:
         """Claim the session of a run that waits, until `end`. Return the session, or None if other runs come first."""
-        ...
+        return await self._write(lambda db: self._turns.claim(db, run_id, session_id))
 
+    @abstractmethod
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session (the agent's handle, its model).
 
         The update may be delayed for a moment, so an unknown run is ignored.
         """
-        ...
 
+    @abstractmethod
     async def reassign(self, run: RunRecord, session: Session | None) -> None:
         """Update a run before a change of agent or a wait, including `backend` and `request`, and update the session.
 
         Raises:
             RunNotFound: the run is not stored.
         """
-        ...
 
     async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
         """Store events of runs, by run id, in one transaction. The events of a run must be in order of number.
 
         Skip stored events, and all events of an unknown run.
         """
-        ...
+        await self._write(lambda db: self._turns.append(db, events))
 
+    @abstractmethod
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Store the end of a run with its last events, and release its session, in one transaction.
 
         Raises:
             RunNotFound: the run is not stored.
         """
-        ...
 
     async def session(self, reference: str) -> Session:
         """Return a session.
@@ -182,31 +182,33 @@ class SessionStore(Protocol):
             SessionNotFound: no session has this id.
             AmbiguousId: several ids begin with the reference; the error names them.
         """
-        ...
+        return await self._find(SESSIONS, reference, "session")
 
+    @abstractmethod
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
-        ...
 
+    @abstractmethod
     async def current(self, backend: str, working_dir: str) -> Session | None:
         """Return the newest session that a prompt without a session id may continue, or None.
 
         The session is resumable, and has a run of the command line that was not part of an orchestration, or no run
         (a fork).
         """
-        ...
 
+    @abstractmethod
     async def costs(self, session_ids: Sequence[str]) -> dict[str, float]:
         """Return the sum of the known costs of the runs of sessions, by session; without sessions of unknown cost."""
-        ...
 
     async def create(self, session: Session) -> None:
         """Insert a session without a run (a fork), `settled_record`. Raises ValueError if the id exists."""
-        ...
+        if not await self._write(lambda db: self._turns.insert(db, settled_record(session))):
+            raise ValueError(f"session {session.id!r} is there already")
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Change title and tags; None leaves a value unchanged. Raises `SessionNotFound`."""
-        ...
+        await self._store_pending()
+        return await self._write(lambda db: self._turns.describe(db, session_id, rows.described(title, tags)))
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
         """Add and remove tags, as `session.with_tags` does. Keep concurrent changes of other tags.
@@ -215,7 +217,8 @@ class SessionStore(Protocol):
             SessionNotFound: no session has this id.
             InvalidRequest: the session would have too many tags; no tag was changed.
         """
-        ...
+        await self._store_pending()
+        return await self._write(lambda db: self._turns.describe(db, session_id, rows.tagged(add, remove)))
 
     async def delete(self, session_id: str) -> None:
         """Delete a session, its runs, and the events of the runs. Raises `SessionNotFound`, `SessionBusy`.
@@ -223,7 +226,7 @@ class SessionStore(Protocol):
         If a deleted run was part of an orchestration, the orchestration loses text and events, and is deleted with the
         last part. An orchestration under way stays, and is stored without text until the end.
         """
-        ...
+        await self._write(lambda db: self._turns.delete(db, session_id))
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete sessions last used (or imported) before a time, in seconds since the epoch.
@@ -233,27 +236,34 @@ class SessionStore(Protocol):
         Returns:
             The number of sessions.
         """
-        ...
+        if dry_run:
+            return await self._read(lambda db: self._turns.count_old(db, before))
+        number = 0
+        while deleted := await self._write(lambda db: self._turns.clean(db, before)):
+            number += deleted
+        while await self._write(lambda db: self._turns.clean_runs(db, before)):
+            pass
+        return number
 
+    @abstractmethod
     async def count(self) -> int:
         """Return the number of sessions. Raise also if the store can be read but not written, for health checks."""
-        ...
 
     async def run(self, reference: str) -> RunRecord:
         """Return a run. Raises `RunNotFound`, `AmbiguousId`."""
-        ...
+        return await self._find(RUNS, reference, "run")
 
+    @abstractmethod
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
         """List runs."""
-        ...
 
+    @abstractmethod
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Return up to `limit` stored events of a run after number `after`; empty for an unknown run."""
-        ...
 
     async def add_interaction(self, interaction: Interaction) -> None:
         """Store a new interaction. The interaction is deleted with its run, and withdrawn at the end of the run."""
-        ...
+        await self._write(lambda db: db.execute(INTERACTIONS.insert(), *INTERACTIONS.values(interaction)))
 
     async def resolve_interaction(self, resolved: Interaction) -> Interaction:
         """Store the outcome of an interaction, unless the interaction is no longer pending. Return what is stored.
@@ -261,46 +271,84 @@ class SessionStore(Protocol):
         Raises:
             InteractionNotFound: the interaction was deleted, as at the end of an ephemeral run.
         """
-        ...
+        return await self._write(lambda db: self._turns.resolve(db, resolved))
 
     async def interaction(self, reference: str) -> Interaction:
         """Return an interaction. Raises `InteractionNotFound`, `AmbiguousId`."""
-        ...
+        return await self._find(INTERACTIONS, reference, "interaction")
 
     async def interactions(self, query: InteractionQuery) -> list[Interaction]:
         """List interactions."""
-        ...
+        where, values = rows.where(rows.equal(query, _INTERACTION_FILTERS))
+        select = INTERACTIONS.select(f"{where} ORDER BY {INTERACTIONS.newest_first} LIMIT ? OFFSET ?")
+        found = await self._read(lambda db: db.fetch(select, *values, query.limit, query.offset))
+        return [*map(INTERACTIONS.read, found)]
+
+    async def _find(self, table: Table[_Record], reference: str, kind: ids.Kind) -> _Record:
+        prefix = ids.check_prefix(reference, kind)
+        select = table.select("WHERE id >= ? AND id < ? ORDER BY id LIMIT ?")
+
+        async def find(db: Connection) -> _Record:
+            found = await db.fetch(select, prefix, f"{prefix}g", ids.MAX_CANDIDATES + 1)
+            records = [table.read(row) for row in found]
+            only = ids.only_match([record.id for record in records], reference, kind)
+            return next(record for record in records if record.id == only)
+
+        return await self._read(find)
 
     async def last_used(self) -> float | None:
         """Return when a session was last used, in seconds since the epoch; None if there is no session."""
-        ...
+        return (await self._read(lambda db: db.fetch(_LAST_USED)))[0][0]
 
+    @abstractmethod
     async def recover(self) -> int:
         """Mark the runs of dead processes as interrupted. Return the number of runs."""
-        ...
 
+    @abstractmethod
     async def size(self) -> int:
         """Return the size of the store on disk, in bytes."""
-        ...
 
+    @abstractmethod
     async def pid_of(self, run_id: str) -> int | None:
         """Return the pid of the live process that began a run; None if unknown, e.g. on another machine."""
-        ...
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
         """Return the usage of ended runs since a day, in order of days; with `key_name` None, of all keys.
 
         Usage stays when runs are deleted. An orchestration counts as the sum of the parts.
         """
-        ...
+        return [
+            UsageOfDay(
+                day=day, key_name=key, backend=backend, model=model, runs=runs, cost_usd=cost_usd, usage=Usage(*tokens)
+            )
+            for day, key, backend, model, runs, cost_usd, *tokens in await self._read(
+                lambda db: db.fetch(_USAGE, first_day, key_name)
+            )
+        ]
 
+    @abstractmethod
     async def update_limit(self, window: LimitWindow) -> None:
         """Store the newest state of a limit. The update may be delayed for a moment."""
-        ...
 
     async def limits(self) -> list[LimitWindow]:
         """Return the newest states of the limits whose windows have not ended, by backend and window."""
-        ...
+        return [*map(LIMITS.read, await self._read(lambda db: db.fetch(_LIMITS, time.time())))]
+
+    @abstractmethod
+    async def _write(self, operation: Operation[_T]) -> _T:
+        """Return the value of an operation, which is a transaction."""
+
+    @abstractmethod
+    async def _read(self, operation: Operation[_T]) -> _T:
+        """Return the value of an operation that reads, after the pending updates."""
+
+    @abstractmethod
+    async def _insert(self, run: RunRecord, operation: Operation[_T]) -> _T:
+        """Insert a run by an operation, or withdraw the run if the caller leaves."""
+
+    @abstractmethod
+    async def _store_pending(self) -> None:
+        """Store the pending updates."""
 
 
 @runtime_checkable
@@ -314,62 +362,3 @@ class KeyStore(Protocol):
     async def change_keys(self, edit: Callable[[str | None], str], dry_run: bool) -> None:
         """Replace the text by the result of `edit`; with `dry_run`, only call `edit`."""
         ...
-
-
-ID_DIGITS = 32
-MAX_CANDIDATES = 10
-
-Kind = Literal["session", "run", "interaction"]
-_NotFound = SessionNotFound | RunNotFound | InteractionNotFound
-
-_DIGITS = frozenset("0123456789abcdef")
-_NOT_FOUND: dict[Kind, type[_NotFound]] = {
-    "session": SessionNotFound,
-    "run": RunNotFound,
-    "interaction": InteractionNotFound,
-}
-
-
-def check_prefix(reference: str, kind: Kind) -> str:
-    """Return an id, or the beginning of one, in lower case.
-
-    Raises:
-        SessionNotFound, RunNotFound, InteractionNotFound: the reference is neither an id nor a prefix.
-    """
-    digits = reference.lower()
-    if MIN_PREFIX <= len(digits) <= ID_DIGITS and _DIGITS.issuperset(digits):
-        return digits
-    article = "an" if kind == "interaction" else "a"
-    raise _NOT_FOUND[kind](
-        f"{reference!r} is not {article} {kind} id: "
-        f"an id is {ID_DIGITS} hex digits, or at least the first {MIN_PREFIX} of them"
-    )
-
-
-def is_id(text: str) -> bool:
-    """Return whether a text is a complete id."""
-    return len(text) == ID_DIGITS and _DIGITS.issuperset(text)
-
-
-def only_match(found: Sequence[str], reference: str, kind: Kind) -> str:
-    """Return the only id in `found`, which may hold one id more than `MAX_CANDIDATES`.
-
-    Raises:
-        SessionNotFound, RunNotFound, InteractionNotFound: `found` is empty.
-        AmbiguousId: `found` has several ids.
-    """
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise not_found(reference, kind)
-    candidates = tuple(found[:MAX_CANDIDATES])
-    more = " and more" if len(found) > MAX_CANDIDATES else ""
-    raise AmbiguousId(
-        f"{reference!r} is the beginning of several {kind} ids: {', '.join(candidates)}{more}",
-        candidates=candidates,
-    )
-
-
-def not_found(reference: str, kind: Kind) -> _NotFound:
-    """Return the error for an unknown id."""
-    return _NOT_FOUND[kind](f"no {kind} {reference!r}")

@@ -14,12 +14,31 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.store.protocol import FIXED_RUN_FIELDS, FIXED_SESSION_FIELDS, SEARCHED_CHARS
 from clinvk.types.errors import Cancelled, ClinvkError, Interrupted, StoreUnavailable
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord, Session, with_tags
 from clinvk.types.text import readable
+
+FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags", "node")
+"""The fields of a session that its runs do not change; only `reassign` changes the backend."""
+
+FIXED_RUN_FIELDS = (
+    "id",
+    "session_id",
+    "parent_id",
+    "backend",
+    "created_at",
+    "workdir",
+    "request",
+    "prompt",
+    "key_name",
+    "node",
+)
+"""The fields of a run that never change after `begin`, except by `reassign`."""
+
+SEARCHED_CHARS = 1000
+"""How many characters of a session's title and first prompt, together, `SessionQuery.text` searches."""
 
 Value = str | bytes | int | float | None
 """The types of values in a database."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from clinvk.store import protocol, rows
+from clinvk.store import ids, rows
 from clinvk.store.rows import DESCRIPTION, INTERACTIONS, RUN_TEXTS, RUNS, SESSION_CHANGES, SESSIONS, is_resumable
 from clinvk.types.choices import RunState
 from clinvk.types.errors import SessionBusy
@@ -100,6 +100,10 @@ class Turns(ABC):
         """Update a run, and the session that it holds. Raises `RunNotFound`."""
 
     @abstractmethod
+    async def reassign(self, db: Connection, run: RunRecord, session: Session | None) -> None:
+        """Update a run and its session before a change of agent or a wait. Raises `RunNotFound`."""
+
+    @abstractmethod
     async def append(self, db: Connection, events: Mapping[str, Sequence[Logged]]) -> None:
         """Store the events of runs. Skip stored events, and all events of an unknown run."""
 
@@ -169,6 +173,13 @@ class Turns(ABC):
             await db.execute(_PAUSE, ending.message, session_id)
             await self.mark_stopped(db, key, outcome.added)
 
+    async def recover(self, db: Connection) -> int:
+        """Mark the runs of dead processes as interrupted. Return the number of runs."""
+        dead = await self.dead_runs(db)
+        for run_id in dead:
+            await self.stop(db, run_id, "interrupted", rows.INTERRUPTED)
+        return len(dead)
+
     async def describe(self, db: Connection, session_id: str, change: Callable[[Session], Session]) -> Session:
         """Change title and tags of a session."""
         session = change(await self._locked(db, session_id))
@@ -179,9 +190,13 @@ class Turns(ABC):
     async def delete(self, db: Connection, session_id: str) -> None:
         """Delete a session with its runs and events, and the text of orchestrations with one of the runs as a part."""
         if not await db.fetch(self._lock, session_id):
-            raise protocol.not_found(session_id, "session")
+            raise ids.not_found(session_id, "session")
         await self._refuse_busy(db, session_id)
         await self._delete_session(db, session_id)
+        await self.forget_groups(db)
+
+    async def forget_groups(self, db: Connection) -> None:  # noqa: B027 - one database has no groups
+        """Delete what lists keep of groups without members, if anything."""
 
     async def count_old(self, db: Connection, before: float) -> int:
         """Return the number of idle sessions last used or imported before a time."""
@@ -196,14 +211,16 @@ class Turns(ABC):
 
     async def clean_runs(self, db: Connection, before: float) -> int:
         """Delete some ended runs without a session that began before a time. Return the number of deleted runs."""
-        return await db.execute(self._delete_old_runs, before)
+        deleted = await db.execute(self._delete_old_runs, before)
+        await self.forget_groups(db)
+        return deleted
 
     async def resolve(self, db: Connection, resolved: Interaction) -> Interaction:
         """Store the outcome of a pending interaction, and return the stored interaction."""
         await db.execute(_RESOLVE, *INTERACTIONS.values(resolved, _OUTCOME), resolved.id)
         if found := await db.fetch(INTERACTIONS.by_id, resolved.id):
             return INTERACTIONS.read(found[0])
-        raise protocol.not_found(resolved.id, "interaction")
+        raise ids.not_found(resolved.id, "interaction")
 
     async def has_lost_text(self, db: Connection, run: RunRecord) -> bool:
         """Return whether a run is an orchestration (which has no backend) with a deleted part."""
@@ -218,7 +235,7 @@ class Turns(ABC):
         """Return a session, which no other transaction can change until the end of this one."""
         if found := await db.fetch(self._lock_session, session_id):
             return SESSIONS.read(found[0])
-        raise protocol.not_found(session_id, "session")
+        raise ids.not_found(session_id, "session")
 
     async def _activate(self, db: Connection, session: Session, at: float) -> Session:
         session = replace(session, status="active", last_used=max(session.last_used, at))

@@ -20,8 +20,7 @@ from clinvk.store.postgres import lists
 from clinvk.store.postgres.database import TIMEOUT_S, Database
 from clinvk.store.postgres.heartbeat import INTERVAL_S, Heartbeat
 from clinvk.store.postgres.turns import PostgresTurns
-from clinvk.store.protocol import Page, RunQuery, SessionQuery
-from clinvk.store.records import Operation, RecordStore
+from clinvk.store.protocol import Operation, Page, RunQuery, SessionQuery, SessionStore
 from clinvk.store.rows import INTERRUPTED, LIMITS, NOT_KEPT, WITHDRAWN
 from clinvk.store.turns import Connection
 from clinvk.types.choices import RunState
@@ -67,7 +66,7 @@ class _Pending(NamedTuple):
     size: int = 0
 
 
-class PostgresStore(RecordStore[PostgresTurns]):
+class PostgresStore(SessionStore):
     """Sessions and runs in a PostgreSQL database, which is connected with the first operation.
 
     Any process interrupts the runs of processes that have not reported for a few seconds. If such a process turns out

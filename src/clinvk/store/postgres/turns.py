@@ -6,7 +6,7 @@ of failing.
 
 from collections.abc import Mapping, Sequence
 
-from clinvk.store import protocol, rows
+from clinvk.store import ids, rows
 from clinvk.store.rows import RUN_CHANGES, RUNS, SESSIONS, is_resumable
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.errors import SessionBusy
@@ -87,14 +87,14 @@ class PostgresTurns(Turns):
         if not await db.execute(end if is_end else _UPDATE_RUN, *RUNS.values(run, RUN_CHANGES), run.id):
             if await db.fetch(_EXISTS, run.id):
                 raise SessionBusy(f"another run has got the session of run {run.id!r}")
-            raise protocol.not_found(run.id, "run")
+            raise ids.not_found(run.id, "run")
 
     async def reassign(self, db: Connection, run: RunRecord, session: Session | None) -> None:
         """Store the new agent or request of a run, and the new agent of its session."""
         if session:
             await db.execute(_REASSIGN_SESSION, session.backend, session.id)
         if not await db.execute(_REASSIGN_RUN, *RUNS.values(run, _RUN_OF_AGENT), run.id):
-            raise protocol.not_found(run.id, "run")
+            raise ids.not_found(run.id, "run")
 
     async def append(self, db: Connection, events: Mapping[str, Sequence[Logged]]) -> None:
         """Store the events of runs. Skip stored events, and all events of an unknown run."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard, get_args
 
 import msgspec
 
-from clinvk.store import protocol
+from clinvk.store import ids
 from clinvk.store.protocol import settled_record
 from clinvk.store.sqlite.turns import SqliteTurns
 from clinvk.store.turns import Connection
@@ -167,9 +167,7 @@ def _id(text: str) -> str:
     import hashlib  # imported late: not needed for prompts
 
     digits = text.replace("-", "").lower()
-    return (
-        digits if protocol.is_id(digits) else hashlib.sha256(readable(text).encode()).hexdigest()[: protocol.ID_DIGITS]
-    )
+    return digits if ids.is_id(digits) else hashlib.sha256(readable(text).encode()).hexdigest()[: ids.ID_DIGITS]
 
 
 def _text(fields: dict[str, object], name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clinvk import file_locks
 from clinvk.file_locks import FileLock
-from clinvk.store import protocol
+from clinvk.store import ids
 
 FOLDER = "owners"
 
@@ -53,7 +53,7 @@ class OwnerLocks:
         with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
                 owner = entry.name.removesuffix(_SUFFIX)
-                if owner != entry.name and protocol.is_id(owner) and entry.is_file(follow_symlinks=False):
+                if owner != entry.name and ids.is_id(owner) and entry.is_file(follow_symlinks=False):
                     _is_free(Path(entry.path), remove=True)
 
     def release(self) -> None:

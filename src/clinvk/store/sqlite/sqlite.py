@@ -15,8 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clinvk.store.protocol import Page, RunQuery, SessionQuery
-from clinvk.store.records import Operation, RecordStore
+from clinvk.store.protocol import Operation, Page, RunQuery, SessionQuery, SessionStore
 from clinvk.store.rows import LIMITS, WITHDRAWN, Unreadable, decode_events
 from clinvk.store.sqlite import legacy, lists
 from clinvk.store.sqlite.database import Database, transaction
@@ -48,7 +47,7 @@ _FREE_SPACE = "DELETE FROM imports WHERE name = '/room'"
 _T = TypeVar("_T")
 
 
-class SqliteStore(RecordStore[SqliteTurns]):
+class SqliteStore(SessionStore):
     """Sessions and runs in `clinvk.db` of a clinvk home.
 
     The file is opened for the first operation, and opened again after a failure, so the store recovers from failures.
@@ -69,7 +68,9 @@ class SqliteStore(RecordStore[SqliteTurns]):
         """`database` and `owners` replace the database and the owners of the home."""
         self._database = database or Database(home, lock_timeout_s)
         self._owners = owners or OwnerLocks(self._database.home)
-        super().__init__(SqliteTurns(self._owners), on_run)
+        turns = SqliteTurns(self._owners)
+        super().__init__(turns, on_run)
+        self._import_sessions = partial(legacy.import_sessions, turns=turns)
         self._writer = WriterThread(self._database, self._recover_at_open, on_commit=on_commit)
         self._readers = ReaderThreads(self._database)
         self._new_sessions = 0
@@ -142,10 +143,7 @@ class SqliteStore(RecordStore[SqliteTurns]):
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete the sessions last used or imported before a time. Return the number of deleted sessions."""
         await self.recover()
-        number = await super().clean(before, dry_run)
-        if not dry_run:
-            await self._write(self._turns.forget_groups)
-        return number
+        return await super().clean(before, dry_run)
 
     async def count(self) -> int:
         """Return the number of sessions. Raise also if the database cannot be written or is locked."""
@@ -215,7 +213,7 @@ class SqliteStore(RecordStore[SqliteTurns]):
         for start in range(0, len(found), _IMPORT_STEP):
             batch = found[start : start + _IMPORT_STEP]
             files = await self._readers.call(lambda batch=batch: [legacy.read(file) for file in batch])
-            count += await self._write(partial(legacy.import_sessions, turns=self._turns, files=files, at=at))
+            count += await self._write(partial(self._import_sessions, files=files, at=at))
             damaged += [DamagedFile(file.path, damage) for file, damage in files if isinstance(damage, str)]
             while await self._writer.write(lists.index_sessions):
                 pass

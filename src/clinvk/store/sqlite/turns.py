@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from clinvk.store import protocol, rows
-from clinvk.store.rows import INTERRUPTED, RUN_CHANGES, RUNS, SESSION_CHANGES, SESSIONS, is_resumable
+from clinvk.store import ids, rows
+from clinvk.store.rows import RUN_CHANGES, RUNS, SESSION_CHANGES, SESSIONS, is_resumable
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.events import Logged
@@ -100,14 +100,14 @@ class SqliteTurns(Turns):
         if await self.has_lost_text(db, run):
             run = without_text(run)
         if not await db.execute(_UPDATE_RUN, *RUNS.values(run, RUN_CHANGES), run.id):
-            raise protocol.not_found(run.id, "run")
+            raise ids.not_found(run.id, "run")
         if session:
             await self.update_session(db, session)
 
     async def reassign(self, db: Connection, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session before a change of agent or a wait."""
         if not await db.execute(_LEAVE_LISTS, run.id):
-            raise protocol.not_found(run.id, "run")
+            raise ids.not_found(run.id, "run")
         await db.execute(_REASSIGN_RUN, *RUNS.values(run, _RUN_OF_AGENT), run.id)
         if session:
             session = replace(session, tags=(await self._locked(db, session.id)).tags)
@@ -125,11 +125,6 @@ class SqliteTurns(Turns):
         """Update the text that lists search in."""
         await db.execute(_UPDATE_WORDS, rows.searched_text(session), session.id)
 
-    async def delete(self, db: Connection, session_id: str) -> None:
-        """Delete a session, and the totals of groups without members."""
-        await super().delete(db, session_id)
-        await self.forget_groups(db)
-
     async def forget_groups(self, db: Connection) -> None:
         """Delete the totals of groups without members."""
         await db.execute(_FORGET_GROUPS)
@@ -143,13 +138,6 @@ class SqliteTurns(Turns):
         found = await db.fetch(_OWNERS)
         dead = {owner for owner in {owner for _, owner in found} if self._owners.is_dead(owner)}
         return [run_id for run_id, owner in found if owner in dead]
-
-    async def recover(self, db: Connection) -> int:
-        """Mark the runs of dead processes as interrupted. Return the number of runs."""
-        dead = await self.dead_runs(db)
-        for run_id in dead:
-            await self.stop(db, run_id, "interrupted", INTERRUPTED)
-        return len(dead)
 
     async def mark_stopped(self, db: Connection, key: int, ending: Logged | None) -> None:
         """Store the ending of a run by key that was ended in place of its process."""
