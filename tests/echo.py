@@ -19,20 +19,32 @@ _SCRIPT = """\
 # The prompt: a name of 12 digits, and the seconds that the answer takes.
 here=${0%/*}
 if [ "$1" = --version ]; then echo '9.9.9 (echo)'; exit; fi
-if [ "$1" = app-server ]; then exit 2; fi
-thread= before=
-for word do
-    case $word in --resume=*) thread=${word#--resume=} ;; esac
-    if [ "$before" = resume ]; then thread=$word; fi
-    before=$word
-done
-read -r line
-case $line in
-    '{"type":"control_request"'*) read -r line; line=${line##*'"text":"'}; line=${line%%'"'*} ;;
-esac
+thread=
+prompt() { line=${line##*'"text":"'}; line=${line%%'"'*}; }
+result() { id=${line#'{"id":'}; echo '{"id":'"${id%%,*}"',"result":{'"$1"'}}'; }
+notify() { echo '{"method":"'"$1"'","params":{"threadId":"'$thread'","turnId":"turn",'"$2"'}}'; }
+if [ "$1" = app-server ]; then
+    while read -r line; do
+        case $line in
+            *'"method":"initialize"'*) result ;;
+            *'"method":"config/read"'*) result '"config":{}' ;;
+            *'"method":"thread/start"'*) read -r thread < /proc/sys/kernel/random/uuid ;;
+            *'"method":"thread/resume"'*) thread=${line##*'"threadId":"'}; thread=${thread%%'"'*} ;;
+            *'"method":"turn/start"'*) result '"turn":{"id":"turn","status":"inProgress"}'; prompt; break ;;
+        esac
+        case $line in *'"method":"thread/'*) result '"thread":{"id":"'$thread'"},"model":"codex-echo"' ;; esac
+    done
+else
+    for word do
+        case $word in --resume=*) thread=${word#--resume=} ;; esac
+    done
+    read -r line
+    case $line in '{"type":"control_request"'*) read -r line; prompt ;; esac
+fi
 read -r name seconds <<END
 $line
 END
+[ "$name" ] || exit 1
 echo "$name" >> "$here/prompts"
 thread=${thread:-00000000-0000-4000-8000-$name}
 echo "$name" >> "$here/$thread"
@@ -64,12 +76,12 @@ echo '{"type":"result","subtype":"success","is_error":false,"num_turns":1,"resul
 """
 
 _CODEX = """
-echo '{"type":"thread.started","thread_id":"'$thread'"}'
-echo '{"type":"turn.started"}'
+count() { echo '{"inputTokens":'$((12 * $1))',"cachedInputTokens":'$((2 * $1))',"outputTokens":'$((5 * $1))'}'; }
+notify turn/started '"turn":{"id":"turn","status":"inProgress"}'
 think
-echo '{"type":"item.completed","item":{"id":"0","type":"agent_message","text":"'$name turn $turn'"}}'
-echo '{"type":"turn.completed","usage":{"input_tokens":'$((12 * turn))',"cached_input_tokens":'$((2 * turn))',' \\
-    '"output_tokens":'$((5 * turn))'}}'
+notify item/completed '"item":{"type":"agentMessage","id":"0","text":"'"$name turn $turn"'"}'
+notify thread/tokenUsage/updated '"tokenUsage":{"total":'"$(count $turn)"',"last":'"$(count 1)"'}'
+notify turn/completed '"turn":{"id":"turn","status":"completed","error":null}'
 """
 
 

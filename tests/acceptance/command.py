@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from clients import finished
 from scripted import Scripted
 
 TIMEOUT_S = 30.0
@@ -106,6 +107,11 @@ def _text(stdin: str) -> str:
         return stdin
     content = json.loads(stdin.splitlines()[-1])["message"]["content"]
     return content[0]["text"] if len(content) == 1 else stdin
+
+
+async def command_line(agent: Scripted, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command beside others, in the folder of the agent."""
+    return await finished(Clinvk.command, *arguments, cwd=agent.folder, env=agent.env, within_s=3 * TIMEOUT_S)
 
 
 def until(happened: Callable[[], bool], within_s: float = TIMEOUT_S) -> None:

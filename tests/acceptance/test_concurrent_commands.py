@@ -7,7 +7,7 @@ from collections import Counter
 import httpx
 import pytest
 
-from acceptance.many import command_line
+from acceptance.command import command_line
 from acceptance.server import Server
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.store.sqlite.sqlite import SqliteStore
@@ -36,7 +36,7 @@ class Conversation:
         name = self._agent.name()
         way = ("resume", self.session) if self.session else ("--new", "-b", self.backend)
         done = await command_line(self._agent, *way, f"{name} 0.02")
-        assert done.code == 0, done.stderr
+        assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         self._take(told["session_id"], told["content"], name)
 
@@ -82,7 +82,9 @@ async def test_command_lines_and_servers_on_one_home_keep_each_session_and_run_o
                 await conversation.command_line()
                 await conversation.http(first)
 
-            await asyncio.gather(*map(client, range(CLIENTS)), *map(command_lines, long), *map(wanders, shared))
+            async with asyncio.TaskGroup() as group:
+                for work in (*map(client, range(CLIENTS)), *map(command_lines, long), *map(wanders, shared)):
+                    group.create_task(work)
             listed = [await _listed(client) for client in (first, second)]
     conversations = [*single, *long, *shared]
     assert listed[0] == listed[1]
@@ -122,7 +124,7 @@ async def test_only_one_of_concurrent_commands_gets_the_session(echo: Echo) -> N
 
             async def by_command_line() -> str:
                 done = await command_line(echo, "resume", session.session or "", f"{echo.name()} 600")
-                return "refused" if done.code == 4 and "busy" in done.stderr else done.stderr
+                return "refused" if done.returncode == 4 and "busy" in done.stderr else done.stderr
 
             for _ in range(3):
                 ways = (over_http(first), over_http(second), by_command_line(), by_command_line())

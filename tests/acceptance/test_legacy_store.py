@@ -6,8 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from acceptance.command import Clinvk, until
-from acceptance.many import command_line
+from acceptance.command import Clinvk, command_line, until
 from acceptance.server import Server
 from echo import Echo, answer
 from legacy_store import HANDLE, earlier_sessions
@@ -104,7 +103,7 @@ async def test_concurrent_imports_import_each_session_once(echo: Echo) -> None:
             _imported(server.ready(), COUNT)
         until(lambda: _told([*(each.stderr for each in done), one.said, other.said]) == COUNT)
         page = one.client.get("/api/v1/sessions?limit=1000").json()
-    assert {each.code for each in done} == {0}
+    assert {each.returncode for each in done} == {0}
     assert {json.loads(each.stdout)["total"] for each in done} == {COUNT}
     assert Counter(session["id"] for session in page["sessions"]) == Counter(file.stem for file in files)
     assert _untouched(files)
