@@ -75,16 +75,16 @@ def test_server_falls_back_in_the_stream_and_for_the_openai_sdk(subscribed: Mach
             assert {line["backend"] for line in lines} == {"codex"}
             stages = [line["content"]["stage"] for line in lines if line["type"] == "progress"]
             assert stages[0] == "fallback"
-        client = OpenAI(base_url=f"{url}/openai/v1", api_key="not-needed", max_retries=0)
-        asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": f"two {LOGGED_OUT}"}]
-        create = client.chat.completions.with_raw_response.create
-        raw = create(model="claude>codex", messages=asked)
-        assert raw.headers["x-clinvk-fallback"] == "claude=agent_unauthenticated"
-        assert raw.parse().choices[0].message.content == "word1 word2 word3"
-        chunks = client.chat.completions.create(model="claude>codex", messages=asked, stream=True)
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "word1 word2 word3"
-        with pytest.raises(openai.AuthenticationError):
-            create(model="claude", messages=asked)
+        with OpenAI(base_url=f"{url}/openai/v1", api_key="not-needed", max_retries=0) as client:
+            asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": f"two {LOGGED_OUT}"}]
+            create = client.chat.completions.with_raw_response.create
+            raw = create(model="claude>codex", messages=asked)
+            assert raw.headers["x-clinvk-fallback"] == "claude=agent_unauthenticated"
+            assert raw.parse().choices[0].message.content == "word1 word2 word3"
+            chunks = client.chat.completions.create(model="claude>codex", messages=asked, stream=True)
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "word1 word2 word3"
+            with pytest.raises(openai.AuthenticationError):
+                create(model="claude", messages=asked)
 
 
 def test_detached_run_waits_for_the_reset(subscribed: Machine) -> None:
