@@ -20,7 +20,7 @@ from clinvk.backends.base import Host
 from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
-from clinvk.runtime.run.task import Phase
+from clinvk.runtime.run.phase import Phase
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import Unsupported
 from clinvk.types.events import (

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from clinvk.runtime import sessions
 from clinvk.runtime.process.waiting import Lookups
-from clinvk.runtime.run.task import Phase, RunTask
+from clinvk.runtime.run.phase import Phase
+from clinvk.runtime.run.task import RunTask
 from clinvk.store.protocol import SessionStore, settled_record
 from clinvk.types.errors import NodeUnavailable, SessionBusy, Steered
 from clinvk.types.record import Resume, Session

@@ -20,7 +20,8 @@ from clinvk.dialects.client_tools import TEXT, ToolChoice
 from clinvk.dialects.conversation import ToolTurn, check_calls
 from clinvk.dialects.dialect import Call, Previous
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.run.task import Phase, RunTask
+from clinvk.runtime.run.phase import Phase
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import AgentFailed
 from clinvk.types.events import (
     AwaitingTools,

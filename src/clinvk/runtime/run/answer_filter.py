@@ -188,16 +188,6 @@ def retry_prompt(request: RunRequest, fault: str) -> RunRequest:
     return replace(request, prompt=prompt, images=(), system_prompt=None, output_schema=None)
 
 
-def sum_endings(first: Ending, last: Ending) -> Ending:
-    """Return the last ending with the usage, cost and turns of both turns summed."""
-    used = [ending.usage for ending in (first, last) if ending.usage]
-    costs = [ending.cost_usd for ending in (first, last) if ending.cost_usd is not None]
-    ending = replace(last, usage=sum(used[1:], used[0]) if used else None, cost_usd=sum(costs) if costs else None)
-    if isinstance(ending, RunFinished) and isinstance(first, RunFinished) and ending.turns is not None:
-        return replace(ending, turns=ending.turns + (first.turns or 0))
-    return ending
-
-
 class SchemaChecker:
     """Checks schemas, a few at a time and one for each client, and remembers valid ones."""
 

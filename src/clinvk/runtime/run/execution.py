@@ -18,8 +18,9 @@ from clinvk.runtime.process.tool_socket import ToolSocket, tool_socket
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.runtime.run.failover import can_fall_back, fall_back
 from clinvk.runtime.run.own_process import OwnProcess
+from clinvk.runtime.run.phase import Phase
 from clinvk.runtime.run.run_io import RunIO
-from clinvk.runtime.run.task import Phase, RunTask
+from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.run.turn_end import finish_turn
 from clinvk.types.errors import AgentCrashed, Cancelled, ClinvkError, exhausted
 from clinvk.types.events import RunFailed, RunFinished, RunStarted

@@ -14,7 +14,7 @@ _CLOCK_CHECK_S = 30.0
 
 def can_fall_back(task: RunTask, error: ClinvkError) -> bool:
     """Return whether another agent, or the agent after the reset of its limit, may take the prompt."""
-    is_untouched = not (task.log.count or task.earlier_turns or task.stopped_by)
+    is_untouched = not (task.log.count or task.spending.earlier or task.stopped_by)
     return is_untouched and task.candidates.accept(error)
 
 
@@ -43,9 +43,7 @@ async def fall_back(task: RunTask, error: ClinvkError) -> None:
 
 async def _wait_for_reset(task: RunTask, resets_at: float) -> None:
     """Wait in the queue, without a slot, until a limit has reset or the run was stopped."""
-    task.request, task.started_at = task.candidates.restart(), None
-    task.requeue(is_blocked=True)
-    await task.recorder.reassign(task.request, resets_at)
+    await task.wait_for_limit(resets_at)
     while not task.stopped_by and (left_s := resets_at + RESET_MARGIN_S - time.time()) > 0:
         await task.alarm.wait_until(task.now() + min(left_s, _CLOCK_CHECK_S))
     task.slot.release()

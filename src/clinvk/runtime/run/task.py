@@ -1,7 +1,6 @@
 """A run: its phases, event log and ending."""
 
 import asyncio
-import enum
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -16,12 +15,14 @@ from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.starts import Start
 from clinvk.runtime.process.waiting import Alarm
-from clinvk.runtime.run.answer_filter import answer_filter, sum_endings
+from clinvk.runtime.run.answer_filter import answer_filter
 from clinvk.runtime.run.candidates import Candidates
 from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.own_process import OwnProcess
+from clinvk.runtime.run.phase import Phase
 from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import RunIO, RunSpec
+from clinvk.runtime.run.spending import Spending
 from clinvk.runtime.run.strict_calls import StrictCalls
 from clinvk.runtime.slots import Slot
 from clinvk.types.errors import Cancelled, ClinvkError
@@ -42,24 +43,6 @@ from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.run import RunFacts
 
-
-class Phase(enum.IntEnum):
-    """The phases of a run, in order. A run may skip phases; it goes back to the queue only for another agent."""
-
-    QUEUED = 1
-    """The run waits for a slot."""
-    STARTING = 2
-    """The run holds a slot; no agent process has started yet."""
-    RUNNING = 3
-    """An agent process works on the run."""
-    STOPPING = 4
-    """A caller has stopped the run; the agent may still be ending its turn."""
-    ENDING = 5
-    """The ending is known and is being stored. From here on another run may claim the session."""
-    ENDED = 6
-    """The ending is in the event log."""
-
-
 TURN_POLL_S = 1.0
 """How often a run that waits for its session asks the store."""
 
@@ -74,9 +57,6 @@ class RunTask:
 
     Attributes:
         spec: what to do. The spec is replaced if the answer is asked for again, and for another agent.
-        request: the client's request to the current agent.
-        candidates: the agents that may take the prompt.
-        slot: the run's slot or place in the queue.
         refusal: why the agent could not start, if the run failed because no agent started.
         stopped_by: the ending that a caller of `stop` asked for.
         no_grace: whether the agent gets no time to stop by itself.
@@ -84,8 +64,7 @@ class RunTask:
         alarm: wakes the task, at the latest at the next deadline.
         task: the asyncio task that drives the run; set by the owner.
         conversation: the agent's id of the run's conversation, once reported.
-        earlier_turns: the ending of the earlier turns of the run together; None in the first turn.
-        budgets: how many times the run may use the budget of its request.
+        spending: what the turns of the run have used.
         last_process: the final process of the run, once that process has reported the ending.
     """
 
@@ -132,8 +111,7 @@ class RunTask:
         self._left_queue = asyncio.Event()
         self.now = asyncio.get_running_loop().time
         self.conversation: str | None = None
-        self.earlier_turns: Ending | None = None
-        self.budgets = 1
+        self.spending = Spending()
         self._start: Start | None = None
         self._io: RunIO | None = None
         self._inline_io: RunIO | None = None
@@ -147,15 +125,6 @@ class RunTask:
         if self._interactions.is_waiting:
             return "waiting"
         return "queued" if self.started_at is None else "running"
-
-    @property
-    def _used_tokens(self) -> int:
-        """The tokens that the agent has reported so far."""
-        earlier, io = self.earlier_turns, self._io
-        used = [earlier.usage] if earlier else []
-        if io and not (earlier and io.costs):  # else the turn is one of the earlier turns
-            used.append(io.used)
-        return sum(usage.total_tokens for usage in used if usage)
 
     @property
     def session_id(self) -> str | None:
@@ -181,7 +150,7 @@ class RunTask:
             has_exited=self.task.done(),
             queue_position=self.slot.position if self.phase is Phase.QUEUED else None,
             fallback=request.fell_back,
-            used_tokens=self._used_tokens,
+            used_tokens=self.spending.tokens(self._io),
             raw=self.raw if self.ended_at else b"",
             warnings=tuple(self.recorder.warnings),
         )
@@ -255,16 +224,26 @@ class RunTask:
             self._start.end()
             self._start = None
 
-    def requeue(self, is_blocked: bool = False) -> None:
+    def _requeue(self, is_blocked: bool = False) -> None:
         """Take a place in the queue for the current request, even if the queue is full."""
         self.slot = self._acquire_slot(self.request, self.wake, may_wait=True, is_blocked=is_blocked)
+
+    async def wait_for_limit(self, resets_at: float) -> None:
+        """Go back to the queue, without a turn there, until the limits of the agents reset."""
+        self.request, self.started_at = self.candidates.restart(), None
+        self._requeue(is_blocked=True)
+        await self.recorder.reassign(self.request, resets_at)
+
+    def begin_turn(self, spec: RunSpec, ending: Ending) -> None:
+        """Begin one more turn of the conversation after the ending of a turn."""
+        self.spending.earlier, self.spec = self.spending.total(ending), spec
 
     async def reassign(self, spec: RunSpec) -> None:
         """Go back to the queue with another agent, unless the run was stopped."""
         self.spec, self.request = spec, spec.request
         self._interactions.run["backend"] = spec.request.backend
         await self.recorder.reassign(spec.request)
-        self.requeue()
+        self._requeue()
         self.phase = self.phase if self.stopped_by else Phase.QUEUED
 
     async def started(self) -> None:
@@ -276,8 +255,7 @@ class RunTask:
     def open_io(self, process: OwnProcess | PooledProcess, launch: Launch, answer_timeout_s: float) -> RunIO:
         """Send the prompt to a process."""
         spent_s = time.time() - self.started_at if self.started_at else 0.0
-        used = self.earlier_turns.usage if self.earlier_turns else None
-        max_tokens = (self.request.max_total_tokens or inf) * self.budgets - (used.total_tokens if used else 0)
+        max_tokens = self.spending.tokens_left(self.request)
         text_filter = answer_filter(self.request)
         self._io = RunIO(process, self.spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_s)
         return self._io
@@ -393,7 +371,7 @@ class RunTask:
         if events:
             self.end_start()
         for event in events if self.log.count else self.candidates.open_with(events):
-            if isinstance(event, RunStarted) and not self.earlier_turns:
+            if isinstance(event, RunStarted) and not self.spending.earlier:
                 self.conversation = event.backend_session_id or self.conversation
                 await self.recorder.started(event)
             if isinstance(event, Waiting):
@@ -426,8 +404,7 @@ class RunTask:
         self.candidates.is_open = False
         if self.candidates.held:
             await self.record([], 0)
-        if self.earlier_turns:
-            ending = sum_endings(self.earlier_turns, ending)
+        ending = self.spending.total(ending)
         if isinstance(ending, RunFailed):
             ending = replace(ending, message=self.redacted(ending.message))
         last = self.log.numbered([*self._interactions.end(), ending])

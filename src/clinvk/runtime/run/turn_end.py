@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from clinvk.runtime.run.answer_filter import SchemaFilter, check_answer, retry_prompt, sum_endings
+from clinvk.runtime.run.answer_filter import SchemaFilter, check_answer, retry_prompt
 from clinvk.runtime.run.failover import can_fall_back
 from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
@@ -32,7 +32,7 @@ async def finish_turn(task: RunTask, io: RunIO, ending: Ending) -> None:
     schema = task.request.output_schema
     if isinstance(io.text_filter, SchemaFilter) and schema is not None:
         checked = await check_answer(io.text_filter, ending, schema, task.spawner, task.spec.env)
-        may_retry = task.spec.launch.retries_schema and not task.earlier_turns
+        may_retry = task.spec.launch.retries_schema and not task.spending.earlier
         if checked.fault and may_retry and await _prepare(task, retry_prompt(task.spec.request, checked.fault), ending):
             return
         ending, rest = checked.ending, checked.rest
@@ -40,7 +40,7 @@ async def finish_turn(task: RunTask, io: RunIO, ending: Ending) -> None:
         rest = io.text_filter.rest() if io.text_filter else ()
     await task.record([*rest], 0)
     if schema is None and await _is_budget_extended(task, ending):
-        task.budgets += 1
+        task.spending.budgets += 1
         if await _prepare(task, replace(task.spec.request, prompt="Continue.", images=()), ending):
             return
     await task.end(ending)
@@ -53,12 +53,7 @@ async def _is_budget_extended(task: RunTask, ending: Ending) -> bool:
         return False
     if request.ephemeral or not task.conversation:
         return False
-    total = sum_endings(task.earlier_turns, ending) if task.earlier_turns else ending
-    tokens = total.usage.total_tokens if total.usage else 0
-    if request.max_total_tokens and tokens >= (most := request.max_total_tokens * task.budgets):
-        used = f"{tokens:,} tokens; its budget is {most:,}"
-    else:
-        used = f"${total.cost_usd or 0:.2f}; its budget is ${(request.max_cost_usd or 0) * task.budgets:.2f}"
+    used = task.spending.used_budget(request, ending)
     title = f"The run has used {used}. Continue with as much again?"
     answer = await task.ask(Interaction(id="budget", kind="budget", title=title, choices=("allow", "deny")))
     return answer is not None and answer.choice == "allow"
@@ -75,6 +70,5 @@ async def _prepare(task: RunTask, request: RunRequest, ending: Ending) -> bool:
         launch = await spec.relaunch(request, resume)
     except InvalidRequest:  # the file system of the directory no longer responds
         return False
-    task.earlier_turns = sum_endings(task.earlier_turns, ending) if task.earlier_turns else ending
-    task.spec = replace(spec, request=request, resume=resume, launch=launch)
+    task.begin_turn(replace(spec, request=request, resume=resume, launch=launch), ending)
     return True
