@@ -28,6 +28,7 @@ from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import waiting
+from clinvk.runtime.process.waiting import in_background
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
 from clinvk.types.errors import BudgetSpent, KeyRefused
@@ -453,7 +454,7 @@ async def test_usage_of_a_key_is_refreshed_without_requests(scripted: Scripted) 
         return False
 
     assert not is_refused()
-    async with key_policy.refresh(interval_s=0.01):
+    async with in_background(key_policy.refresh(interval_s=0.01)):
         await until(is_refused)
 
 
@@ -477,7 +478,7 @@ async def test_usage_of_a_revoked_key_is_no_longer_refreshed(scripted: Scripted)
     key_policy = KeyPolicy(keys, store)
     for name in ("ana", "ben"):
         await key_policy.admit(RunRequest(prompt="hi", backend="claude"), name)
-    async with key_policy.refresh(interval_s=0.01):
+    async with in_background(key_policy.refresh(interval_s=0.01)):
         await until(lambda: store.keys.count("ana") > 1)
         await file.revoke("ana")
         keys.replace_file_keys(await file.read())
@@ -503,7 +504,7 @@ async def test_failing_usage_lookup_does_not_stop_the_server(
     store = Faulty()
     key_policy = KeyPolicy(keys, store)
     await key_policy.admit(RunRequest(prompt="hi", backend="claude"), "ana")
-    async with key_policy.refresh(interval_s=0.01):
+    async with in_background(key_policy.refresh(interval_s=0.01)):
         await until(lambda: len(store.keys) > 3)
     assert [line for line in caplog.messages if "cannot be read" in line]
 

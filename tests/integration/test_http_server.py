@@ -23,6 +23,7 @@ from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.server import serve, startup
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, ServerSettings, Settings
+from clinvk.runtime.process.waiting import in_background
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import Page, SessionQuery
 from clinvk.store.sqlite.sqlite import SqliteStore
@@ -124,7 +125,9 @@ async def test_sessions_of_an_earlier_clinvk_are_imported_and_old_ones_deleted(
         )
         await store.create(old)
         with caplog.at_level("INFO", "clinvk.api.server.housekeeping"):
-            async with maintain_store(store, retention_days=30, recover_interval_s=0.01, clean_interval_s=0.1):
+            async with in_background(
+                maintain_store(store, retention_days=30, recover_interval_s=0.01, clean_interval_s=0.1)
+            ):
                 await until(lambda: "cleaned" in caplog.text)
         assert [session.id for session in (await store.sessions(SessionQuery())).items] == ["a" * 32]
     assert "imported 1 sessions of an earlier clinvk" in caplog.text
@@ -138,7 +141,7 @@ async def test_old_sessions_are_kept_forever_without_retention(tmp_path: Path) -
         await store.create(old)
         (tmp_path / "sessions").mkdir()
         (tmp_path / "sessions" / f"{'a' * 32}.json").write_text(json.dumps({"id": "a" * 32, "backend": "claude"}))
-        async with maintain_store(store, retention_days=0, recover_interval_s=0.01):
+        async with in_background(maintain_store(store, retention_days=0, recover_interval_s=0.01)):
             await until_told(lambda: is_kept(store, "a" * 32))
             await asyncio.sleep(0.1)  # several rounds
         assert await is_kept(store, "c" * 32)
@@ -158,7 +161,10 @@ async def unused_for_a_year(home: Path) -> AsyncGenerator[SqliteStore]:
 async def test_clock_set_years_ahead_at_startup_deletes_no_session(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with unused_for_a_year(tmp_path) as store, maintain_store(store, retention_days=30, recover_interval_s=0.01):
+    async with (
+        unused_for_a_year(tmp_path) as store,
+        in_background(maintain_store(store, retention_days=30, recover_interval_s=0.01)),
+    ):
         await until(lambda: "or the clock is ahead" in caplog.text)
         await asyncio.sleep(0.1)  # several rounds
         assert await is_kept(store, "c" * 32)
@@ -167,7 +173,7 @@ async def test_clock_set_years_ahead_at_startup_deletes_no_session(
 async def test_sessions_unused_for_a_year_are_deleted_while_the_server_runs(tmp_path: Path) -> None:
     async with (
         unused_for_a_year(tmp_path) as store,
-        maintain_store(store, retention_days=30, recover_interval_s=0.01, clean_interval_s=0.1),
+        in_background(maintain_store(store, retention_days=30, recover_interval_s=0.01, clean_interval_s=0.1)),
     ):
         await until_told(lambda: is_gone(store, "c" * 32))
 
@@ -206,7 +212,10 @@ async def test_run_of_a_dead_clinvk_is_marked_interrupted_while_the_server_runs(
         [sys.executable, "-c", BEGIN_AND_DIE, str(tmp_path), msgspec.json.encode(run)], timeout=30, check=False
     )
     assert died.returncode == -9
-    async with SqliteStore(tmp_path) as store, maintain_store(store, retention_days=0, recover_interval_s=0.01):
+    async with (
+        SqliteStore(tmp_path) as store,
+        in_background(maintain_store(store, retention_days=0, recover_interval_s=0.01)),
+    ):
         await until_told(lambda: is_interrupted(store, run.id))
 
 
@@ -233,7 +242,10 @@ async def test_store_errors_are_logged_once_and_do_not_stop_maintenance(
     database.write_bytes(b"no database at all " * 1000)
     (tmp_path / "sessions").mkdir()
     (tmp_path / "sessions" / f"{'a' * 32}.json").write_text(json.dumps({"id": "a" * 32, "backend": "claude"}))
-    async with SqliteStore(tmp_path) as store, maintain_store(store, retention_days=30, recover_interval_s=0.01):
+    async with (
+        SqliteStore(tmp_path) as store,
+        in_background(maintain_store(store, retention_days=30, recover_interval_s=0.01)),
+    ):
         await until(lambda: "sessions cannot be kept" in caplog.text)
         await asyncio.sleep(0.1)
         assert caplog.text.count("sessions cannot be kept") == 1

@@ -20,6 +20,7 @@ ctypes.CDLL(None).malloc_stats()
 _GIVE_BACK = """
 import asyncio, itertools, os, time
 from clinvk.api.server import housekeeping as memory
+from clinvk.runtime.process.waiting import in_background
 def resident_pages():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1])
@@ -27,7 +28,7 @@ async def main():
     held = [os.urandom(2000) for _ in range(50_000)]
     held = held[::50]
     before = resident_pages()
-    async with memory.trim_memory(itertools.count().__next__, 0.01):
+    async with in_background(memory.trim_memory(itertools.count().__next__, 0.01)):
         until = time.monotonic() + 10
         while resident_pages() > 0.6 * before and time.monotonic() < until:
             await asyncio.sleep(0.01)

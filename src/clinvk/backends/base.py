@@ -55,18 +55,6 @@ Delivery = tuple[str, Report] | bytes
 """A channel's output: the run and a report of the run, or bytes to write to the process's stdin."""
 
 
-def _no_file(path: str) -> bytes | None:
-    return None
-
-
-def _no_part(path: str, start: int, size: int) -> bytes | None:
-    return None
-
-
-def _no_files(folder: str, pattern: str) -> Sequence[str]:
-    return ()
-
-
 class Host(msgspec.Struct, frozen=True):
     """The facts about the machine that a backend may use.
 
@@ -86,9 +74,9 @@ class Host(msgspec.Struct, frozen=True):
     is_root: bool = False
     commands: frozenset[str] = frozenset()
     env: Mapping[str, str] = {}
-    read: Callable[[str], bytes | None] = _no_file
-    read_range: Callable[[str, int, int], bytes | None] = _no_part
-    find: Callable[[str, str], Sequence[str]] = _no_files
+    read: Callable[[str], bytes | None] = lambda _path: None
+    read_range: Callable[[str, int, int], bytes | None] = lambda _path, _start, _size: None
+    find: Callable[[str, str], Sequence[str]] = lambda _folder, _pattern: ()
     models: bytes = b""
     tool_bridge: tuple[str, ...] = ()
     resolve: Callable[[str], str] = str

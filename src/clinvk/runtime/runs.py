@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from clinvk.dialects.dialect import copy_as
 from clinvk.runtime.run.event_log import EventLog
 from clinvk.store.protocol import UNDER_WAY, SessionStore
 from clinvk.types.errors import Cancelled, RunNotFound
@@ -53,18 +54,7 @@ class Runner(Protocol):
 
 def record_facts(run: RunRecord) -> RunFacts:
     """Return the facts of a stored run."""
-    return RunFacts(
-        run_id=run.id,
-        backend=run.backend,
-        session_id=run.session_id,
-        model=run.model,
-        workdir=run.workdir,
-        node=run.node,
-        state=run.state,
-        created_at=run.created_at,
-        started_at=run.started_at,
-        ended_at=run.ended_at,
-    )
+    return copy_as(RunFacts, run, run_id=run.id, fallback=())
 
 
 _BATCH = 500

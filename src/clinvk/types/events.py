@@ -6,10 +6,11 @@ whatever an agent prints, so readers need no checks.
 """
 
 from collections.abc import AsyncIterable, Iterable
+from operator import add, sub
 from typing import Literal, NamedTuple
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import astuple, force_setattr
 
 from clinvk.types.interaction import Interaction
 
@@ -42,20 +43,10 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.reasoning_tokens + other.reasoning_tokens,
-        )
+        return Usage(*map(add, astuple(self), astuple(other)))
 
     def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.input_tokens - other.input_tokens,
-            self.output_tokens - other.output_tokens,
-            self.cached_tokens - other.cached_tokens,
-            self.reasoning_tokens - other.reasoning_tokens,
-        )
+        return Usage(*map(sub, astuple(self), astuple(other)))
 
 
 class RunStarted(msgspec.Struct, frozen=True, tag="run_started"):

@@ -5,7 +5,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from functools import partial
 
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from clinvk.api.access.key_file import ApiKey, KeyLimits
 from clinvk.api.access.keys import ApiKeys
 from clinvk.policy.directories import DirectoryLists
-from clinvk.runtime.process.waiting import Lookups, in_background
+from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import (
     BackendNotAllowed,
@@ -153,11 +152,8 @@ class KeyPolicy:
                 "check",
             )
 
-    def refresh(self, interval_s: float = REFRESH_INTERVAL_S) -> AbstractAsyncContextManager[None]:
-        """Refresh the daily usage for `check` periodically inside this context."""
-        return in_background(self._refresh(interval_s))
-
-    async def _refresh(self, interval_s: float) -> None:
+    async def refresh(self, interval_s: float = REFRESH_INTERVAL_S) -> None:
+        """Refresh the daily usage for `check` at intervals until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             self._usage = {name: usage for name, usage in self._usage.items() if self._keys.by_name(name)}

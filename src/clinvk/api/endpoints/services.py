@@ -23,6 +23,7 @@ from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
+from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.store.protocol import SessionStore
 from clinvk.types.request import Placement
@@ -169,7 +170,7 @@ async def open_services(
     """Open the services of a server inside the context. The other arguments are as in `LocalRuns`."""
     admission = RequestAdmission(settings, environ, registry, store, access.keys)
     async with (
-        admission.key_policy.refresh(),
+        in_background(admission.key_policy.refresh()),
         LocalRuns(
             settings,
             store,

@@ -11,12 +11,11 @@ import logging
 import resource
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from functools import cache
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
-from clinvk.runtime.process.waiting import in_background
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import StoreUnavailable
@@ -36,19 +35,10 @@ _LONG_UNUSED_DAYS = 7
 _NAMED_FILES = 20
 
 
-def maintain_store(
-    store: SessionStore,
-    retention_days: int,
-    recover_interval_s: float = RECOVER_INTERVAL_S,
-    clean_interval_s: float = CLEAN_INTERVAL_S,
-) -> AbstractAsyncContextManager[None]:
-    """Import, recover and clean the store in the background inside the context. Errors of the store are logged."""
-    return in_background(_maintain(store, retention_days, recover_interval_s, clean_interval_s))
-
-
-async def _maintain(
-    store: SessionStore, retention_days: int, recover_interval_s: float, clean_interval_s: float
+async def maintain_store(
+    store: SessionStore, retention_days: int, recover_interval_s: float, clean_interval_s: float = CLEAN_INTERVAL_S
 ) -> None:
+    """Import, recover and clean the store until cancelled. Errors of the store are logged."""
     is_imported, clean_at, last_error = False, 0.0, ""
     for pause_s in chain([min(_FIRST_RECOVERY_S, recover_interval_s)], repeat(recover_interval_s)):
         try:
@@ -112,12 +102,8 @@ def limit_malloc_arenas() -> None:
         library.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def trim_memory(requests: Callable[[], int], interval_s: float = TRIM_INTERVAL_S) -> AbstractAsyncContextManager[None]:
-    """Return free memory to the system at intervals inside the context, whenever `requests` has changed."""
-    return in_background(_trim_often(requests, interval_s))
-
-
-async def _trim_often(requests: Callable[[], int], interval_s: float) -> None:
+async def trim_memory(requests: Callable[[], int], interval_s: float = TRIM_INTERVAL_S) -> None:
+    """Return free memory to the system at intervals until cancelled, whenever `requests` has changed."""
     last_count = requests()
     while True:
         await asyncio.sleep(interval_s)

@@ -40,6 +40,7 @@ from clinvk.runtime.local import RunObserver
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.executables import inherited
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import in_background
 from clinvk.store.opening import open_store
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError, ConfigError
@@ -198,7 +199,7 @@ async def _serve(
             open_server(
                 settings, environ, sockets, store, api_keys, observers, backends, open_files, cluster
             ) as running,
-            maintain_store(store, settings.session.retention_days, recover_interval_s),
+            in_background(maintain_store(store, settings.session.retention_days, recover_interval_s)),
         ):
             port: int = sockets[0].getsockname()[1] if sockets else 0
             if cluster is None or cluster.runs_agents:
@@ -292,7 +293,7 @@ async def open_server(
                 gc.freeze()  # exclude the permanent objects from later collections
                 gc.set_threshold(_GC_THRESHOLD)
                 async with (
-                    housekeeping.trim_memory(lambda: services.state.total_requests),
+                    in_background(housekeeping.trim_memory(lambda: services.state.total_requests)),
                     cluster.joined(services) if cluster else nullcontext(),
                 ):
                     yield RunningServer(app, services, server)

@@ -71,7 +71,7 @@ def _part(answer: Json, result: PartResult, names: Iterable[str]) -> Json:
         "model": answer.get("model"),
         "duration_seconds": round(result.duration_s, 3),
         "exit_code": exit_code_of_ending(result.result.ending),
-        "usage": TokenUsage.of(usage) if usage else None,
+        "usage": msgspec.convert(usage, TokenUsage | None, from_attributes=True),
         "branch": result.change.branch if result.change and result.change.kept else None,
     }
     return {name: fields[name] for name in names if name in _NULLABLE or fields.get(name) is not None}

@@ -41,7 +41,7 @@ def list_all(flags: ApprovalsFlags, context: CommandContext) -> int:
 
 def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) -> list[str]:
     last: text.Fields[Interaction] = (
-        ((Column("STATUS"), _status),)
+        ((Column("STATUS"), lambda each: each.outcome),)
         if has_status
         else ((Column("EXPIRES", is_spare=True), lambda each: f"in {duration(max(0, each.expires_at - view.now))}"),)
     )
@@ -53,10 +53,6 @@ def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) 
         (Column("ASKS", 20), lambda each: view.title(interaction_text.subject(each))),
     )
     return view.table(fields, found)
-
-
-def _status(interaction: Interaction) -> str:
-    return interaction.answer.choice if interaction.answer else interaction.status
 
 
 def show(flags: JsonFlags, context: CommandContext) -> int:

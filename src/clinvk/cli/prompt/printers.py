@@ -17,7 +17,6 @@ from clinvk.types.events import (
     TextDelta,
     ThinkingDelta,
     ToolCall,
-    Usage,
 )
 
 if TYPE_CHECKING:
@@ -79,20 +78,13 @@ class MarkdownPrinter:
 
 
 class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`usage` of the JSON result. Parts that are 0 are left out, sums are not."""
+    """`usage` of the JSON result. Cached and reasoning tokens are parts of the sums; of these, 0 is left out."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-
-    @classmethod
-    def of(cls, usage: Usage) -> "TokenUsage":
-        """Return the usage with its total. Cached and reasoning tokens are parts of the sums."""
-        return cls(
-            usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.cached_tokens, usage.reasoning_tokens
-        )
 
 
 class JsonPrinter:
@@ -130,7 +122,7 @@ class JsonPrinter:
             "model": self._model,
             "duration_seconds": duration_s(facts),
             "exit_code": exit_code_of_ending(ending),
-            "usage": TokenUsage.of(ending.usage) if ending.usage else None,
+            "usage": msgspec.convert(ending.usage, TokenUsage | None, from_attributes=True),
             **({} if ending.cost_usd is None else {"cost_usd": ending.cost_usd}),
             "run_id": facts.run_id,
             **({"fallback": facts.fallback} if facts.fallback else {}),
