@@ -57,8 +57,7 @@ def only_match(found: Sequence[str], reference: str, kind: Kind) -> str:
     candidates = tuple(found[:MAX_CANDIDATES])
     more = " and more" if len(found) > MAX_CANDIDATES else ""
     raise AmbiguousId(
-        f"{reference!r} is the beginning of several {kind} ids: {', '.join(candidates)}{more}",
-        candidates=candidates,
+        f"{reference!r} is the beginning of several {kind} ids: {', '.join(candidates)}{more}", candidates=candidates
     )
 
 

@@ -190,8 +190,7 @@ def _check_limits(backends: Sequence[str], workdir: str | None, add_dirs: Sequen
     """Check the backends and the directories of a request."""
     for backend in (name for name in backends if not _has_backend(limits, name)):
         raise BackendNotAllowed(
-            f"this API key may not run backend {backend!r} (allowed: {', '.join(limits.backends)})",
-            "backend",
+            f"this API key may not run backend {backend!r} (allowed: {', '.join(limits.backends)})", "backend"
         )
     if not limits.workdirs:
         return

@@ -16,13 +16,7 @@ from starlette.types import Receive, Scope, Send
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.prompts import accepted_headers
 from clinvk.api.endpoints.services import Services
-from clinvk.api.http.response import (
-    DisconnectWatch,
-    chunked,
-    headers_of,
-    internal_error,
-    read_json,
-)
+from clinvk.api.http.response import DisconnectWatch, chunked, headers_of, internal_error, read_json
 from clinvk.backends import registry as backends
 from clinvk.dialects import json_bodies, sse
 from clinvk.dialects.dialect import Call

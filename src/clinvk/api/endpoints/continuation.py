@@ -13,14 +13,7 @@ from math import inf
 from msgspec.structs import replace
 
 from clinvk.dialects.client_tools import arguments
-from clinvk.dialects.conversation import (
-    ToolCallMade,
-    Turn,
-    agent_prompt,
-    check_calls,
-    system_prompt,
-    without_images,
-)
+from clinvk.dialects.conversation import ToolCallMade, Turn, agent_prompt, check_calls, system_prompt, without_images
 from clinvk.dialects.dialect import AnsweredChat, Chat, Previous
 from clinvk.dialects.openai.responses import stored
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore

@@ -71,11 +71,7 @@ def create_server(api_of: Callable[[Scope | None, AwaitedRun], RestApi], calls: 
         return _refusal("cancelled")
 
     return Server(
-        "clinvk",
-        version=__version__,
-        instructions=tools.INSTRUCTIONS,
-        on_list_tools=list_tools,
-        on_call_tool=call_tool,
+        "clinvk", version=__version__, instructions=tools.INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool
     )
 
 

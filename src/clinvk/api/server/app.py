@@ -15,14 +15,7 @@ from clinvk.api.access.hosts import CorsMiddleware
 from clinvk.api.console.files import CONSOLE_PATH
 from clinvk.api.endpoints.services import Owner, Services
 from clinvk.api.http.middleware import UNKNOWN, RequestMiddleware
-from clinvk.api.http.response import (
-    NO_RETRY,
-    ClientDisconnected,
-    internal_error,
-    no_such_path,
-    path_of,
-    send_error,
-)
+from clinvk.api.http.response import NO_RETRY, ClientDisconnected, internal_error, no_such_path, path_of, send_error
 from clinvk.api.mcp.endpoint import InProcessRest, McpEndpoint
 from clinvk.api.observe.observers import with_user_agent
 from clinvk.api.openapi.endpoint import Endpoint, Route

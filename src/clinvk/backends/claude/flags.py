@@ -14,14 +14,7 @@ from clinvk.backends import mcp_tools
 from clinvk.backends.base import PRIVATE
 from clinvk.backends.claude import client_tools as client_tools_server
 from clinvk.backends.claude.permissions import PermissionFlags
-from clinvk.backends.shared import (
-    EFFORT_LEVELS,
-    MODEL_PROMPT,
-    aliases,
-    base64_data,
-    conversation_id,
-    native_effort,
-)
+from clinvk.backends.shared import EFFORT_LEVELS, MODEL_PROMPT, aliases, base64_data, conversation_id, native_effort
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.record import Resume

@@ -42,11 +42,7 @@ def settings(request: RunRequest, host: Host) -> dict[str, object]:
         found[f"mcpServers.{SERVER}"] = {"command": command, "args": arguments, "timeout": _TIMEOUT_MS}
         found |= {"tools.truncateToolOutputThreshold": _MAX_CHARS, "model.disableLoopDetection": True}
     if not request.own_tools:
-        found |= {
-            "tools.core": ["mcp_*"],
-            "context.includeDirectoryTree": False,
-            "security.folderTrust.enabled": True,
-        }
+        found |= {"tools.core": ["mcp_*"], "context.includeDirectoryTree": False, "security.folderTrust.enabled": True}
     return found
 
 

@@ -175,12 +175,7 @@ def _judge(verdict: JudgeVerdict, parts: tuple[Part, ...]) -> JudgeAnswer:
 
 def _prompt(result: PartResult) -> PromptAnswer:
     request = result.part.request
-    facts = RunFacts(
-        run_id=result.run_id,
-        backend=request.backend,
-        session_id=result.session_id,
-        model=result.model,
-    )
+    facts = RunFacts(run_id=result.run_id, backend=request.backend, session_id=result.session_id, model=result.model)
     return prompt_answer(request, result.result, facts, result.duration_s)
 
 

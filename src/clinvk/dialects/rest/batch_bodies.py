@@ -39,8 +39,7 @@ class PartBody(PromptBody, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     id: Annotated[Name | None, Meta(description="Returned with result and events; unique among the tasks.")] = None
     name: Annotated[
-        Name | None,
-        Meta(description="Returned as well; for a step, NAME of `{{steps.NAME}}`, and unique."),
+        Name | None, Meta(description="Returned as well; for a step, NAME of `{{steps.NAME}}`, and unique.")
     ] = None
     meta: Annotated[dict[str, object] | None, Meta(description="Returned with the result.")] = None
     isolation: _Where = None
@@ -76,8 +75,7 @@ class ChainBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     input: Annotated[str | None, Meta(description="The value of `{{input}}`.")] = None
     stop_on_failure: Annotated[bool | None, Meta(description="A failure skips the remaining steps.")] = None
     pass_working_dir: Annotated[
-        bool | None,
-        Meta(description="A step without a directory uses the directory or worktree of the previous step."),
+        bool | None, Meta(description="A step without a directory uses the directory or worktree of the previous step.")
     ] = None
     resume_from: Annotated[
         Name | None, Meta(description="The `run_id` of a chain to continue at its first unfinished step.")

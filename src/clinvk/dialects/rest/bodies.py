@@ -72,8 +72,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(description="read-only: no writes; workspace: writes in the agent's directories only; full: no limits."),
     ] = None
     allowed_tools: Annotated[
-        _Texts | None,
-        Meta(description="Names of the agent's tools that are allowed; null allows all tools."),
+        _Texts | None, Meta(description="Names of the agent's tools that are allowed; null allows all tools.")
     ] = None
     ephemeral: Annotated[bool | None, Meta(description="Keep no record of the conversation.")] = None
     max_turns: Annotated[_Count | None, Meta(description="Maximum number of model requests; 0 means no limit.")] = None
@@ -93,8 +92,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
     thinking: Annotated[bool | None, Meta(description="Stream the model's thinking, if supported.")] = None
     stop: Annotated[
-        StopTexts | None,
-        Meta(description="The answer ends before the first of these texts; the agent is stopped."),
+        StopTexts | None, Meta(description="The answer ends before the first of these texts; the agent is stopped.")
     ] = None
     output_schema: Annotated[
         dict[str, object] | None,
@@ -111,10 +109,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(description="Names of notification targets of the settings; null means the default."),
     ] = None
     dry_run: Annotated[bool | None, Meta(description="Run nothing; return the command as `output`.")] = None
-    extra: Annotated[
-        _Texts | None,
-        Meta(description="Flags for the agent CLI, one argument each."),
-    ] = None
+    extra: Annotated[_Texts | None, Meta(description="Flags for the agent CLI, one argument each.")] = None
     tags: Annotated[Tags | None, Meta(description="Tags for a new session.")] = None
     metadata: Annotated[dict[str, object] | None, Meta(description="Stored with the session.")] = None
 
@@ -126,8 +121,7 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     backend: Annotated[
-        Name | None,
-        Meta(description="The agent CLI; required without `session_id`.", examples=["claude", "codex"]),
+        Name | None, Meta(description="The agent CLI; required without `session_id`.", examples=["claude", "codex"])
     ] = None
     fallback: Annotated[
         Annotated[list[Name], Meta(max_length=100)] | None,
@@ -142,8 +136,7 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="wait: a run with `detach` waits for the reset of a limit that is used up."),
     ] = None
     session_id: Annotated[
-        Name | None,
-        Meta(description="Id or unique prefix of the session to continue; null starts a session."),
+        Name | None, Meta(description="Id or unique prefix of the session to continue; null starts a session.")
     ] = None
     on_busy: Annotated[
         OnBusy | Literal[""] | None,

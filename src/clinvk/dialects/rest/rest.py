@@ -66,8 +66,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: Annotated[str, Meta(description="The code of the problem.", examples=["invalid_request"])]
     request_id: Annotated[str, Meta(description="The `x-request-id` of the answer.")]
     field: Annotated[
-        str | None,
-        Meta(description="The place in the body, or the parameter.", examples=["extra[0]"]),
+        str | None, Meta(description="The place in the body, or the parameter.", examples=["extra[0]"])
     ] = None
     candidates: Annotated[tuple[str, ...], Meta(description="Some ids with an ambiguous prefix.")] = ()
 

@@ -40,10 +40,7 @@ Tags = Annotated[list[_Tag], Meta(max_length=MAX_TAGS)]
 _Limit = Annotated[int, Meta(ge=1, le=1000, description="Maximum number of items.")]
 _Offset = Annotated[int, Meta(ge=0, le=2_147_483_647, description="Number of items to skip.")]
 QueuePosition = (
-    Annotated[
-        int,
-        Meta(description="Position in the server's queue; absent unless the run is queued."),
-    ]
+    Annotated[int, Meta(description="Position in the server's queue; absent unless the run is queued.")]
     | msgspec.UnsetType
 )
 Node = Annotated[str, Meta(description="The node of the cluster; absent without a cluster.")] | msgspec.UnsetType

@@ -272,9 +272,7 @@ async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) ->
     completed = await run_tool(spawner, argv, environ, _TIMEOUT_S, stdin=task)
     if completed.exit_code:
         logger.error(
-            "the schema checker exited with code %s: %s",
-            completed.exit_code,
-            completed.stderr.decode(errors="replace"),
+            "the schema checker exited with code %s: %s", completed.exit_code, completed.stderr.decode(errors="replace")
         )
         raise ClinvkError(f"{SCHEMA_FIELD} cannot be judged; the log has the details")
     verdict = _verdicts.decode(completed.stdout)

@@ -253,10 +253,6 @@ class KeptWorktrees(Worktrees):
 
 
 def _item(
-    worktree: Worktree,
-    state: State,
-    files: tuple[ChangedFile, ...] = (),
-    problem: str = "",
-    patch: bytes | None = None,
+    worktree: Worktree, state: State, files: tuple[ChangedFile, ...] = (), problem: str = "", patch: bytes | None = None
 ) -> WorktreeListed:
     return WorktreeListed(**asdict(worktree), state=state, files=files, problem=problem, patch=patch)
