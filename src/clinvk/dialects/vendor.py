@@ -24,20 +24,10 @@ from clinvk.dialects.conversation import (
     without_blank_answers,
 )
 from clinvk.dialects.dialect import AnsweredChat, Call, Chat, ToolsMode
-from clinvk.types import errors
+from clinvk.types import errors, events
 from clinvk.types.allowed_values import NOT_BLANK
 from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import (
-    Event,
-    InteractionRequested,
-    InteractionResolved,
-    Progress,
-    RunStarted,
-    ThinkingDelta,
-    ToolCall,
-    ToolResult,
-)
 from clinvk.types.request import MAX_NAME_CHARS, RunRequest
 
 SESSION = "x-clinvk-session-id"
@@ -234,34 +224,34 @@ def may_retry(code: str, has_acted: bool) -> bool:
     return not has_acted and code in _HARMLESS
 
 
-def is_activity(event: Event) -> bool:
+def is_activity(event: events.Event) -> bool:
     """Return whether an event shows that the agent is active or has ended."""
-    return not isinstance(event, RunStarted | Progress)
+    return not isinstance(event, events.RunStarted | events.Progress)
 
 
-def visible_thinking(event: Event, call: Call) -> str:
+def visible_thinking(event: events.Event, call: Call) -> str:
     """Return the text that an event adds to the visible thinking; empty if the client does not ask for thinking."""
     match event:
-        case ThinkingDelta(text=text) if call.request.thinking:
+        case events.ThinkingDelta(text=text) if call.request.thinking:
             return text
-        case ToolCall(for_client=False) if call.shows_work:
+        case events.ToolCall(for_client=False) if call.shows_work:
             return f"\n[{event.name}] {_shown(_encoder.encode(event.input).decode())}\n"
-        case ToolResult() if call.shows_work:
+        case events.ToolResult() if call.shows_work:
             return f"[{'error' if event.is_error else 'result'}] {_shown(event.output)}\n"
-        case InteractionRequested(interaction=interaction) if call.shows_work:
+        case events.InteractionRequested(interaction=interaction) if call.shows_work:
             return f"\n[waiting] {_shown(interaction.title)}\n"
-        case InteractionResolved(interaction=interaction) if call.shows_work:
+        case events.InteractionResolved(interaction=interaction) if call.shows_work:
             return f"[{interaction.outcome}]\n"
         case _:
             return ""
 
 
-def waiting_comment(event: Event) -> bytes:
+def waiting_comment(event: events.Event) -> bytes:
     """Return the comment for an event that a stream of a model API cannot show; empty for other events."""
     match event:
-        case InteractionRequested(interaction=interaction):
+        case events.InteractionRequested(interaction=interaction):
             return f": waiting for the answer to interaction {interaction.id}\n\n".encode()
-        case Progress(stage="fallback", message=message):
+        case events.Progress(stage="fallback", message=message):
             return f": {' '.join(message.split())}\n\n".encode()
         case _:
             return b""

@@ -16,14 +16,7 @@ from clinvk.api.access.keys import ApiKeys
 from clinvk.policy.directories import DirectoryLists
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import (
-    BackendNotAllowed,
-    BeyondPolicy,
-    BudgetSpent,
-    DirectoryNotAllowed,
-    KeyRefused,
-    StoreUnavailable,
-)
+from clinvk.types import errors
 from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
 
@@ -70,7 +63,7 @@ class KeyPolicy:
         key = self._key(key_name)
         if targets := key.limits.notify:
             if not set(request.notify or ()).issubset(targets):
-                raise BeyondPolicy(f"notify: this API key may notify only {', '.join(targets)}", "notify")
+                raise errors.BeyondPolicy(f"notify: this API key may notify only {', '.join(targets)}", "notify")
             request = replace(request, notify=targets if request.notify is None else request.notify)
         if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
             await self._query_usage(key.name)
@@ -120,7 +113,9 @@ class KeyPolicy:
             BeyondPolicy: the key may not answer.
         """
         if key_name and key_name != run_key_name and "answer" not in self._key(key_name).rights:
-            raise BeyondPolicy("this API key may answer only the agents of its own runs; it lacks the right 'answer'")
+            raise errors.BeyondPolicy(
+                "this API key may answer only the agents of its own runs; it lacks the right 'answer'"
+            )
 
     def has_backend(self, key_name: str, backend: str) -> bool:
         """Return whether requests with a key may run a backend.
@@ -146,7 +141,7 @@ class KeyPolicy:
             return
         limits = self._key(key_name).limits
         if limits.workdirs or limits.backends or limits.tokens_per_day or limits.cost_usd_per_day:
-            raise BeyondPolicy(
+            raise errors.BeyondPolicy(
                 "check is a shell command, which could exceed the limits of this API key: only keys without backends, "
                 "workdirs and daily limits may use it",
                 "check",
@@ -160,7 +155,7 @@ class KeyPolicy:
             for name in tuple(self._usage):
                 try:
                     await self._query_usage(name)
-                except StoreUnavailable:
+                except errors.StoreUnavailable:
                     break  # the next request gets the error; the usage stays unknown until then
                 except Exception:
                     logger.exception("the usage of key %r cannot be read", name)
@@ -173,7 +168,7 @@ class KeyPolicy:
 
     def _key(self, name: str) -> ApiKey:
         if not (key := self._keys.by_name(name)):
-            raise KeyRefused("the API key of this request has been revoked or has expired")
+            raise errors.KeyRefused("the API key of this request has been revoked or has expired")
         return key
 
 
@@ -189,7 +184,7 @@ def _has_backend(limits: KeyLimits, backend: str) -> bool:
 def _check_limits(backends: Sequence[str], workdir: str | None, add_dirs: Sequence[str], limits: KeyLimits) -> None:
     """Check the backends and the directories of a request."""
     for backend in (name for name in backends if not _has_backend(limits, name)):
-        raise BackendNotAllowed(
+        raise errors.BackendNotAllowed(
             f"this API key may not run backend {backend!r} (allowed: {', '.join(limits.backends)})", "backend"
         )
     if not limits.workdirs:
@@ -198,14 +193,14 @@ def _check_limits(backends: Sequence[str], workdir: str | None, add_dirs: Sequen
     others = ((f"add_dirs[{index}]", path) for index, path in enumerate(add_dirs))
     for field, path in (("workdir", workdir or "/"), *others):
         if allowed.refusal(os.path.realpath(path)):
-            raise DirectoryNotAllowed(
+            raise errors.DirectoryNotAllowed(
                 f"{field} {path!r} is in no directory that this API key may work in: {', '.join(limits.workdirs)}",
                 field,
             )
 
 
-def _budget_spent(budget: str) -> BudgetSpent:
-    return BudgetSpent(
+def _budget_spent(budget: str) -> errors.BudgetSpent:
+    return errors.BudgetSpent(
         f"this API key has used up its {budget} of the day; the next day begins at midnight, UTC",
         retry_after_s=_DAY_S - time.time() % _DAY_S,
     )

@@ -15,16 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import Dialect
 from clinvk.runtime.process.waiting import run_in_loop_thread
-from clinvk.types.errors import (
-    BodyTooLarge,
-    BodyTooSlow,
-    BudgetSpent,
-    ClinvkError,
-    NoSuchPath,
-    ResourcesExhausted,
-    WrongMediaType,
-    exhausted,
-)
+from clinvk.types import errors
 from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
 
 Header = tuple[bytes, bytes]
@@ -92,9 +83,9 @@ def _require_json(headers: Mapping[str, str]) -> None:
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         received_type = f"got {content_type!r}" if content_type else "got none"
-        raise WrongMediaType(f"the header content-type must be 'application/json', {received_type}")
+        raise errors.WrongMediaType(f"the header content-type must be 'application/json', {received_type}")
     if (encoding := headers.get("content-encoding", "identity")).strip().lower() != "identity":
-        raise WrongMediaType(f"the body must not be compressed; the header content-encoding is {encoding!r}")
+        raise errors.WrongMediaType(f"the body must not be compressed; the header content-encoding is {encoding!r}")
 
 
 async def read_json(scope: Scope, receive: Receive, settings: ServerSettings, max_bytes: int | None = None) -> bytes:
@@ -110,7 +101,7 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings, ma
     headers = headers_of(scope)
     _require_json(headers)
     limit, timeout_s = max_bytes or settings.max_request_body_bytes, settings.read_timeout_secs
-    error = BodyTooLarge(f"the body has more than {limit} bytes") if max_bytes else too_large(limit)
+    error = errors.BodyTooLarge(f"the body has more than {limit} bytes") if max_bytes else too_large(limit)
     declared = headers.get("content-length", "")
     if limit and declared.isdigit() and int(declared) > limit:
         raise error
@@ -126,10 +117,10 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings, ma
                     raise error
                 has_more = message.get("more_body", False)
     except TimeoutError:
-        raise BodyTooSlow(f"the body was not there within {timeout_s:g} s (server.read_timeout_secs)") from None
+        raise errors.BodyTooSlow(f"the body was not there within {timeout_s:g} s (server.read_timeout_secs)") from None
     body = bytes(received)
     if await run_in_loop_thread(len(body), has_too_many_values, body):
-        raise BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")
+        raise errors.BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")
     return body
 
 
@@ -143,40 +134,40 @@ async def within_prepare_timeout(work: Awaitable[T]) -> T:
         async with asyncio.timeout(_PREPARE_TIMEOUT_S):
             return await work
     except TimeoutError:
-        raise ResourcesExhausted(f"the request could not be prepared within {_PREPARE_TIMEOUT_S:g} s") from None
+        raise errors.ResourcesExhausted(f"the request could not be prepared within {_PREPARE_TIMEOUT_S:g} s") from None
 
 
-def too_large(max_bytes: int, name: str = "the body") -> BodyTooLarge:
+def too_large(max_bytes: int, name: str = "the body") -> errors.BodyTooLarge:
     """Return the error for a body above the configured limit."""
-    return BodyTooLarge(f"{name} has more than {max_bytes} bytes (server.max_request_body_bytes)")
+    return errors.BodyTooLarge(f"{name} has more than {max_bytes} bytes (server.max_request_body_bytes)")
 
 
-def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, bytes, list[Header]]:
+def refusal(error: errors.ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, bytes, list[Header]]:
     """Return status, body and headers of an error: 503 for any error caused by a lack of resources.
 
     The state of the scope receives the error, for a gateway of a cluster.
     """
-    error = scope["state"]["error"] = exhausted(error) or error
+    error = scope["state"]["error"] = errors.exhausted(error) or error
     status, body = dialect.error(error, scope["state"]["request_id"])
     retry_after = [(b"retry-after", b"%d" % math.ceil(error.retry_after_s))] if error.retry_after_s else []
-    return status, body, [*retry_after, NO_RETRY] if isinstance(error, BudgetSpent) else retry_after
+    return status, body, [*retry_after, NO_RETRY] if isinstance(error, errors.BudgetSpent) else retry_after
 
 
-def internal_error() -> ClinvkError:
+def internal_error() -> errors.ClinvkError:
     """Return the error for a failure inside clinvk. The failure itself is logged, not sent."""
-    return ClinvkError("clinvk itself failed; its log has the details under this request id")
+    return errors.ClinvkError("clinvk itself failed; its log has the details under this request id")
 
 
-def no_such_path(scope: Scope) -> NoSuchPath:
+def no_such_path(scope: Scope) -> errors.NoSuchPath:
     """Return the error for a path that is not served, with a hint where to look."""
     has_base = not scope["state"]["dialect"].is_model_api or _UNDER_BASE.match(scope["path"])
     hint = "GET /docs lists what there is" if has_base else _BASES
     if scope["path"] == "/metrics":
         hint = "metrics are kept with the setting server.metrics_enabled"
-    return NoSuchPath(f"{scope['method']} {path_of(scope)}: there is nothing here; {hint}")
+    return errors.NoSuchPath(f"{scope['method']} {path_of(scope)}: there is nothing here; {hint}")
 
 
-async def send_error(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
+async def send_error(error: errors.ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
     """Send an error response in the wire format of the path."""
     dialect: Dialect = scope["state"]["dialect"]
     status, body, retry = refusal(error, dialect, scope)

@@ -17,21 +17,17 @@ from clinvk.dialects.openai.responses.input_items import ITEMS
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.batch_bodies import BackendBody
 from clinvk.dialects.rest.rest import STATUSES, Problem, Rest, title
-from clinvk.types.errors import (
-    BudgetSpent,
-    ClinvkError,
-    NotResumable,
-    QueueFull,
-    RateLimited,
-    ResourcesExhausted,
-    SessionError,
-    ShuttingDown,
-    StoreUnavailable,
-    TimedOut,
-)
+from clinvk.types import errors
 
-_RETRIED = (RateLimited, BudgetSpent, ResourcesExhausted, QueueFull, ShuttingDown, StoreUnavailable)
-_OF_COMMANDS = (SessionError, TimedOut)
+_RETRIED = (
+    errors.RateLimited,
+    errors.BudgetSpent,
+    errors.ResourcesExhausted,
+    errors.QueueFull,
+    errors.ShuttingDown,
+    errors.StoreUnavailable,
+)
+_OF_COMMANDS = (errors.SessionError, errors.TimedOut)
 """Errors of commands only: over HTTP, a timed-out run has an ordinary response."""
 
 _TAGS = {
@@ -142,7 +138,7 @@ def _response(returns: Returns, api: Api) -> Json:
 
 def _error_responses(kinds: ErrorDocs, api: Api) -> dict[str, Json]:
     """Return the error responses by status; kinds of errors that share a status are described together."""
-    by_status: dict[str, list[type[ClinvkError]]] = {}
+    by_status: dict[str, list[type[errors.ClinvkError]]] = {}
     for kind in dict.fromkeys(kinds):
         by_status.setdefault(str(table_entry(kind, api.statuses)), []).append(kind)
     return {
@@ -248,7 +244,7 @@ def _dedented(schema: dict[str, Json]) -> Json:
 
 def _problems() -> list[Json]:
     """Return the kinds of problem documents, by status."""
-    kinds = [kind for kind in (*STATUSES, BudgetSpent, NotResumable) if kind not in _OF_COMMANDS]
+    kinds = [kind for kind in (*STATUSES, errors.BudgetSpent, errors.NotResumable) if kind not in _OF_COMMANDS]
     return [
         {
             "code": kind.code,
@@ -260,6 +256,6 @@ def _problems() -> list[Json]:
     ]
 
 
-def _first_paragraph(kind: type[ClinvkError]) -> str:
+def _first_paragraph(kind: type[errors.ClinvkError]) -> str:
     """Return the first paragraph of a kind's docstring, which says when the error is raised."""
     return " ".join((kind.__doc__ or "").split("\n\n")[0].split())

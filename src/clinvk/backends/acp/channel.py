@@ -24,14 +24,7 @@ from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
 from clinvk.backends.mcp_tools import BridgedServer
 from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, plain_prompt
-from clinvk.types.errors import (
-    AgentFailed,
-    AgentRejected,
-    AgentUnauthenticated,
-    InvalidRequest,
-    NotResumable,
-    agent_code,
-)
+from clinvk.types import errors
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
 from clinvk.types.interaction import APPROVAL_CHOICES, QUESTION_CHOICES, Choice, Interaction, InteractionAnswer
 from clinvk.types.record import Resume
@@ -253,11 +246,11 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         if message.error:
             return self._refusal(call, message.error)
         if call.method == "session/new" and not result.session_id:
-            return RunFailed(AgentFailed.code, f"{self._name} opened a session without an id", 1)
+            return RunFailed(errors.AgentFailed.code, f"{self._name} opened a session without an id", 1)
         if call.method == "session/load" and not turn.has_history:
-            return RunFailed(NotResumable.code, f"{self._name} no longer has the history of the conversation", 1)
+            return RunFailed(errors.NotResumable.code, f"{self._name} no longer has the history of the conversation", 1)
         if turn.request.images and not (self._agent and self._agent.agent_capabilities.prompt_capabilities.image):
-            return RunFailed(InvalidRequest.code, f"{self._name} accepts no images", 1)
+            return RunFailed(errors.InvalidRequest.code, f"{self._name} accepts no images", 1)
         return None
 
     def _report_start(self, turn: TurnDecoder) -> Iterator[Delivery]:
@@ -299,17 +292,17 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         """Return the ending of a turn whose request was refused."""
         why = failure.text or f"error {failure.code}"
         status = _STATUS.match(f"{failure.code} {why}")
-        code = agent_code(int(status[1] or status[2]) if status else None)
-        if failure.code == _LOGIN_REQUIRED or code == AgentUnauthenticated.code:
+        code = errors.agent_code(int(status[1] or status[2]) if status else None)
+        if failure.code == _LOGIN_REQUIRED or code == errors.AgentUnauthenticated.code:
             message = not_logged_in(self._name, self.login_hint() or "log in with it", why)
-            return RunFailed(AgentUnauthenticated.code, message, 1)
+            return RunFailed(errors.AgentUnauthenticated.code, message, 1)
         match call.method:
             case "session/load" | "session/resume":
-                return RunFailed(NotResumable.code, f"{self._name} cannot continue the conversation: {why}", 1)
+                return RunFailed(errors.NotResumable.code, f"{self._name} cannot continue the conversation: {why}", 1)
             case "session/set_model" | "session/set_config_option" | "session/set_mode":
                 model = "" if call.turn.setup else call.turn.request.model  # which is set last
                 what = f"model {model}" if model else f"mode {_DEFAULT_MODE}"
-                return RunFailed(AgentRejected.code, f"{self._name} refused {what}: {why}", 1)
+                return RunFailed(errors.AgentRejected.code, f"{self._name} refused {what}: {why}", 1)
             case _:
                 return RunFailed(code, why, 1)
 

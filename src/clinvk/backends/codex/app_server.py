@@ -28,17 +28,8 @@ from clinvk.backends.codex import approvals, client_tools, failures, wire
 from clinvk.backends.codex.conversation import Conversation, Thread, full_prompt, supports_schema
 from clinvk.backends.jsonrpc import Message, RpcChannel
 from clinvk.backends.shared import base64_data
+from clinvk.types import events
 from clinvk.types.errors import Cancelled
-from clinvk.types.events import (
-    AwaitingTools,
-    Ending,
-    InteractionRequested,
-    InteractionResolved,
-    RunFailed,
-    RunFinished,
-    ToolCall,
-    Usage,
-)
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.record import Resume
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
@@ -95,7 +86,7 @@ def _awaiting_tools(conversation: Conversation) -> Iterator[Delivery]:
     usage = conversation.answer_usage
     if usage is not None and conversation.calls and conversation.calls <= conversation.requests.keys():
         conversation.answer_usage = None
-        yield conversation.run, AwaitingTools((conversation.decoder.usage or Usage()) + usage)
+        yield conversation.run, events.AwaitingTools((conversation.decoder.usage or events.Usage()) + usage)
 
 
 class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Closing | _Steering, Conversation]):
@@ -184,7 +175,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
             return b""
         return self._ask_turn(conversation) if thread else self._ask_thread(conversation)
 
-    def _lost(self, run: Conversation, exit_code: int, stderr: bytes) -> Ending:
+    def _lost(self, run: Conversation, exit_code: int, stderr: bytes) -> events.Ending:
         lost = failures.exited(exit_code, stderr, run.decoder.last_error)
         return run.ending or msgspec.structs.replace(lost, usage=run.decoder.usage)
 
@@ -223,14 +214,14 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
             changes = run.changes.get(params.item_id, ())
             if asked := approvals.interaction(str(message.id), message.method, params, changes):
                 run.asked[asked.id] = message
-                return run.run, InteractionRequested(asked)
+                return run.run, events.InteractionRequested(asked)
         return self._answer(message, approvals.REFUSALS.get(message.method))
 
     def _withdrawn(self, params: wire.Params) -> Iterator[Delivery]:
         """Report a request to the user that Codex no longer awaits."""
         run, request_id = self._run_of(params.thread_id), str(params.request_id)
         if run and run.asked.pop(request_id, None):
-            yield run.run, InteractionResolved(Interaction(id=request_id))
+            yield run.run, events.InteractionResolved(Interaction(id=request_id))
 
     def _run_notified(self, conversation: Conversation, method: str, params: wire.Params) -> Iterator[Delivery]:
         conversation.record_turn(method, params)
@@ -244,10 +235,10 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
             yield from self._raw_notified(conversation, params)
             return
         for event in conversation.decoder.feed(method, params):
-            if isinstance(event, ToolCall) and event.for_client:
+            if isinstance(event, events.ToolCall) and event.for_client:
                 conversation.calls.add(event.id)
                 event = msgspec.structs.replace(event, name=self._tools.get(event.name, event.name))
-            if isinstance(event, RunFinished | RunFailed):
+            if isinstance(event, events.RunFinished | events.RunFailed):
                 yield from (self._interrupt(thread, turn) for thread, turn in conversation.active_turns.items())
                 yield self._end(conversation, event)
                 return
@@ -261,7 +252,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
     def _raw_notified(self, conversation: Conversation, params: wire.Params) -> Iterator[Delivery]:
         """Record an item of the model's answer, or the end of the answer, which the request for a call may follow."""
         if not params.item.type:
-            conversation.answer_usage = params.usage.usage if params.usage else Usage()
+            conversation.answer_usage = params.usage.usage if params.usage else events.Usage()
             yield from _awaiting_tools(conversation)
         elif params.item.name in self._tools and wire.structured(str(params.item.arguments)) is not None:
             conversation.calls.add(params.item.raw_call_id)
@@ -275,10 +266,10 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
         elif method == "turn/started" and root not in (None, params.turn.id):
             yield self._interrupt(params.thread_id, params.turn.id)
 
-    def _end(self, conversation: Conversation, ending: Ending) -> Delivery:
+    def _end(self, conversation: Conversation, ending: events.Ending) -> Delivery:
         """Report the ending. After a failure, close the thread first, so that other processes can resume the thread."""
         thread, decoder = conversation.thread, conversation.decoder
-        if self._keeps and thread and isinstance(ending, RunFailed):
+        if self._keeps and thread and isinstance(ending, events.RunFailed):
             conversation.ending = ending
             return self._close(_Closing(thread, conversation))
         if self._keeps and thread:
@@ -336,7 +327,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
             conversation.decoder.model = result.model
             if conversation.is_dropped:
                 why = "codex was interrupted before the turn"
-                yield self._end(conversation, RunFailed(Cancelled.code, why, exit_code=1))
+                yield self._end(conversation, events.RunFailed(Cancelled.code, why, exit_code=1))
             else:
                 yield self._ask_turn(conversation)
         elif result.turn:

@@ -15,14 +15,7 @@ from clinvk.cli.prompt.interaction_text import content, waiting_note
 from clinvk.config.model import Settings, complete
 from clinvk.runtime.runs import Run, Runner
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import (
-    Cancelled,
-    InteractionAnswered,
-    InteractionEnded,
-    InvalidRequest,
-    SessionNotFound,
-    error_from_code,
-)
+from clinvk.types import errors
 from clinvk.types.events import InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import Session
@@ -94,11 +87,11 @@ class EditorSession:
         """
         found = {option.id: [each.value for each in option.options] for option in await self.options()}
         if name not in found:
-            raise InvalidRequest(unknown_name("option", name, found), "configId")
+            raise errors.InvalidRequest(unknown_name("option", name, found), "configId")
         if name == "backend" and value in self._context.agents and value not in found[name]:
-            raise InvalidRequest("the agent of a conversation is fixed after the first prompt", "value")
+            raise errors.InvalidRequest("the agent of a conversation is fixed after the first prompt", "value")
         if value not in found[name]:
-            raise InvalidRequest(unknown_name(name, str(value), found[name]), "value")
+            raise errors.InvalidRequest(unknown_name(name, str(value), found[name]), "value")
         if name == "backend":
             self._choose_agent(str(value))
         else:
@@ -116,7 +109,7 @@ class EditorSession:
         """
         text, images = prompt_of(blocks)
         if self._is_busy:
-            raise InvalidRequest("the session has a prompt in progress; session/cancel ends it")
+            raise errors.InvalidRequest("the session has a prompt in progress; session/cancel ends it")
         self._is_busy, self._is_cancelled = True, False
         return self._turn(replace(self.request, prompt=text, images=images))
 
@@ -153,8 +146,8 @@ class EditorSession:
         async with self._context.runs.run(replace(request, **ids)) as run:
             await self._follow(run, updates)
         match run.log.ending:
-            case RunFailed(code, message) if code != Cancelled.code:
-                raise error_from_code(code, message)
+            case RunFailed(code, message) if code != errors.Cancelled.code:
+                raise errors.error_from_code(code, message)
             case RunFinished() as ending:
                 return prompt_result(ending)
             case _:
@@ -189,7 +182,7 @@ class EditorSession:
         result = await self._context.connection.ask(interaction.id, "session/request_permission", params)
         try:
             await self._context.runs.answer(interaction.id, answer_of(interaction, result))
-        except (InteractionAnswered, InteractionEnded):
+        except (errors.InteractionAnswered, errors.InteractionEnded):
             pass  # the answer from elsewhere was first
         except Exception:  # the interaction expires, and the turn goes on
             logger.exception("the answer of the editor is lost")
@@ -211,5 +204,5 @@ class EditorSession:
     async def _stored(self) -> Session | None:
         try:
             return await self._context.store.session(self.id)
-        except SessionNotFound:
+        except errors.SessionNotFound:
             return None

@@ -16,26 +16,13 @@ from clinvk.cli.prompt.interaction_text import content, subject
 from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.terminal.output import without_sequences
 from clinvk.dialects.conversation import image_of
+from clinvk.types import events
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.events import (
-    Event,
-    InteractionResolved,
-    Progress,
-    RunFailed,
-    RunFinished,
-    StopReason,
-    TextDelta,
-    ThinkingDelta,
-    ToolCall,
-    ToolResult,
-    Usage,
-    UserMessage,
-)
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import Image
 
-_STOPS: dict[StopReason, str] = {
+_STOPS: dict[events.StopReason, str] = {
     "max_tokens": "max_tokens",
     "max_budget": "max_tokens",
     "max_turns": "max_turn_requests",
@@ -66,28 +53,28 @@ class TurnUpdates:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._open: dict[str, ToolCall] = {}
+        self._open: dict[str, events.ToolCall] = {}
 
-    def feed(self, event: Event) -> Iterator[wire.Update]:
+    def feed(self, event: events.Event) -> Iterator[wire.Update]:
         """Yield the updates for an event."""
         match event:
-            case TextDelta(text) if text:
+            case events.TextDelta(text) if text:
                 yield chunk("agent_message_chunk", text)
-            case ThinkingDelta(text) if text:
+            case events.ThinkingDelta(text) if text:
                 yield chunk("agent_thought_chunk", text)
-            case UserMessage(text):
+            case events.UserMessage(text):
                 yield chunk("user_message_chunk", text)
-            case Progress(stage, message) if stage != "stderr":
+            case events.Progress(stage, message) if stage != "stderr":
                 yield chunk("agent_thought_chunk", f"\n\n{stage}: {message}\n\n")
-            case ToolCall():
+            case events.ToolCall():
                 self._open[event.id] = event
                 yield self._tool(event, "tool_call")
-            case ToolResult():
+            case events.ToolResult():
                 yield from self._ended(event.id, event.output, event.is_error)
-            case InteractionResolved(interaction):
+            case events.InteractionResolved(interaction):
                 is_denied = interaction.outcome not in ("allow", "allow_session", "answer")
                 yield from self._ended(interaction.id, "", is_denied)
-            case RunFinished() | RunFailed():
+            case events.RunFinished() | events.RunFailed():
                 yield from self.close()
             case _:
                 pass
@@ -112,14 +99,14 @@ class TurnUpdates:
             shown.append(_text(text))
         return replace(self._tool(call), title=subject(interaction), content=shown, status="pending"), options
 
-    def _call_of(self, interaction: Interaction) -> ToolCall:
+    def _call_of(self, interaction: Interaction) -> events.ToolCall:
         """Return the latest call of the tool with the same input, or else of the tool."""
         calls = [call for call in self._open.values() if call.name == interaction.tool]
         same = [call for call in calls if call.input == interaction.input]
-        own = ToolCall(interaction.id, interaction.tool or "other", interaction.input)
+        own = events.ToolCall(interaction.id, interaction.tool or "other", interaction.input)
         return (same or calls or [own])[-1]
 
-    def _tool(self, call: ToolCall, kind: str = "") -> wire.Update:
+    def _tool(self, call: events.ToolCall, kind: str = "") -> wire.Update:
         paths = [posixpath.join(self._directory, path) for path in _paths(call.input)]
         pieces = [*self._edits(call, paths)]
         return wire.Update(
@@ -133,7 +120,7 @@ class TurnUpdates:
             raw_input=call.input,
         )
 
-    def _edits(self, call: ToolCall, paths: Sequence[str]) -> Iterator[wire.Piece]:
+    def _edits(self, call: events.ToolCall, paths: Sequence[str]) -> Iterator[wire.Piece]:
         match call.input:
             case {"old_string": str(old), "new_string": str(new)} if paths:
                 yield wire.Piece("diff", path=paths[0], old_text=old, new_text=new)
@@ -171,9 +158,9 @@ def answer_of(interaction: Interaction, result: object) -> InteractionAnswer:
     return InteractionAnswer(choice=choices.get(option, "deny"))
 
 
-def prompt_result(ending: RunFinished) -> wire.Result:
+def prompt_result(ending: events.RunFinished) -> wire.Result:
     """Return the result of a prompt."""
-    used = ending.usage or Usage()
+    used = ending.usage or events.Usage()
     tokens = wire.Tokens(used.input_tokens, used.output_tokens, used.total_tokens, used.cached_tokens)
     return wire.Result(stop_reason=_STOPS.get(ending.stop_reason, "end_turn"), usage=tokens if ending.usage else None)
 
@@ -224,7 +211,7 @@ def _options(interaction: Interaction) -> tuple[wire.PermissionOption, ...]:
             return ()
 
 
-def _kind(call: ToolCall) -> str:
+def _kind(call: events.ToolCall) -> str:
     """Return the kind of a tool call. Agents name their tools differently, but the inputs are alike."""
     of_input = next((kind for field, kind in _KINDS_OF_FIELDS.items() if field in call.input), "other")
     return call.name if call.name in _KINDS else of_input

@@ -18,21 +18,8 @@ from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
 from clinvk.config.model import OutputSettings
 from clinvk.runtime.process.waiting import in_background
+from clinvk.types import events
 from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound, Steered
-from clinvk.types.events import (
-    Ending,
-    Event,
-    InteractionRequested,
-    InteractionResolved,
-    Logged,
-    Progress,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    ThinkingDelta,
-    ToolCall,
-    UserMessage,
-)
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
 
@@ -68,10 +55,10 @@ class RunDisplay:
         self._shown: Run | None = None
         self._printer: Encoder = printers.TextPrinter()
         self._questions: TerminalQuestions | None = None
-        self._held: list[Logged] = []
+        self._held: list[events.Logged] = []
         self._number = 0
         self._denied = ""
-        self._ending: Ending | None = None
+        self._ending: events.Ending | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -150,9 +137,9 @@ class RunDisplay:
                 async with self.showing(run), AsyncExitStack() as stack:
                     async for logged in run.log.follow():
                         match logged:
-                            case (1, _, RunFailed(code=SessionNotFound.code, message=message)) if is_attempt:
+                            case (1, _, events.RunFailed(code=SessionNotFound.code, message=message)) if is_attempt:
                                 self._number, lost = 1, message
-                            case (1, _, RunFailed(code=NotResumable.code, message=message)) if is_attempt:
+                            case (1, _, events.RunFailed(code=NotResumable.code, message=message)) if is_attempt:
                                 self._number, lost = 1, message.partition(";")[0]
                             case _:
                                 await self._receive(run, logged, partial(self._ask, runs, stack))
@@ -162,18 +149,20 @@ class RunDisplay:
             lost = exc.message
         return lost
 
-    async def _receive(self, run: "Run", logged: Logged, ask: "Callable[[Run, Interaction], Awaitable[None]]") -> None:
+    async def _receive(
+        self, run: "Run", logged: events.Logged, ask: "Callable[[Run, Interaction], Awaitable[None]]"
+    ) -> None:
         """Show an event, or ask what the agent asks. Events are held while a question is on the terminal."""
         self._held.append(logged)
         event, questions = logged.event, self._questions
-        if questions and isinstance(event, InteractionResolved):
+        if questions and isinstance(event, events.InteractionResolved):
             await questions.close(event.interaction)
-        elif questions and isinstance(event, RunFinished | RunFailed):
+        elif questions and isinstance(event, events.RunFinished | events.RunFailed):
             await questions.close_all()
         while self._held and not (questions and questions.pending):
             self._number, at, shown = self._held.pop(0)
             await self.show(run, shown, at)
-        if isinstance(event, InteractionRequested):
+        if isinstance(event, events.InteractionRequested):
             await ask(run, event.interaction)
 
     async def _ask(self, runs: "Runner", stack: AsyncExitStack, run: "Run", interaction: Interaction) -> None:
@@ -186,11 +175,11 @@ class RunDisplay:
             workdir = run.request.workdir or os.getcwd()
             self._questions.open(Question(interaction, run.request.backend, workdir, runs.answer))
 
-    async def show(self, run: "printers.ShownRun", event: Event, at: float) -> None:
+    async def show(self, run: "printers.ShownRun", event: events.Event, at: float) -> None:
         """Print an event: the answer on stdout, other things on stderr."""
-        if isinstance(event, RunFinished | RunFailed):
+        if isinstance(event, events.RunFinished | events.RunFailed):
             self._ending = event
-        if isinstance(event, RunStarted):
+        if isinstance(event, events.RunStarted):
             self._model = event.model
         if data := self._printer.feed(event, at):
             self._status.hide()
@@ -199,43 +188,43 @@ class RunDisplay:
         if (
             self._has_footer
             and not self._ends_line
-            and isinstance(event, ToolCall | ThinkingDelta | InteractionRequested)
+            and isinstance(event, events.ToolCall | events.ThinkingDelta | events.InteractionRequested)
         ):
             self._ends_line = self._is_moved = True  # the status line and notes need a line of their own
             await self._stdout.write(b"\n")
         await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
         self._note(run, event)
 
-    def _note(self, run: "printers.ShownRun", event: Event) -> None:
+    def _note(self, run: "printers.ShownRun", event: events.Event) -> None:
         """Print on stderr what stdout does not have."""
-        if isinstance(event, RunFinished | RunFailed) and self._denied:
+        if isinstance(event, events.RunFinished | events.RunFailed) and self._denied:
             self._notes.info(self._denied)  # the ending completes the last line of the answer
-        if isinstance(event, RunFailed):
+        if isinstance(event, events.RunFailed):
             self._notes.error(event.message)
             return
         if self._output.format == "stream-json":
             return
         match event:
-            case Progress(stage="stderr", message=message):
+            case events.Progress(stage="stderr", message=message):
                 self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
-            case Progress(stage="denied", message=message):  # without the note, the run looks like any other
+            case events.Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 is_own = self._questions and self._questions.can_ask  # the user has denied the action here
                 self._denied = "" if is_own else _with_remedy(message, run.request, run.facts.session_id)
-            case UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
+            case events.UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"steered: {text}")
-            case Progress(stage=stage, message=message) if (
+            case events.Progress(stage=stage, message=message) if (
                 stage == "fallback" or self._is_verbose or self._notes.is_terminal
             ):
                 self._notes.info(f"{stage}: {message}")
-            case ToolCall() if self._is_verbose:
+            case events.ToolCall() if self._is_verbose:
                 self._notes.info(tool_text(event))
                 self._notes.block(edit_lines(event, self._notes.has_color))
-            case RunFinished():
+            case events.RunFinished():
                 self._note_finished(run, event)
             case _:
                 pass
 
-    def _note_finished(self, run: "printers.ShownRun", ending: RunFinished) -> None:
+    def _note_finished(self, run: "printers.ShownRun", ending: events.RunFinished) -> None:
         if ending.stop_reason != "end_turn":
             self._notes.info(f"the answer ends early: {ending.stop_reason}")
         if self._has_footer:
@@ -254,7 +243,7 @@ class RunDisplay:
         self._ends_line = data.endswith(b"\n") if data else self._ends_line
         return data
 
-    def _footer(self, run: "printers.ShownRun", ending: RunFinished) -> str:
+    def _footer(self, run: "printers.ShownRun", ending: events.RunFinished) -> str:
         facts = run.facts
         line = footer(self._model or run.request.backend, printers.duration_s(facts), ending, facts.session_id)
         with_hint = f"{line} (clinvk -c to continue)"
@@ -267,7 +256,7 @@ class RunDisplay:
         task = asyncio.current_task()
         while task and task.cancelling():
             task.uncancel()
-        ending = RunFailed(Cancelled.code, "cancelled")
+        ending = events.RunFailed(Cancelled.code, "cancelled")
         if not self._shown:
             self._notes.error(ending.message)
             return
@@ -285,11 +274,11 @@ class RunDisplay:
     async def _show_rest(self, run: "Run") -> None:
         """Print the output of the agent from its last events to its exit."""
         async for _, at, event in run.log.follow(self._number):
-            if not isinstance(event, RunFinished | RunFailed) and (data := self._printer.feed(event, at)):
+            if not isinstance(event, events.RunFinished | events.RunFailed) and (data := self._printer.feed(event, at)):
                 await self._stdout.write(data)
 
 
-def footer(model: str, seconds: float, ending: RunFinished, session_id: str | None) -> str:
+def footer(model: str, seconds: float, ending: events.RunFinished, session_id: str | None) -> str:
     """Return the model, duration, tokens, cost and session of a run on one line."""
     parts = [
         model,

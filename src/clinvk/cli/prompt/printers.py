@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from clinvk.cli.terminal import exits
-from clinvk.types.events import (
-    Ending,
-    Event,
-    InteractionRequested,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    TextDelta,
-    ThinkingDelta,
-    ToolCall,
-)
+from clinvk.types import events
 
 if TYPE_CHECKING:
     from clinvk.cli.terminal.markdown import BlockRenderer
@@ -43,13 +33,13 @@ class TextPrinter:
     def __init__(self) -> None:
         self._last = "\n"
 
-    def feed(self, event: Event, at: float) -> bytes:
+    def feed(self, event: events.Event, at: float) -> bytes:
         """Return the text of one event."""
         match event:
-            case TextDelta(text=text) if text:
+            case events.TextDelta(text=text) if text:
                 self._last = text[-1]
                 return text.encode(errors="replace")
-            case RunFinished() | RunFailed() if self._last != "\n":
+            case events.RunFinished() | events.RunFailed() if self._last != "\n":
                 return b"\n"
             case _:
                 return b""
@@ -62,16 +52,22 @@ class MarkdownPrinter:
         self._width = width
         self._renderer: BlockRenderer | None = None
 
-    def feed(self, event: Event, at: float) -> bytes:
+    def feed(self, event: events.Event, at: float) -> bytes:
         """Return the blocks that have ended by an event."""
         if not self._renderer:
             from clinvk.cli.terminal.markdown import BlockRenderer  # imported while the agent works
 
             self._renderer = BlockRenderer(self._width)
         match event:
-            case TextDelta(text=text):
+            case events.TextDelta(text=text):
                 return self._renderer.feed(text).encode(errors="replace")
-            case ToolCall() | ThinkingDelta() | InteractionRequested() | RunFinished() | RunFailed():
+            case (
+                events.ToolCall()
+                | events.ThinkingDelta()
+                | events.InteractionRequested()
+                | events.RunFinished()
+                | events.RunFailed()
+            ):
                 return self._renderer.flush().encode(errors="replace")
             case _:
                 return b""
@@ -100,20 +96,20 @@ class JsonPrinter:
         self._indent = indent
         self._text: list[str] = []
 
-    def feed(self, event: Event, at: float) -> bytes:
+    def feed(self, event: events.Event, at: float) -> bytes:
         """Return nothing until the ending, then the object."""
         match event:
-            case TextDelta(text=text):
+            case events.TextDelta(text=text):
                 self._text.append(text)
-            case RunStarted(model=model):
+            case events.RunStarted(model=model):
                 self._model = model or self._model
-            case RunFinished() | RunFailed():
+            case events.RunFinished() | events.RunFailed():
                 return self._result(event)
             case _:
                 pass
         return b""
 
-    def _result(self, ending: Ending) -> bytes:
+    def _result(self, ending: events.Ending) -> bytes:
         facts = self._run.facts
         result: dict[str, object] = {
             "backend": facts.backend,
@@ -128,9 +124,9 @@ class JsonPrinter:
             **({"fallback": facts.fallback} if facts.fallback else {}),
         }
         match ending:
-            case RunFailed(message=message, code=code):
+            case events.RunFailed(message=message, code=code):
                 result |= {"error": message, "error_code": code}
-            case RunFinished(stop_reason=reason, structured_output=answer):
+            case events.RunFinished(stop_reason=reason, structured_output=answer):
                 result |= {"stop_reason": reason} | ({} if answer is None else {"structured_output": answer})
         result["raw"] = _json(facts.raw)
         data = msgspec.json.encode(result)
@@ -144,7 +140,7 @@ class LinesPrinter:
         self._run = run
         self._encoder: Encoder | None = None
 
-    def feed(self, event: Event, at: float) -> bytes:
+    def feed(self, event: events.Event, at: float) -> bytes:
         """Return the lines of one event.
 
         The encoder is created at the first event: by then the start time is known, and the import delays nothing.
@@ -156,9 +152,9 @@ class LinesPrinter:
         return self._encoder.feed(event, at)
 
 
-def exit_code_of_ending(ending: Ending) -> int:
+def exit_code_of_ending(ending: events.Ending) -> int:
     """Return the exit code of a run."""
-    return exits.exit_code_of_error(ending.code, ending.exit_code) if isinstance(ending, RunFailed) else 0
+    return exits.exit_code_of_error(ending.code, ending.exit_code) if isinstance(ending, events.RunFailed) else 0
 
 
 def duration_s(facts: "RunFacts") -> float:

@@ -11,15 +11,7 @@ import msgspec
 
 from clinvk.cli.terminal.output import STDERR, Notes, is_writable, on_one_line, terminal_size, write
 from clinvk.cli.terminal.table import cut, readable_patch
-from clinvk.types.events import (
-    Event,
-    InteractionRequested,
-    InteractionResolved,
-    TextDelta,
-    ThinkingDelta,
-    ToolCall,
-    ToolResult,
-)
+from clinvk.types import events
 
 _FRAME_S = 0.1
 _CLEAR = "\r\x1b[2K"
@@ -48,11 +40,11 @@ class StatusLine:
         self._is_wanted = True
         self._is_drawn = False
 
-    def feed(self, event: Event) -> None:
+    def feed(self, event: events.Event) -> None:
         """Take the activity of an event. Text hides the line; a tool or thinking shows it again."""
         doing = activity(event)
-        if doing or isinstance(event, TextDelta | ToolResult | InteractionResolved):
-            self._activity, self._is_wanted = doing, self.is_kept or not isinstance(event, TextDelta)
+        if doing or isinstance(event, events.TextDelta | events.ToolResult | events.InteractionResolved):
+            self._activity, self._is_wanted = doing, self.is_kept or not isinstance(event, events.TextDelta)
 
     def hide(self) -> None:
         """Erase the line, until the next frame."""
@@ -91,14 +83,14 @@ class StatusLine:
                 self._is_drawn = True
 
 
-def activity(event: Event) -> str:
+def activity(event: events.Event) -> str:
     """Return an agent's activity on one line; empty for an event that shows no activity."""
     match event:
-        case ToolCall():
+        case events.ToolCall():
             return tool_text(event)
-        case ThinkingDelta():
+        case events.ThinkingDelta():
             return "thinking"
-        case InteractionRequested():
+        case events.InteractionRequested():
             return "waiting for approval"
         case _:
             return ""
@@ -109,7 +101,7 @@ def _draw(text: str) -> None:
         write(STDERR, text)
 
 
-def edit_lines(call: ToolCall, is_colored: bool) -> list[str]:
+def edit_lines(call: events.ToolCall, is_colored: bool) -> list[str]:
     """Return the edit of a tool call as a diff, and the first lines of a written file; empty for other calls."""
     match call.input:
         case {"old_string": str(old), "new_string": str(new)}:
@@ -125,7 +117,7 @@ def edit_lines(call: ToolCall, is_colored: bool) -> list[str]:
     return [*readable_patch(lines[:most], is_colored), *([f"… {more:,} more lines"] if more else [])]
 
 
-def tool_text(call: ToolCall) -> str:
+def tool_text(call: events.ToolCall) -> str:
     """Return a tool call on one line: the tool, and its most telling argument or else all of them."""
     name, given = call.name, call.input
     match name, given:

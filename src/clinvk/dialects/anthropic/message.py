@@ -13,20 +13,8 @@ import msgspec
 from clinvk.dialects import dialect, vendor
 from clinvk.dialects.client_tools import arguments
 from clinvk.dialects.dialect import Call
-from clinvk.types import errors
+from clinvk.types import errors, events
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import (
-    Event,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    Said,
-    StopReason,
-    TextDelta,
-    ToolCall,
-    ToolCallDelta,
-    Usage,
-)
 from clinvk.types.redaction import redacted
 from clinvk.types.run import RunFacts
 
@@ -79,7 +67,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     request_id: str | None = None
 
 
-def error_data(event: RunFailed) -> bytes:
+def error_data(event: events.RunFailed) -> bytes:
     """Return the data of the last event for a run that failed after the start of the answer."""
     _, what = error_object(errors.error_from_code(event.code, event.message))
     return _encode(ErrorAnswer(error=what))
@@ -101,7 +89,7 @@ def _error_message(error: ClinvkError) -> str:
 
 MessageStop = Literal["end_turn", "max_tokens", "stop_sequence", "refusal", "tool_use"]
 
-_STOPS: dict[StopReason, MessageStop] = {
+_STOPS: dict[events.StopReason, MessageStop] = {
     "end_turn": "end_turn",
     "max_tokens": "max_tokens",
     "max_turns": "max_tokens",
@@ -172,7 +160,7 @@ class Stop(msgspec.Struct, frozen=True):
     stop_sequence: str | None
 
 
-def content(said: Sequence[Said], call: Call, facts: RunFacts) -> tuple[Block, ...]:
+def content(said: Sequence[events.Said], call: Call, facts: RunFacts) -> tuple[Block, ...]:
     """Collect text, thinking and calls into blocks, in the agent's order.
 
     The result has a text block or a call even if the agent said nothing, since clients read the first text block
@@ -182,20 +170,20 @@ def content(said: Sequence[Said], call: Call, facts: RunFacts) -> tuple[Block, .
     for is_text, pieces in groupby(_pieces(said, call), key=lambda piece: piece[0]):
         text = "".join(text for _, text in pieces)
         blocks.append(TextBlock(text) if is_text else ThinkingBlock(text, signature_of(facts)))
-    blocks += (_tool_use(event) for event in said if isinstance(event, ToolCall) and event.for_client)
+    blocks += (_tool_use(event) for event in said if isinstance(event, events.ToolCall) and event.for_client)
     if all(isinstance(block, ThinkingBlock) for block in blocks):
         blocks.append(TextBlock(""))
     return tuple(blocks)
 
 
-def _tool_use(call: ToolCall) -> ToolUseBlock:
+def _tool_use(call: events.ToolCall) -> ToolUseBlock:
     return ToolUseBlock(call.id, call.name, call.input)
 
 
-def _pieces(said: Iterable[Said], call: Call) -> Iterator[tuple[bool, str]]:
+def _pieces(said: Iterable[events.Said], call: Call) -> Iterator[tuple[bool, str]]:
     """Yield the visible text of each event, and whether the text belongs to the answer."""
     for event in said:
-        if isinstance(event, TextDelta):
+        if isinstance(event, events.TextDelta):
             yield True, event.text
         elif thinking := vendor.visible_thinking(event, call):
             yield False, thinking
@@ -211,14 +199,14 @@ def signature_of(facts: RunFacts) -> str:
     return f"clinvk_{facts.run_id}"
 
 
-def stop(ending: RunFinished) -> Stop:
+def stop(ending: events.RunFinished) -> Stop:
     """Return the API's stop reason for a finished run."""
     return Stop(_STOPS[ending.stop_reason], ending.stop_sequence)
 
 
-def usage(tokens: Usage | None) -> MessageUsage:
+def usage(tokens: events.Usage | None) -> MessageUsage:
     """Return the token counts as the API defines them; zeros if the agent reported none."""
-    tokens = tokens or Usage()
+    tokens = tokens or events.Usage()
     return MessageUsage(
         input_tokens=max(0, tokens.input_tokens - tokens.cached_tokens),
         cache_creation_input_tokens=0,
@@ -263,18 +251,18 @@ class MessageEncoder:
         self._calls: set[str] = set()
         self._has_content = False
 
-    def feed(self, event: Event, at: float) -> bytes:
+    def feed(self, event: events.Event, at: float) -> bytes:
         """Return the bytes of one event; empty if the client did not ask for the content."""
         match event:
-            case TextDelta(text=text):
+            case events.TextDelta(text=text):
                 return self._delta("text", text)
-            case ToolCallDelta() | ToolCall(for_client=True):
+            case events.ToolCallDelta() | events.ToolCall(for_client=True):
                 return self._tool_use(event)
-            case RunStarted():
+            case events.RunStarted():
                 return self._start()
-            case RunFinished():
+            case events.RunFinished():
                 return self._finish(event)
-            case RunFailed():
+            case events.RunFailed():
                 return self._start() + _ERROR % error_data(event)
             case _:
                 thinking = vendor.visible_thinking(event, self._call)
@@ -302,13 +290,13 @@ class MessageEncoder:
         self._blocks += 1
         return closing + _BLOCK_START % (self._blocks - 1, _encode(block))
 
-    def _tool_use(self, call: ToolCall | ToolCallDelta) -> bytes:
-        if isinstance(call, ToolCallDelta):
+    def _tool_use(self, call: events.ToolCall | events.ToolCallDelta) -> bytes:
+        if isinstance(call, events.ToolCallDelta):
             self._calls.add(call.id)
             opening = self._begin(call.id, ToolUseBlock(call.id, call.name, {}))
             return opening + _BLOCK_DELTA % (self._blocks - 1, b"input_json", b"partial_json", _encode(call.arguments))
         if call.id not in self._calls:
-            return self._tool_use(ToolCallDelta(call.id, call.name, arguments(call))) + self._close()
+            return self._tool_use(events.ToolCallDelta(call.id, call.name, arguments(call))) + self._close()
         return self._close() if self._open == call.id else b""
 
     def _close(self) -> bytes:
@@ -322,6 +310,6 @@ class MessageEncoder:
         signature = _encode(signature_of(self._facts))
         return _BLOCK_DELTA % (index, b"signature", b"signature", signature) + _BLOCK_STOP % index
 
-    def _finish(self, ending: RunFinished) -> bytes:
+    def _finish(self, ending: events.RunFinished) -> bytes:
         text = b"" if self._has_content else self._begin("text", TextBlock(""))
         return text + self._close() + _END % (_encode(stop(ending)), _encode(usage(ending.usage)))
