@@ -73,16 +73,16 @@ async def test_allowed_write_is_done(machine: Machine, backend: str) -> None:
     assert "+x" in interaction.diff
 
 
-async def test_file_outside_of_the_directory_is_named_by_clinvk(machine: Machine) -> None:
+@pytest.mark.parametrize("backend", ["claude", "codex"])  # Gemini CLI refuses the file without asking
+async def test_file_outside_of_the_directory_is_named_by_clinvk(machine: Machine, backend: str) -> None:
     """Also a directory below the working directory is outside of another one."""
     (folder := machine.project / "below").mkdir()
-    for workdir, is_outside in ((machine.project, False), (folder, True)):
-        request = replace(writes(machine, "claude"), workdir=str(workdir))
+    fact = f"clinvk: {machine.project}/asked.txt is outside of the directory {folder}"
+    for workdir, facts in ((machine.project, []), (folder, [fact])):
+        request = replace(writes(machine, backend), workdir=str(workdir))
         async with machine.runs(SETTINGS) as runs, runs.run(request) as run:
             note = (await asked(run)).note
-            assert ("outside" in note) == is_outside
-            if is_outside:
-                assert note.endswith(f"clinvk: {machine.project}/asked.txt is outside of the directory {folder}")
+            assert [line for line in note.split("\n") if line.startswith("clinvk: ")] == facts
 
 
 @each_way

@@ -314,7 +314,8 @@ async def test_only_a_tool_that_runs_commands_asks_for_a_command(tmp_path: Path,
         [asked], _ = await answered(runs, request(tmp_path, f"ask {json.dumps(tool)}"), denied)
     assert asked.command == ("pytest -x" if kind == "execute" else None)
     assert asked.diff == "--- /dev/null\n+++ /h/.bashrc\n@@ -0,0 +1 @@\n+evil\n"
-    assert (asked.title, asked.note) == ("Add .bashrc", "Writing\nin /etc")
+    fact = f"clinvk: /h/.bashrc is outside of the directory {tmp_path}"
+    assert (asked.title, asked.note) == ("Add .bashrc", f"Writing\nin /etc\n{fact}")
     assert asked.input == {"title": "Writing", **given}
 
 

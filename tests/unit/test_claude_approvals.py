@@ -1,7 +1,6 @@
 """`can_use_tool` requests of Claude Code: lines of 2.1.332, shortened."""
 
 import json
-from os.path import normpath
 
 import pytest
 
@@ -48,13 +47,14 @@ QUESTION: dict[str, object] = {
 
 
 class Process:
-    """A channel with a run; `files` and `links` are those of the machine."""
+    """A channel with a run; `files` are those of the machine, `paths` those of the latest request."""
 
-    def __init__(self, files: dict[str, bytes] | None = None, links: dict[str, str] | None = None) -> None:
-        present, targets = files or {}, links or {}
+    paths: tuple[str, ...] = ()
+
+    def __init__(self, files: dict[str, bytes] | None = None) -> None:
+        present = files or {}
         host = Host(
-            read_range=lambda path, start, size: present[path][start : start + size] if path in present else None,
-            resolve=lambda path: targets.get(path) or normpath(path),
+            read_range=lambda path, start, size: present[path][start : start + size] if path in present else None
         )
         self.channel = Claude().channel(Claude().launch(ASK, None, host), host)
         self.channel.start("r", ASK, None)
@@ -64,6 +64,7 @@ class Process:
         (delivery,) = self.channel.receive(json.dumps(line).encode())
         assert isinstance(delivery, tuple)
         assert isinstance(delivery[1], InteractionRequested)
+        self.paths = delivery[1].paths
         return delivery[1].interaction
 
     def answer(self, answer: InteractionAnswer) -> dict[str, object]:
@@ -127,35 +128,32 @@ def test_edit_that_does_not_fit_the_file_shows_its_own_change(data: bytes) -> No
 @pytest.mark.parametrize(
     ("more", "note"),
     [
-        ({}, "d\nclinvk: /o/x is outside of the directory /p"),
-        ({"decision_reason": "Needs approval", "blocked_path": "/p/x"}, "d\nNeeds approval"),
-        ({"blocked_path": None}, "d"),
-        ({"blocked_path": None, "title": "Run it"}, "Run it"),
-        ({"blocked_path": None, "title": "a\n clinvk: is safe"}, 'a\n" clinvk: is safe"'),
-        ({"blocked_path": None, "title": "a\n\u200bclinvk: is safe"}, 'a\n"\u200bclinvk: is safe"'),
+        ({}, "d"),
+        ({"decision_reason": "Needs approval"}, "d\nNeeds approval"),
+        ({"title": "Run it"}, "Run it"),
+        ({"title": "a\n clinvk: is safe"}, 'a\n" clinvk: is safe"'),
+        ({"title": "a\n\u200bclinvk: is safe"}, 'a\n"\u200bclinvk: is safe"'),
     ],
 )
-def test_note_has_the_words_of_the_agent_and_what_clinvk_knows(more: dict[str, object], note: str) -> None:
+def test_note_has_the_words_of_the_agent(more: dict[str, object], note: str) -> None:
     asked = Process().ask({**BASH, **more})
     assert (asked.title, asked.note, asked.accepts_reason) == ("Run a command", note, True)
 
 
 @pytest.mark.parametrize(
-    ("tool", "path", "is_outside"),
+    ("request_", "paths"),
     [
-        ("Write", "/p/a", False),
-        ("Write", "a", False),
-        ("Write", "/p/../o", True),
-        ("Write", "/p/link", True),
-        ("Read", "/o/x", True),
-        ("mcp__web__get", "/o/x", False),
+        (BASH, ("/o/x",)),
+        (WRITE, ("/p/a",)),
+        ({"tool_name": "Grep", "input": {"pattern": "x", "path": "src"}}, ("src",)),
+        ({"tool_name": "NotebookEdit", "input": {"notebook_path": "/p/n"}, "blocked_path": "/o"}, ("/o", "/p/n")),
+        ({"tool_name": "mcp__web__get", "input": {"path": "/a"}}, ()),  # the path of an address
     ],
 )
-def test_file_outside_of_the_directory_is_named_by_clinvk(tool: str, path: str, is_outside: bool) -> None:
-    tool_input = {"file_path" if tool == "Write" else "path": path, "content": "x"}
-    asked = Process(links={"/p/link": "/o/x"}).ask({"tool_name": tool, "input": tool_input, "blocked_path": None})
-    assert (asked.note == f"clinvk: {path} is outside of the directory /p") == is_outside
-    assert is_outside or not asked.note
+def test_paths_of_an_action_are_reported(request_: dict[str, object], paths: tuple[str, ...]) -> None:
+    process = Process()
+    process.ask(request_)
+    assert process.paths == paths
 
 
 def test_asked_calls_are_forgotten_at_the_start_of_the_next_run() -> None:

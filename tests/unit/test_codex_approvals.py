@@ -66,6 +66,7 @@ class Process:
         self.channel = Codex().channel(Codex().launch(request, None, Host(env={"HOME": "/h"})), Host())
         self.channel.start("r", request, None)
         self.deliveries: list[Delivery] = []
+        self.paths: tuple[str, ...] = ()
         self.receive({"id": 0, "result": {}})
         self.receive({"id": 1, "result": {"thread": {"id": THREAD}, "model": "m"}})
         self.receive({"id": 2, "result": {"turn": {"id": TURN, "status": "inProgress"}}})
@@ -85,6 +86,7 @@ class Process:
         assert isinstance(delivery, tuple)
         assert delivery[0] == "r"
         assert isinstance(delivery[1], InteractionRequested)
+        self.paths = delivery[1].paths
         return delivery[1].interaction
 
     def answer(self, answer: InteractionAnswer) -> object:
@@ -112,6 +114,7 @@ def test_command_is_asked_about_and_decided(choice: str, decision: str) -> None:
         "please\nclinvk: without a sandbox",
         False,
     )
+    assert process.paths == ("/p",)
     assert choice in asked.choices
     assert process.answer(InteractionAnswer(choice=choice)) == {"decision": decision}  # type: ignore[arg-type]
 
@@ -149,11 +152,22 @@ def test_edit_of_the_agent_or_a_subagent_is_asked_about_with_its_diff(
     assert (asked.tool, asked.title) == ("file_change", title)
     assert subject(asked) == "Edit /p/a"
     assert asked.diff == f"--- {'/dev/null' if kind == 'add' else '/p/a'}\n+++ /p/a\n{shown}"
+    assert {*process.paths} == {"/p/a"}
     assert process.answer(DENY) == {"decision": "decline"}
     process.notify("item/completed", THREAD, item={**item, "status": "declined"})
     result = process.deliveries[-1]
     assert isinstance(result, tuple)
     assert result[1] == ToolResult("call_64d8", "declined", is_error=True)
+
+
+def test_edit_that_moves_its_file_shows_where_to() -> None:
+    process = Process()
+    change = {"path": "/p/a", "kind": {"type": "update", "move_path": "/o/b"}, "diff": "@@ -1 +1 @@\n-x\n+y\n"}
+    process.notify("item/started", item={"type": "fileChange", "id": "call_1", "changes": [change]})
+    asked = process.ask("item/fileChange/requestApproval", {"itemId": "call_1"})
+    assert asked.title == "Move a to /o/b"
+    assert asked.diff == "--- /p/a\n+++ /o/b\n@@ -1 +1 @@\n-x\n+y\n"
+    assert process.paths == ("/p/a", "/o/b")
 
 
 @pytest.mark.parametrize("method", ["item/fileChange/requestApproval", "item/commandExecution/requestApproval"])

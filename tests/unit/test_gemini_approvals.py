@@ -47,6 +47,7 @@ class Process:
     """A channel whose run has sent its prompt, and its events."""
 
     def __init__(self) -> None:
+        self.paths: tuple[str, ...] = ()
         self.channel = Gemini().channel(launched(), Host())
         self.channel.start("r", ASK, None)
         self.receive({"id": 0, "result": {"protocolVersion": 1}})
@@ -69,6 +70,7 @@ class Process:
         call, requested = events
         assert isinstance(call, ToolCall)
         assert isinstance(requested, InteractionRequested)
+        self.paths = requested.paths
         return requested.interaction
 
     def answer(self, choice: Choice) -> object:
@@ -107,6 +109,16 @@ def test_choice_selects_the_option_of_its_kind(choice: Choice, option: str) -> N
 def test_option_that_would_change_the_settings_is_not_offered() -> None:
     always = [{"optionId": "proceed_always_and_save", "kind": "allow_always"}, *OPTIONS[1:]]
     assert Process().asked(SHELL, always).choices == ("allow", "deny", "deny_and_stop")
+
+
+@pytest.mark.parametrize(
+    ("kind", "paths"), [("edit", {"/p/w1.txt", "/o/x", "/o"}), ("other", {"/p/w1.txt"}), (None, {"/p/w1.txt"})]
+)
+def test_paths_of_an_action_are_reported(kind: str | None, paths: set[str]) -> None:
+    """The path in the input of another tool may be the path of an address."""
+    process = Process()
+    process.asked({**WRITE, "kind": kind, "rawInput": {"file_path": "/o/x", "cwd": "/o"}})
+    assert {*process.paths} == paths
 
 
 def test_denial_without_an_option_cancels() -> None:

@@ -1,6 +1,7 @@
 """Pending interactions: limits, and stores that fail or lose an interaction."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from clinvk.types.events import InteractionRequested, InteractionResolved, Progr
 from clinvk.types.interaction import Interaction, InteractionAnswer, QuestionField
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
+from clinvk.types.text import visible
 from polling import until
 from records import run
 
@@ -57,6 +59,43 @@ async def test_name_of_a_tool_is_one_visible_line(name: str, shown: str) -> None
         interactions.close()
     assert isinstance(event, InteractionRequested)
     assert event.interaction.tool == shown
+
+
+@pytest.mark.parametrize(
+    ("path", "add_dirs", "is_outside"),
+    [
+        ("a", (), False),
+        ("{home}/p", (), False),
+        ("{home}/p/a", (), False),
+        ("{home}/p/../o/x", (), True),
+        ("../o/x", (), True),
+        ("{home}/p/link", (), True),
+        ("{home}/pp", (), True),
+        ("/o\nclinvk: is safe", (), True),
+        ("a\0/../../o", (), True),
+        ("{home}/p/link", ("o",), False),
+        ("{home}/o/x", ("more", "o"), False),
+        ("{home}/x", ("more", "o"), True),
+    ],
+)
+async def test_path_outside_of_the_directories_of_a_run_is_named(
+    tmp_path: Path, path: str, add_dirs: tuple[str, ...], is_outside: bool
+) -> None:
+    for name in ("p", "o", "more"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "p" / "link").symlink_to(tmp_path / "o" / "x")
+    workdir, *others = (str(tmp_path / name) for name in ("p", *add_dirs))
+    request = RunRequest(prompt="", backend="b", workdir=workdir, add_dirs=tuple(others))
+    named = path.format(home=tmp_path)
+    async with MemoryStore() as store:
+        interactions = Interactions(store, InteractionSettings())
+        asking = RunInteractions(interactions, (await begun(store)).id, None, request, lambda: None)
+        (event,) = await asking.record(InteractionRequested(Interaction(id="q", note="Because."), (named, named)))
+        interactions.close()
+    assert isinstance(event, InteractionRequested)
+    places = f"the directories {', '.join([workdir, *others])}" if others else f"the directory {workdir}"
+    facts = [f"clinvk: {visible(named)} is outside of {places}"] if is_outside else []
+    assert (event.interaction.note.split("\n"), event.paths) == (["Because.", *facts], ())
 
 
 WIDE = "\u20ac" * 21_845  # 65,535 bytes of UTF-8

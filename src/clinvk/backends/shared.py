@@ -235,6 +235,12 @@ def edit_title(path: str, action: str = "update") -> str:
     return f"{_VERBS.get(action, 'Edit')} {path.rpartition('/')[2] or path}"
 
 
+def input_paths(tool_input: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the files and directories in the input of one of an agent's own tools."""
+    names = ("file_path", "filePath", "notebook_path", "absolute_path", "path", "dir_path", "directory", "cwd")
+    return tuple(path for path in map(tool_input.get, names) if isinstance(path, str))
+
+
 def approval_note(said: Iterable[str | None], facts: Iterable[str] = ()) -> str:
     """Return the agent's own words, then what clinvk knows: a line for each fact, which starts with `clinvk: `.
 

@@ -8,12 +8,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from clinvk.config.model import InteractionSettings
+from clinvk.runtime.process.executables import resolve
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InteractionAnswered, InteractionEnded, InteractionNotFound, StoreUnavailable
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
@@ -194,6 +196,7 @@ class RunInteractions:
         self._interactions = interactions
         self.run = {"run_id": run_id, "session_id": session_id}
         self.run |= {"backend": request.backend, "key_name": request.key_name}
+        self._directories = (request.workdir or "", *request.add_dirs)
         self._pending: dict[str, Interaction] = {}
         self._bytes = 0
         self._answers: list[ReadyAnswer] = []
@@ -222,7 +225,9 @@ class RunInteractions:
             withdrawn = self._pending.pop(request_id, None)
             return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
         tool = visible(" ".join(event.interaction.tool.split()))[:MAX_TOOL_CHARS]
-        stored = await self._add(replace(event.interaction, tool=tool, **self.run))
+        outside = await asyncio.to_thread(lambda: [*_outside(event.paths, self._directories)]) if event.paths else ()
+        note = "\n".join(filter(None, [event.interaction.note, *outside]))
+        stored = await self._add(replace(event.interaction, tool=tool, note=note, **self.run))
         if isinstance(stored, InteractionAnswer):
             self._answers.append(ReadyAnswer(request_id, stored, None))
             return [Progress("denied", f"1 action was denied: {stored.reason}")]
@@ -260,3 +265,13 @@ class RunInteractions:
         request_id = next(key for key, pending in self._pending.items() if pending.id == resolved.id)
         self._answers.append(ReadyAnswer(request_id, resolved.answer or _EXPIRED, resolved))
         self._on_resolved()
+
+
+def _outside(paths: Iterable[str], directories: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each path that is outside of the directories, the first of which is the working directory."""
+    workdir, *others = map(resolve, directories)
+    places = f"the directory {workdir}" if not others else f"the directories {', '.join([workdir, *others])}"
+    for path in dict.fromkeys(paths):
+        target = PurePath(resolve(os.path.join(workdir, path.replace("\0", ""))))
+        if not any(target.is_relative_to(directory) for directory in (workdir, *others)):
+            yield f"clinvk: {visible(path)} is outside of {places}"

@@ -124,10 +124,15 @@ class AwaitingTools(msgspec.Struct, frozen=True, tag="awaiting_tools"):
     usage: Usage | None = None
 
 
-class InteractionRequested(msgspec.Struct, frozen=True, tag="interaction_requested"):
-    """The agent asks its user for an approval or an answer, and waits."""
+class InteractionRequested(msgspec.Struct, frozen=True, omit_defaults=True, tag="interaction_requested"):
+    """The agent asks its user for an approval or an answer, and waits.
+
+    A channel sets `paths` to the files and directories that the action uses. The runtime notes in the interaction which
+    of the paths are outside of the directories of the run, and logs the event without the paths.
+    """
 
     interaction: Interaction
+    paths: tuple[str, ...] = ()
 
 
 class InteractionResolved(msgspec.Struct, frozen=True, tag="interaction_resolved"):

@@ -177,7 +177,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         is_allowed = self._permits(turn.request, interaction.tool)
         if is_allowed is None and not (is_allowed := (turn.session, scope) in self._allowed):
             turn.pending[interaction.id] = Pending(message, scope)
-            yield turn.run, InteractionRequested(interaction)
+            yield turn.run, InteractionRequested(interaction, turn.paths(tool))
             return
         if not is_allowed:
             yield turn.run, Progress("denied", f"1 action was denied: {interaction.title}")

@@ -8,7 +8,7 @@ import msgspec
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.jsonrpc import Message
 from clinvk.backends.mcp_tools import SERVER
-from clinvk.backends.shared import MessageJoiner, NewText, approval_note
+from clinvk.backends.shared import MessageJoiner, NewText, approval_note, input_paths
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, Cancelled
 from clinvk.types.interaction import Choice, Interaction
@@ -20,6 +20,7 @@ _STOPS: dict[str, events.StopReason] = {
     "max_turn_requests": "max_turns",
     "refusal": "refusal",
 }
+_USES_FILES = ("read", "edit", "delete", "move", "search", "execute")
 
 
 class Pending(NamedTuple):
@@ -118,6 +119,12 @@ class TurnDecoder:
             diff=wire.diff_of(tool.changes) or None,
             choices=choices,
         )
+
+    def paths(self, update: wire.Tool) -> tuple[str, ...]:
+        """Return the files and directories that a call uses. In the input of other kinds, a path may be anything."""
+        tool = self._merged(update)
+        given = tool.raw_input if isinstance(tool.raw_input, dict) and tool.kind in _USES_FILES else {}
+        return (*(place.path for place in (*(tool.locations or ()), *tool.changes)), *input_paths(given))
 
     def scope(self, update: wire.Tool) -> str:
         """Return what the answer `allow_session` covers: all edits, or the same action."""

@@ -93,7 +93,7 @@ class Claude(Backend):
         """Return the channel of one process. SIGINT ends the process and its tools; SIGTERM would orphan the tools."""
         warning = NO_SHELL if f"--tools={','.join(FILE_TOOLS)}" in launch.argv else ""
         if launch.long_lived:
-            approvals = Approvals(host, launch.cwd) if launch.asks else None
+            approvals = Approvals(host) if launch.asks else None
             return ConversationChannel(warning, launch.client_tools, approvals)
         return OneShotChannel(ClaudeDecoder(warning=warning), partial(stdin, resumed=bool(resume_args(launch.argv))))
 

@@ -4,14 +4,11 @@ https://code.claude.com/docs/en/agent-sdk/permissions. Claude Code asks for one 
 request with `control_cancel_request`, for example after an interrupt.
 """
 
-from collections.abc import Iterator
-from pathlib import PurePath
-
 import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.base import Host
-from clinvk.backends.shared import approval_note, edit_title, unified_diff
+from clinvk.backends.shared import approval_note, edit_title, input_paths, unified_diff
 from clinvk.types.events import InteractionRequested, InteractionResolved
 from clinvk.types.interaction import QUESTION_CHOICES, FieldOption, Interaction, InteractionAnswer, QuestionField
 
@@ -22,9 +19,6 @@ _EDITABLE = ("Bash", "Edit", "Write")
 
 _ONCE = ("allow", "deny", "deny_and_stop")
 """The choices for a plan, and for a command without a rule for similar commands."""
-
-_PATHS = ("file_path", "notebook_path", "path")
-"""The names of paths in the input of the agent's own tools."""
 
 _SESSION_UPDATES = ("addRules", "addDirectories", "setMode")
 
@@ -42,6 +36,12 @@ class PermissionRequest(msgspec.Struct, frozen=True):
     tool_use_id: str = ""
     decision_reason: str | None = None
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and directories that the action uses."""
+        own = () if self.tool_name.startswith("mcp__") else input_paths(self.input)
+        return (*([self.blocked_path] if self.blocked_path else ()), *own)
+
 
 class _Option(msgspec.Struct, frozen=True):
     label: str
@@ -57,14 +57,13 @@ class _Question(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Approvals:
-    """The open requests of one process in a directory.
+    """The open requests of one process.
 
     `calls` are the ids of the tool calls that the process has asked about since the start of the current run.
     """
 
-    def __init__(self, host: Host, workdir: str | None = None) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
-        self._workdir = host.resolve(workdir or "")
         self._open: dict[str, PermissionRequest] = {}
         self.calls: set[str] = set()
 
@@ -88,7 +87,7 @@ class Approvals:
             id=request_id,
             tool=request.tool_name,
             title=title,
-            note=approval_note([words, request.decision_reason], self._facts(request)),
+            note=approval_note([words, request.decision_reason]),
             input=request.input,
             command=command if isinstance(command, str) else None,
             diff=diff,
@@ -96,8 +95,8 @@ class Approvals:
             accepts_reason=True,
         )
         if request.tool_name == "ExitPlanMode" or (request.tool_name == "Bash" and not _suggestions(request)):
-            return InteractionRequested(replace(approval, choices=_ONCE))
-        return InteractionRequested(_question(approval) or approval)
+            approval = replace(approval, choices=_ONCE)
+        return InteractionRequested(_question(approval) or approval, request.paths)
 
     def resolve(self, request_id: str, answer: InteractionAnswer) -> bytes:
         """Return the answer to a request; empty if Claude Code has withdrawn the request."""
@@ -121,14 +120,6 @@ class Approvals:
         if self._open.pop(request_id, None):
             return InteractionResolved(Interaction(id=request_id))
         return None
-
-    def _facts(self, request: PermissionRequest) -> Iterator[str]:
-        """Yield which files of a request are outside of the working directory."""
-        names = () if request.tool_name.startswith("mcp__") else _PATHS
-        paths = (request.blocked_path, *map(request.input.get, names))
-        for path in dict.fromkeys(path for path in paths if isinstance(path, str)):
-            if not PurePath(self._host.resolve(f"{PurePath(self._workdir, path)}")).is_relative_to(self._workdir):
-                yield f"{path} is outside of the directory {self._workdir}"
 
     def _diff(self, tool_input: dict[str, object]) -> str | None:
         """Return the edit of a tool's input as a unified diff; None if the tool is no edit, or writes a long file."""

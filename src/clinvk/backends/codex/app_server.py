@@ -214,7 +214,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
             changes = run.changes.get(params.item_id, ())
             if asked := approvals.interaction(str(message.id), message.method, params, changes):
                 run.asked[asked.id] = message
-                return run.run, events.InteractionRequested(asked)
+                return run.run, events.InteractionRequested(asked, approvals.paths(params, changes))
         return self._answer(message, approvals.REFUSALS.get(message.method))
 
     def _withdrawn(self, params: wire.Params) -> Iterator[Delivery]:

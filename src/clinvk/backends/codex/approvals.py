@@ -8,7 +8,7 @@ the user's settings, so clinvk never sends it.
 from msgspec.structs import replace
 
 from clinvk.backends.codex.wire import Change, Params
-from clinvk.backends.shared import approval_note, edit_title
+from clinvk.backends.shared import approval_note
 from clinvk.types.interaction import (
     APPROVAL_CHOICES,
     QUESTION_CHOICES,
@@ -39,7 +39,7 @@ def interaction(request_id: str, method: str, params: Params, changes: tuple[Cha
         case "item/fileChange/requestApproval" if changes:
             edits = [f"{change.action} {change.path}" for change in changes]
             diff = "".join(change.unified_diff for change in changes)
-            title = ", ".join(edit_title(change.path, change.action) for change in changes) or "Edit files"
+            title = ", ".join(change.title for change in changes) or "Edit files"
             return replace(asked, tool="file_change", title=title, input={"changes": edits}, diff=diff or None)
         case "item/permissions/requestApproval":
             title = "Use more permissions"
@@ -50,6 +50,11 @@ def interaction(request_id: str, method: str, params: Params, changes: tuple[Cha
             return _elicitation(asked, params)
         case _:
             return None
+
+
+def paths(params: Params, changes: tuple[Change, ...]) -> tuple[str, ...]:
+    """Return the files and directories that a request uses."""
+    return (*(path for change in changes for path in (change.path, change.target)), *filter(None, [params.cwd]))
 
 
 def result(method: str, params: Params, answer: InteractionAnswer) -> dict[str, object]:

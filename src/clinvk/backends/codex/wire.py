@@ -12,7 +12,7 @@ import msgspec
 
 from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Message
-from clinvk.backends.shared import EpochSeconds, decode_line, unified_diff
+from clinvk.backends.shared import EpochSeconds, decode_line, edit_title, unified_diff
 from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
 from clinvk.types.record import LimitWindow
 
@@ -66,6 +66,18 @@ class Change(msgspec.Struct, frozen=True):
         return self.kind if isinstance(self.kind, str) else str(self.kind["type"])
 
     @property
+    def target(self) -> str:
+        """The path after the change, which may move the file."""
+        moved = self.kind.get("move_path") if isinstance(self.kind, dict) else None
+        return moved if isinstance(moved, str) else self.path
+
+    @property
+    def title(self) -> str:
+        """The title of the approval."""
+        title = edit_title(self.path, self.action)
+        return title if self.target == self.path else f"{title.replace('Edit', 'Move', 1)} to {self.target}"
+
+    @property
     def unified_diff(self) -> str:
         """The change as a unified diff; `diff` is the whole text of a file that is added or deleted."""
         match self.action:
@@ -74,7 +86,7 @@ class Change(msgspec.Struct, frozen=True):
             case "delete":
                 return unified_diff(self.path, self.diff, "")
             case _:
-                return f"--- {self.path}\n+++ {self.path}\n{self.diff}"
+                return f"--- {self.path}\n+++ {self.target}\n{self.diff}"
 
 
 class Failure(msgspec.Struct, frozen=True, rename="camel"):
