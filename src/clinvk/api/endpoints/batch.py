@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.prompts import accepted_headers
+from clinvk.api.endpoints.request_admission import Caller
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import DisconnectWatch, chunked, headers_of, internal_error, read_json
 from clinvk.backends import registry as backends
@@ -85,11 +86,10 @@ class BatchEndpoint(NamedTuple):
 
         `state` is that of the request's scope. With `spread`, the nodes of a cluster that fit may run the parts.
         """
-        services, key_name = self.services, state["key_name"]
-        client, depth = state.get("client", ""), state.get("depth", 0)
+        services, caller = self.services, Caller.of(state)
 
         async def complete(request: RunRequest) -> RunRequest:
-            return await services.admission.admit(Call(request=request), False, key_name, client, depth=depth)
+            return (await services.admission.admit(Call(request=request), caller)).request
 
         def require(backend: str) -> None:
             found = backends.backend_named(backend, services.registry)

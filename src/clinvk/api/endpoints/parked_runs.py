@@ -272,10 +272,11 @@ class ParkedRuns:
         """The number of parked runs."""
         return sum(parked.is_parked for parked in self._kept.values())
 
-    def has(self, turn: ToolTurn, key_name: str) -> bool:
-        """Return whether a request continues a parked run, or is sent again."""
-        parked = self._find(turn, key_name)
-        return parked is not None and (turn.digest() in parked.starts or parked.outputs_with(turn) is not None)
+    def has(self, turn: ToolTurn | None, key_name: str) -> bool:
+        """Return whether a request continues a parked run, or is sent again; False if it has no client tools."""
+        if turn is None or (parked := self._find(turn, key_name)) is None:
+            return False
+        return turn.digest() in parked.starts or parked.outputs_with(turn) is not None
 
     @asynccontextmanager
     async def answer(self, call: Call, turn: ToolTurn) -> AsyncGenerator[Answer]:

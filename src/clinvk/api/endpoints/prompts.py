@@ -5,18 +5,16 @@ continues.
 """
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from clinvk import logs
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
-from clinvk.api.endpoints.parked_runs import Answer
+from clinvk.api.endpoints.prompt_runs import Begun
+from clinvk.api.endpoints.request_admission import Caller
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import (
     NO_RETRY,
@@ -30,11 +28,9 @@ from clinvk.api.http.response import (
     internal_error,
     read_json,
 )
-from clinvk.backends.base import describe
 from clinvk.dialects import vendor
 from clinvk.dialects.dialect import Call, Dialect, Encoder, SupportsAsync, SupportsKeepAlive, renamed
 from clinvk.dialects.rest.rest import Accepted
-from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import (
@@ -44,16 +40,12 @@ from clinvk.types.errors import (
     ClinvkError,
     QueueFull,
     ResourcesExhausted,
-    SessionBusy,
     ShuttingDown,
-    Steered,
     StoreUnavailable,
     error_from_code,
 )
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunResult, RunStarted, TextDelta
-from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
-from clinvk.types.text import readable
 
 HOLD_S = 10.0
 """How long the status of a response waits for the first event: proxies give up on silence."""
@@ -85,28 +77,51 @@ class PromptEndpoint(NamedTuple):
 class _PromptRequest(Exchange):
     """The answer to a prompt."""
 
-    __slots__ = ("_answer_of_run", "_call", "_encoder", "_endpoint", "_is_checked", "_run", "_services")
+    __slots__ = ("_begun", "_call", "_encoder", "_endpoint", "_is_settled", "_services")
 
     def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send, endpoint.dialect, "", endpoint.tick_s)
         self._endpoint = endpoint
         self._services = endpoint.services
         self._call: Call | None = None
-        self._run: RunTask | None = None
-        self._answer_of_run: Answer | None = None
+        self._begun: Begun | None = None
         self._encoder: Encoder | None = None
-        self._is_checked = True
+        self._is_settled = False
+        """Whether the run stays the run of the prompt. Before, nothing is encoded."""
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         call = await self._read()
         if not call.detach:
             disconnect.watch()
-        await self._run_prompt(call, disconnect)
+        caller = Caller.of(self._scope["state"], self._dialect.is_model_api)
+        runs = self._services.prompt_runs
+        if call.dry_run or self._services.settings.unified_flags.dry_run:
+            await self._respond_dry_run(*await runs.describe(call, caller))
+            return
+        async with runs.begin(call, caller, self._note) as begun:
+            if isinstance(begun, RunFacts):
+                await self._respond_steered(begun)
+                return
+            self._is_settled = True
+            logs.add_fields(run_id=begun.run.id)
+            if call.detach:
+                disconnect.watch()  # only now: a client that leaves earlier still has its run started
+            if self._dialect.is_model_api:
+                self._headers = _headers(begun.call, begun.run)
+            if call.respond_async:
+                await self._accept(begun)
+            elif call.stream:
+                await self._stream(begun)
+            else:
+                await self._respond(begun)
+
+    def _note(self, begun: Begun) -> None:
+        self._begun = begun
 
     def _internal(self, error: Exception) -> ClinvkError:
         if self._dialect.is_model_api:
             self._headers.append(NO_RETRY)
-        if self._run and self._run.started_at is not None:
+        if self._begun and self._begun.run.started_at is not None:
             return internal_error()  # for a lack of resources, the prompt would be run again elsewhere
         return super()._internal(error)
 
@@ -122,113 +137,46 @@ class _PromptRequest(Exchange):
         drop_decoded_headers(self._scope)
         return call
 
-    async def _run_prompt(self, parsed: Call, disconnect: DisconnectWatch) -> None:
-        services, state = self._services, self._scope["state"]
-        key_name = state["key_name"]
-        is_continued = self._continues_parked_run(parsed, key_name)
-        if parsed.previous and not is_continued:
-            await services.parked_runs.stop_named(parsed.previous, key_name)
-        admit = partial(
-            services.admission.admit,
-            is_model_api=self._dialect.is_model_api,
-            key_name=key_name,
-            client=state.get("client", ""),
-            depth=state.get("depth", 0),
-        )
-        call = self._call = replace(parsed, request=await admit(parsed, finds_session=not is_continued))
-        if is_continued and not (call.request.client_tools and self._continues_parked_run(parsed, key_name)):
-            is_continued = False  # the run was continued or stopped meanwhile, or the request has other tools
-            call = self._call = replace(parsed, request=await admit(parsed))
-        if call.dry_run or self._services.settings.unified_flags.dry_run:
-            await self._respond_dry_run(call)
-            return
-        if parsed.request.session_id and call.request.session_id and not is_continued:
-            await services.parked_runs.stop_in_session(call.request.session_id)
-        try:
-            await self._run_call(call, disconnect)
-            return
-        except Steered as steered:
-            body = Accepted(run_id=steered.run_id, session_id=steered.session_id, state="running", steered=True)
-            await self._response.send(202, "application/json", msgspec.json.encode(body), [_location(steered.run_id)])
-            return
-        except SessionBusy:
-            if self._run or parsed.request.session_id or not (parsed.previous or parsed.chat):
-                raise
-            # Another request has resumed the session first.
-        except CallMissing:
-            assert parsed.tool_turn
-            choice = replace(parsed.tool_turn.choice, is_repeated=True)
-            parsed = replace(parsed, tool_turn=replace(parsed.tool_turn, choice=choice))
-        call = self._call = replace(parsed, request=await admit(parsed, new_session=True))
-        await self._run_call(call, disconnect)
+    async def _respond_steered(self, facts: RunFacts) -> None:
+        body = Accepted(run_id=facts.run_id, session_id=facts.session_id, state="running", steered=True)
+        await self._response.send(202, "application/json", msgspec.json.encode(body), [_location(facts.run_id)])
 
-    def _continues_parked_run(self, call: Call, key_name: str) -> bool:
-        return call.tool_turn is not None and self._services.parked_runs.has(call.tool_turn, key_name)
-
-    async def _run_call(self, call: Call, disconnect: DisconnectWatch) -> None:
-        runs, parked_runs = self._services.runs, self._services.parked_runs
-        if call.request.client_tools and call.tool_turn:
-            async with parked_runs.answer(call, call.tool_turn) as answer:
-                self._run, self._answer_of_run = answer.run, answer
-                self._is_checked = False
-                if await answer.lacks_call():
-                    raise CallMissing("tool_choice: the model answered without the required call")
-                self._is_checked = True
-                await self._respond_with(call, answer.run)
-            return
-        async with _started(runs, call.request) if call.detach else runs.run(call.request) as run:
-            logs.add_fields(run_id=run.id)
-            if call.detach:
-                disconnect.watch()  # only now: a client that leaves earlier still has its run started
-            if call.respond_async:
-                await self._accept(call, run)
-                return
-            await self._respond_with(call, run)
-
-    async def _respond_with(self, call: Call, run: RunTask) -> None:
-        self._run = run
-        if self._dialect.is_model_api:
-            self._headers = _headers(call, run)
-        if call.stream:
-            await self._stream(call, run)
-        else:
-            await self._respond(call, run)
-
-    async def _accept(self, call: Call, run: RunTask) -> None:
+    async def _accept(self, begun: Begun) -> None:
         """Respond with the location of the run, and let the run continue in the background."""
         assert isinstance(self._dialect, SupportsAsync), "no other format asks for it"
-        body = self._dialect.accepted(call, run.facts, run.state)
+        run = begun.run
+        body = self._dialect.accepted(begun.call, run.facts, run.state)
         if self._dialect.is_model_api:
-            await self._response.send(200, self._dialect.result_type, body, _headers(call, run))
+            await self._response.send(200, self._dialect.result_type, body, self._headers)
             return
         await self._response.send(202, self._dialect.result_type, body, accepted_headers(run.id))
 
-    async def _stream(self, call: Call, run: RunTask) -> None:
+    async def _stream(self, begun: Begun) -> None:
         held: list[Logged] = []
         is_held = True
-        async for batch in (self._answer_of_run or run.log).batches():
+        async for batch in begun.log.batches():
             if is_held:
                 if self._dialect.is_model_api:
                     held += batch
-                    if not (batch := self._release(call, run, held)):
+                    if not (batch := self._release(begun, held)):
                         continue
-                self._raise_if_never_started(call, run, batch[0].event)
+                self._raise_if_never_started(begun, batch[0].event)
                 is_held = False
-                self._add_fallback(run)
+                self._add_fallback(begun.run)
                 await self._open()
-            encoder = self._get_encoder(call, run)
+            encoder = self._get_encoder(begun)
             for data in chunked(encoder.feed(event, at) or vendor.waiting_comment(event) for _, at, event in batch):
                 await self._response.write(data)
             data = b""  # free the piece while waiting for the next batch
         await self._response.end()
 
-    async def _respond(self, call: Call, run: RunTask) -> None:
-        result = await (self._answer_of_run or run.log).result()
-        self._add_fallback(run)
-        self._raise_if_never_started(call, run, result.ending)
+    async def _respond(self, begun: Begun) -> None:
+        result = await begun.log.result()
+        self._add_fallback(begun.run)
+        self._raise_if_never_started(begun, result.ending)
         if self._dialect.is_model_api and result.error:
             raise self._failure(result.error, has_acted=bool(result.tool_calls))
-        body = self._dialect.result(call, result, self._facts(run))
+        body = self._dialect.result(begun.call, result, begun.facts)
         await self._response.send(200, self._dialect.result_type, body, self._headers)
 
     def _add_fallback(self, run: RunTask) -> None:
@@ -238,15 +186,9 @@ class _PromptRequest(Exchange):
             self._headers.append((b"x-clinvk-fallback", names.encode()))
             self._headers.append((b"x-clinvk-backend", run.request.backend.encode()))
 
-    async def _respond_dry_run(self, call: Call) -> None:
+    async def _respond_dry_run(self, call: Call, facts: RunFacts, command: str) -> None:
         """Respond to a dry run as if the agent had answered with its command line."""
-        request = call.request
-        launch = await self._services.runs.plan(request)
-        command = readable(describe(launch, len(request.prompt.encode())))
-        started, ending = RunStarted(request.model), RunFinished()
-        facts = RunFacts(
-            run_id="", backend=request.backend, model=request.model, workdir=launch.cwd or request.workdir or ""
-        )
+        started, ending = RunStarted(facts.model), RunFinished()
         if not call.stream:
             result = RunResult(text=command, started=started, ending=ending, said=(TextDelta(command),))
             await self._response.send(200, self._dialect.result_type, self._dialect.result(call, result, facts))
@@ -269,35 +211,31 @@ class _PromptRequest(Exchange):
     def _error_piece(self, error: ClinvkError) -> bytes:
         encoder = self._encoder
         if encoder is None:
-            assert self._call
-            assert self._run, "a stream is opened for a run"
-            encoder = self._get_encoder(self._call, self._run)
+            assert self._begun, "a stream is opened for a run"
+            encoder = self._get_encoder(self._begun)
         return encoder.feed(RunFailed(error.code, error.message), time.time())
 
-    def _get_encoder(self, call: Call, run: RunTask) -> Encoder:
+    def _get_encoder(self, begun: Begun) -> Encoder:
         """Return the encoder of the stream."""
         if self._encoder is None:
-            self._encoder = self._dialect.encoder(call, self._facts(run))
+            self._encoder = self._dialect.encoder(begun.call, begun.facts)
         return self._encoder
 
-    def _facts(self, run: RunTask) -> RunFacts:
-        return self._answer_of_run.facts if self._answer_of_run else run.facts
-
-    def _raise_if_never_started(self, call: Call, run: RunTask, event: Event) -> None:
+    def _raise_if_never_started(self, begun: Begun, event: Event) -> None:
         """Raise the error of a run that failed before its agent started, unless the response has begun.
 
         A run cancelled in the queue is reported in the body if the dialect has no status for cancellation.
         """
-        if self._response.opened or run.started_at is not None or not isinstance(event, RunFailed):
+        if self._response.opened or begun.run.started_at is not None or not isinstance(event, RunFailed):
             return
-        if run.refusal:
-            raise run.refusal
+        if begun.run.refusal:
+            raise begun.run.refusal
         if event.code != Cancelled.code:
             raise ClinvkError(event.message)
-        if self._dialect.is_model_api and not call.fails_in_stream:
+        if self._dialect.is_model_api and not begun.call.fails_in_stream:
             raise self._failure(event, has_acted=False)
 
-    def _release(self, call: Call, run: RunTask, held: list[Logged]) -> list[Logged]:
+    def _release(self, begun: Begun, held: list[Logged]) -> list[Logged]:
         """Return the held events once the start has succeeded or failed, or the status was sent; else an empty list.
 
         Raises:
@@ -306,9 +244,9 @@ class _PromptRequest(Exchange):
         if self._response.opened:
             return held
         first = next((event for _, _, event in held if vendor.is_activity(event)), None)
-        if not isinstance(first, RunFailed) or run.started_at is None:
+        if not isinstance(first, RunFailed) or begun.run.started_at is None:
             return held if first else []
-        if call.fails_in_stream and not vendor.may_retry(first.code, has_acted=False):
+        if begun.call.fails_in_stream and not vendor.may_retry(first.code, has_acted=False):
             return held
         raise self._failure(first, has_acted=False)
 
@@ -324,8 +262,8 @@ class _PromptRequest(Exchange):
 
     async def _keep_alive(self) -> None:
         """Send status 200 once the agent runs or has been queued for long; then send keep-alives."""
-        run = self._run
-        if run is None or (self._is_status_open(run) and time.time() - run.created_at < self._endpoint.hold_s):
+        begun = self._begun
+        if begun is None or self._is_held(begun.run):
             return
         if self._dialect.is_model_api and not self._stream_type:
             return
@@ -334,22 +272,20 @@ class _PromptRequest(Exchange):
             await self._open()
             quiet_s = 0.0 if isinstance(self._dialect, SupportsKeepAlive) else quiet_s
         if self._response.is_quiet(quiet_s):
-            await self._response.keep_alive(self._pulse(run))
+            await self._response.keep_alive(self._pulse(begun))
             await self._open()
 
-    def _pulse(self, run: RunTask) -> bytes:
-        """Return a keep-alive. The caller must send it: the encoder has counted the event.
-
-        An answer that is checked may be replaced by that of another run: nothing is encoded before.
-        """
-        call, dialect = self._call, self._dialect
-        if self._is_checked and call and call.stream and isinstance(dialect, SupportsKeepAlive):
-            return dialect.kept_alive(self._get_encoder(call, run))
+    def _pulse(self, begun: Begun) -> bytes:
+        """Return a keep-alive. The caller must send it: the encoder has counted the event."""
+        dialect = self._dialect
+        if self._is_settled and begun.call.stream and isinstance(dialect, SupportsKeepAlive):
+            return dialect.kept_alive(self._get_encoder(begun))
         return self._dialect.pulse
 
-    def _is_status_open(self, run: RunTask) -> bool:
-        """Return whether the first event decides the status."""
-        return run.started_at is None or (self._dialect.is_model_api and not self._response.opened)
+    def _is_held(self, run: RunTask) -> bool:
+        """Return whether the status waits for the first event, which decides the status."""
+        is_open = run.started_at is None or (self._dialect.is_model_api and not self._response.opened)
+        return is_open and time.time() - run.created_at < self._endpoint.hold_s
 
 
 def _headers(call: Call, run: RunTask) -> list[Header]:
@@ -369,9 +305,3 @@ def accepted_headers(run_id: str) -> list[Header]:
 
 def _location(run_id: str) -> Header:
     return b"location", f"/api/v1/runs/{run_id}".encode()
-
-
-@asynccontextmanager
-async def _started(runs: LocalRuns, request: RunRequest) -> AsyncGenerator[RunTask]:
-    """Start a run that continues after the end of the context."""
-    yield await runs.start(request)

@@ -1,7 +1,9 @@
 """Admission of requests: complete a request from its session and the settings, and check each request."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
+import msgspec
 from msgspec.structs import replace
 
 from clinvk.api.access.key_policy import KeyPolicy
@@ -20,6 +22,28 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.record import Session
 from clinvk.types.request import Placement, RunRequest, fallback_of
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who sends a call.
+
+    Attributes:
+        key_name: the API key; empty without a key.
+        client: the owner of the run in the queue.
+        depth: the number of nested agents around the client.
+        is_model_api: the call names a model instead of a backend, and an earlier run or a conversation instead of a
+            session.
+    """
+
+    key_name: str
+    client: str = ""
+    depth: int = 0
+    is_model_api: bool = False
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], is_model_api: bool = False) -> Self:
+        """Return the caller of a request, from the state of its scope."""
+        return cls(state["key_name"], state.get("client", ""), state.get("depth", 0), is_model_api)
 
 
 class RequestAdmission:
@@ -41,22 +65,11 @@ class RequestAdmission:
         self._registry = registry
         self._store = store
 
-    async def admit(
-        self,
-        call: Call,
-        is_model_api: bool,
-        key_name: str,
-        client: str,
-        new_session: bool = False,
-        finds_session: bool = True,
-        depth: int = 0,
-    ) -> RunRequest:
-        """Complete a request from its session and the settings.
+    async def admit(self, call: Call, caller: Caller, new_session: bool = False, finds_session: bool = True) -> Call:
+        """Complete the request of a call from its session and the settings.
 
-        `key_name` is the key of the request, `client` the owner of the run in the queue, `depth` the number of nested
-        agents around the client. With `new_session` the request
-        continues a session only if it names one. A model API names a model instead of a backend, and an earlier run or
-        a conversation instead of a session; with `finds_session` the session of these is looked up.
+        With `new_session` the request continues a session only if it names one. With `finds_session` the session of an
+        earlier run or of a conversation is looked up.
 
         Raises:
             BackendUnavailable: the backend is unknown.
@@ -65,12 +78,11 @@ class RequestAdmission:
             InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
             ResourcesExhausted: the preparation took too long.
         """
-        finds_session = finds_session and is_model_api
-        call = replace(call, request=replace(call.request, client=client, depth=depth))
-        admitted = self._admit(call, is_model_api, key_name, new_session, finds_session)
-        if is_model_api or call.request.session_id or key_name:  # the request needs the store
-            return await within_prepare_timeout(admitted)
-        return await admitted  # look-ups of directories have a separate timeout
+        call = replace(call, request=replace(call.request, client=caller.client, depth=caller.depth))
+        admitted = self._admit(call, caller, new_session, finds_session and caller.is_model_api)
+        if caller.is_model_api or call.request.session_id or caller.key_name:  # the request needs the store
+            admitted = within_prepare_timeout(admitted)
+        return replace(call, request=await admitted)  # look-ups of directories have a separate timeout
 
     async def admit_start(self, request: RunRequest) -> str:
         """Check the directories and the key of a request again, right before its agent starts.
@@ -100,14 +112,12 @@ class RequestAdmission:
         self.policy.check_command()
         self.key_policy.check_command(key_name)
 
-    async def _admit(
-        self, call: Call, is_model_api: bool, key_name: str, new_session: bool, finds_session: bool
-    ) -> RunRequest:
+    async def _admit(self, call: Call, caller: Caller, new_session: bool, finds_session: bool) -> RunRequest:
         request = call.request
         session = await self._store.session(request.session_id) if request.session_id else None
         if session:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
-        if is_model_api:  # an unknown model gets the backend of the session, or the default backend
+        if caller.is_model_api:  # an unknown model gets the backend of the session, or the default backend
             default = request.backend or self._settings.default_backend
             _, *others = (request.model or "").split(">")
             name, model = backends.resolve_model(request.model or "", default, self._registry)
@@ -115,7 +125,7 @@ class RequestAdmission:
         backend = backends.backend_named(request.backend, self._registry)
         if request.fallback is None:  # agents that others may run are left out
             fallback = candidates(request, self._settings)
-            allowed = (each for each in fallback if self._may_run(key_name, each.backend))
+            allowed = (each for each in fallback if self._may_run(caller.key_name, each.backend))
             request = replace(request, fallback=tuple(allowed))
         request = self._with_tools(call, request, backend)
         request = self.policy.completed(request)
@@ -130,7 +140,7 @@ class RequestAdmission:
         request = await self._workdirs.settled(request, session)
         if session:
             request = replace(request, workdir=session.working_dir or None)
-        request = await self.key_policy.admit(request, key_name)
+        request = await self.key_policy.admit(request, caller.key_name)
         timeout_s = request.timeout_s or self._settings.server.request_timeout_secs or None
         return replace(request, timeout_s=timeout_s)
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from clinvk.api.access.auth import Access
 from clinvk.api.endpoints.inventory import BackendInfo, BackendInventory, NodeInfo
 from clinvk.api.endpoints.parked_runs import ParkedRuns
+from clinvk.api.endpoints.prompt_runs import PromptRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.http.middleware import ServerState
 from clinvk.api.observe.live import LiveEvents
@@ -122,6 +123,11 @@ class Services:
     def parked_runs(self) -> ParkedRuns:
         """The runs with client tools."""
         return ParkedRuns(self.runs, self.settings.server, self.background)
+
+    @cached_property
+    def prompt_runs(self) -> PromptRuns:
+        """What begins the runs of prompts."""
+        return PromptRuns(self.runs, self.admission, self.parked_runs)
 
     @cached_property
     def orchestrations(self) -> "Orchestrations":
