@@ -10,9 +10,13 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import pytest
 
 from acceptance.command import TIMEOUT_S, Clinvk, until
 from scripted import Scripted
+
+in_both_ways = pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+"""Runs a test without a server and while a server of the same home is running."""
 
 _LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)|clinvk \S+ is node ")
 

@@ -6,12 +6,11 @@ import signal
 import sys
 from pathlib import Path
 
-import pytest
-
 from acceptance.command import Clinvk, read_until
+from acceptance.server import in_both_ways
 from scripted.steps import claude_says
 
-pytestmark = pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+pytestmark = in_both_ways
 
 AGENT = """\
 import signal, sys

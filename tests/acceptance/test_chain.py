@@ -7,6 +7,7 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.outcomes import ChainOutcome
+from acceptance.server import in_both_ways
 from acceptance.terminal import on_terminal
 from scripted.steps import claude_says, exits, says, stderr, wait_for
 
@@ -82,6 +83,7 @@ def test_chain_stops_at_the_first_failure_by_default(clinvk: Clinvk) -> None:
     assert (outcome.completed_steps, outcome.failed_step) == (2, 2)
 
 
+@in_both_ways
 def test_failed_chain_resumes_at_the_unfinished_step(clinvk: Clinvk) -> None:
     breaks(clinvk, "then")
     done = clinvk.run("chain", "-f", "steps.yaml")

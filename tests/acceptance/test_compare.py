@@ -8,6 +8,7 @@ import pytest
 
 from acceptance.command import Clinvk
 from acceptance.outcomes import CompareOutcome
+from acceptance.server import in_both_ways
 from acceptance.terminal import on_terminal
 from clinvk.cli.terminal.table import width
 from repositories import Repository
@@ -117,6 +118,7 @@ def test_the_prompt_comes_from_stdin_too_and_flags_reach_each_agent(clinvk: Clin
         assert {"--model=opus", "--effort=high"} <= set(call.argv)
 
 
+@in_both_ways
 def test_a_judge_names_the_best_answer(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("the answer"), when="ask")
     clinvk.agent.play(claude_says('{"best": "A", "reasons": "it is\\nshorter"}'), when="Judge the answers")
@@ -162,6 +164,7 @@ def test_check_has_the_environment_of_the_agents(clinvk: Clinvk) -> None:
     assert "OTHER_TOKEN" not in result.check.output
 
 
+@in_both_ways
 @pytest.mark.slow
 def test_changes_of_isolated_agents_are_checked_and_kept(clinvk: Clinvk) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))

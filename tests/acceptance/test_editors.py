@@ -15,6 +15,7 @@ from acp.schema import UserMessageChunk
 
 from acceptance.command import TIMEOUT_S, Clinvk
 from acceptance.editor import Editor, editing
+from acceptance.server import in_both_ways
 from polling import until
 from scripted.steps import Step, ask_approval, claude_says, codex_streams, exits, hang, line, spawn, touch
 
@@ -39,7 +40,7 @@ async def shown(editor: Editor, text: str) -> None:
     await until(lambda: editor.text() == text)
 
 
-@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@in_both_ways
 async def test_session_of_an_editor_continues_in_a_terminal_and_loads_again(clinvk: Clinvk, served: bool) -> None:
     answers(clinvk, "Hel", "lo")
     editor = Editor()
@@ -73,7 +74,7 @@ async def test_session_of_an_editor_continues_in_a_terminal_and_loads_again(clin
             await agent.prompt(session, [text_block("once more")])
 
 
-@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@in_both_ways
 @pytest.mark.parametrize(
     ("choice", "behavior"), [("allow", "allow"), ("allow_session", "allow"), ("deny", "deny"), (None, "deny")]
 )
@@ -269,7 +270,7 @@ def test_bad_lines_are_refused_and_the_next_ones_are_answered(clinvk: Clinvk) ->
     assert (found[-1]["id"], found[-1]["result"]["protocolVersion"]) == (6, 1)
 
 
-@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@in_both_ways
 @pytest.mark.parametrize("how", ["stdin", "signal"])
 async def test_editor_that_goes_away_in_a_turn_leaves_no_agent(
     clinvk: Clinvk, served: bool, how: str, tmp_path: Path

@@ -10,6 +10,7 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.outcomes import ParallelOutcome, PartOutcome
+from acceptance.server import in_both_ways
 from acceptance.terminal import on_terminal
 from clinvk.cli.terminal.table import width
 from scripted.steps import claude_says, exits, hang, ignore, says, stderr, touch, wait_for
@@ -112,6 +113,7 @@ def test_max_parallel_limits_the_agents_at_once(clinvk: Clinvk) -> None:
     assert msgspec.json.decode(stdout, type=ParallelOutcome).completed == 6
 
 
+@in_both_ways
 def test_fail_fast_ends_the_running_and_cancels_the_waiting(clinvk: Clinvk) -> None:
     clinvk.agent.play([hang()], when="for ever")
     clinvk.agent.play([wait_for(clinvk.agent.folder / "calls.jsonl"), exits(3)], when="bad")
@@ -251,6 +253,7 @@ def test_a_session_is_continued_in_its_directory(clinvk: Clinvk) -> None:
     assert any(word.startswith("--resume") for word in clinvk.agent.calls()[-1].argv)
 
 
+@in_both_ways
 def test_stream_json_tags_each_event_and_ends_with_the_summary(clinvk: Clinvk) -> None:
     done = clinvk.run("parallel", "-o", "stream-json", stdin=json.dumps([*TWO, {"prompt": "bad"}]).encode())
     assert done.returncode == 1
@@ -263,6 +266,7 @@ def test_stream_json_tags_each_event_and_ends_with_the_summary(clinvk: Clinvk) -
     assert {event.get("id") for event in events if event["index"] == 1} == {"t-2"}
 
 
+@in_both_ways
 def test_closed_stdout_ends_all_agents(clinvk: Clinvk) -> None:
     clinvk.agent.play([*claude_says("x")[:3], wait_for(clinvk.folder / "go"), *claude_says("y" * 100_000)], when="long")
     (clinvk.folder / "t.json").write_text(json.dumps([task("long"), task("long"), task("one"), task("one")]))
@@ -275,6 +279,7 @@ def test_closed_stdout_ends_all_agents(clinvk: Clinvk) -> None:
     assert clinvk.agent.alive() == []
 
 
+@in_both_ways
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_all_agents_and_prints_the_results_so_far(clinvk: Clinvk, number: signal.Signals) -> None:
     clinvk.agent.play([*claude_says("x")[:2], hang()], when="for ever")
@@ -314,6 +319,7 @@ def test_notes_are_printed_above_the_display(clinvk: Clinvk) -> None:
     assert terminal.screen() == ["clinvk: stopping all agents; press Ctrl-C again to kill them", "clinvk: cancelled"]
 
 
+@in_both_ways
 def test_a_second_signal_kills_agents_that_do_not_stop(clinvk: Clinvk) -> None:
     steady = [ignore(signal.SIGINT), ignore(signal.SIGTERM), touch(clinvk.folder / "up"), hang()]
     clinvk.agent.play(steady, when="for ever")

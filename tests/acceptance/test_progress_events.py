@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from acceptance.command import Clinvk
+from acceptance.server import in_both_ways
 from acceptance.terminal import on_terminal
 from scripted.steps import Step, claude_says, line
 from standin.document import JSON
@@ -36,7 +37,7 @@ def played(clinvk: Clinvk) -> None:
     clinvk.agent.play([first, RETRY, SUMMARIZED, *rest])
 
 
-@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@in_both_ways
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_terminal_shows_retries_warnings_and_denials(clinvk: Clinvk, form: str) -> None:
     played(clinvk)
@@ -52,7 +53,7 @@ def test_terminal_shows_retries_warnings_and_denials(clinvk: Clinvk, form: str) 
     ]
 
 
-@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@in_both_ways
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_script_sees_only_denials_on_stderr(clinvk: Clinvk, form: str) -> None:
     played(clinvk)

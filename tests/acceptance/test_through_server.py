@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -58,12 +58,12 @@ def _without_ids(text: str) -> list[object]:
     """Return the output without ids and times."""
     if not text.startswith("{"):
         return [text]
-    changing = ("session_id", "timestamp", "duration_seconds", "run_id", "duration")
-    return [json.loads(line, object_hook=lambda item: _without(item, changing)) for line in text.splitlines()]
+    return [json.loads(line, object_hook=_without_changing) for line in text.splitlines()]
 
 
-def _without(item: dict[str, object], names: Sequence[str]) -> dict[str, object]:
-    return {name: value for name, value in item.items() if name not in names}
+def _without_changing(item: dict[str, object]) -> dict[str, object]:
+    changing = ("session_id", "timestamp", "duration_seconds", "total_duration_seconds", "run_id", "duration")
+    return {name: value for name, value in item.items() if name not in changing}
 
 
 def test_socket_is_private_and_removed_with_the_server(clinvk: Clinvk, server: Server) -> None:
@@ -102,6 +102,69 @@ def test_different_environment_runs_locally_and_verbose_reports_why(
     assert (told.stdout, told.stderr) == ("x\n", f"clinvk: not through the server: {what}\n")
     assert (quiet.stdout, quiet.stderr) == ("x\n", "")
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [False, False]
+
+
+PLANS = [
+    ("compare", "--backends", "claude,claude", "hello"),
+    ("parallel", "-f", "plan.json"),
+    ("chain", "-f", "plan.json"),
+]
+
+
+def plan(clinvk: Clinvk) -> None:
+    """Write the file of `PLANS`."""
+    (clinvk.folder / "plan.json").write_text('[{"prompt": "hello"}, {"prompt": "hello"}]')
+
+
+@pytest.mark.parametrize("command", PLANS)
+def test_parts_go_through_the_server_unless_disabled(clinvk: Clinvk, server: Server, command: tuple[str, ...]) -> None:
+    plan(clinvk)
+    clinvk.agent.play(claude_says("x"))
+    served, own = (clinvk.run(*command, "--json", *more) for more in ((), ("--no-server",)))
+    assert [is_of_server(call) for call in clinvk.agent.calls()] == [True, True, False, False]
+    assert (served.returncode, served.stderr.count("\n")) == (own.returncode, own.stderr.count("\n"))
+    first, second = (json.loads(done.stdout, object_hook=_without_changing) for done in (served, own))
+    assert first == second
+    assert [run["state"] for run in _runs(clinvk)] == ["finished"] * 6
+
+
+def test_verbose_compare_reports_server_use_once(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    compare = ("compare", "--backends", "claude,claude", "-q", "-v", "hello")
+    assert clinvk.run(*compare).stderr == "clinvk: through the server of this home\n"
+    differs = clinvk.run(*compare, env={"CODEX_HOME": "/tmp"})
+    assert (differs.returncode, differs.stderr) == (0, "clinvk: not through the server: CODEX_HOME differs\n")
+    assert [is_of_server(call) for call in clinvk.agent.calls()] == [True, True, False, False]
+
+
+def test_parts_without_a_free_slot_run_locally_at_once(scripted: Scripted, clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "go"), *claude_says("x")])
+    with Server(scripted, {**OF_SERVER, "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}) as server:
+        server.ready()
+        with clinvk.started("compare", "--backends", "claude,claude,claude", "--json", "hello") as process:
+            until(lambda: len(clinvk.agent.calls()) == 3)
+            (clinvk.folder / "go").touch()
+            assert process.wait(30) == 0
+    assert sorted(map(is_of_server, clinvk.agent.calls())) == [False, False, True]
+
+
+def test_cancel_ends_a_part_in_the_server_or_the_whole_command(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play([*BEGUN, hang()])
+    with clinvk.started("compare", "--backends", "claude,claude", "--json", "hello") as process:
+        until(lambda: len(clinvk.agent.calls()) == 2)
+        part = next(run for run in _runs(clinvk) if run["parent_id"])
+        assert clinvk.run("runs", "cancel", part["id"]).returncode == 0
+        until(lambda: len(clinvk.agent.alive()) == 1)
+        assert clinvk.run("runs", "cancel", part["parent_id"]).returncode == 0
+        stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 7
+    assert [part["error_code"] for part in json.loads(stdout)["results"]] == ["cancelled", "cancelled"]
+    assert {run["state"] for run in _runs(clinvk)} == {"cancelled"}
+    assert clinvk.agent.alive() == []
+
+
+def _runs(clinvk: Clinvk) -> list[dict[str, str]]:
+    return json.loads(clinvk.run("runs", "list", "--parts", "--json").stdout)["runs"]
 
 
 def test_setting_of_another_backend_does_not_prevent_server_use(clinvk: Clinvk, server: Server) -> None:
@@ -287,6 +350,22 @@ def test_killed_server_fails_the_command_with_a_clear_message(clinvk: Clinvk, se
     until(lambda: clinvk.agent.alive() == [])
 
 
+def test_killed_server_fails_the_part_and_the_next_step_runs_locally(clinvk: Clinvk, server: Server) -> None:
+    steps = {"steps": [{"prompt": "first"}, {"prompt": "second"}], "stop_on_failure": False}
+    (clinvk.folder / "plan.json").write_text(json.dumps(steps))
+    clinvk.agent.play(claude_says("x"))
+    clinvk.agent.play([*BEGUN, touch(clinvk.folder / "up"), hang()], when="first")
+    with clinvk.started("chain", "-f", "plan.json", "--json") as process:
+        until((clinvk.folder / "up").exists)
+        server.kill()
+        stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    first, second = json.loads(stdout)["results"]
+    assert "the server that ran this is gone, and its agent with it" in first["error"]
+    assert second["output"] == "x"
+    until(lambda: clinvk.agent.alive() == [])
+
+
 def test_files_of_a_killed_server_block_neither_commands_nor_the_next_server(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(clinvk.agent) as first:
@@ -336,6 +415,20 @@ def test_ctrl_c_ends_the_command_while_the_server_hangs_and_the_run_afterwards(c
         _, stderr = process.communicate(timeout=30)
     unknown = b"clinvk: the server does not tell whether its agent is gone\n"
     assert (process.returncode, stderr) == (7, unknown + b"clinvk: cancelled\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_compare_while_the_server_hangs(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play([*BEGUN, touch(clinvk.folder / "up"), hang()])
+    with clinvk.started("compare", "--backends", "claude", "--json", "hello") as process:
+        until((clinvk.folder / "up").exists)
+        server.process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+        server.process.send_signal(signal.SIGCONT)
+    assert (process.returncode, json.loads(stdout)["results"][0]["error_code"]) == (7, "cancelled")
+    assert b"clinvk: the server does not tell whether its agent is gone\n" in stderr
+    until(lambda: clinvk.agent.alive() == [])
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from acceptance.command import Clinvk, until
+from acceptance.server import in_both_ways
 from acceptance.terminal import Terminal, on_terminal
 from clinvk.cli.terminal.table import width
 from clinvk.dialects.rest import views
@@ -401,7 +402,7 @@ def test_worktree_is_in_use_until_an_interactive_agent_exits(clinvk: Clinvk, rep
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@in_both_ways
 @pytest.mark.parametrize("resumes", [False, True], ids=["prompt", "resume"])
 def test_worktree_is_in_use_until_its_prompt_is_answered(clinvk: Clinvk, repository: Repository, resumes: bool) -> None:
     worktree = changed_worktree(repository)

@@ -770,8 +770,8 @@ class LateStore(MemoryStore):
 
 async def test_run_killed_before_its_first_step_releases_its_slot() -> None:
     async with local_runs() as runs:
-        await runs.start(ask(DONE))
-        runs.kill()
+        run = await runs.start(ask(DONE))
+        run.task.cancel()
         await until(lambda: runs.busy == 0)
 
 

@@ -155,6 +155,11 @@ class Orchestration:
         await self.stop(reason)
         await self.over.wait()
 
+    def kill(self) -> None:
+        """Stop all agents at once."""
+        for run in self._running:
+            run.stop(at_once=True)
+
     async def _stop(self, reason: str) -> None:
         self._stop_reason = self._stop_reason or reason
         now = asyncio.get_running_loop().time()

@@ -83,6 +83,6 @@ class RemoteRun:
 
     async def cancel(self) -> None:
         """Stop the run unless it has ended, and wait until its agent is gone."""
-        if not self.exited.is_set():
+        if not self.log.ending:
             self.stop()
         await self.exited.wait()

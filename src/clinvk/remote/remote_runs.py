@@ -11,12 +11,12 @@ from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.remote import caller, messages
 from clinvk.remote.connection import Connection
-from clinvk.remote.messages import BeginPlan, BeginPrompt, Begun, Events, Greeting, Refused
+from clinvk.remote.messages import BeginPlan, BeginPrompt, Begun, Events, Greeting, Refused, Stop
 from clinvk.remote.remote_run import RemoteRun
 from clinvk.remote.socket_path import connected
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
-from clinvk.types.errors import ClinvkError, Steered, TimedOut
+from clinvk.types.errors import Cancelled, ClinvkError, Steered, TimedOut
 from clinvk.types.orchestration import Plan, all_requests
 from clinvk.types.request import RunRequest
 
@@ -215,7 +215,7 @@ class AttachedRun:
         self._connection = connection
         self._command = BeginPrompt(os.urandom(16).hex(), request, variables)
         self._warn = warn
-        self._run = RemoteRun(self._command.run_id, request, connection.send)
+        self._run = RemoteRun(self._command.run_id, request, self._send)
         self._is_overdue = False
 
     async def __aenter__(self) -> RemoteRun:
@@ -224,10 +224,10 @@ class AttachedRun:
         try:
             begun = _begun(await asyncio.shield(self._run.begun))
         except asyncio.CancelledError:
-            await self._finish(_STOPS_TIMEOUT_S)
+            await self._finish()
             raise
         except ClinvkError as exc:
-            await self._finish(_STOPS_AT_ONCE_TIMEOUT_S)
+            await self._finish(at_once=True)
             if self._is_overdue:
                 raise TimedOut(self._overdue) from exc
             raise
@@ -237,10 +237,7 @@ class AttachedRun:
         return self._run
 
     async def __aexit__(self, *_: object) -> None:
-        if self._run.log.ending and not self._is_overdue:
-            await self._finish(_EXITS_TIMEOUT_S, stop=False)
-        else:
-            await self._finish(_STOPS_AT_ONCE_TIMEOUT_S if self._is_overdue else _STOPS_TIMEOUT_S)
+        await self._finish(at_once=self._is_overdue)
         for warning in self._run.facts.warnings:
             self._warn(warning)
 
@@ -272,21 +269,34 @@ class AttachedRun:
     def _overdue(self) -> str:
         return f"{_NO_ANSWER}, and the {self._command.request.timeout_s:g} s are over"
 
-    async def _finish(self, timeout_s: float, stop: bool = True, at_once: bool = False) -> None:
-        """Wait until the agent has exited; its last events can be followed afterwards. Stop the run first if asked.
+    def _send(self, message: messages.Message) -> None:
+        """Send a message. A server that does not stop the run in time counts as lost."""
+        self._connection.send(message)
+        if isinstance(message, Stop):
+            self._lose_after(_STOPS_AT_ONCE_TIMEOUT_S if message.at_once else _STOPS_TIMEOUT_S)
+
+    def _lose_after(self, timeout_s: float) -> None:
+        asyncio.get_running_loop().call_later(timeout_s, self._lose)
+
+    def _lose(self) -> None:
+        if not self._run.exited.is_set():
+            self._warn(_AGENT_STATE_UNKNOWN)
+            self._run.lose(Cancelled.code, Cancelled.DEFAULT_MESSAGE)
+
+    async def _finish(self, at_once: bool = False) -> None:
+        """Stop the run unless it has ended, and wait until the agent has exited; its last events can then be followed.
 
         A cancelled wait stops the run at once.
         """
         run = self._run
         try:
-            async with asyncio.timeout(timeout_s):
-                if stop:
-                    run.stop(at_once)
-                await run.exited.wait()
-        except TimeoutError:
-            self._warn(_AGENT_STATE_UNKNOWN)
+            if run.log.ending and not at_once:
+                self._lose_after(_EXITS_TIMEOUT_S)
+            elif not run.exited.is_set():
+                run.stop(at_once)
+            await run.exited.wait()
         except asyncio.CancelledError:
-            await finish_shielded(self._finish(_STOPS_AT_ONCE_TIMEOUT_S, at_once=True))
+            await finish_shielded(self._finish(at_once=True))
             raise
         finally:
             self._receiving.cancel()

@@ -28,10 +28,10 @@ from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_backgrou
 from clinvk.runtime.run.answer_filter import SchemaChecker
 from clinvk.runtime.run.candidates import Candidates, Refusals
 from clinvk.runtime.run.event_log import Autosave
-from clinvk.runtime.run.execution import CANCELLED, OwnedRun, drive
+from clinvk.runtime.run.execution import OwnedRun, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
-from clinvk.runtime.run.task import RunTask
+from clinvk.runtime.run.task import CANCELLED, RunTask
 from clinvk.runtime.session_turns import ReleaseElsewhere, SessionTurns
 from clinvk.runtime.slots import Slot, SlotRequest, Slots
 from clinvk.store.protocol import LOST, SessionStore
@@ -202,17 +202,17 @@ class LocalRuns:
         return OwnedRun(self._begin(request))
 
     def run_of_user(
-        self, request: RunRequest, environ: Mapping[str, str], run_id: str = ""
+        self, request: RunRequest, environ: Mapping[str, str], run_id: str = "", may_wait: bool = False
     ) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
 
-        The server's restrictions do not apply: the run may work in any directory. Only a part of an orchestration and a
-        prompt that steers wait in the queue. `run_id` is the id of the run; empty chooses an id.
+        The server's restrictions do not apply: the run may work in any directory. `run_id` is the id of the run; empty
+        chooses an id. With `may_wait`, the run waits in the queue; so does a prompt that steers.
 
         Raises:
-            QueueFull: no slot is free. Other errors are as in `run`.
+            QueueFull: no slot is free, and the run may not wait. Other errors are as in `run`.
         """
-        may_wait = request.part is not None or request.on_busy == "steer"  # the server has the run to be steered
+        may_wait = may_wait or request.on_busy == "steer"  # the server has the run to be steered
         return OwnedRun(self._begin(request, environ, may_wait, run_id))
 
     async def start(
@@ -259,11 +259,6 @@ class LocalRuns:
             with suppress(SessionError, StoreUnavailable):
                 session = await self._store.session(session_id)
                 await self.pool.forget((await sessions.resume(self._store, session)).handle)
-
-    def kill(self) -> None:
-        """Kill all agents at once; their runs have no ending."""
-        for run in self._live.values():
-            run.task.cancel()
 
     async def version(self, backend: Backend, path: str) -> str | None:
         """Return the version of a backend's CLI, in the environment of its runs, or None if the CLI does not answer."""

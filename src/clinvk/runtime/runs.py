@@ -34,6 +34,9 @@ class Run(Protocol):
     async def left_queue(self) -> None:
         """Wait until the run leaves the queue: it has a slot, or was stopped."""
 
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop the run unless it has ended; with `at_once` the agent gets no time to stop by itself."""
+
     async def cancel(self) -> None:
         """Stop the run unless it has ended, and wait until its agent is gone."""
 

@@ -357,7 +357,7 @@ class CommandControl(NamedTuple):
     async def start_plan(self, plan: Plan, original: Plan, environ: Mapping[str, str]) -> str:
         """Start a plan in the background, in the environment of the command; return the run id."""
         services = self.services
-        begin = partial(services.runs.run_of_user, environ=environ)
+        begin = partial(services.runs.run_of_user, environ=environ, may_wait=True)
         resources = services.orchestrations.resources_of_user(begin, inherited(services.settings, environ))
         return (await services.orchestrations.launch(plan, original, resources)).id
 

@@ -18,7 +18,7 @@ from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt import background
 from clinvk.cli.prompt.display import report_runtime_warnings
-from clinvk.cli.prompt.prompt import local_runs, refuse_detached, request_of
+from clinvk.cli.prompt.prompt import ServerOrLocalRuns, local_runs, refuse_detached, request_of
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
@@ -33,7 +33,6 @@ from clinvk.orchestrate.live import Orchestrations
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.orchestrate.orchestration import Orchestration
 from clinvk.policy import rules
-from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
@@ -217,9 +216,10 @@ async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, 
     async with open_store(context) as store:
         requested = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
         async with local_runs(context, store, _with_slots(settings, agents_at_once(requested))) as runs:
-            orchestrations = Orchestrations(
-                runs, store, runs.spawner, executables.inherited(settings, context.environ), cluster=settings.cluster
-            )
+            through = ServerOrLocalRuns(context, store, view.is_verbose, runs)
+            environ = executables.inherited(settings, context.environ)
+            orchestrations = Orchestrations(runs, store, runs.spawner, environ, cluster=settings.cluster)
+            resources = orchestrations.resources._replace(begin=through.run)
             try:
                 plan = await _admitted(context, requested, orchestrations, store)
             except ClinvkError as exc:
@@ -227,14 +227,14 @@ async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, 
             if view.is_detached and not is_dry_run(plan):
                 return await background.start((plan, requested), context, view.flags.wants_json)
             with report_runtime_warnings(notes):
-                async with orchestrations.start(plan, requested) as orchestration:
+                async with orchestrations.start(plan, requested, resources) as orchestration:
                     _report_warnings(notes, orchestration.warnings)
                     # in a log before the chain starts, since a killed chain prints nothing
                     if isinstance(plan, Chain) and orchestration.id and not (notes.is_terminal or is_ephemeral(plan)):
                         notes.info(f"to resume this chain after an interruption: {resume_command(orchestration.id)}")
-                    questions = view.questions(plan, runs.interactions.answer)
+                    questions = view.questions(plan, through.answer)
                     observers = (*filter(None, (folder,)), view.observer(plan, stop.set), *questions)
-                    summary = await _drive(view, runs, orchestration, stop, observers)
+                    summary = await _drive(view, orchestration, stop, observers)
     _report_warnings(notes, summary.warnings[len(orchestration.warnings) :])
     if folder:
         folder.write_summary(summary)
@@ -252,7 +252,6 @@ def _report_warnings(notes: Notes, warnings: tuple[str, ...]) -> None:
 
 async def _drive(
     view: OutcomeView,
-    runs: LocalRuns,
     orchestration: Orchestration,
     stop: asyncio.Event,
     observers: tuple[PartObserver, ...],
@@ -266,7 +265,7 @@ async def _drive(
 
     def signalled() -> None:
         if stop.is_set():
-            runs.kill()
+            orchestration.kill()
             task.cancel()
         else:
             stop.set()

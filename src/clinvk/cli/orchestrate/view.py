@@ -53,6 +53,12 @@ class OutcomeView(NamedTuple):
         return self.flags.output_format == "stream-json" and not self.flags.json
 
     @property
+    def is_verbose(self) -> bool:
+        """Whether to report which parts go through a server."""
+        flags = self.flags
+        return self.context.settings.unified_flags.verbose or (isinstance(flags, CompareFlags) and flags.verbose > 0)
+
+    @property
     def has_lines(self) -> bool:
         """Whether stderr gets a line when a part begins or ends."""
         return not (self.is_stream or self.flags.quiet or self.context.notes.can_draw or self.flags.wants_json)

@@ -40,6 +40,7 @@ _Here = Annotated[bool, Flag("only those of this directory")]
 _Limit = Annotated[int, Flag("at most N, the newest (default: 20; 0: all)", "N", "-n", whole())]
 _Age = "12h, 30d, 2w, or days"
 _Detach = Annotated[bool, Flag("run in the background, through the server of this home")]
+_NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready")]
 
 
 class Flags(Fields):
@@ -99,7 +100,7 @@ class ConversationFlags(RunFlags):
         OnLimit | None, Flag("with --detach, if the limit is used up: fail (the default), wait", "HOW")
     ] = None
     on_busy: Annotated[OnBusy | None, Flag("if the session is busy: reject (the default), queue, steer", "HOW")] = None
-    no_server: Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready")] = False
+    no_server: _NoServer = False
 
 
 class PromptFlags(ConversationFlags):
@@ -276,6 +277,7 @@ class OrchestrationFlags(JsonFlags):
     """The flags that `parallel`, `chain` and `compare` share."""
 
     quiet: Annotated[bool, Flag("no progress, no answers: the table alone", short="-q")] = False
+    no_server: _NoServer = False
 
 
 class ParallelFlags(OrchestrationFlags):

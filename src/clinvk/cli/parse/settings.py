@@ -100,6 +100,7 @@ class CommandContext:
             "default_backend": flags.backend,
             "output.format": flags.output_format,
             "unified_flags.dry_run": flags.dry_run or None,
+            "warm.command_line": False if getattr(flags, "no_server", False) else None,
             **self._more,
         }
         defaults = {("warm", "kept_backends"): KEPT_BY_DEFAULT}

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.registry import backend_named
-from clinvk.cli.parse.flags import ConversationFlags, Flags, PromptFlags, RunFlags
+from clinvk.cli.parse.flags import ConversationFlags, OrchestrationFlags, PromptFlags, RunFlags
 from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.prompt.session_choice import SessionChoice, is_wanted, mode_change, newest, resumed
@@ -35,9 +35,6 @@ from clinvk.types.request import Image, RunRequest, fallback_of
 if TYPE_CHECKING:
     from clinvk.runtime.local import LocalRuns
     from clinvk.runtime.runs import Run
-
-
-_WITHOUT_SERVER = {"warm.command_line": False}
 
 
 def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
@@ -127,9 +124,9 @@ def local_runs(
 class ServerOrLocalRuns:
     """A `Runner` that starts and imports only what a run needs.
 
-    With `is_verbose`, notes report whether a running server takes the run, and why not. The setting
+    With `is_verbose`, notes report whether a running server takes the runs, and why not. The setting
     `warm.command_line` says whether to ask a server at all. `local` are the runs of this process if they are open
-    already; they have the conversations that only their own process can continue.
+    already; kept processes of `local` have the conversations that only their own process can continue.
     """
 
     def __init__(
@@ -139,13 +136,15 @@ class ServerOrLocalRuns:
         self.store = store
         self.is_verbose = is_verbose
         self._local = self._answering = local
+        self._explained: set[str] = set()
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> "AsyncGenerator[Run]":
         """Run a prompt. Leaving the context ends the run."""
         async with AsyncExitStack() as stack:
             asks = request.approval_mode == "ask"
-            is_here = self._local and asks and (await self._local.plan(request)).needs_its_process
+            kept = self._local if self._local and self._local.pool else None
+            is_here = kept and asks and (await kept.plan(request)).needs_its_process
             run = None if is_here else await self._through_server(request, stack)
             if not run:
                 local = self._local or await stack.enter_async_context(local_runs(self.context, self.store))
@@ -179,7 +178,8 @@ class ServerOrLocalRuns:
         return run
 
     def _explain(self, what: str) -> None:
-        if what and self.is_verbose:
+        if what and self.is_verbose and what not in self._explained:
+            self._explained.add(what)
             self.context.notes.info(what)
 
 
@@ -219,7 +219,8 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
     Raises:
         ClinvkError: the prompt was not run.
     """
-    context = conversation_context(flags, context)
+    if flags.detach:
+        refuse_detached(flags)
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
     request = request_of(flags, context.settings)
@@ -248,17 +249,6 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
     return run(PromptJob(request, context, flags, imports=flags.continue_), choose)
 
 
-def conversation_context(flags: ConversationFlags, context: CommandContext) -> CommandContext:
-    """Return the context with the setting that `--no-server` overrides.
-
-    Raises:
-        InvalidRequest: a flag excludes `--detach`.
-    """
-    if flags.detach:
-        refuse_detached(flags, flags.no_server)
-    return context.overriding(_WITHOUT_SERVER if flags.no_server else {})
-
-
 def run(job: PromptJob, choose: Choose) -> int:
     """Run a prompt in the session that `choose` returns, or print the command in a dry run; return the exit code.
 
@@ -282,7 +272,7 @@ async def _run(job: PromptJob, choose: Choose) -> int:
         job.context.notes.info(f"{exc.message}; the run is not recorded")
         from clinvk.store.memory import MemoryStore  # an import that only a broken store needs
 
-        local = context.overriding(_WITHOUT_SERVER)  # a server would record the run in its own store
+        local = context.overriding({"warm.command_line": False})  # a server would record the run in its own store
         return await _run_over(MemoryStore(), job._replace(context=local), choose, display)
 
 
@@ -321,13 +311,13 @@ async def _start_in_background(
         return await start(new_session_request)
 
 
-def refuse_detached(flags: Flags, no_server: bool = False) -> None:
+def refuse_detached(flags: ConversationFlags | OrchestrationFlags) -> None:
     """Refuse flags that exclude `--detach`, which was given.
 
     Raises:
         InvalidRequest: names the flag.
     """
-    for name, is_given in (("--ephemeral", flags.ephemeral), ("--no-server", no_server)):
+    for name, is_given in (("--ephemeral", flags.ephemeral), ("--no-server", flags.no_server)):
         if is_given:
             raise InvalidRequest(f"--detach and {name} exclude each other", name)
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import ResumeFlags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.prompt.prompt import PromptJob, conversation_context, release, request_of, run
+from clinvk.cli.prompt.prompt import PromptJob, refuse_detached, release, request_of, run
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
 from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store, over_store
 from clinvk.cli.sessions.session_text import TextView, choices, home_of
@@ -134,7 +134,8 @@ def resume(flags: ResumeFlags, context: CommandContext) -> int:
     Raises:
         ClinvkError: no prompt was run.
     """
-    context = conversation_context(flags, context)
+    if flags.detach:
+        refuse_detached(flags)
     reference, prompt = _reference_and_prompt(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, prompt)

@@ -22,12 +22,11 @@ from clinvk.runtime.run.phase import Phase
 from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.run.turn_end import finish_turn
-from clinvk.types.errors import AgentCrashed, Cancelled, ClinvkError, exhausted
+from clinvk.types.errors import AgentCrashed, ClinvkError, exhausted
 from clinvk.types.events import RunFailed, RunFinished, RunStarted
 
 logger = logging.getLogger(__name__)
 
-CANCELLED = RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE)
 
 STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before the kill."""
@@ -295,5 +294,5 @@ class OwnedRun:
 
     async def __aexit__(self, *_: object) -> None:
         if not self._run.log.ending:
-            self._run.stop(CANCELLED)
+            self._run.stop()
             await asyncio.wait([self._run.task], timeout=STOP_GRACE_S + 1)

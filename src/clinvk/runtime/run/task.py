@@ -46,6 +46,8 @@ from clinvk.types.run import RunFacts
 TURN_POLL_S = 1.0
 """How often a run that waits for its session asks the store."""
 
+CANCELLED = RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE)
+
 TakeTurn = Callable[["RunTask"], Awaitable[bool]]
 """Claim the session of a run, and prepare to continue it. Return False if other runs of the session come first."""
 
@@ -164,7 +166,7 @@ class RunTask:
         self.spec = replace(self.spec, resume=resume, launch=launch)
         self.recorder.resume_from(resume)
 
-    def stop(self, ending: Ending, at_once: bool = False) -> None:
+    def stop(self, ending: Ending = CANCELLED, at_once: bool = False) -> None:
         """End the run with `ending`, unless the run has ended or was stopped before.
 
         With `at_once` the agent gets no time to stop by itself. Later calls can only withdraw that time.
@@ -176,7 +178,7 @@ class RunTask:
 
     async def cancel(self) -> None:
         """Stop the run unless it has ended, and wait until its agent is gone."""
-        self.stop(RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE))
+        self.stop()
         await asyncio.wait([self.task])
 
     async def steer(self, request: RunRequest) -> bool:
