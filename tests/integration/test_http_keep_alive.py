@@ -77,9 +77,9 @@ class Client:
         self._asked = True
         await viewers(scope, self.receive, self.send)
 
-    async def ask(self, runs: LocalRuns, settings: Settings, hold_s: float = 60) -> None:
+    async def ask(self, runs: LocalRuns, settings: Settings, hold_s: float = 60, tick_s: float = TICK_S) -> None:
         services = services_of(runs, settings=settings, environ=ENV, registry=REGISTRY)
-        endpoint = PromptEndpoint(Rest(), services, tick_s=TICK_S, hold_s=hold_s)
+        endpoint = PromptEndpoint(Rest(), services, tick_s=tick_s, hold_s=hold_s)
         scope = {"type": "http", "headers": [(b"content-type", b"application/json")], "state": STATE}
         await endpoint(scope, self.receive, self.send)
 
@@ -165,7 +165,7 @@ async def test_viewer_of_a_quiet_run_of_another_clinvk_is_kept_alive() -> None:
 async def test_quick_answer_has_its_length_and_no_padding() -> None:
     client = Client({"prompt": TEXT + DONE})
     async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs:
-        await client.ask(runs, Settings())
+        await client.ask(runs, Settings(), tick_s=60)
     assert (b"content-length", str(len(client.text)).encode()) in client.sent[0]["headers"]
     assert client.text.startswith("{")
 
