@@ -163,12 +163,12 @@ async def test_process_waiting_for_its_model_answers_health_checks(machine: Mach
         runs.pool.timeouts.silence_s, runs.pool.timeouts.ping_timeout_s = 0.5, 60.0
         answer = asyncio.create_task(text(runs, ask(machine, backend, "b [[hang=10]] [[words=2]]")))
         while not answer.done():
-            workers = runs.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
+            agents = runs.pool._warm_set.agents  # pyright: ignore[reportPrivateUsage]
             asked |= {
-                worker.pinged_at
-                for worker in workers
-                for seat in worker.handles.values()
-                if worker.pinged_at > seat.began_at
+                agent.pinged_at
+                for agent in agents
+                for seat in agent.handles.values()
+                if agent.pinged_at > seat.began_at
             }
             await asyncio.sleep(0.05)
         assert await answer == "word1 word2"

@@ -146,8 +146,8 @@ async def test_healthy_silent_process_is_left_alone(tmp_path: Path) -> None:
         shorten_timeouts(server)
         await begun(run)
         pid = (await server.ask("pid")).text
-        (worker,) = server.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
-        await until(lambda: asked.add(worker.pinged_at) or len(asked) > 3)
+        (agent,) = server.pool._warm_set.agents  # pyright: ignore[reportPrivateUsage]
+        await until(lambda: asked.add(agent.pinged_at) or len(asked) > 3)
         assert run.state == "running"
         assert (await server.ask("pid")).text == pid
 

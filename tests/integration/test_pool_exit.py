@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.backends.base import Channel, Host, Launch
-from clinvk.runtime.pool.worker import Worker
+from clinvk.runtime.pool.warm_agent import WarmAgent
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.run.task import RunTask
@@ -51,20 +51,20 @@ class ExclusiveChannel(LastingChannel):
         return b""
 
 
-def workers(server: Server) -> list[Worker]:
-    """Return the warm workers."""
-    return server.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
+def agents(server: Server) -> list[WarmAgent]:
+    """Return the warm agents."""
+    return server.pool._warm_set.agents  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("graceful", [True, False])
 async def test_resume_waits_for_a_process_that_is_being_ended(tmp_path: Path, graceful: bool) -> None:
     async with Server(Exclusive(tmp_path)) as server:
         first, session = await server.ask_in_session("pid")
-        (worker,) = workers(server)
+        (agent,) = agents(server)
         if not graceful:
-            worker.fail("it is in the way")
-        server.pool._worker_set.end(worker)  # pyright: ignore[reportPrivateUsage]
-        await until(lambda: worker not in workers(server))
+            agent.fail("it is in the way")
+        server.pool._warm_set.end(agent)  # pyright: ignore[reportPrivateUsage]
+        await until(lambda: agent not in agents(server))
         again = await server.ask("pid", session)
         assert again.error is None
         assert again.text != first.text
@@ -76,9 +76,9 @@ async def test_resume_succeeds_after_its_process_hangs(tmp_path: Path) -> None:
         patience = server.pool.timeouts
         patience.silence_s, patience.ping_timeout_s = 0.2, 0.5
         first, session = await server.ask_in_session("pid")
-        (worker,) = workers(server)
+        (agent,) = agents(server)
         os.kill(int(first.text), signal.SIGSTOP)
-        await until(lambda: worker.is_gone)
+        await until(lambda: agent.is_gone)
         again = await server.ask("pid", session)
         assert again.error is None
         assert again.text != first.text

@@ -13,7 +13,7 @@ import pytest
 from clinvk.backends.base import Host
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.pool.reaper import HealthTimeouts, Reaper
-from clinvk.runtime.pool.worker_set import WorkerSpec
+from clinvk.runtime.pool.warm_set import WarmSpec
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import SessionBusy
@@ -80,15 +80,15 @@ async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) ->
     async def want(kind: str) -> None:
         launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=kind), None, Host()).warm
         assert launch
-        (await reaper.worker_set.group(WorkerSpec(backend, Host(env=ENV), backend.executable, launch))).record_request(
+        (await reaper.warm_set.group(WarmSpec(backend, Host(env=ENV), backend.executable, launch))).record_request(
             begins=True
         )
 
-    async with reaper.worker_set:
+    async with reaper.warm_set:
         tending = asyncio.create_task(reaper.run())
         await want("one")
         await until(lambda: resident_mb() > 60)
-        (first,) = reaper.worker_set.workers
+        (first,) = reaper.warm_set.agents
         await until(lambda: first.first_memory > 0, within_s=30)
         await want("two")
         await want("three")
@@ -105,16 +105,16 @@ async def test_groups_without_processes_are_forgotten(tmp_path: Path) -> None:
     """If each run has a system prompt of its own, there are as many kinds as runs."""
     backend, chosen = Lasting(tmp_path), process_tags.choose_tags()
     reaper = Reaper(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), HealthTimeouts())
-    async with reaper.worker_set:
+    async with reaper.warm_set:
         for number in range(50):
             launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=f"m{number}"), None, Host()).warm
             assert launch
-            group = await reaper.worker_set.group(WorkerSpec(backend, Host(env=ENV), backend.executable, launch))
+            group = await reaper.warm_set.group(WarmSpec(backend, Host(env=ENV), backend.executable, launch))
             group.last_requested_at = asyncio.get_running_loop().time() - 60 + number
             group.not_before = asyncio.get_running_loop().time() + 600
         tending = asyncio.create_task(reaper.run())
-        await until(lambda: len(reaper.worker_set.groups) < 50)
-        assert len(reaper.worker_set.groups) <= 3 + 10
+        await until(lambda: len(reaper.warm_set.groups) < 50)
+        assert len(reaper.warm_set.groups) <= 3 + 10
         tending.cancel()
 
 

@@ -161,12 +161,12 @@ async def test_run_cancelled_before_its_process_is_prompted_sends_no_prompt(
             found = await admit(*seated)
             assert found
             if is_lost:
-                found.worker.fail("it is lost")
+                found.agent.fail("it is lost")
             return found
 
         monkeypatch.setattr(server.pool, "admit", late)
         monkeypatch.setattr(LastingChannel, "start", noted)
-        (group,) = server.pool._worker_set.groups.values()  # pyright: ignore[reportPrivateUsage]
+        (group,) = server.pool._warm_set.groups.values()  # pyright: ignore[reportPrivateUsage]
         group.failures = 2
         async with server.runs.run(request("say y")) as run:
             await asked.wait()

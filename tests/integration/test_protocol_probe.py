@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends.base import PRIVATE, Host, Launch
-from clinvk.runtime.pool.worker import probe_protocol
+from clinvk.runtime.pool.warm_agent import probe_protocol
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.request import RunRequest

@@ -18,7 +18,7 @@ from clinvk.runtime.agent_environment import AgentEnvironment
 from clinvk.runtime.interactions import Interactions
 from clinvk.runtime.occupancy import Occupancy, held_bytes, queue_limits
 from clinvk.runtime.pool.pool import Pool, WarmStats
-from clinvk.runtime.pool.worker_set import WorkerSpec
+from clinvk.runtime.pool.warm_set import WarmSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.resource_limits import Capacity, ResourceLimits, capacity
@@ -365,7 +365,7 @@ class LocalRuns:
                 launch = self._environment.launch(backend, complete(request, self._settings), None).warm
                 if launch:
                     host, path = self._environment.host(name), self._environment.path(backend)
-                    await pool.prestart(WorkerSpec(backend, host, path, launch))
+                    await pool.prestart(WarmSpec(backend, host, path, launch))
             except ClinvkError as exc:
                 logger.warning("no process of %s is started ahead: %s", name, exc.message)
             except Exception:

@@ -1,7 +1,7 @@
-"""The pool: find the warm worker that carries a run.
+"""The pool: find the warm agent that carries a run.
 
-A run goes to a running worker, to a spare that was started ahead, or to a new worker that is kept afterwards. If no
-worker can be kept, the run gets its own process, as without a pool.
+A run goes to a running agent, to a spare that was started ahead, or to a new agent that is kept afterwards. If no agent
+can be kept, the run gets its own process, as without a pool.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from clinvk.backends.base import Launch
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.pool.reaper import MIB, HealthTimeouts, Reaper, record_fingerprint
-from clinvk.runtime.pool.worker import HeldConversation, Worker
-from clinvk.runtime.pool.worker_set import MAX_HELD, WorkerGroup, WorkerSpec, best_worker, can_begin
+from clinvk.runtime.pool.warm_agent import HeldConversation, WarmAgent
+from clinvk.runtime.pool.warm_set import MAX_HELD, WarmGroup, WarmSpec, best_agent, can_begin
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.record import Resume
@@ -65,34 +65,34 @@ class WarmStats(PoolStats, frozen=True, kw_only=True):
 
 
 class Pool:
-    """The warm workers of one clinvk. Enter the pool to keep workers; `timeouts` limit a silent worker."""
+    """The warm agents of one clinvk. Enter the pool to keep agents; `timeouts` limit a silent agent."""
 
     def __init__(self, spawner: Spawner, settings: WarmSettings) -> None:
         self._spawner = spawner
         self._settings = settings
         self.timeouts = HealthTimeouts()
         self._reaper = Reaper(spawner, settings, self.timeouts)
-        self._worker_set = self._reaper.worker_set
+        self._warm_set = self._reaper.warm_set
         self._reaping: asyncio.Task[None] | None = None
         self._hits: Counter[str] = Counter()
         self._misses: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
-        await self._worker_set.__aenter__()
+        await self._warm_set.__aenter__()
         self._reaping = asyncio.create_task(self._reaper.run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End all workers; call after the last run."""
+        """End all agents; call after the last run."""
         if self._reaping:
             self._reaping.cancel()
             await asyncio.wait([self._reaping])
-        await self._worker_set.__aexit__()
+        await self._warm_set.__aexit__()
 
     @property
     def stats(self) -> WarmStats:
-        """The current counts and memory of the workers."""
-        groups = self._worker_set.groups.values()
+        """The current counts and memory of the agents."""
+        groups = self._warm_set.groups.values()
         names = tuple(dict.fromkeys((*self._settings.kept_backends, *(group.backend for group in groups))))
         mute = {group.backend for group in groups if group.is_mute}
         return WarmStats(
@@ -104,133 +104,133 @@ class Pool:
         )
 
     def _stats_of(self, *backends: str) -> PoolStats:
-        workers = [worker for worker in self._worker_set.workers if worker.group.backend in backends]
+        agents = [agent for agent in self._warm_set.agents if agent.group.backend in backends]
         return PoolStats(
-            processes=len(workers),
-            ready=sum(worker.is_ready and worker.free_slots > 0 and can_begin(worker) for worker in workers),
-            runs=sum(len(worker.handles) for worker in workers),
+            processes=len(agents),
+            ready=sum(agent.is_ready and agent.free_slots > 0 and can_begin(agent) for agent in agents),
+            runs=sum(len(agent.handles) for agent in agents),
             hits=sum(self._hits[backend] for backend in backends),
             misses=sum(self._misses[backend] for backend in backends),
-            memory_bytes=sum(worker.memory for worker in workers),
+            memory_bytes=sum(agent.memory for agent in agents),
         )
 
     async def admit(
-        self, spec: WorkerSpec, resume: Resume | None, turns: int, run: str, wake: Callable[[], None]
+        self, spec: WarmSpec, resume: Resume | None, turns: int, run: str, wake: Callable[[], None]
     ) -> PooledProcess | None:
-        """Return a handle on a worker for a run, or None; the run's session has had `turns` turns."""
-        group = await self._worker_set.group(spec)
+        """Return a handle on an agent for a run, or None; the run's session has had `turns` turns."""
+        group = await self._warm_set.group(spec)
         group.record_request(begins=resume is None)
         self._reaper.check_soon()
-        worker = await self._free_worker(group, resume, turns)
-        if worker:
+        agent = await self._free_agent(group, resume, turns)
+        if agent:
             self._hits[group.backend] += 1
         else:
             self._misses[group.backend] += 1
-            worker = self._new_worker(group, spec.launch, resume)
-        if worker is None:
+            agent = self._new_agent(group, spec.launch, resume)
+        if agent is None:
             return None
-        handle = worker.admit(run, wake)
+        handle = agent.admit(run, wake)
         try:
             if resume and not resume.fork:
-                await self.forget(resume.handle, worker)
-            await worker.opened.wait()
-            async with worker.ending_tools:
+                await self.forget(resume.handle, agent)
+            await agent.opened.wait()
+            async with agent.ending_tools:
                 pass
         except BaseException:
-            worker.leave(run)
+            agent.leave(run)
             raise
-        if worker.is_up:
+        if agent.is_up:
             return handle
-        worker.leave(run)
+        agent.leave(run)
         return None
 
     async def release(self, handle: PooledProcess, turns: int, *, trusted: bool, keep: bool) -> None:
-        """Take a worker back after a run. The session has had `turns` turns, and stays open if `keep`.
+        """Take an agent back after a run. The session has had `turns` turns, and stays open if `keep`.
 
-        A worker that is not `trusted` is retired, and the run's leftover tools in the worker are killed.
+        An agent that is not `trusted` is retired, and the run's leftover tools in the agent are killed.
         """
-        worker = handle.worker
+        agent = handle.agent
         if not handle.is_over:
             handle.interrupt()
-        is_done = worker.channel.capacity == 1 and not (keep and handle.conversation)
-        if not trusted or is_done or worker.past_runs + 1 >= worker.launch.max_runs:
-            worker.retire()
+        is_done = agent.channel.capacity == 1 and not (keep and handle.conversation)
+        if not trusted or is_done or agent.past_runs + 1 >= agent.launch.max_runs:
+            agent.retire()
         if trusted and handle.is_over:
-            worker.group.failures, worker.group.is_mute = 0, False
-            worker.is_proven = True
+            agent.group.failures, agent.group.is_mute = 0, False
+            agent.is_proven = True
         try:
             await self._end_tools(handle, trusted=trusted)
         finally:
-            worker.leave(handle.run)
-            if worker.is_retiring and not worker.handles:
-                await finish_shielded(self._worker_set.end_and_wait(worker, graceful=trusted))
+            agent.leave(handle.run)
+            if agent.is_retiring and not agent.handles:
+                await finish_shielded(self._warm_set.end_and_wait(agent, graceful=trusted))
             elif handle.conversation:
-                await self._keep(worker, handle.conversation, turns, keep=keep)
+                await self._keep(agent, handle.conversation, turns, keep=keep)
             self._reaper.wake()
 
     async def _end_tools(self, handle: PooledProcess, *, trusted: bool) -> None:
         """Kill the leftover tools of a run in a surviving process if the tools can be told from other runs' tools."""
-        worker = handle.worker
-        is_alone = len(worker.handles) == 1
-        if not worker.is_up or not (handle.has_used_tools or worker.has_leftover_tools or not trusted):
+        agent = handle.agent
+        is_alone = len(agent.handles) == 1
+        if not agent.is_up or not (handle.has_used_tools or agent.has_leftover_tools or not trusted):
             return
-        if worker.is_retiring and is_alone:
+        if agent.is_retiring and is_alone:
             return  # the process ends with all its descendants
         if not (handle.tools or is_alone):
-            worker.has_leftover_tools = True
+            agent.has_leftover_tools = True
             return
-        worker.has_leftover_tools = worker.has_leftover_tools and not is_alone
-        async with nullcontext() if handle.tools else worker.ending_tools:
-            await finish_shielded(self._spawner.end_tools(worker.process, handle.tools))
+        agent.has_leftover_tools = agent.has_leftover_tools and not is_alone
+        async with nullcontext() if handle.tools else agent.ending_tools:
+            await finish_shielded(self._spawner.end_tools(agent.process, handle.tools))
             if not trusted:  # a tool may have been starting when the run was stopped
                 await asyncio.sleep(_LATE_TOOL_DELAY_S)
-                await finish_shielded(self._spawner.end_tools(worker.process, handle.tools))
+                await finish_shielded(self._spawner.end_tools(agent.process, handle.tools))
 
-    async def _keep(self, worker: Worker, conversation: str, turns: int, *, keep: bool) -> None:
+    async def _keep(self, agent: WarmAgent, conversation: str, turns: int, *, keep: bool) -> None:
         """Keep a conversation for its next turn; keep at most `MAX_HELD` conversations open exclusively."""
         if not keep:
-            await worker.release(conversation)
+            await agent.release(conversation)
             return
-        worker.held[conversation] = HeldConversation(time.monotonic(), turns)
-        if worker.launch.resumes == "any" and len(worker.held) > MAX_HELD:
-            worker.release_session(min(worker.held, key=lambda handle: worker.held[handle].since))
+        agent.held[conversation] = HeldConversation(time.monotonic(), turns)
+        if agent.launch.resumes == "any" and len(agent.held) > MAX_HELD:
+            agent.release_session(min(agent.held, key=lambda handle: agent.held[handle].since))
 
     def evict(self, handle: PooledProcess, reason: str) -> None:
-        """Retire a failed worker, and delay the next start in its group."""
-        handle.worker.retire()
-        handle.worker.group.blame(handle.worker, reason)
+        """Retire a failed agent, and delay the next start in its group."""
+        handle.agent.retire()
+        handle.agent.group.blame(handle.agent, reason)
 
-    async def forget(self, handle: str, except_worker: Worker | None = None) -> None:
-        """Drop a conversation that is resumed elsewhere from all workers except `except_worker`.
+    async def forget(self, handle: str, except_agent: WarmAgent | None = None) -> None:
+        """Drop a conversation that is resumed elsewhere from all agents except `except_agent`.
 
-        Afterwards every worker that held the conversation exclusively has released the conversation, or is gone.
+        Afterwards every agent that held the conversation exclusively has released the conversation, or is gone.
         """
-        for worker in (*self._worker_set.workers, *self._worker_set.ending):
-            if worker is except_worker:
+        for agent in (*self._warm_set.agents, *self._warm_set.ending):
+            if agent is except_agent:
                 continue
-            if worker.held.pop(handle, None) and worker.channel.capacity == 1:
-                worker.retire()
+            if agent.held.pop(handle, None) and agent.channel.capacity == 1:
+                agent.retire()
                 self._reaper.wake()
-            await worker.release(handle)
+            await agent.release(handle)
 
-    async def prestart(self, spec: WorkerSpec) -> None:
-        """Start a worker before any run asks for a worker, and keep a worker ready as after a real request."""
-        group = await self._worker_set.group(spec)
+    async def prestart(self, spec: WarmSpec) -> None:
+        """Start an agent before any run asks for one, and keep an agent ready as after a real request."""
+        group = await self._warm_set.group(spec)
         group.record_request(begins=True)
         self._reaper.check_soon()
-        if worker := self._new_worker(group, spec.launch, None):
-            await worker.opened.wait()
+        if agent := self._new_agent(group, spec.launch, None):
+            await agent.opened.wait()
 
-    async def _free_worker(self, group: WorkerGroup, resume: Resume | None, turns: int) -> Worker | None:
-        """Return a running worker that can take the conversation, or None."""
+    async def _free_agent(self, group: WarmGroup, resume: Resume | None, turns: int) -> WarmAgent | None:
+        """Return a running agent that can take the conversation, or None."""
         if resume and not resume.fork and (holder := await self._holder(group, resume.handle, turns)):
             return holder
         if resume and group.spec.launch.resumes != "any":
             return None
-        return best_worker(worker for worker in group.workers if worker.free_slots and can_begin(worker))
+        return best_agent(agent for agent in group.agents if agent.free_slots and can_begin(agent))
 
-    async def _holder(self, group: WorkerGroup, handle: str, turns: int) -> Worker | None:
-        holder = next((worker for worker in group.workers if worker.free_slots and handle in worker.held), None)
+    async def _holder(self, group: WarmGroup, handle: str, turns: int) -> WarmAgent | None:
+        holder = next((agent for agent in group.agents if agent.free_slots and handle in agent.held), None)
         if holder is None:
             return None
         held = holder.held[handle]
@@ -240,12 +240,12 @@ class Pool:
             return None
         return holder if holder.free_slots and handle in holder.held else None
 
-    def _new_worker(self, group: WorkerGroup, launch: Launch, resume: Resume | None) -> Worker | None:
-        """Start a worker, unless the limits or earlier failures forbid a start."""
+    def _new_agent(self, group: WarmGroup, launch: Launch, resume: Resume | None) -> WarmAgent | None:
+        """Start an agent, unless the limits or earlier failures forbid a start."""
         if resume and launch.resumes == "held":
             return None
         if time.monotonic() < group.not_before or not self._settings.max_processes:
             return None
-        if group.is_shared and not self._reaper.free_capacity(group, self._worker_set.idle):
+        if group.is_shared and not self._reaper.free_capacity(group, self._warm_set.idle):
             return None
-        return self._worker_set.open(group, launch)
+        return self._warm_set.open(group, launch)

@@ -1,4 +1,4 @@
-"""The handle of one run on a worker: the run's unread output, and what the run has done in the process."""
+"""The handle of one run on a warm agent: the run's unread output, and what the run has done in the process."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest, ToolOutput
 
 if TYPE_CHECKING:
-    from clinvk.runtime.pool.worker import Worker
+    from clinvk.runtime.pool.warm_agent import WarmAgent
 
 PAUSE_BYTES = 1024 * 1024
 """Maximum unread output of the only run of a process: above the limit, the process itself is paused."""
@@ -24,7 +24,7 @@ _MAX_UNREAD_BYTES = 64 * 1024 * 1024
 
 
 class PooledProcess:
-    """The handle of one run on a worker; see `OwnProcess` for the other kind.
+    """The handle of one run on a warm agent; see `OwnProcess` for the other kind.
 
     Attributes:
         is_over: the run's ending has arrived.
@@ -39,9 +39,9 @@ class PooledProcess:
         conversation: the agent's id of the run's conversation, once known.
     """
 
-    def __init__(self, run: str, worker: "Worker", wake: Callable[[], None]) -> None:
+    def __init__(self, run: str, agent: "WarmAgent", wake: Callable[[], None]) -> None:
         self.run = run
-        self.worker = worker
+        self.agent = agent
         self.wake = wake
         self.is_over = self.is_lost = self.is_answered = self.has_begun = self.has_used_tools = False
         self.is_parked = False
@@ -54,21 +54,21 @@ class PooledProcess:
     @property
     def process(self) -> Process:
         """The process that carries the run."""
-        return self.worker.process
+        return self.agent.process
 
     def begin(self, request: RunRequest, resume: Resume | None) -> None:
         """Send the prompt."""
         self.is_answered = False
         self.began_at = asyncio.get_running_loop().time()
-        self.process.write(self.worker.channel.start(self.run, request, resume), close=False)
+        self.process.write(self.agent.channel.start(self.run, request, resume), close=False)
 
     def steer(self, request: RunRequest) -> bool:
         """Give the agent a further prompt; return False if the agent cannot receive a prompt now."""
-        return self._send(self.worker.channel.steer(self.run, request))
+        return self._send(self.agent.channel.steer(self.run, request))
 
     def interrupt(self) -> bool:
         """Ask the process to end the run; return False if the protocol has no such request."""
-        return self._send(self.worker.channel.interrupt(self.run))
+        return self._send(self.agent.channel.interrupt(self.run))
 
     def _send(self, data: bytes | None) -> bool:
         if data:
@@ -78,12 +78,12 @@ class PooledProcess:
     def answer(self, output: ToolOutput) -> None:
         """Give the agent the output of a client tool."""
         self.is_parked = False
-        self.process.write(self.worker.channel.answer(self.run, output), close=False)
+        self.process.write(self.agent.channel.answer(self.run, output), close=False)
 
     def resolve(self, request_id: str, answer: InteractionAnswer) -> None:
         """Give the agent the answer to an interaction."""
         self.is_parked = False
-        self.process.write(self.worker.channel.resolve(self.run, request_id, answer), close=False)
+        self.process.write(self.agent.channel.resolve(self.run, request_id, answer), close=False)
 
     def add(self, line: bytes, event: Report | None = None) -> None:
         """Queue a line, or another event of the last line, for the run's next `read`."""
@@ -101,7 +101,7 @@ class PooledProcess:
         self.is_over = isinstance(event, Ending)
         if isinstance(event, RunStarted) and event.backend_session_id:
             self.conversation = event.backend_session_id
-            self.tools = self.worker.channel.tool_variable(self.run)
+            self.tools = self.agent.channel.tool_variable(self.run)
         elif self.unread_bytes > _MAX_UNREAD_BYTES and not self.is_over:
             message = "the client reads too slowly: more than 64 MB of output are unread"
             self.add(b"", RunFailed(AgentFailed.code, message, exit_code=1))
@@ -120,9 +120,9 @@ class PooledProcess:
         unread, self._unread = self._unread, []
         was_paused, self.unread_bytes = self.unread_bytes > PAUSE_BYTES, 0
         if was_paused:
-            self.worker.flush()
+            self.agent.flush()
         return unread
 
     def stderr_message(self) -> str:
         """Return the line of stderr that best explains the agent's trouble."""
-        return self.worker.channel.stderr_message(self.process.stderr)
+        return self.agent.channel.stderr_message(self.process.stderr)

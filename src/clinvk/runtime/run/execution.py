@@ -11,7 +11,7 @@ from clinvk import logs
 from clinvk.backends.base import PRIVATE, Launch, ProtocolNotSupported
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.pooled_process import PooledProcess
-from clinvk.runtime.pool.worker_set import WorkerSpec
+from clinvk.runtime.pool.warm_set import WarmSpec
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import LINGER_S, Process
 from clinvk.runtime.process.tool_socket import ToolSocket, tool_socket
@@ -223,8 +223,8 @@ async def _run_pooled(task: RunTask) -> bool:
     if launch and task.request.warm and not task.request.verbose:
         real_path = await spec.checked_directory(launch)
         if real_path in ("", launch.cwd):  # a warm process starts only in the directory of its key
-            worker = WorkerSpec(spec.backend, spec.host, spec.path, launch)
-            if process := await pool.admit(worker, spec.resume, _turn_count(task), task.id, task.wake):
+            warm = WarmSpec(spec.backend, spec.host, spec.path, launch)
+            if process := await pool.admit(warm, spec.resume, _turn_count(task), task.id, task.wake):
                 await _run_in_pool(task, pool, process, launch)
     if task.phase < Phase.ENDED and spec.resume and not spec.resume.fork:
         await pool.forget(spec.resume.handle)  # the conversation continues in the run's own process
@@ -259,7 +259,7 @@ async def _converse_in_pool(task: RunTask, pool: Pool, process: PooledProcess, l
     if task.stopped_by:  # before the prompt was sent
         await task.end(task.stopped_by)
         return not process.is_lost, False
-    io = task.open_io(process, launch, ANSWER_TIMEOUT_S if process.worker.is_ready else START_TIMEOUT_S)
+    io = task.open_io(process, launch, ANSWER_TIMEOUT_S if process.agent.is_ready else START_TIMEOUT_S)
     try:
         ending = await task.listen(io)
     except ProtocolNotSupported as exc:
@@ -267,7 +267,7 @@ async def _converse_in_pool(task: RunTask, pool: Pool, process: PooledProcess, l
         return False, False
     is_reported = ending is io.ending
     if process.is_lost:
-        pool.evict(process, process.worker.failure)
+        pool.evict(process, process.agent.failure)
         # A run that has logged more than the start cannot start again.
         if is_reported and all(isinstance(entry.event, RunStarted) for entry in task.log.since(0)):
             return False, False

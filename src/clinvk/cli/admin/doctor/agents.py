@@ -13,7 +13,7 @@ from clinvk.backends.base import PRIVATE, Backend
 from clinvk.backends.checkup_base import FlagProbe, LoginProbe, LoginStatus, ProbeOutput, Remark
 from clinvk.cli.admin.doctor.machine import Check, Status, is_kept_warm
 from clinvk.config.model import Settings
-from clinvk.runtime.pool.worker import probe_protocol
+from clinvk.runtime.pool.warm_agent import probe_protocol
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner

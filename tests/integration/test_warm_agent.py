@@ -8,7 +8,7 @@ from clinvk.runtime.run import execution
 from clinvk.types.events import TextDelta, Usage
 from clinvk.types.request import RunRequest
 from integration.pool_server import Server, request
-from integration.test_worker_set import ready
+from integration.test_warm_set import ready
 from lasting_backend import Lasting
 from polling import until
 
@@ -20,8 +20,8 @@ async def test_each_line_is_read_once_with_its_events(tmp_path: Path, capacity: 
     def receive() -> None:
         received.extend((line, len([*delivered])) for line, delivered in handle.read())
 
-    async with ready(Lasting(tmp_path, capacity)) as (_, worker):
-        handle = worker.admit("one", receive)
+    async with ready(Lasting(tmp_path, capacity)) as (_, agent):
+        handle = agent.admit("one", receive)
         handle.begin(RunRequest(prompt="tick 3", backend="lasting"), None)
         await until(lambda: handle.is_over)
     assert [count for _, count in received] == [1] * 5

@@ -1,4 +1,4 @@
-"""The worker: a warm agent process that outlives its runs, and carries several runs at once if the CLI can."""
+"""A warm agent: an agent process that outlives its runs, and carries several runs at once if the CLI can."""
 
 import asyncio
 import enum
@@ -17,7 +17,7 @@ from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import ClinvkError
 
 if TYPE_CHECKING:
-    from clinvk.runtime.pool.worker_set import WorkerGroup
+    from clinvk.runtime.pool.warm_set import WarmGroup
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +37,25 @@ class HeldConversation(NamedTuple):
     fingerprint: Fingerprint | None = None
 
 
-class WorkerState(enum.IntEnum):
-    """The states of a worker, in order. A worker may skip states, but never goes back to an earlier one."""
+class WarmState(enum.IntEnum):
+    """The states of an agent, in order. An agent may skip states, but never goes back to an earlier one."""
 
     OPENING = 1
     """The process is being started; runs may be admitted already."""
     SERVING = 2
     """The process is up and takes runs."""
     RETIRING = 3
-    """The worker takes no more runs, and ends after its last run has left."""
+    """The agent takes no more runs, and ends after its last run has left."""
     GONE = 4
     """The process has exited or was given up."""
 
 
-class Worker:
+class WarmAgent:
     """A warm process and the runs in it.
 
     Attributes:
-        group: the workers with the same key; set by the `WorkerSet`.
-        state: where the worker is in its life.
+        group: the agents with the same key; set by the `WarmSet`.
+        state: where the agent is in its life.
         is_ready: the process has spoken its protocol.
         is_proven: a run went well in the process.
         is_blamed: the failure of the process was counted.
@@ -71,13 +71,13 @@ class Worker:
         last_output_at, pinged_at: when the process last printed anything, and was last pinged, by the loop's clock.
     """
 
-    group: "WorkerGroup"
+    group: "WarmGroup"
 
     def __init__(self, launch: Launch, channel: Channel, folder: PrivateFolder, on_change: Callable[[], None]) -> None:
         self.launch = launch
         self.channel = channel
         self.folder = folder
-        self.state = WorkerState.OPENING
+        self.state = WarmState.OPENING
         self.handles: dict[str, PooledProcess] = {}
         self.held: dict[str, HeldConversation] = {}
         self.opened = asyncio.Event()
@@ -112,7 +112,7 @@ class Worker:
             env |= self.folder.environment()
             command, cwd = self.folder.command(path), self.launch.cwd
             self._process = spawner.spawn(command, env, cwd, self.flush, real_path=cwd or "")
-            self.state = max(self.state, WorkerState.SERVING)
+            self.state = max(self.state, WarmState.SERVING)
             self._process.write(self.channel.greet(), close=False)
         finally:
             if not self._process:
@@ -131,17 +131,17 @@ class Worker:
 
     @property
     def is_retiring(self) -> bool:
-        """Whether the worker takes no more runs."""
-        return self.state >= WorkerState.RETIRING
+        """Whether the agent takes no more runs."""
+        return self.state >= WarmState.RETIRING
 
     @property
     def is_gone(self) -> bool:
         """Whether the process has exited or was given up."""
-        return self.state is WorkerState.GONE
+        return self.state is WarmState.GONE
 
     @property
     def free_slots(self) -> int:
-        """The number of runs that the worker can still take."""
+        """The number of runs that the agent can still take."""
         return 0 if self.is_retiring else self.channel.capacity - len(self.handles)
 
     @property
@@ -155,14 +155,14 @@ class Worker:
         return handle
 
     def leave(self, run: str) -> None:
-        """Remove a run from the worker."""
+        """Remove a run from the agent."""
         if self.handles.pop(run, None):
             self.past_runs += 1
             self.idle_since = time.monotonic()
 
     def retire(self) -> None:
         """Take no more runs."""
-        self.state = max(self.state, WorkerState.RETIRING)
+        self.state = max(self.state, WarmState.RETIRING)
 
     def release_session(self, conversation: str) -> bool:
         """Ask the process to release a conversation; return whether the process still holds an exclusive lock.
@@ -183,7 +183,7 @@ class Worker:
         await asyncio.gather(*(self.release(conversation) for conversation in remaining))
 
     async def release(self, conversation: str) -> None:
-        """Ask the process to release a conversation, and wait for the release; retire the worker on a timeout."""
+        """Ask the process to release a conversation, and wait for the release; retire the agent on a timeout."""
         until = self._loop.time() + _RELEASE_TIMEOUT_S
         while self.release_session(conversation):
             if self._loop.time() > until:
@@ -263,8 +263,8 @@ class Worker:
             self.fail("the agent closed its output but did not exit")
 
     def close(self) -> None:
-        """Mark the process as gone, and cancel the timer, which would keep the worker in memory."""
-        self.state = WorkerState.GONE
+        """Mark the process as gone, and cancel the timer, which would keep the agent in memory."""
+        self.state = WarmState.GONE
         if self._timer:
             self._timer.cancel()
 
@@ -277,7 +277,7 @@ class Worker:
         self._on_change()
 
     def abandon(self, handle: PooledProcess, reason: str) -> None:
-        """Fail one run and ask the process to stop the run; the worker takes no more runs."""
+        """Fail one run and ask the process to stop the run; the agent takes no more runs."""
         self.retire()
         self.failure = self.failure or reason
         handle.interrupt()
@@ -294,19 +294,19 @@ async def probe_protocol(
 ) -> str | None:
     """Start the program at `path`; return why the program does not speak its protocol, or None."""
     changed = WakeUp()
-    worker = Worker(launch, channel, PrivateFolder(launch, env, spawner.server_id), changed.set)
+    agent = WarmAgent(launch, channel, PrivateFolder(launch, env, spawner.server_id), changed.set)
     try:
-        await worker.start(spawner, path, dict(env))
+        await agent.start(spawner, path, dict(env))
         async with asyncio.timeout(timeout_s):
-            while not (worker.is_ready or worker.is_gone):
+            while not (agent.is_ready or agent.is_gone):
                 await changed.wait()
-        return None if worker.is_ready else worker.failure
+        return None if agent.is_ready else agent.failure
     except ClinvkError as exc:
         return exc.message
     except TimeoutError:
         return f"it does not answer within {timeout_s:g} s"
     finally:
-        worker.close()
-        if worker.was_started:
-            await spawner.sweep(worker.process)
-            await worker.folder.clear()
+        agent.close()
+        if agent.was_started:
+            await spawner.sweep(agent.process)
+            await agent.folder.clear()
