@@ -11,18 +11,18 @@ MIN_PREFIX = 4
 ID_DIGITS = 32
 MAX_CANDIDATES = 10
 
-Kind = Literal["session", "run", "interaction"]
+RecordKind = Literal["session", "run", "interaction"]
 _NotFound = SessionNotFound | RunNotFound | InteractionNotFound
 
 _DIGITS = frozenset("0123456789abcdef")
-_NOT_FOUND: dict[Kind, type[_NotFound]] = {
+_NOT_FOUND: dict[RecordKind, type[_NotFound]] = {
     "session": SessionNotFound,
     "run": RunNotFound,
     "interaction": InteractionNotFound,
 }
 
 
-def check_prefix(reference: str, kind: Kind) -> str:
+def check_prefix(reference: str, kind: RecordKind) -> str:
     """Return an id, or the beginning of one, in lower case.
 
     Raises:
@@ -43,7 +43,7 @@ def is_id(text: str) -> bool:
     return len(text) == ID_DIGITS and _DIGITS.issuperset(text)
 
 
-def only_match(found: Sequence[str], reference: str, kind: Kind) -> str:
+def only_match(found: Sequence[str], reference: str, kind: RecordKind) -> str:
     """Return the only id in `found`, which may hold one id more than `MAX_CANDIDATES`.
 
     Raises:
@@ -61,6 +61,6 @@ def only_match(found: Sequence[str], reference: str, kind: Kind) -> str:
     )
 
 
-def not_found(reference: str, kind: Kind) -> _NotFound:
+def not_found(reference: str, kind: RecordKind) -> _NotFound:
     """Return the error for an unknown id."""
     return _NOT_FOUND[kind](f"no {kind} {reference!r}")

@@ -284,7 +284,7 @@ class SessionStore(ABC):
         found = await self._read(lambda db: db.fetch(select, *values, query.limit, query.offset))
         return [*map(INTERACTIONS.read, found)]
 
-    async def _find(self, table: Table[_Record], reference: str, kind: ids.Kind) -> _Record:
+    async def _find(self, table: Table[_Record], reference: str, kind: ids.RecordKind) -> _Record:
         prefix = ids.check_prefix(reference, kind)
         select = table.select("WHERE id >= ? AND id < ? ORDER BY id LIMIT ?")
 

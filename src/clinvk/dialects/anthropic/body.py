@@ -106,7 +106,7 @@ class MessagesBody(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, object] | None = None
 
 
-class Kind(msgspec.Struct, frozen=True):
+class BlockType(msgspec.Struct, frozen=True):
     """The common field of all blocks."""
 
     type: str
@@ -184,7 +184,7 @@ class ToolResultIn(msgspec.Struct, frozen=True, tag="tool_result"):
 
 _Block = TextIn | ImageIn | DocumentIn | SearchResultIn | ToolUseIn | ToolResultIn
 
-_kind = msgspec.json.Decoder(Kind)
+_block_type = msgspec.json.Decoder(BlockType)
 _decoders: dict[str, msgspec.json.Decoder[_Block]] = {
     "text": msgspec.json.Decoder(TextIn),
     "image": msgspec.json.Decoder(ImageIn),
@@ -256,7 +256,7 @@ def _read(blocks: Blocks | None, place: str, allowed: str) -> Iterator[tuple[_Bl
         return
     for index, raw in enumerate(blocks or ()):
         at = f"{place}[{index}]"
-        decoder = _decoders.get(kind := json_bodies.decode(raw, _kind, at).type)
+        decoder = _decoders.get(kind := json_bodies.decode(raw, _block_type, at).type)
         if decoder is None:
             continue
         block = json_bodies.decode(raw, decoder, at)
