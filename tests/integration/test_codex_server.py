@@ -57,7 +57,7 @@ async def test_deltas_come_from_the_app_server_which_exits_by_itself(
     ("script", "message"),
     [
         ("echo \"error: unrecognized subcommand 'app-server'\" >&2; exit 2", "unrecognized subcommand 'app-server'"),
-        ("cat", "cannot be talked to: it refused the greeting"),
+        ("cat", "cannot be talked to: it refused `initialize`"),
         ("echo Usage: codex; sleep 600", "cannot be talked to: it did not answer within 0.5 s"),
     ],
 )

@@ -245,7 +245,7 @@ class Channel(Protocol):
         return b""
 
     def login_hint(self) -> str:
-        """Return how to log in, as far as known from the greeting; empty if the protocol does not say so."""
+        """Return how to log in, as far as the process has reported; empty if the protocol does not say so."""
         return ""
 
     def tool_variable(self, run: str) -> tuple[str, str] | None:

@@ -56,54 +56,54 @@ _HEADS = msgspec.json.Decoder(_Head)
 
 
 class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
-    """The part of a channel that all JSON-RPC agents share: the greeting, request ids and open runs.
+    """The part of a channel that all JSON-RPC agents share: the initialization, request ids and open runs.
 
-    The channel greets the process before the first run. Requests wait until the process has answered the greeting.
+    The channel initializes the process before the first run. Requests wait for the response to `initialize`.
     """
 
     _has_version = True
     """Whether each message names the JSON-RPC version."""
 
     _ready = b""
-    """The notification that follows the response to the greeting."""
+    """The notification that follows the response to `initialize`."""
 
-    def __init__(self, decoder: "msgspec.json.Decoder[Message[Params, Result]]", greeting: dict[str, object]) -> None:
+    def __init__(self, decoder: "msgspec.json.Decoder[Message[Params, Result]]", initialize: dict[str, object]) -> None:
         self._decoder = decoder
-        self._greeting = greeting
+        self._initialize = initialize
         self._numbers = count()
-        self._greeting_id: int | None = None
+        self._initialize_id: int | None = None
         self._speaks = False
         self._held: list[bytes] = []
         self._calls: dict[int, Call] = {}
         self._open: dict[str, Run] = {}
 
     def greet(self) -> bytes:
-        """Return the greeting."""
-        self._greeting_id = next(self._numbers)
-        return self._encode({"id": self._greeting_id, "method": "initialize", "params": self._greeting})
+        """Return the request `initialize`."""
+        self._initialize_id = next(self._numbers)
+        return self._encode({"id": self._initialize_id, "method": "initialize", "params": self._initialize})
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        """Start a run. Send the greeting first if needed, and the run's request after the greeting's response."""
-        greeting = self.greet() if self._greeting_id is None else b""
+        """Start a run. Send `initialize` first if needed, and the run's request after the response."""
+        first = self.greet() if self._initialize_id is None else b""
         message = self._begin(run, request, resume)
         if self._speaks:
             return message
         self._held.append(message)
-        return greeting
+        return first
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         """Parse one line of stdout.
 
         Raises:
-            ProtocolNotSupported: the process refused the greeting.
+            ProtocolNotSupported: the process refused `initialize`.
         """
         message = self._read(line)
         if message is None:
             return
         if message.method:
             yield from self._notified(message)
-        elif message.id == self._greeting_id and not self._speaks:
-            yield self._greeted(message)
+        elif message.id == self._initialize_id and not self._speaks:
+            yield self._initialized(message)
         elif isinstance(message.id, int) and (call := self._calls.pop(message.id, None)) is not None:
             yield from self._answered(call, message)
 
@@ -134,10 +134,10 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
             message = Message[Params, Result](head.id, head.method)
         return message if message and (message.method or message.id is not None) else None
 
-    def _greeted(self, message: Message[Params, Result]) -> bytes:
+    def _initialized(self, message: Message[Params, Result]) -> bytes:
         if message.result is None:
             why = message.error.text if message.error else "its answer makes no sense"
-            raise ProtocolNotSupported(f"it refused the greeting: {why}")
+            raise ProtocolNotSupported(f"it refused `initialize`: {why}")
         self._speaks = True
         held, self._held = self._held, []
         return self._ready + b"".join(held)

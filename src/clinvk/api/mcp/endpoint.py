@@ -133,8 +133,8 @@ class McpEndpoint:
 
         if (cancelled := cancelled_request(body)) is not None and (key := http_key(scope, cancelled)):
             await self._calls.cancel(key)
-        is_greeting = method_of(body) == "initialize"
-        await serve_request(self._server, scope, replay, send_with_session if is_greeting else send)
+        is_initialize = method_of(body) == "initialize"
+        await serve_request(self._server, scope, replay, send_with_session if is_initialize else send)
 
     def _create_server(self) -> "McpServer":
         from clinvk.api.mcp import protocol

@@ -115,13 +115,13 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         turn = self._open[run] = self.turn_type(run, request, handle, self._tools.names)
         return self._open_session(turn) if self._agent else b""
 
-    def _greeted(self, message: Message[wire.Params, wire.Result]) -> bytes:
-        greeting = super()._greeted(message)
+    def _initialized(self, message: Message[wire.Params, wire.Result]) -> bytes:
+        ready = super()._initialized(message)
         assert message.result
         if message.result.protocol_version != _VERSION:
             raise ProtocolNotSupported(f"it speaks version {message.result.protocol_version} of ACP, not {_VERSION}")
         self._agent = message.result
-        return greeting + b"".join(map(self._open_session, self._open.values()))
+        return ready + b"".join(map(self._open_session, self._open.values()))
 
     def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> Ending:
         return crash_ending(self._name, exit_code, stderr)

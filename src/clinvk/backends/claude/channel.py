@@ -18,7 +18,7 @@ from clinvk.backends.claude import wire
 from clinvk.backends.claude.approvals import Approvals, PermissionRequest, control_response, denial
 from clinvk.backends.claude.client_tools import ToolServer
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import greeting, message
+from clinvk.backends.claude.flags import initialize, message
 from clinvk.backends.mcp_tools import McpMessage
 from clinvk.backends.shared import decode_line
 from clinvk.types.events import AwaitingTools, RunFailed, RunFinished
@@ -61,7 +61,7 @@ class ConversationChannel(Channel):
         """Without `approvals`, requests for permission are denied."""
         self._run = ""
         self._tools = ToolServer(tools)
-        self._is_greeted = False
+        self._is_initialized = False
         self._warning = warning
         self._approvals = approvals
         self._decoder = ClaudeDecoder()
@@ -69,8 +69,8 @@ class ConversationChannel(Channel):
 
     def greet(self) -> bytes:
         """Return a request that the process answers as soon as its startup is complete."""
-        self._is_greeted = True
-        return greeting(bool(self._tools.names))
+        self._is_initialized = True
+        return initialize(bool(self._tools.names))
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Return the message. A conversation to resume is named by the command line, or already open in the process."""
@@ -78,8 +78,8 @@ class ConversationChannel(Channel):
         if self._approvals:
             self._approvals.calls = asked
         self._run, self._decoder = run, ClaudeDecoder(self._last, self._warning, self._tools.names, asked)
-        greets = self._tools.names and not self._is_greeted
-        return self.greet() + message(request) if greets else message(request)
+        initializes = self._tools.names and not self._is_initialized
+        return self.greet() + message(request) if initializes else message(request)
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         """Parse one line of stdout and yield events of the run, or answers for stdin."""

@@ -23,7 +23,7 @@ from clinvk.types.request import RunRequest
 ALIASES = aliases(fast="haiku", balanced="sonnet", best="opus")
 
 
-def greeting(client_tools: bool = False) -> bytes:
+def initialize(client_tools: bool = False) -> bytes:
     """Return a control request that Claude Code answers as soon as its startup is complete.
 
     Since 2.1.332, a conversation keeps its first system prompt unless `systemPromptSnapshot` is false. The equivalent
@@ -126,7 +126,7 @@ def command(
 def stdin(request: RunRequest, *, resumed: bool = False) -> bytes:
     """Return the prompt as a one-shot `claude -p` reads stdin: plain text, or one message of blocks."""
     if resumed:
-        return greeting() + message(request)
+        return initialize() + message(request)
     return message(request) if _needs_blocks(request) else request.prompt.encode(errors="replace")
 
 

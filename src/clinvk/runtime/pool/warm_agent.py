@@ -101,7 +101,7 @@ class WarmAgent:
         return self._process
 
     async def start(self, spawner: Spawner, path: str, env: dict[str, str]) -> None:
-        """Start the program at `path` and send the greeting; `env` becomes the environment of the process.
+        """Start the program at `path` and prepare the process; `env` becomes the environment of the process.
 
         Raises:
             ClinvkError: the process cannot be started.
