@@ -22,7 +22,7 @@ from clinvk.api.http.middleware import RequestMiddleware, ServerState
 from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server.address import listen
-from clinvk.api.server.server import RunningServer, open_server
+from clinvk.api.server.server import RunningServer, Setup, open_server
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
@@ -211,9 +211,7 @@ async def _running(
         cluster or nullcontext(),
         observe(settings, registry) as watching,
         nullcontext(store) if store else _sqlite_store(environ, watching) as kept,
-        open_server(
-            settings, environ, sockets, kept, keys or ApiKeys(), watching, registry, cluster=cluster
-        ) as running,
+        open_server(Setup(settings, environ, registry, sockets, keys or ApiKeys(), cluster), kept, watching) as running,
     ):
         yield running
 

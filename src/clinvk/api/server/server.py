@@ -108,6 +108,18 @@ class View(NamedTuple):
     formatter: logging.Formatter
 
 
+class Setup(NamedTuple):
+    """What a server is opened with. `open_files` is the former limit of open files, for the agents."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    backends: Backends
+    sockets: list[socket.socket]
+    api_keys: ApiKeys
+    cluster: Cluster | None = None
+    open_files: int | None = None
+
+
 def serve(
     settings: Settings,
     environ: Mapping[str, str],
@@ -158,13 +170,8 @@ def serve(
             logger.warning("requests that name no workdir are refused: %s", refusal)
         if settings.warm.enabled and (names := settings.warm.never_started):
             logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
-        show = view and view.show_run
-        runner.run(
-            _serve(
-                *(settings, environ, backends, sockets, api_keys, announce, load, is_inherited, open_files, show),
-                cluster,
-            )
-        )
+        setup = Setup(settings, environ, backends, sockets, api_keys, cluster, open_files)
+        runner.run(_serve(setup, announce, load, is_inherited, view and view.show_run))
     return 0
 
 
@@ -177,18 +184,9 @@ async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> ApiKeys:
 
 
 async def _serve(
-    settings: Settings,
-    environ: Mapping[str, str],
-    backends: Backends,
-    sockets: list[socket.socket],
-    api_keys: ApiKeys,
-    announce: Announce,
-    load: Load,
-    is_inherited: bool,
-    open_files: int | None,
-    show_run: RunObserver | None,
-    cluster: Cluster | None,
+    setup: Setup, announce: Announce, load: Load, is_inherited: bool, show_run: RunObserver | None
 ) -> None:
+    settings, environ, backends, sockets, api_keys, cluster, _ = setup
     recover_interval_s = _CLUSTER_RECOVER_INTERVAL_S if cluster else RECOVER_INTERVAL_S
     with handle_signals() as signals:
         async with (
@@ -196,9 +194,7 @@ async def _serve(
             observe(settings, backends, show_run) as observers,
             open_store(settings, environ, observers.committed, observers.live.publish_run) as store,
             SocketServer(home(environ), settings, environ, backends) as socket_server,
-            open_server(
-                settings, environ, sockets, store, api_keys, observers, backends, open_files, cluster
-            ) as running,
+            open_server(setup, store, observers) as running,
             in_background(maintain_store(store, settings.session.retention_days, recover_interval_s)),
         ):
             port: int = sockets[0].getsockname()[1] if sockets else 0
@@ -259,21 +255,12 @@ class RunningServer(NamedTuple):
 
 
 @asynccontextmanager
-async def open_server(
-    settings: Settings,
-    environ: Mapping[str, str],
-    sockets: list[socket.socket],
-    store: SessionStore,
-    api_keys: ApiKeys,
-    observers: Observers,
-    registry: Backends,
-    open_files: int | None = None,
-    cluster: Cluster | None = None,
-) -> AsyncGenerator[RunningServer]:
+async def open_server(setup: Setup, store: SessionStore, observers: Observers) -> AsyncGenerator[RunningServer]:
     """Serve inside the context. On exit, end the agents, send the remaining output, and close the sockets.
 
-    The caller closes `store`. `open_files` is the former limit, for the agents.
+    The caller closes `store`.
     """
+    settings, environ, backends, sockets, api_keys, cluster, open_files = setup
     started = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
@@ -281,7 +268,7 @@ async def open_server(
             async with (
                 keys.watch_key_sources(api_keys, key_source(store, environ)),
                 open_services(
-                    settings, environ, registry, store, access, observers, group, cluster, True, open_files
+                    settings, environ, backends, store, access, observers, group, cluster, True, open_files
                 ) as services,
             ):
                 app = create_app(services, wrap=partial(cluster.wrap, services) if cluster else None)
