@@ -117,7 +117,7 @@ async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> lis
     first = run
     while True:
         turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
-        before = [turn for turn in reversed(turns) if _began_at(turn) < _began_at(first)]
+        before = [turn for turn in reversed(turns) if (turn.started_at or inf) < (first.started_at or inf)]
         earlier = before + earlier
         first = earlier[0] if earlier else run
         if session.parent_id is None or len(earlier) >= _MAX_TURNS:
@@ -126,10 +126,6 @@ async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> lis
             session = await store.session(session.parent_id)
         except SessionNotFound:  # deleted; its fork stays
             return earlier
-
-
-def _began_at(run: RunRecord) -> float:
-    return run.started_at or inf
 
 
 async def _is_newest(store: SessionStore, run: RunRecord) -> bool:

@@ -47,13 +47,8 @@ async def list_messages(services: Services, request: Request, query: views.Messa
     """Read a session as a conversation."""
     session = await services.store.session(request.path_params["id"])
     page = await services.store.runs(RunQuery(session_id=session.id, limit=query.limit, offset=query.offset))
-    return views.MessageList(
-        session_id=session.id,
-        messages=[*views.messages(reversed(page.items))],
-        total=page.total,
-        limit=query.limit,
-        offset=query.offset,
-    )
+    messages = [*views.messages(reversed(page.items))]
+    return views.MessageList(session_id=session.id, messages=messages, **paging(page, query))
 
 
 async def describe_session(services: Services, request: Request) -> views.SessionView:
@@ -78,7 +73,7 @@ async def _changeable(services: Services, request: Request) -> Session:
     return session
 
 
-def paging(page: Page[Item], query: views.SessionListing | views.RunListing) -> dict[str, int]:
+def paging(page: Page[Item], query: views.SessionListing | views.MessageListing | views.RunListing) -> dict[str, int]:
     """Return the fields about the place of a page in its list."""
     return {"total": page.total, "limit": query.limit, "offset": query.offset}
 

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from functools import partial
 
 import msgspec
-from starlette.types import ASGIApp
 
 from clinvk.api.endpoints import model_apis
 from clinvk.api.endpoints.prompts import PromptEndpoint
-from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import ANTHROPIC, OPENAI
 from clinvk.api.openapi.endpoint import (
     ANY_PROMPT,
@@ -85,9 +83,7 @@ def _model_run(
     )
 
 
-def _responses_app(services: Services) -> ASGIApp:
-    return PromptEndpoint(OpenAIResponses(), services, expand_references=model_apis.expand_references)
-
+_RESPONSES = partial(PromptEndpoint, OpenAIResponses(), expand_references=model_apis.expand_references)
 
 MODEL_APIS = (
     _model_run(
@@ -99,7 +95,7 @@ MODEL_APIS = (
         chat_bodies.ChatAnswer,
     ),
     _model_run(
-        Route("POST", "/openai/v1/responses", _responses_app, "prompt"),
+        Route("POST", "/openai/v1/responses", _RESPONSES, "prompt"),
         "createResponse",
         "Answer a conversation, or continue one",
         response_body.ResponseBody,

@@ -113,7 +113,7 @@ class Approvals:
         allowed: dict[str, object] = {"behavior": "allow", "updatedInput": tool_input}
         if answer.choice == "allow_session":
             allowed["updatedPermissions"] = _session_updates(request)
-        return _response(request_id, allowed)
+        return success(request_id, allowed)
 
     def cancel(self, request_id: str) -> InteractionResolved | None:
         """Return the event of a request that Claude Code has withdrawn; None if the request is not open."""
@@ -178,7 +178,7 @@ def _question(approval: Interaction) -> Interaction | None:
 
 def denial(request_id: str, reason: str) -> bytes:
     """Return the answer that denies a request; the model reads the reason."""
-    return _response(request_id, {"behavior": "deny", "message": reason})
+    return success(request_id, {"behavior": "deny", "message": reason})
 
 
 def control_response(response: dict[str, object]) -> bytes:
@@ -186,5 +186,6 @@ def control_response(response: dict[str, object]) -> bytes:
     return msgspec.json.encode({"type": "control_response", "response": response}) + b"\n"
 
 
-def _response(request_id: str, response: dict[str, object]) -> bytes:
+def success(request_id: str, response: dict[str, object]) -> bytes:
+    """Return the line of a response to a control request that was carried out."""
     return control_response({"subtype": "success", "request_id": request_id, "response": response})

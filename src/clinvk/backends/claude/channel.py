@@ -39,7 +39,6 @@ _INTERRUPT = b'{"type":"control_request","request_id":"clinvk-interrupt","reques
 
 
 class _ControlRequest(PermissionRequest, frozen=True):
-    subtype: str = ""
     message: McpMessage = McpMessage()
 
 

@@ -6,10 +6,10 @@ may come at any later time; Claude Code has no time limit for SDK servers.
 
 from collections.abc import Iterator
 
-import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends import mcp_tools
+from clinvk.backends.claude.approvals import success
 from clinvk.backends.mcp_tools import McpMessage
 from clinvk.backends.shared import tool_names
 from clinvk.types.request import ClientTool, ToolOutput
@@ -54,6 +54,4 @@ class ToolServer:
 
 
 def _answer(request_id: str, id_: int | str | None, result: dict[str, object]) -> bytes:
-    response = {"mcp_response": mcp_tools.response(id_, result)}
-    control = {"subtype": "success", "request_id": request_id, "response": response}
-    return msgspec.json.encode({"type": "control_response", "response": control}) + b"\n"
+    return success(request_id, {"mcp_response": mcp_tools.response(id_, result)})

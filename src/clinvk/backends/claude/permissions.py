@@ -137,16 +137,12 @@ def permission_flags(request: RunRequest, host: Host) -> PermissionFlags:
         return _confined(request, host, "default", (), ())
     match request.sandbox_mode:
         case "read-only":
-            flags = _read_only(request, host)
+            flags = _confined(request, host, "default", READ_TOOLS, READ_TOOLS)
         case "workspace":
             flags = _workspace(request, host)
         case _:
             flags = _unconfined(request, host)
     return _limited_to(flags, request.allowed_tools)
-
-
-def _read_only(request: RunRequest, host: Host) -> PermissionFlags:
-    return _confined(request, host, "default", READ_TOOLS, READ_TOOLS)
 
 
 def _workspace(request: RunRequest, host: Host) -> PermissionFlags:

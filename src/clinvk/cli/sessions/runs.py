@@ -284,7 +284,11 @@ def usage(flags: UsageFlags, context: CommandContext) -> int:
         since=today - timedelta(days=flags.days - 1), backend=flags.backend, model=flags.model, group_by=group
     )
     period = rest.span(listing, today)
-    rows, limits = over_store(context, lambda store: _usage_and_limits(store, period.since))
+
+    async def read(store: SessionStore) -> tuple[list[UsageOfDay], list[LimitWindow]]:
+        return await store.usage(period.since), await store.limits()
+
+    rows, limits = over_store(context, read)
     used = rest.summary(rows, listing, period)
     limits = [window for window in limits if flags.backend in (None, window.backend)]
     if flags.wants_json:
@@ -300,10 +304,6 @@ def usage(flags: UsageFlags, context: CommandContext) -> int:
     if limits:
         print_text("\n".join(["", *limits_table(limits, view)]))
     return 0
-
-
-async def _usage_and_limits(store: SessionStore, first_day: str) -> tuple[list[UsageOfDay], list[LimitWindow]]:
-    return await store.usage(first_day), await store.limits()
 
 
 def limits_table(limits: Sequence[LimitWindow], view: text.TextView) -> list[str]:

@@ -34,7 +34,10 @@ _SEARCH_INTERVAL_S = 0.2
 
 
 class Spawner:
-    """Spawns tagged processes and ends their leftover descendants. `starts` staggers the starts of agents."""
+    """Spawns tagged processes and ends their leftover descendants.
+
+    `starts` staggers the starts of agents; `spawned` is how many processes were started so far.
+    """
 
     def __init__(
         self, tags: ProcessTags, resource_limits: ResourceLimits | None = None, starts: Starts | None = None
@@ -42,7 +45,7 @@ class Spawner:
         self._tags = tags
         self.starts = starts or Starts(1)
         self._limits = resource_limits or ResourceLimits(AgentSettings(), tags.server)
-        self._count = 0
+        self.spawned = 0
         self._ending: dict[int, tuple[int, asyncio.Future[None]]] = {}
         self._search: asyncio.Task[None] | None = None
         self._searched_at = 0.0
@@ -67,8 +70,7 @@ class Spawner:
             ResourcesExhausted: no file descriptor, process or memory is left.
             InvalidRequest: the command line is too long, or the directory cannot be entered.
         """
-        self._count += 1
-        number = self._count
+        self.spawned = number = self.spawned + 1
         env = {**env, TAG_VARIABLE: tag_label(self._tags.server, number)}
         try:
             with (
@@ -102,11 +104,6 @@ class Spawner:
     def server_id(self) -> int:
         """The server number in the tags of this clinvk."""
         return self._tags.server
-
-    @property
-    def spawned(self) -> int:
-        """How many processes were started so far."""
-        return self._count
 
     async def sweep(self, process: Process) -> None:
         """End a process and all its descendants, even if the caller is cancelled meanwhile.

@@ -55,6 +55,7 @@ class RunRecorder:
 
     Attributes:
         session: the session as last stored. The run changes the session only while it holds the session.
+        record: the run as last stored.
         warnings: the failures of the store.
     """
 
@@ -78,7 +79,7 @@ class RunRecorder:
         self._extra = request.extra
         self._counts_usage = settings.session.store_token_usage
         self._stores_text = not request.ephemeral
-        self._record = RunRecord(
+        self.record = RunRecord(
             id=run_id,
             backend=request.backend,
             prompt=request.prompt if self._stores_text else "",
@@ -93,11 +94,6 @@ class RunRecorder:
             node=settings.cluster.node,
         )
 
-    @property
-    def record(self) -> RunRecord:
-        """The run as last stored."""
-        return self._record
-
     async def begin(self) -> None:
         """Store the run before the agent starts, and claim its session.
 
@@ -107,8 +103,8 @@ class RunRecorder:
             StoreUnavailable: the run cannot be stored.
         """
         if self.session:
-            self.session = replace(self.session, status="active", last_used=self._record.created_at)
-        self.session = await self._store.begin(self._record, self.session, must_exist=self._resume is not None)
+            self.session = replace(self.session, status="active", last_used=self.record.created_at)
+        self.session = await self._store.begin(self.record, self.session, must_exist=self._resume is not None)
 
     async def enqueue(self, session: Session, is_next: bool) -> None:
         """Store the run, which waits until its session is free. `is_next` puts it before other waiting runs.
@@ -117,11 +113,11 @@ class RunRecorder:
             SessionNotFound, StoreUnavailable: as in `begin`.
         """
         self._holds_session = False
-        self.session = await self._store.enqueue(self._record, session, is_next)
+        self.session = await self._store.enqueue(self.record, session, is_next)
 
     async def claim(self) -> Session | None:
         """Claim the session of a waiting run; return None if other runs come first."""
-        session = await self._store.claim(self._record.id, self.session.id) if self.session else None
+        session = await self._store.claim(self.record.id, self.session.id) if self.session else None
         if session:
             self.session, self._holds_session = session, True
         return session
@@ -132,13 +128,13 @@ class RunRecorder:
 
     async def spawned(self, at: float) -> None:
         """Record that the agent's process has started."""
-        self._record = replace(self._record, state="running", started_at=at)
-        await self._store_safely(self._store.update(self._record, self.session))
+        self.record = replace(self.record, state="running", started_at=at)
+        await self._store_safely(self._store.update(self.record, self.session))
 
     async def set_state(self, state: RunState) -> None:
         """Record that the run waits for a person, or no longer waits."""
-        self._record = replace(self._record, state=state)
-        await self._store_safely(self._store.update(self._record, self.session))
+        self.record = replace(self.record, state=state)
+        await self._store_safely(self._store.update(self.record, self.session))
 
     async def reassign(self, request: RunRequest, waits_until: float | None = None) -> None:
         """Record which agent takes the prompt, or until when the run waits for the reset of a limit."""
@@ -146,16 +142,16 @@ class RunRecorder:
         if waits_until:
             options["waits_until"] = waits_until
         agent = {"backend": request.backend, "model": request.model}
-        self._record = replace(self._record, state="queued", started_at=None, request=options, **agent)
+        self.record = replace(self.record, state="queued", started_at=None, request=options, **agent)
         self.session = self.session and replace(self.session, **agent)
-        await self._store_safely(self._store.reassign(self._record, self.session))
+        await self._store_safely(self._store.reassign(self.record, self.session))
 
     async def started(self, event: RunStarted) -> None:
         """Record that the agent has reported its start: from here on the conversation can be resumed.
 
         An agent restarted after a crash may report another conversation; the turn is counted once.
         """
-        self._record = replace(self._record, model=event.model or self._record.model)
+        self.record = replace(self.record, model=event.model or self.record.model)
         if session := self.session:
             self.session = replace(
                 session,
@@ -165,19 +161,19 @@ class RunRecorder:
                 forks_parent=False,
             )
         self._has_started = True
-        await self._store_safely(self._store.update(self._record, self.session))
+        await self._store_safely(self._store.update(self.record, self.session))
 
     async def steered(self, prompt: SteeringPrompt) -> None:
         """Record a further prompt that the agent has received."""
         if self._stores_text:
-            self._record = replace(self._record, steering=(*self._record.steering, prompt))
+            self.record = replace(self.record, steering=(*self.record.steering, prompt))
         self.session = self.session and replace(self.session, turn_count=self.session.turn_count + 1)
-        await self._store_safely(self._store.update(self._record, self.session))
+        await self._store_safely(self._store.update(self.record, self.session))
 
     def save_soon(self, log: EventLog) -> None:
         """Store the new events of a log with the next autosave."""
         if self._stores_text:
-            self._autosave.add(self._record.id, log)
+            self._autosave.add(self.record.id, log)
 
     async def limit_reported(self, window: LimitWindow) -> None:
         """Record the state of a limit."""
@@ -185,10 +181,10 @@ class RunRecorder:
 
     async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
         """Record the ending of the run; `entries` are the unsaved events, `output` is the whole answer."""
-        self._autosave.forget(self._record.id)
+        self._autosave.forget(self.record.id)
         failure = ending if isinstance(ending, RunFailed) else None
-        self._record = replace(
-            self._record,
+        self.record = replace(
+            self.record,
             state=state_of(ending),
             ended_at=time.time(),
             usage=ending.usage,
@@ -210,16 +206,16 @@ class RunRecorder:
                 counted=used + (self._resume.used if self._resume else Usage()),
                 error_message=failure.message if failure else None,
             )
-        await self._store_safely(self._store.end(self._record, session, entries if self._stores_text else ()))
+        await self._store_safely(self._store.end(self.record, session, entries if self._stores_text else ()))
 
     async def _store_safely(self, write: Awaitable[None]) -> None:
         try:
             await write
         except ClinvkError as exc:
-            self.warnings.append(f"run {self._record.id} is not kept: {exc.message}")
+            self.warnings.append(f"run {self.record.id} is not kept: {exc.message}")
             logger.warning(self.warnings[-1])
         except Exception:  # a faulty store must not cost the answer
-            self.warnings.append(f"run {self._record.id} is not kept")
+            self.warnings.append(f"run {self.record.id} is not kept")
             logger.exception(self.warnings[-1])
 
 
