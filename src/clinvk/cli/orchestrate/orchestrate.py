@@ -106,15 +106,13 @@ def chain(flags: ChainFlags, context: CommandContext) -> int:
         ClinvkError: nothing ran.
     """
     settings, base = context.settings, real_directory(flags.workdir)
-    view = OutcomeView(flags, context, flags.detach)
     if flags.resume_from is not None:
         for name in _FLAGS_OF_STEPS:
             if getattr(flags, name) not in (None, False):
                 raise InvalidRequest(f"--resume-from runs the original steps; remove --{name}", f"--{name}")
-        return _run(view, flags.resume_from)
+        return _run(OutcomeView(flags, context, flags.detach), flags.resume_from)
     file = task_files.read(flags.file, "steps", context.notes.info)
     body = file.decode(_chain_file)
-    view = view._replace(is_detached=flags.detach or bool(body.detach))
     try:
         if body.resume_from is not None:
             raise InvalidRequest("resume_from is not allowed in a file; use --resume-from ID", "resume_from")
@@ -125,7 +123,7 @@ def chain(flags: ChainFlags, context: CommandContext) -> int:
         plan = replace(plan, parts=with_flags(plan.parts, "steps", base, flags))
     except InvalidRequest as exc:
         raise file.invalid(exc) from exc
-    return _run(view, plan, file)
+    return _run(OutcomeView(flags, context, flags.detach or bool(body.detach)), plan, file)
 
 
 def compare(flags: CompareFlags, context: CommandContext) -> int:

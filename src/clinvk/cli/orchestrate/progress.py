@@ -148,10 +148,9 @@ class _Running:
 class LiveProgress(PartObserver):
     """Shows the parts in a table; parts that do not fit the terminal are only counted."""
 
-    def __init__(self, plan: Plan, notes: Notes, is_colored: bool) -> None:
+    def __init__(self, plan: Plan, notes: Notes) -> None:
         self._plan = plan
         self._notes = notes
-        self._is_colored = is_colored
         self._height = 0
         self._running: dict[int, _Running] = {}
         self._ended = {result.index: result for result in plan.done} if isinstance(plan, Chain) else {}
@@ -211,7 +210,7 @@ class LiveProgress(PartObserver):
         waiting = len(self._plan.parts) - len(self._running) - self._counts.total()
         counts = {**self._counts, "running": len(self._running), "waiting": max(0, waiting)}
         foot = ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)
-        return [*table(_COLUMNS, rows, columns, _style if self._is_colored else None), cut(foot, columns)]
+        return [*table(_COLUMNS, rows, columns, _style if self._notes.has_color else None), cut(foot, columns)]
 
     def _rows(self, most: int, tail: int) -> list[tuple[str, ...]]:
         """Return as many rows as fit, in the order of the parts: running, then ended, then waiting parts go first."""

@@ -70,11 +70,7 @@ class OutcomeView(NamedTuple):
         if is_dry_run(plan) or self.flags.quiet:
             return PartObserver()
         if self.context.notes.can_draw:
-            return LiveProgress(
-                plan,
-                self.context.notes,
-                self.context.settings.output.color and not self.context.environ.get("NO_COLOR"),
-            )
+            return LiveProgress(plan, self.context.notes)
         return PartObserver() if self.flags.wants_json else ProgressLines(plan, self.context.notes)
 
     def questions(self, plan: Plan, answer: Answer) -> tuple[PartObserver, ...]:
@@ -194,27 +190,11 @@ def _lines(result: PartResult, view: TextView, wide: int) -> Iterator[str]:
 
 def wrapped(line: str, wide: int) -> list[str]:
     """Break a line at spaces into pieces that fit; a word that is too long is broken anywhere."""
-    pieces: list[str] = []
-    text = escape_controls(line.expandtabs(4)).rstrip()
-    start = 0
-    while (fits := _fitting(text, start, wide)) < len(text):
-        space = text.rfind(" ", start, fits + 1)
-        end = space if space - start > (fits - start) // 3 else fits
-        pieces.append(text[start:end].rstrip())
-        start = end
-        while text[start].isspace():  # it ends with something else
-            start += 1
-    return [*pieces, text[start:]]
+    from rich.console import Console  # slow imports
+    from rich.text import Text
 
-
-def _fitting(text: str, start: int, wide: int) -> int:
-    """Return the end of the text from `start` on that takes at most `wide` cells, and at least one character."""
-    room = wide
-    for at in range(start, len(text)):
-        room -= width(text[at])
-        if room < 0:
-            return max(start + 1, at)
-    return len(text)
+    text = Text(escape_controls(line.expandtabs(4)).rstrip())
+    return [piece.plain.rstrip() for piece in text.wrap(Console(), wide)]
 
 
 def head(summary: Summary, result: PartResult) -> str:
