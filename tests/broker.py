@@ -5,20 +5,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
+
+from network import reserved_port
 
 _READY = b"Server is ready"
 _START_TIMEOUT_S = 20
 
 
 class NatsServer:
-    """A NATS server on a port of its own, inside the context."""
+    """A NATS server inside the context. The port stays reserved for the server while the server is not running."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port: int = sock.getsockname()[1]
+        self._stack = ExitStack()
+        self.port = self._stack.enter_context(reserved_port())
         self.url = f"nats://127.0.0.1:{self.port}"
         self._log = folder / "nats.log"
         self._arguments: Sequence[str] = arguments
@@ -30,6 +32,7 @@ class NatsServer:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._stack.close()
 
     def start(self) -> None:
         """Start the server, and wait until it is ready."""

@@ -46,7 +46,7 @@ class Mcp:
 
         call = self.client.call_tool(tool, dict(arguments), progress_callback=note)
         task: asyncio.Task[object] = asyncio.ensure_future(call)
-        await until(lambda: messages or task.done(), 20)
+        await until(lambda: messages or task.done())
         return task, messages
 
     async def refused(self, tool: str, **arguments: object) -> str:

@@ -1,13 +1,22 @@
-"""A network between a process and a server, which a test can freeze, in one direction or both, and cut."""
+"""A network between a process and a server, which a test can freeze, in one direction or both, and cut; free ports."""
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from typing import Literal, Self
 
 Loss = Literal["both directions", "to server", "from server", "cut"]
 """What a test does to a network: freeze one direction or both, or cut the network."""
+
+
+@contextmanager
+def reserved_port() -> Generator[int]:
+    """Yield a port of the loopback that only a server of this test binds: nothing listens on it, or is given it."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
 
 
 class Network:

@@ -57,6 +57,21 @@ def nodes(gateway: Server) -> list[str]:
     return [node["node"] for node in gateway.client.get("/api/v1/nodes").json().get("nodes", ())]
 
 
+def run_of(gateway: Server, run_id: str) -> Any:
+    """Return a run with its parts; an error document while its node is being lost."""
+    return gateway.client.get(f"/api/v1/runs/{run_id}").json()
+
+
+def state_of(gateway: Server, run_id: str) -> str:
+    """Return the state of a run; empty while its node is being lost."""
+    return run_of(gateway, run_id).get("state", "")
+
+
+def until_state(gateway: Server, run_id: str, state: str) -> None:
+    """Wait until a run has a state."""
+    until(lambda: state_of(gateway, run_id) == state)
+
+
 def prompt(gateway: Server, node: str = "", **body: object) -> dict[str, str]:
     """Run a prompt, by default on any node; return the answer and its node."""
     headers = {"x-clinvk-node": node} if node else {}

@@ -70,10 +70,12 @@ class Clinvk:
         stdout: int = subprocess.PIPE,
         stderr: int = subprocess.PIPE,
         env: Mapping[str, str] | None = None,
+        close_fds: str = "",
     ) -> Generator["subprocess.Popen[bytes]"]:
         """Start the command; kill it at the end if it is still running."""
+        shell = ("/bin/sh", "-c", f'exec "$0" "$@" {close_fds}') if close_fds else ()
         process = subprocess.Popen(
-            [self.command, *arguments],
+            [*shell, self.command, *arguments],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from acceptance.cluster import SECRET, Cluster, lines, nodes, prompt
+from acceptance.cluster import SECRET, Cluster, lines, nodes, prompt, run_of, state_of, until_state
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
 from broker import NatsServer
@@ -148,12 +148,12 @@ def test_killed_worker_ends_its_streams_and_its_sessions_wait_for_it(cluster: Cl
         killed_at = time.monotonic()
         assert prompt(gateway)["node"] == "two", "the broker itself knows at once that a node is gone"
         (last,) = events
-        assert time.monotonic() - killed_at < 9
+        assert time.monotonic() - killed_at < 15
         assert (whole.result().status_code, whole.result().headers["x-should-retry"]) == (503, "false")
     assert [event["type"] for event in (*started, last)] == ["init", "message", "error"]
     assert (last["sequence"], last["content"]["code"]) == (3, "node_unavailable")
     run_id = started[0]["content"]["run_id"]
-    until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["state"] == "interrupted")
+    until_state(gateway, run_id, "interrupted")
     body = {"backend": "claude", "prompt": "hi", "session_id": session_id}
     refused = gateway.client.post("/api/v1/prompt", json=body)
     assert (refused.status_code, refused.json()["code"]) == (503, "node_unavailable")
@@ -178,8 +178,8 @@ def test_killed_gateway_cancels_its_runs_except_detached_ones(cluster: Cluster, 
         started = next(lines(response.iter_lines()))
         gateway.kill()
     run_id = started["content"]["run_id"]
-    until(lambda: other.client.get(f"/api/v1/runs/{run_id}").json()["state"] == "cancelled")
-    assert other.client.get(f"/api/v1/runs/{detached}").json()["state"] in ("queued", "running")
+    until_state(other, run_id, "cancelled")
+    assert state_of(other, detached) in ("queued", "running")
     gate.touch()
     headers = {"accept": "application/x-ndjson"}
     with other.client.stream("GET", f"/api/v1/runs/{detached}/events", headers=headers) as response:
@@ -226,8 +226,8 @@ def test_stopping_worker_finishes_its_runs_and_gets_no_new_ones(cluster: Cluster
     until(lambda: gateway.client.get("/api/v1/nodes").json()["nodes"][0]["state"] == "stopping")
     assert {prompt(gateway)["node"] for _ in range(3)} == {"two"}
     gate.touch()
-    until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["output"] == "finished")
-    assert one.process.wait(20) == 0
+    until(lambda: run_of(gateway, run_id).get("output") == "finished")
+    assert one.process.wait(30) == 0
 
 
 def test_start_reports_what_is_wrong_with_exit_code_3(cluster: Cluster, clinvk: Clinvk, tmp_path: Path) -> None:
@@ -331,22 +331,19 @@ def test_limit_of_a_key_counts_the_runs_of_all_nodes(cluster: Cluster, clinvk: C
         gateway.client.headers["x-api-key"] = key
         return _start(gateway, node=node).json()["run_id"]
 
-    def becomes(state: str, run_id: str) -> None:
-        until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["state"] == state)
-
     first = start("one")
-    becomes("running", first)
+    until_state(gateway, first, "running")
     until(lambda: [node["running"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]] == [1, 0])
     second = start("two")
-    becomes("running", start("two", ben))
-    becomes("queued", second)
+    until_state(gateway, start("two", ben), "running")
+    until_state(gateway, second, "queued")
     gateway.client.post(f"/api/v1/runs/{first}/cancel")
-    becomes("running", second)
+    until_state(gateway, second, "running")
     until(lambda: [node["running"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]] == [0, 2])
     third = start("one")
-    becomes("queued", third)
+    until_state(gateway, third, "queued")
     two.kill()
-    becomes("running", third)
+    until_state(gateway, third, "running")
 
 
 def test_run_is_refused_only_if_the_queues_of_all_nodes_are_full(cluster: Cluster, tmp_path: Path) -> None:
@@ -363,8 +360,7 @@ def test_run_is_refused_only_if_the_queues_of_all_nodes_are_full(cluster: Cluste
     assert int(refused.headers["retry-after"]) > 0
     gate.touch()
     for each in accepted:
-        run = f"/api/v1/runs/{each.json()['run_id']}"
-        until(lambda run=run: gateway.client.get(run).json()["state"] == "finished")
+        until_state(gateway, each.json()["run_id"], "finished")
 
 
 def test_agent_of_a_worker_cannot_answer_what_it_asks(cluster: Cluster, tmp_path: Path) -> None:
@@ -392,7 +388,7 @@ def test_agent_of_a_worker_cannot_answer_what_it_asks(cluster: Cluster, tmp_path
 
     assert answer(**{"x-forwarded-for": "192.0.2.7"}) == "agent_cannot_answer", "an agent of another machine"
     assert not answer()
-    until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["output"] == "done")
+    until(lambda: run_of(gateway, run_id).get("output") == "done")
 
 
 def test_viewers_at_a_gateway_learn_of_a_request_that_is_too_long_for_a_message(cluster: Cluster) -> None:
@@ -502,7 +498,7 @@ def test_services_of_the_compose_file_work_as_processes(
     assert (refused.status_code, refused.json()["code"]) == (403, "backend_not_allowed")
     run_id = gateway.detached("slow", node="web")["run_id"]
     web.kill()
-    until(lambda: client.get(f"/api/v1/runs/{run_id}").json()["state"] == "interrupted")
+    until_state(gateway, run_id, "interrupted")
     clinvk.run("keys", "revoke", "ana", env=compose.env("build"))
     until(lambda: client.get("/api/v1/sessions").status_code == 401)
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from acceptance.cluster import Cluster, lines, prompt
+from acceptance.cluster import Cluster, lines, prompt, run_of, until_state
 from acceptance.command import until
 from acceptance.server import Server
 from mcp_client import over_http
@@ -48,11 +48,6 @@ def detached(gateway: Server, *tasks: dict[str, object], **fields: object) -> st
     response = gateway.client.post("/api/v1/parallel", json=body, headers={"prefer": "respond-async"})
     assert response.status_code == 202, response.text
     return response.json()["run_id"]
-
-
-def run_of(gateway: Server, run_id: str) -> Any:
-    """Return a run with its parts."""
-    return gateway.client.get(f"/api/v1/runs/{run_id}").json()
 
 
 def test_agents_on_different_nodes_are_compared_and_judged(cluster: Cluster, tmp_path: Path) -> None:
@@ -148,7 +143,7 @@ def test_part_waits_while_all_nodes_are_full(cluster: Cluster, tmp_path: Path) -
     time.sleep(1.5)  # longer than a part waits until it asks the nodes again
     assert (run_of(gateway, run_id)["state"], len(run_of(gateway, run_id)["runs"])) == ("running", 1)
     gate.touch()
-    until(lambda: run_of(gateway, run_id)["state"] == "finished")
+    until_state(gateway, run_id, "finished")
     assert len(run_of(gateway, run_id)["runs"]) == 2
 
 
@@ -161,9 +156,9 @@ def test_killed_node_costs_only_its_parts(cluster: Cluster, tmp_path: Path) -> N
     until(lambda: len(cluster.agent.calls()) == 3)
     victim = next(name for name in workers if name != run_of(gateway, run_id)["node"])
     workers[victim].kill()
-    until(lambda: states(gateway, run_id)[victim] == "interrupted")
+    until(lambda: states(gateway, run_id).get(victim) == "interrupted")
     gate.touch()
-    until(lambda: run_of(gateway, run_id)["state"] == "failed")
+    until_state(gateway, run_id, "failed")
     assert f"1 of 3 failed, the first with: node '{victim}' is away" in run_of(gateway, run_id)["error"]
     assert states(gateway, run_id) == dict.fromkeys(workers, "finished") | {victim: "interrupted"}
 
@@ -211,7 +206,7 @@ def test_files_stay_on_their_node(cluster: Cluster, tmp_path: Path, postgres: Po
 
 def states(gateway: Server, run_id: str) -> dict[str, str]:
     """Return the states of the parts by node."""
-    return {part["node"]: part["state"] for part in run_of(gateway, run_id)["runs"]}
+    return {part["node"]: part["state"] for part in run_of(gateway, run_id).get("runs", ())}
 
 
 def test_stop_of_an_orchestration_reaches_all_nodes(cluster: Cluster) -> None:
@@ -241,5 +236,5 @@ def test_stop_of_an_orchestration_reaches_all_nodes(cluster: Cluster) -> None:
     run_id = detached(gateway, *tasks)
     until(lambda: len(cluster.agent.alive()) == 2)
     workers[run_of(gateway, run_id)["node"]].process.terminate()
-    until(lambda: run_of(gateway, run_id).get("state") == "cancelled")
+    until_state(gateway, run_id, "cancelled")
     until(lambda: set(states(gateway, run_id).values()) == {"cancelled"} and not cluster.agent.alive())

@@ -84,8 +84,8 @@ def running(folder: Path) -> list[psutil.Process]:
 
 
 def leftovers(folder: Path) -> list[object]:
-    """Return the processes and files that are left; a process that is just ending has two seconds."""
-    until = time.monotonic() + 2
+    """Return the processes and files that are left; a process that is just ending has half a minute."""
+    until = time.monotonic() + 30
     while (processes := running(folder)) and time.monotonic() < until:
         time.sleep(0.05)
     return [*processes, *(folder / "temporary").iterdir(), *(folder / "home").iterdir()]

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.server import Server
+from network import reserved_port
 from scripted import Scripted
 from scripted.steps import claude_says, client_calls, codex_streams, exits
 
@@ -135,9 +135,8 @@ def test_example_of_client_tools_executes_the_call_of_the_model(scripted: Script
 def test_python_example_reports_a_missing_server_or_agent_in_one_line(
     scripted: Scripted, folder: Path, name: str
 ) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and nobody listens
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with reserved_port() as port:
+        url = f"http://127.0.0.1:{port}"
         alone = run(folder, name, url)
     assert (alone.returncode, alone.stdout) == (1, "")
     assert alone.stderr == f"claude at {url} failed: Connection error.\n"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import httpx
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
 from acceptance.terminal import on_terminal
+from network import reserved_port
 from scripted.steps import claude_says, exits, line, says, wait_for
 
 
@@ -167,9 +167,8 @@ def test_open_prints_a_login_link_that_works_once(clinvk: Clinvk) -> None:
 
 
 def test_open_without_a_server_says_how_to_start_one(clinvk: Clinvk) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    done = clinvk.run("open", "--port", str(port))
+    with reserved_port() as port:
+        done = clinvk.run("open", "--port", str(port))
     assert done.returncode == 1
     assert "start one with `clinvk serve`" in done.stderr
 

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ import pytest
 from acceptance.command import TIMEOUT_S, Clinvk, read_until
 from acceptance.server import Server
 from acceptance.terminal import Terminal, on_terminal
+from network import reserved_port
 from scripted.steps import claude_says, exits, stderr
 
 
@@ -92,9 +92,7 @@ def test_log_redirected_to_a_file_contains_no_prompt(clinvk: Clinvk) -> None:
 
 def test_quiet_server_prints_nothing(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("hi"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with on_terminal(clinvk, "serve", "--port", str(port), "--quiet") as terminal:
+    with reserved_port() as port, on_terminal(clinvk, "serve", "--port", str(port), "--quiet") as terminal:
         transport = httpx.HTTPTransport(retries=8)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S, transport=transport) as client:
             assert client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi"}).status_code == 200

@@ -419,7 +419,7 @@ def test_worktree_is_in_use_until_its_prompt_is_answered(clinvk: Clinvk, reposit
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"clinvk: worktree {worktree.id} is in use: its agent is at work")
         go.touch()
-        assert process.wait(15) == 0
+        assert process.wait(30) == 0
     assert clinvk.agent.calls()[-1].cwd == worktree.path
     assert clinvk.run("worktrees", "apply", worktree.id).returncode == 0
     assert (repository.path / "a.txt").read_text() == "two\n"

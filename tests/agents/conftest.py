@@ -96,7 +96,7 @@ def machine(standin: Address, agent_path: str, way: str) -> Generator[Machine]:
     with tempfile.TemporaryDirectory(prefix="clinvk-machine-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
         machine = Machine.install(Path(folder).resolve(), agent_path, standin, keeps_warm=way == "kept")
         yield machine
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while (left := machine.leftover_processes()) and time.monotonic() < until:
             time.sleep(0.05)
         for process in left:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -28,6 +27,7 @@ from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ToolResult
 from clinvk.types.request import RunRequest
 from integration.pool_server import gone
+from network import reserved_port
 from polling import until, until_told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -221,15 +221,13 @@ async def test_background_processes_of_tools_end_with_their_run(machine: Machine
 
 
 class Gate:
-    """A proxy for the model API that can be closed; the socket `place` reserves its port."""
+    """A proxy for the model API on a reserved port that can be closed."""
 
-    def __init__(self, port: int, place: socket.socket) -> None:
-        self._behind = port
+    def __init__(self, behind: int, port: int) -> None:
+        self._behind = behind
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.bind(("127.0.0.1", 0))
-        self.port: int = place.getsockname()[1]
+        self.port = port
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
@@ -265,8 +263,8 @@ async def _pour(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 async def gated(machine: Machine) -> AsyncGenerator[Gate]:
     """Put a gate between the CLIs of a machine and the model API."""
     port = int(machine.model_api.root.rpartition(":")[2])
-    with socket.socket() as place:
-        gate = Gate(port, place)
+    with reserved_port() as reserved:
+        gate = Gate(port, reserved)
         await gate.open()
         url = machine.model_api.url.replace(f":{port}", f":{gate.port}")
         machine.env.update(ANTHROPIC_BASE_URL=url, GOOGLE_GEMINI_BASE_URL=url)

@@ -186,7 +186,7 @@ async def test_stream_ends_if_the_worker_does_not_hear_a_gateway_that_is_alive(b
         await response.head()
         both.worker.on_lost("gateway")
         with pytest.raises(NodeUnavailable):
-            await asyncio.wait_for(body_of(response), 5)
+            await asyncio.wait_for(body_of(response), 30)
 
 
 async def test_worker_sends_nothing_more_to_a_gateway_that_is_gone(
@@ -331,7 +331,7 @@ async def test_lost_frame_is_requested_again(broker: NatsServer, monkeypatch: py
         monkeypatch.setattr(both.of_worker, "send", lose_some)
         async with both.gateway.request(both.head(), "worker", "one", b"") as response:
             await response.head()
-            assert await asyncio.wait_for(body_of(response), 5) == b"".join(app.pieces)
+            assert await asyncio.wait_for(body_of(response), 30) == b"".join(app.pieces)
 
 
 async def test_acknowledgement_that_an_interruption_loses_is_repeated(
@@ -351,7 +351,7 @@ async def test_acknowledgement_that_an_interruption_loses_is_repeated(
                 await asyncio.sleep(0.3)
                 interruption.undo()
                 both.gateway.resume("worker")
-                assert await asyncio.wait_for(reading, 5) == b"".join(app.pieces)
+                assert await asyncio.wait_for(reading, 30) == b"".join(app.pieces)
 
 
 @pytest.mark.parametrize("lost", [{2}, {1, 2}])
@@ -372,7 +372,7 @@ async def test_end_of_a_response_that_is_lost_is_repeated(
         monkeypatch.setattr(both.of_worker, "send", lose_some)
         async with both.gateway.request(both.head(), "worker", "one", b"") as response:
             assert (await asyncio.wait_for(response.head(), 5)).status == 201
-            assert await asyncio.wait_for(body_of(response), 5) == b""
+            assert await asyncio.wait_for(body_of(response), 30) == b""
         await until(lambda: not vars(both.worker)["_requests"])
     assert app.bodies == [b""]
 

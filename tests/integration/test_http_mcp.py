@@ -145,7 +145,7 @@ async def test_cancelled_call_stops_its_run_unless_detached(
             await settled(lambda: str(server.runs.busy))
             assert (await mcp.call(Run, "get_run", run_id=run_id)).state == "running"
         else:
-            await until(lambda: not server.runs.busy, 20)
+            await until(lambda: not server.runs.busy)
             assert (await mcp.call(Run, "wait_run", run_id=run_id, wait_secs=9)).state == "cancelled"
 
 
@@ -167,7 +167,7 @@ async def test_lost_connection_of_the_earlier_protocol_stops_a_run_only_once_the
         other = {**headers, "mcp-session-id": session if cancels else "another"}
         assert (await server.client.post("/mcp", json=cancelled, headers=other)).status_code == 202
         if cancels:
-            await until(lambda: not server.runs.busy, 20)
+            await until(lambda: not server.runs.busy)
         else:
             await settled(lambda: str(server.runs.busy))
             assert server.runs.busy

@@ -16,14 +16,14 @@ from clinvk.types.request import RunRequest
 from lasting_backend import Lasting
 
 
-async def probe(backend: Lasting, argv: Sequence[str] | None = None, within_s: float = 10) -> str | None:
+async def probe(backend: Lasting, argv: Sequence[str] | None = None, within_s: float = 30) -> str | None:
     launch = backend.launch(RunRequest(prompt=""), None, Host()).warm
     assert launch
     launch = replace(launch, argv=tuple(argv)) if argv else launch
     return await probe_launch(backend, launch, within_s)
 
 
-async def probe_launch(backend: Lasting, launch: Launch, within_s: float = 10) -> str | None:
+async def probe_launch(backend: Lasting, launch: Launch, within_s: float = 30) -> str | None:
     channel = backend.channel(launch, Host())
     env = {"PATH": os.environ["PATH"]}
     return await probe_protocol(Spawner(process_tags.choose_tags()), launch.argv[0], launch, channel, env, within_s)

@@ -86,12 +86,12 @@ async def test_deferred_write_runs_soon_under_constant_writes(tmp_path: Path) ->
     await writer.write(lambda _: None)
 
     def writing(go_on: threading.Event) -> asyncio.Task[bool]:
-        return asyncio.create_task(writer.write(lambda _: go_on.wait(10)))
+        return asyncio.create_task(writer.write(lambda _: go_on.wait(30)))
 
     go_on = threading.Event()
     present = writing(go_on)
     asyncio.get_running_loop().call_soon(lambda: writer.schedule("key", lambda _: done.append("later")))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not done:
             await asyncio.sleep(0)
             following = threading.Event()
@@ -127,7 +127,7 @@ async def test_faulty_commit_callback_does_not_prevent_other_transactions(tmp_pa
 
     def first(connection: sqlite3.Connection) -> None:
         has_begun.set()
-        go_on.wait(10)
+        go_on.wait(30)
         connection.execute("CREATE TABLE made (it)")
         connection.execute("INSERT INTO made VALUES (1)")
 

@@ -44,7 +44,7 @@ async def test_session_that_loads_slowly_holds_up_no_other_request() -> None:
     with editor:
         reader, writer = await asyncio.open_connection(sock=own)
         store = SlowStore()
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             connection = EditorConnection(reader, writer)
             agent = EditorAgent(Context(connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None))
             await agent.receive(Message(id=1, method="session/load", params={"sessionId": "none"}))
@@ -59,7 +59,7 @@ async def test_question_that_is_over_at_once_is_not_asked(events: list[Event]) -
     with editor:
         reader, writer = await asyncio.open_connection(sock=own)
         run = KnownRun(REQUEST, RunStarted(), InteractionRequested(ASKED), *events, RunFinished())
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             context = Context(EditorConnection(reader, writer), MemoryStore(), run, group, Settings(), BACKENDS, None)
             session = EditorSession(context, "s1", "/", (), "claude")
             result = await session.prompt([wire.Block(type="text", text="hi")])

@@ -38,7 +38,7 @@ async def test_terminal_is_restored_and_keys_typed_before_are_dropped(pty: tuple
     leader, follower = pty
     before = termios.tcgetattr(follower)
     os.write(leader, b"y\n")
-    assert select.select([follower], [], [], 5)[0]
+    assert select.select([follower], [], [], 30)[0]
     with Keyboard(follower) as keyboard:
         assert not termios.tcgetattr(follower)[3] & (termios.ECHO | termios.ICANON)
         os.write(leader, b"n")

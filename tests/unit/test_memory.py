@@ -29,7 +29,7 @@ async def main():
     held = held[::50]
     before = resident_pages()
     async with in_background(memory.trim_memory(itertools.count().__next__, 0.01)):
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while resident_pages() > 0.6 * before and time.monotonic() < until:
             await asyncio.sleep(0.01)
     print(resident_pages() / before, len(held))
