@@ -10,6 +10,7 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
+from acceptance.sessions import run_here
 from acceptance.terminal import on_terminal
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import RunsFlags
@@ -43,11 +44,10 @@ def list_in_process(clinvk: Clinvk, flags: RunsFlags) -> int:
     return list_all(flags, CommandContext(flags, clinvk.agent.env, Notes({}), BACKENDS))
 
 
-def asked(clinvk: Clinvk, prompt: str, *arguments: str, backend: str = "claude") -> str:
-    """Run a prompt; give the id of its run."""
+def asked(clinvk: Clinvk, prompt: str, folder: str = "", backend: str = "claude") -> str:
+    """Run a prompt; return the id of its run."""
     clinvk.agent.play(says(backend, f"the answer to {prompt}"), when=prompt)
-    done = clinvk.run("--new", "-b", backend, *arguments, "--", prompt)
-    return json.loads(done.stdout)["run_id"]
+    return run_here(clinvk, prompt, backend, folder).run_id
 
 
 def failed_chain(clinvk: Clinvk) -> RunItem:
@@ -74,7 +74,7 @@ def test_list_prints_a_table_newest_first_with_usable_ids(clinvk: Clinvk) -> Non
 @pytest.mark.slow
 def test_list_filters_runs(clinvk: Clinvk) -> None:
     (clinvk.folder / "there").mkdir()
-    there = asked(clinvk, "one", "-w", "there")
+    there = asked(clinvk, "one", "there")
     codex = asked(clinvk, "two", backend="codex")
     whole = failed_chain(clinvk)
 
@@ -201,7 +201,7 @@ def test_cancel_ends_a_run_of_another_command(clinvk: Clinvk) -> None:
         assert (dry.returncode, dry.stdout, running(clinvk).id) == (0, f"would cancel {run.id[:8]}  hello\n", run.id)
         done = clinvk.run("runs", "cancel", run.id[:6])
         assert (done.returncode, done.stdout, done.stderr) == (0, f"cancelled {run.id[:8]}  hello\n", "")
-        assert process.wait(10) == 7
+        assert process.wait(30) == 7
     again = clinvk.run("runs", "cancel", run.id)
     assert (again.returncode, again.stderr) == (1, f"clinvk: run {run.id[:8]} has already ended: cancelled\n")
 
@@ -217,7 +217,7 @@ def test_cancel_ends_all_parts_of_another_command(clinvk: Clinvk) -> None:
         reason = f"run {part.id[:8]} is part of run {whole.id[:8]}; cancel that one"
         assert (refused.returncode, refused.stderr) == (1, f"clinvk: {reason}\n")
         assert clinvk.run("runs", "cancel", whole.id).stdout == f"cancelled {whole.id[:8]}  hello\n"
-        assert process.wait(10) == 7
+        assert process.wait(30) == 7
 
 
 def test_cancel_ends_a_run_of_the_server(clinvk: Clinvk) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.command import Clinvk
+from acceptance.sessions import begun, run_here
 from repositories import Repository
 from scripted.steps import claude_says, touch
 
@@ -97,10 +98,7 @@ def test_unknown_shell_exits_with_1(clinvk: Clinvk) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_shell_completes_session_ids(clinvk: Clinvk, shell: str) -> None:
     assert offered(clinvk, shell, "resume", "") == set()
-    ids: set[str] = set()
-    for prompt in ("one", "two"):
-        clinvk.agent.play(claude_says("the answer"))
-        ids.add(json.loads(clinvk.run("--new", prompt).stdout)["session_id"][:8])
+    ids = {begun(clinvk)[:8], begun(clinvk)[:8]}
     first = min(ids)
     assert offered(clinvk, shell, "resume", "") == ids
     assert offered(clinvk, shell, "sessions", "show", first[:7]) == {first}
@@ -112,7 +110,7 @@ def test_shell_completes_session_ids(clinvk: Clinvk, shell: str) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_shell_completes_run_ids(clinvk: Clinvk, shell: str) -> None:
     clinvk.agent.play(claude_says("the answer"))
-    run = json.loads(clinvk.run("--new", "one").stdout)["run_id"][:8]
+    run = run_here(clinvk, "one").run_id[:8]
     assert offered(clinvk, shell, "runs", "show", "") == {run}
 
 

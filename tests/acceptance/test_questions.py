@@ -1,13 +1,12 @@
 """Questions of a command on the terminal; the output after a question begins on a new line."""
 
-import json
 import signal
 
 import pytest
 
 from acceptance.command import Clinvk
+from acceptance.sessions import begun
 from acceptance.terminal import Terminal, on_terminal
-from scripted.steps import claude_says
 
 END = b"\x04"
 INTERRUPT = b""
@@ -25,8 +24,7 @@ def answer(terminal: Terminal, key: bytes) -> None:
 @pytest.fixture
 def session(clinvk: Clinvk) -> str:
     """A conversation."""
-    clinvk.agent.play(claude_says("x"))
-    return json.loads(clinvk.run("-o", "json", "hello").stdout)["session_id"]
+    return begun(clinvk)
 
 
 @pytest.mark.parametrize(

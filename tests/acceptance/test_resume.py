@@ -4,30 +4,18 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
+from acceptance.sessions import FIRST, SECOND, age, begun, change
 from acceptance.terminal import ENTER, ESCAPE, on_terminal
-from scripted.steps import CODEX_THREAD, claude_says, codex_streams, gemini_says, hang, says, touch, wait_for
+from scripted.steps import CODEX_THREAD, claude_says, hang, says, touch, wait_for
 
-FIRST = "aaaaaaaa-1111-4111-8111-111111111111"
-SECOND = "bbbbbbbb-2222-4222-8222-222222222222"
 HANDLES = {"claude": f"--resume={FIRST}", "codex": CODEX_THREAD, "gemini": f"--resume={FIRST}"}
-SAYS = {"claude": claude_says, "gemini": gemini_says}
-
-
-def begun(clinvk: Clinvk, handle: str = FIRST, *arguments: str, backend: str = "claude", before: str = "true") -> str:
-    """Begin a session; return its id."""
-    clinvk.agent.play(codex_streams("x") if backend == "codex" else SAYS[backend]("x", session=handle))
-    done = clinvk.run("--new", "-b", backend, *arguments, "first", before=before)
-    assert done.returncode == 0
-    return json.loads(done.stdout)["session_id"]
 
 
 def handle_of_last(clinvk: Clinvk) -> str | None:
@@ -37,13 +25,6 @@ def handle_of_last(clinvk: Clinvk) -> str | None:
         return CODEX_THREAD if b'"thread/resume"' in (call.stdin or b"") else None
     found = [word for word in call.argv if FIRST in word or SECOND in word]
     return found[-1] if found else None
-
-
-def change(clinvk: Clinvk, statement: str, *values: object) -> None:
-    """Change stored columns."""
-    with sqlite3.connect(Path(clinvk.agent.env["HOME"]) / ".clinvk" / "clinvk.db") as db:
-        db.execute(statement, values)
-    db.close()
 
 
 class TestByItself:
@@ -82,8 +63,8 @@ class TestByItself:
     def test_symbolic_link_to_a_directory_is_the_same_directory(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "real").mkdir()
         (clinvk.folder / "link").symlink_to("real")
-        session = begun(clinvk, FIRST, "-w", "link")
-        done = clinvk.run("-w", str(clinvk.folder / "real"), "second")
+        session = begun(clinvk, folder="real")
+        done = clinvk.run("-w", "link", "second")
         assert json.loads(done.stdout)["session_id"] == session
         assert clinvk.agent.calls()[-1].cwd == str(clinvk.folder / "real")
 
@@ -119,27 +100,26 @@ class TestByItself:
 
     @pytest.mark.parametrize(("given", "is_continued"), [("24h", False), ("2d", True), ("1w", True), ("yes", True)])
     def test_auto_resume_takes_a_maximum_age(self, clinvk: Clinvk, given: str, is_continued: bool) -> None:
-        begun(clinvk)
-        change(clinvk, "UPDATE sessions SET last_used = ?", time.time() - 25 * 3600)
+        age(clinvk, begun(clinvk), 25 * 3600)
         clinvk.run("second", env={"CLINVK_SESSION__AUTO_RESUME": given})
         assert (handle_of_last(clinvk) is not None) == is_continued
 
     @pytest.mark.parametrize(
         ("last", "asked", "looser"),
         [
-            (["--sandbox-mode", "read-only"], [], "sandbox mode default is looser than read-only"),
-            ([], ["--sandbox-mode", "full"], "sandbox mode full is looser than default"),
-            (["--approval-mode", "always"], ["--approval-mode", "auto"], "approval mode auto is looser than always"),
-            (["--approval-mode", "auto"], ["--approval-mode", "default"], ""),
-            ([], ["--sandbox-mode", "workspace"], ""),
-            ([], ["--approval-mode", "ask"], ""),
-            (["--approval-mode", "always"], ["--approval-mode", "ask"], "approval mode ask is looser than always"),
+            ({"sandbox_mode": "read-only"}, [], "sandbox mode default is looser than read-only"),
+            ({}, ["--sandbox-mode", "full"], "sandbox mode full is looser than default"),
+            ({"approval_mode": "always"}, ["--approval-mode", "auto"], "approval mode auto is looser than always"),
+            ({"approval_mode": "auto"}, ["--approval-mode", "default"], ""),
+            ({}, ["--sandbox-mode", "workspace"], ""),
+            ({}, ["--approval-mode", "ask"], ""),
+            ({"approval_mode": "always"}, ["--approval-mode", "ask"], "approval mode ask is looser than always"),
         ],
     )
     def test_looser_modes_than_those_of_the_last_run_start_a_new_session(
-        self, clinvk: Clinvk, last: list[str], asked: list[str], looser: str
+        self, clinvk: Clinvk, last: dict[str, str], asked: list[str], looser: str
     ) -> None:
-        session = begun(clinvk, FIRST, *last)
+        session = begun(clinvk, **last)
         done = clinvk.run("--dry-run", *asked, "second")
         assert (f"--resume={FIRST}" in done.stdout) == (not looser)
         if looser:
@@ -147,11 +127,11 @@ class TestByItself:
                 f"clinvk: new session: {looser}, the mode of session {session[:8]}; "
                 f"to continue that one: clinvk resume {session[:8]}\n"
             )
-        assert f"--resume={FIRST}" in clinvk.run("--dry-run", "-c", *asked, "second").stdout
-        assert f"--resume={FIRST}" in clinvk.run("--dry-run", "resume", session, *asked, "second").stdout
+            assert f"--resume={FIRST}" in clinvk.run("--dry-run", "-c", *asked, "second").stdout
+            assert f"--resume={FIRST}" in clinvk.run("--dry-run", "resume", session, *asked, "second").stdout
 
     def test_modes_of_the_settings_count_like_flags(self, clinvk: Clinvk) -> None:
-        begun(clinvk, FIRST, "--sandbox-mode", "read-only")
+        begun(clinvk, sandbox_mode="read-only")
         clinvk.settings("unified_flags: {sandbox_mode: read-only}\nbackends: {claude: {approval_mode: auto}}")
         assert "approval mode auto" in clinvk.run("--dry-run", "second").stderr
         clinvk.run("-c", "second")
@@ -162,7 +142,7 @@ class TestByItself:
         self, clinvk: Clinvk, answer: bytes, code: int
     ) -> None:
         (clinvk.folder / "there").mkdir()
-        session = begun(clinvk, FIRST, "-w", "there")
+        session = begun(clinvk, FIRST, folder="there")
         with on_terminal(clinvk, "-c", "go on", columns=200) as terminal:
             question = terminal.until("Continue there? [y/N] ")
             assert "The newest conversation is “first” in " in question
@@ -180,8 +160,7 @@ class TestByItself:
             assert terminal.ended() == 0
 
     def test_expired_session_is_not_continued(self, clinvk: Clinvk) -> None:
-        begun(clinvk)
-        change(clinvk, "UPDATE sessions SET last_used = ?", time.time() - 31 * 86400)
+        age(clinvk, begun(clinvk), 31 * 86400)
         assert "(31 d ago)" in clinvk.run("--dry-run", "x", env={"CLINVK_SESSION__RETENTION_DAYS": "0"}).stderr
         assert clinvk.run("second").stderr == ""
         assert handle_of_last(clinvk) is None
@@ -243,7 +222,7 @@ class TestContinue:
     def test_continue_resumes_the_newest_session_in_its_directory_and_reports_it(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
         begun(clinvk, FIRST, backend="codex")
-        session = begun(clinvk, SECOND, "-w", "there")
+        session = begun(clinvk, SECOND, folder="there")
         done = clinvk.run("-c", "go on")
         assert json.loads(done.stdout)["session_id"] == session
         assert handle_of_last(clinvk) == f"--resume={SECOND}"
@@ -251,13 +230,13 @@ class TestContinue:
         assert done.stderr.endswith(f" in {clinvk.folder}/there\n")
 
     def test_continue_reports_that_the_mode_has_changed(self, clinvk: Clinvk) -> None:
-        begun(clinvk, FIRST, "--sandbox-mode", "read-only")
+        begun(clinvk, sandbox_mode="read-only")
         assert clinvk.run("-c", "go on").stderr.endswith("), now with sandbox mode default instead of read-only\n")
         assert "now with" not in clinvk.run("-c", "go on").stderr
 
     def test_continue_filters_by_backend_and_workdir(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
-        begun(clinvk, FIRST, "-w", "there")
+        begun(clinvk, FIRST, folder="there")
         begun(clinvk, backend="codex")
         begun(clinvk, "cccccccc-3333-4333-8333-333333333333")
         assert f"--resume={FIRST}" in clinvk.run("-c", "-w", "there", "--dry-run", "x").stdout
@@ -293,7 +272,7 @@ class TestResume:
 
     def test_last_and_here_take_the_prompt_as_their_only_argument(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
-        begun(clinvk, FIRST, "-w", "there")
+        begun(clinvk, FIRST, folder="there")
         begun(clinvk, SECOND)
         for arguments, handle in (
             (["resume", "--last"], SECOND),
@@ -342,7 +321,7 @@ class TestResume:
     def test_resume_runs_in_the_session_directory_and_reports_when_it_is_gone(self, clinvk: Clinvk) -> None:
         there = clinvk.folder / "there"
         there.mkdir()
-        session = begun(clinvk, FIRST, "-w", "there")
+        session = begun(clinvk, FIRST, folder="there")
         done = clinvk.run("-o", "stream-json", "resume", session, "go on", before="cd /")
         assert clinvk.agent.calls()[-1].cwd == str(there)
         assert json.loads(done.stdout.splitlines()[0])["content"]["working_dir"] == str(there)
@@ -454,7 +433,7 @@ class TestInteractive:
         self, clinvk: Clinvk, backend: str, argv: tuple[str, ...]
     ) -> None:
         (clinvk.folder / "there").mkdir()
-        session = begun(clinvk, FIRST, "-w", "there", backend=backend)
+        session = begun(clinvk, FIRST, backend, folder="there")
         clinvk.settings(f"backends: {{{backend}: {{env: {{OWN: set}}}}}}")
         clinvk.agent.play([touch(clinvk.folder / "up")], reads=False)
         env = {"CLINVK_API_KEYS": "secret", "KEPT": "1"}
@@ -506,10 +485,8 @@ class TestPicker:
     @pytest.fixture
     def sessions(self, clinvk: Clinvk) -> list[str]:
         """Three sessions, the newest first, with titles."""
-        found = [begun(clinvk, handle) for handle in (SECOND, FIRST, SECOND)][::-1]
-        for session, title in zip(found, ["newest", "middle one", "oldest"], strict=True):
-            clinvk.run("sessions", "rename", session, title)
-        return found
+        titles = (("oldest", SECOND), ("middle one", FIRST), ("newest", SECOND))
+        return [begun(clinvk, handle, title=title) for title, handle in titles][::-1]
 
     @pytest.mark.parametrize(
         ("searched", "key", "chosen"), [("", b"1", 0), ("", b"\x1b[B", 1), ("", b"\x1b[A", 2), ("OLD", ENTER, 2)]
@@ -568,7 +545,7 @@ class TestPicker:
         self, clinvk: Clinvk, sessions: list[str]
     ) -> None:
         (clinvk.folder / "there").mkdir()
-        begun(clinvk, FIRST, "-w", "there")
+        begun(clinvk, FIRST, folder="there")
         with on_terminal(clinvk, "resume", "--here") as terminal:
             assert "there" not in terminal.until("q: leave")
             terminal.type(ESCAPE)

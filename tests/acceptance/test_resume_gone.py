@@ -7,21 +7,17 @@ from pathlib import Path
 import pytest
 
 from acceptance.command import Clinvk
+from acceptance.sessions import FIRST, SECOND, begun
 from repositories import Repository
 from scripted.steps import claude_says, touch
 
-FIRST = "aaaaaaaa-1111-4111-8111-111111111111"
-SECOND = "bbbbbbbb-2222-4222-8222-222222222222"
 WAYS = [["-c"], ["resume", "--last"]]
 
 
 def begun_in(clinvk: Clinvk, directory: str, handle: str = SECOND) -> str:
     """Begin a session in a directory; give its id."""
     (clinvk.folder / directory).mkdir(exist_ok=True)
-    clinvk.agent.play(claude_says("x", session=handle))
-    done = clinvk.run("--new", "-w", directory, "first")
-    assert done.returncode == 0
-    return json.loads(done.stdout)["session_id"]
+    return begun(clinvk, handle, folder=directory)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,8 +1,6 @@
 """`clinvk sessions`: listed, shown, changed, written out and deleted."""
 
 import json
-import sqlite3
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +9,13 @@ from typing import TypeVar
 import msgspec
 import pytest
 
+from acceptance import sessions
 from acceptance.command import TIMEOUT_S, Clinvk, until
+from acceptance.sessions import age
 from acceptance.terminal import on_terminal
 from clinvk.cli.terminal.table import width
 from clinvk.dialects.rest.views import RunItem, RunView, SessionList, SessionView
-from scripted.steps import claude_says, exits, says, stderr, touch, wait_for
+from scripted.steps import claude_says, exits, stderr, touch, wait_for
 
 T = TypeVar("T")
 
@@ -39,13 +39,12 @@ class Exported(SessionView, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     turns: list[RunView]
 
 
-HANDLE = "aaaaaaaa-1111-4111-8111-111111111111"
+HANDLE = sessions.SECOND
 
 
-def begun(clinvk: Clinvk, prompt: str = "hello", *arguments: str, backend: str = "claude") -> str:
+def begun(clinvk: Clinvk, prompt: str = "hello", **fields: str) -> str:
     """Begin a session; return its id."""
-    clinvk.agent.play(says(backend, "the answer"))
-    return json.loads(clinvk.run("--new", "-b", backend, *arguments, "--", prompt).stdout)["session_id"]
+    return sessions.begun(clinvk, prompt=prompt, answer="the answer", **fields)
 
 
 def shown(clinvk: Clinvk, session: str) -> Shown:
@@ -56,13 +55,6 @@ def shown(clinvk: Clinvk, session: str) -> Shown:
 def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
     """Return the ids of `sessions list`, in order."""
     return [session.id for session in clinvk.json(SessionList, "sessions", "list", *arguments).sessions]
-
-
-def age(clinvk: Clinvk, session: str, seconds: float) -> None:
-    """Set how long ago a session was last used."""
-    with sqlite3.connect(Path(clinvk.agent.env["HOME"]) / ".clinvk" / "clinvk.db") as db:
-        db.execute("UPDATE sessions SET last_used = ? WHERE id = ?", (time.time() - seconds, session))
-    db.close()
 
 
 class TestList:
@@ -101,7 +93,7 @@ class TestList:
 
     def test_list_filters_sessions(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
-        elsewhere = begun(clinvk, "Wo ist die STRASSE?", "-w", "there")
+        elsewhere = begun(clinvk, "Wo ist die STRASSE?", folder="there")
         codex = begun(clinvk, "other", backend="codex")
         clinvk.agent.play([stderr("no"), exits(9)])
         clinvk.run("--new", "fails")
