@@ -17,7 +17,7 @@ IN_BOTH_WAYS = ("test_mcp", "test_prompt", "test_stopping", "test_terminal_quest
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test of a prompt without a server and through one, unless the test itself says which."""
-    has_choice = any(mark.args[0] == "served" for mark in metafunc.definition.iter_markers("parametrize"))
+    has_choice = any("served" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if metafunc.definition.path.stem in IN_BOTH_WAYS and "served" in metafunc.fixturenames and not has_choice:
         metafunc.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -102,8 +101,6 @@ def test_get_prints_the_requested_value_even_a_key(clinvk: Clinvk) -> None:
         (["get", "backends.claud.model"], "config get: unknown backend 'backends.claud'; did you mean 'claude'?"),
         (["get", "backends.claude.env.NOT"], "config get: 'backends.claude.env.NOT' is not set"),
         (["set", "server.prot", "1"], "config set: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
-        (["set", "server.port", "99999"], "config set: server.port = '99999': must be a whole number from 0 to 65535"),
-        (["set", "server.host", ""], "config set: server.host = '': must be an address or a name"),
         (["set", "server.trusted_proxies", "foo"], "server.trusted_proxies[0] is 'foo'; a proxy is an address or a"),
         (["set", "server.allowed_hosts", "a b"], "server.allowed_hosts[0] is 'a b'; a host is a name or an address"),
         (["set", "server.cors_allowed_origins", "foo"], "server.cors_allowed_origins[0] is 'foo'; an origin is as"),
@@ -131,31 +128,6 @@ def test_invalid_key_or_value_exits_with_3_and_changes_nothing(
     assert clinvk.config.read_text() == FILE
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["config", "shwo"],
-            "unknown command 'config shwo' (available: show, get, set, unset, path, edit); did you mean 'show'?",
-        ),
-        (["config", "get"], "config get needs KEY; usage: clinvk config get [flags] KEY"),
-        (["config", "set", "server.port"], "config set needs VALUE; usage: clinvk config set [flags] KEY VALUE"),
-        (["config", "set", "a", "b", "c"], "config set takes no argument 'c'; see clinvk help config set"),
-        (
-            ["config", "set", "backends.codex.extra_flags", "--search"],
-            "config set has no flag '--search'; see clinvk help config set; a value that begins with - stands after --",
-        ),
-        (
-            ["help", "config", "shwo"],
-            "unknown command 'config shwo' (available: show, get, set, unset, path, edit); did you mean 'show'?",
-        ),
-    ],
-)
-def test_wrong_usage_exits_with_1(clinvk: Clinvk, arguments: list[str], message: str) -> None:
-    done = clinvk.run(*arguments)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {message}\n")
-
-
 def test_set_changes_one_value_and_reports_it(clinvk: Clinvk) -> None:
     clinvk.settings(FILE)
     done = clinvk.run("config", "set", "server.port", "3000")
@@ -163,13 +135,6 @@ def test_set_changes_one_value_and_reports_it(clinvk: Clinvk) -> None:
     assert done.stderr == f"clinvk: {clinvk.config}: server.port = 3000\n"
     assert clinvk.config.read_text() == FILE.replace("80  #", "3000  #")
     assert clinvk.run("config", "get", "server.port").stdout == "3000\n"
-
-
-def test_set_creates_a_missing_settings_file(clinvk: Clinvk) -> None:
-    assert clinvk.run("config", "set", "backends.codex.extra_flags", "--", "--search").returncode == 0
-    assert clinvk.config.read_text() == "backends:\n  codex:\n    extra_flags: [--search]\n"
-    assert clinvk.config.stat().st_mode & 0o777 == 0o600
-    assert clinvk.config.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_set_writes_to_the_named_settings_file(clinvk: Clinvk) -> None:
@@ -250,24 +215,6 @@ def test_set_does_not_echo_a_key(clinvk: Clinvk) -> None:
     done = clinvk.run("config", "set", "backends.claude.env.ANTHROPIC_API_KEY", "sk-2")
     assert "sk-2" in clinvk.config.read_text()
     assert "sk-2" not in done.stderr
-
-
-def test_concurrent_sets_lose_no_update(clinvk: Clinvk) -> None:
-    def set_one(number: int) -> int:
-        return clinvk.run("config", "set", f"backends.codex.env.V{number}", str(number)).returncode
-
-    with ThreadPoolExecutor(6) as threads:
-        assert set(threads.map(set_one, range(12))) == {0}
-    shown = clinvk.run("config", "get", "backends.codex.env", "--json")
-    assert json.loads(shown.stdout) == {f"V{number}": str(number) for number in range(12)}
-
-
-@pytest.mark.parametrize("arguments", [["help", "config"], ["config", "--help"], ["config", "set", "-h"]])
-def test_help_shows_usage_and_an_example(clinvk: Clinvk, arguments: list[str]) -> None:
-    done = clinvk.run(*arguments)
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: clinvk config")
-    assert "clinvk config set backends.claude" in done.stdout
 
 
 def test_closed_stdout_causes_no_traceback(clinvk: Clinvk) -> None:

@@ -15,8 +15,9 @@ def link(clinvk: Clinvk) -> str:
     return "link"
 
 
-@pytest.mark.parametrize("backend", ["claude", "codex"])
-@pytest.mark.parametrize("argument", ["--new", "--ephemeral", "--dry-run"])
+@pytest.mark.parametrize(
+    ("backend", "argument"), [("claude", "--new"), ("codex", "--ephemeral"), ("claude", "--dry-run")]
+)
 def test_prompt_in_a_non_utf_8_directory_is_an_error(clinvk: Clinvk, link: str, backend: str, argument: str) -> None:
     done = clinvk.run("-b", backend, "-w", link, argument, "hello")
     assert (done.returncode, clinvk.agent.calls()) == (1, [])

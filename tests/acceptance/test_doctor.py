@@ -271,19 +271,11 @@ def test_warm_agent_receives_only_the_initialize_request(clinvk: Clinvk) -> None
     assert json.loads(greeting)["request"] == {"subtype": "initialize", "systemPromptSnapshot": False}
 
 
-@pytest.mark.parametrize(
-    ("does", "why"),
-    [
-        ("echo older >&2; exit 2", "the agent's process exited with code 2: older"),
-        ("echo Welcome; exec sleep 77", "it does not answer within 10 s"),
-    ],
-    ids=["it ends", "it does not answer"],
-)
-def test_agent_that_cannot_stay_warm_is_usable_with_a_warning(clinvk: Clinvk, does: str, why: str) -> None:
-    install(clinvk, "claude", STAYS % does + VERSION + CLAUDE % TAKES_ALL)
+def test_agent_that_cannot_stay_warm_is_usable_with_a_warning(clinvk: Clinvk) -> None:
+    install(clinvk, "claude", STAYS % "echo older >&2; exit 2" + VERSION + CLAUDE % TAKES_ALL)
     report = json.loads(clinvk.run("doctor", "--json", env=KEPT).stdout)
     assert report["agents"] == ["claude"]
-    said_of_it = f"cannot stay warm ({why}); each prompt starts a new process"
+    said_of_it = "cannot stay warm (the agent's process exited with code 2: older); each prompt starts a new process"
     assert ("warning", said_of_it) in said(report, "claude")
 
 

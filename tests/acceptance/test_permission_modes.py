@@ -31,85 +31,27 @@ def test_flags_are_accepted_before_and_after_the_prompt(clinvk: Clinvk, argument
     assert any("opus" in word for word in clinvk.agent.calls()[0].argv)
 
 
-@pytest.mark.parametrize("prompt", ["--help", "-b", "- a list", "--", "version", "serve", "sessions"])
-def test_argument_after_two_dashes_is_the_prompt(clinvk: Clinvk, prompt: str) -> None:
-    assert clinvk.run("--", prompt).returncode == 0
-    assert clinvk.prompts == [prompt]
+@pytest.mark.parametrize("words", [["--", "--help"], ["--", "sessions"], ["serve the people"], ["Hi"]])
+def test_prompt_may_look_like_a_flag_or_a_command(clinvk: Clinvk, words: list[str]) -> None:
+    assert clinvk.run(*words).returncode == 0
+    assert clinvk.prompts == [words[-1]]
 
 
-@pytest.mark.parametrize("prompt", ["hello", "version of python?", "serve the people", "explain", "Hi", "-"])
-def test_argument_that_is_not_a_command_is_the_prompt(clinvk: Clinvk, prompt: str) -> None:
-    assert clinvk.run(prompt, stdin=b"stdin").returncode == 0
-    assert len(clinvk.prompts) == 1
-
-
-SESSIONS = ("list", "show", "delete", "clean", "fork", "tag", "rename", "export")
-WRONG = [
-    (["--modle", "opus", "hello"], "unknown flag '--modle'; did you mean --model?"),
-    (["hello", "--dry"], "unknown flag '--dry'; did you mean --dry-run?"),
-    (["--tools", "Read", "hello"], "unknown flag '--tools'; did you mean --allowed-tools?"),
-    (["--json", "hello"], "unknown flag '--json'; use -o json"),
-    (
-        ["--isolation", "worktree", "fix it"],
-        "unknown flag '--isolation' of a prompt; it is a flag of parallel, compare",
-    ),
-    (
-        ["--port", "3", "hello"],
-        "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open",
-    ),
-    (
-        ["--xyzzy", "hello"],
-        "unknown flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --",
-    ),
-    (["- a list"], "unknown flag '- a list'; see clinvk help prompt; a prompt that begins with - stands after --"),
-    (["-5"], "unknown flag '-5'; see clinvk help prompt; a prompt that begins with - stands after --"),
-    (["hello", "world"], "the prompt must be one argument, got 2; put it in quotes"),
-    (["hello", "--", "world"], "the prompt must be one argument, got 2; put it in quotes"),
-    (["hello", "-m"], "--model/-m: expected one argument"),
-    (["-o", "xml", "hello"], "--output-format/-o: 'xml' is not one of auto, text, json, stream-json"),
-    (["--approval-mode", "never", "x"], "--approval-mode: 'never' is not one of default, auto, ask, none, always"),
-    (["--max-turns", "-1", "x"], "--max-turns: '-1' is not a whole number of at least 0"),
-    (["--timeout", "soon", "x"], "--timeout: 'soon' is not a number of seconds, 0 or more"),
-    (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),
-    (["serv"], "'serv' is not a command; did you mean `clinvk serve`? To send it as a prompt: clinvk -- serv"),
-    (["Help"], "'Help' is not a command; did you mean `clinvk help`? To send it as a prompt: clinvk -- Help"),
-    (
-        ["paralel"],
-        "'paralel' is not a command; did you mean `clinvk parallel`? To send it as a prompt: clinvk -- paralel",
-    ),
-    (
-        ["sesions"],
-        "'sesions' is not a command; did you mean `clinvk sessions`? To send it as a prompt: clinvk -- sesions",
-    ),
-    (["sessions", "lst"], f"unknown command 'sessions lst' (available: {', '.join(SESSIONS)}); did you mean 'list'?"),
-    (["sessions", "list", "--status", "done"], "--status: 'done' is not one of active, completed, error, paused"),
-    (["sessions", "delete"], "sessions delete needs ID...; usage: clinvk sessions delete [flags] ID..."),
-    (["--continu", "hello"], "unknown flag '--continu'; did you mean --continue?"),
-    (["-c", "--new", "hello"], "--continue and --new exclude each other"),
-    (["-c", "--ephemeral", "hello"], "--continue and --ephemeral exclude each other"),
-    (
-        ["resume", "--last", "--ephemeral"],
-        "resume has no --ephemeral: prompt and answer become part of the conversation",
-    ),
-    (["resume", "1234", "go", "on"], "resume takes no argument 'on'; see clinvk help resume"),
-    (["serve", "--prot", "1"], "unknown flag '--prot'; did you mean --port?"),
-    (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
-    (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
-    (["compare", "--fallback", "codex", "hi"], "compare has no flag '--fallback'; see clinvk help compare"),
-    (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
-    (["serve", "--ephemeral"], "a server has no --ephemeral: set it per request"),
-    (
-        ["config", "set", "backends.codex.extra_flags", "--strict-config"],
-        "unknown flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",
-    ),
-    (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
-    (["help", "me"], "unknown command or topic 'me'; see clinvk help"),
-    (["help", "serve", "now"], "serve has no command 'now'"),
-    (["doctr"], "'doctr' is not a command; did you mean `clinvk doctor`? To send it as a prompt: clinvk -- doctr"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hello", "world"], "the prompt must be one argument, got 2; put it in quotes"),
+        (["-c", "--new", "hello"], "--continue and --new exclude each other"),
+        (["-c", "--ephemeral", "hello"], "--continue and --ephemeral exclude each other"),
+        (
+            ["resume", "--last", "--ephemeral"],
+            "resume has no --ephemeral: prompt and answer become part of the conversation",
+        ),
+        (["serve", "--ephemeral"], "a server has no --ephemeral: set it per request"),
+        (["help", "me"], "unknown command or topic 'me'; see clinvk help"),
+        (["help", "serve", "now"], "serve has no command 'now'"),
+    ],
+)
 def test_wrong_usage_exits_with_1_and_one_line(clinvk: Clinvk, arguments: list[str], message: str) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {message}\n")
@@ -132,28 +74,20 @@ def test_deleted_current_directory_is_reported(clinvk: Clinvk, arguments: list[s
     assert (done.returncode, done.stdout, done.stderr) == (code, "", f"clinvk: {message}\n")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["version"], ["--version"], ["-b", "codex", "version"], ["version", "-o", "text"]]
-)
+@pytest.mark.parametrize("arguments", [["--version"], ["-b", "codex", "version"]])
 def test_version_is_printed(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("clinvk 0.")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
-def test_help_lists_commands_common_flags_and_topics(clinvk: Clinvk, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [(["-h"], "clinvk help prompt"), (["help", "exit-codes"], "Ctrl-C"), (["serve", "-h"], "--port")],
+)
+def test_help_is_printed(clinvk: Clinvk, arguments: list[str], shown: str) -> None:
     done = clinvk.run(*arguments)
-    assert done.returncode == 0
-    assert all(word in done.stdout for word in ("--backend", "serve", "clinvk help prompt", "exit-codes"))
-
-
-def test_help_page_exists_for_prompts_and_topics(clinvk: Clinvk) -> None:
-    assert "--no-stdin" in clinvk.run("help", "prompt").stdout
-    assert "Ctrl-C" in clinvk.run("help", "exit-codes").stdout
-    unknown = clinvk.run("help", "exitcodes")
-    assert (unknown.returncode, unknown.stdout) == (1, "")
-    assert unknown.stderr == "clinvk: unknown command or topic 'exitcodes'; did you mean 'exit-codes'?\n"
+    assert (done.returncode, done.stderr, shown in done.stdout) == (0, "", True)
 
 
 @pytest.mark.parametrize(("env", "is_bold"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
@@ -175,8 +109,6 @@ def test_help_is_utf_8_in_any_locale(clinvk: Clinvk) -> None:
     [
         ["version"],
         ["help"],
-        ["config", "show"],
-        ["config", "get", "--json", "server"],
         ["completion", "bash"],
         ["sessions", "list", "--json"],
     ],
@@ -205,12 +137,3 @@ def test_output_to_a_non_blocking_pipe_is_complete(clinvk: Clinvk) -> None:
         os.close(writing)
         assert pipe.read().endswith(b"complete -F _clinvk clinvk\n")
         assert process.wait() == 0
-
-
-@pytest.mark.parametrize("arguments", [["serve", "--help"], ["--help", "serve"], ["help", "serve"]])
-def test_help_of_a_command_shows_its_flags(clinvk: Clinvk, arguments: list[str]) -> None:
-    done = clinvk.run(*arguments)
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: clinvk serve")
-    assert "--port" in done.stdout
-    assert "--max-turns" not in done.stdout

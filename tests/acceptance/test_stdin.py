@@ -80,6 +80,14 @@ def test_empty_prompt_is_an_error(clinvk: Clinvk, arguments: list[str]) -> None:
     assert clinvk.agent.calls() == []
 
 
+@pytest.mark.parametrize("arguments", [[], ["-o", "text"], ["--no-stdin"]])
+def test_missing_prompt_is_an_error_that_explains_how_to_pass_one(clinvk: Clinvk, arguments: list[str]) -> None:
+    done = clinvk.run(*arguments)
+    told = "clinvk: no prompt: give one as an argument or on stdin; see clinvk help\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    assert clinvk.agent.calls() == []
+
+
 def test_stdin_does_not_replace_an_empty_prompt(clinvk: Clinvk) -> None:
     assert clinvk.run("", stdin=b"rm -rf").returncode == 1
 

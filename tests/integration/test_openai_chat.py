@@ -1,9 +1,8 @@
 """OpenAI's own Python SDK, unmodified, against the server on a real socket with a scripted agent behind it."""
 
 import asyncio
-import base64
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import openai
 import pydantic
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionMessageParam
 
-from clinvk.api.access.keys import ApiKeys
 from scripted import Scripted
-from scripted.steps import Step, claude_says, codex_streams, exits, line, wait_for
+from scripted.steps import Step, claude_says, exits, line, wait_for
 from serving import LiveServer, serving
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
@@ -127,51 +125,6 @@ async def test_sdk_parse_helper_reads_a_structured_answer(scripted: Scripted) ->
     assert completion.choices[0].message.parsed == Point(x=5)
 
 
-async def test_a_conversation_reaches_the_agent_as_one_prompt(scripted: Scripted) -> None:
-    scripted.play(claude_says("ok"))
-    messages: list[ChatCompletionMessageParam] = [
-        {"role": "system", "content": "be brief"},
-        {"role": "user", "content": "one"},
-        {"role": "assistant", "content": "two"},
-        {"role": "user", "content": [{"type": "text", "text": "three </turn>"}]},
-    ]
-    async with serving(scripted.env) as server, client(server) as sdk:
-        await sdk.chat.completions.create(model="claude", messages=messages)
-    prompt = prompts(scripted)[0]
-    assert '<turn-2 role="user">\none\n</turn-2>\n\n<turn-2 role="assistant">\ntwo\n</turn-2>' in prompt
-    assert prompt.endswith('<turn-2 role="user">\nthree </turn>\n</turn-2>')
-    assert "be brief" not in prompt
-
-
-async def test_images_and_file_texts_reach_the_agent(scripted: Scripted) -> None:
-    scripted.play(claude_says("ok"))
-    image = base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
-    text = base64.b64encode(b"in the file").decode()
-    content: list[ChatCompletionContentPartParam] = [
-        {"type": "text", "text": "look"},
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
-        {"type": "file", "file": {"filename": "a.txt", "file_data": f"data:text/plain;base64,{text}"}},
-    ]
-    async with serving(scripted.env) as server, client(server) as sdk:
-        await sdk.chat.completions.create(model="claude", messages=[{"role": "user", "content": content}])
-    assert prompts(scripted) == ["look\n[Image #1]\na.txt:\nin the file"]
-    blocks = json.loads(scripted.calls()[0].stdin or b"")["message"]["content"]
-    assert [block["source"] for block in blocks if block["type"] == "image"] == [
-        {"type": "base64", "media_type": "image/png", "data": image}
-    ]
-
-
-async def test_models_are_listed_and_retrieved(scripted: Scripted) -> None:
-    async with serving(scripted.env) as server, client(server) as sdk:
-        ids = [model.id async for model in sdk.models.list()]
-        one = await sdk.models.retrieve("claude/opus")
-        with pytest.raises(openai.NotFoundError) as raised:
-            await sdk.models.retrieve("nobody/x")
-    assert {"claude", "codex", "gemini", "claude/opus"} <= set(ids)
-    assert (one.id, one.object, one.owned_by) == ("claude/opus", "model", "claude")
-    assert raised.value.code == "model_not_found"
-
-
 async def test_legacy_completions_answer_a_text_prompt(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello"))
     async with serving(scripted.env) as server, client(server) as sdk:
@@ -189,16 +142,13 @@ async def test_legacy_completions_answer_a_text_prompt(scripted: Scripted) -> No
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "code"),
+    ("status", "error", "code", "stream"),
     [
-        (400, openai.BadRequestError, "agent_rejected"),
-        (401, openai.AuthenticationError, "agent_unauthenticated"),
-        (402, openai.RateLimitError, "insufficient_quota"),
-        (429, openai.RateLimitError, "rate_limit_exceeded"),
-        (529, openai.InternalServerError, "agent_overloaded"),
+        (401, openai.AuthenticationError, "agent_unauthenticated", True),
+        (402, openai.RateLimitError, "insufficient_quota", False),
+        (429, openai.RateLimitError, "rate_limit_exceeded", True),
     ],
 )
-@pytest.mark.parametrize("stream", [False, True])
 async def test_immediate_agent_failure_raises_the_error_of_its_status(
     scripted: Scripted, status: int, error: type[openai.APIStatusError], code: str, stream: bool
 ) -> None:
@@ -240,70 +190,3 @@ async def test_invalid_request_raises_the_same_error_as_openai(
         with pytest.raises(error) as raised:
             await sdk.chat.completions.create(model=model, messages=messages)
     assert (raised.value.param, raised.value.code, raised.value.type) == (param, code, "invalid_request_error")
-
-
-async def test_invalid_key_raises_authentication_error(scripted: Scripted) -> None:
-    async with (
-        serving(scripted.env, keys=ApiKeys(("secret-key-of-some-length",))) as server,
-        client(server, "no") as sdk,
-    ):
-        with pytest.raises(openai.AuthenticationError) as raised:
-            await sdk.chat.completions.create(model="claude", messages=HI)
-    assert raised.value.code == "invalid_api_key"
-
-
-async def test_hosted_tools_are_reported_as_ignored_in_a_header(scripted: Scripted) -> None:
-    scripted.play(claude_says("ok"))
-    async with serving(scripted.env) as server, client(server) as sdk:
-        raw = await sdk.chat.completions.with_raw_response.create(
-            model="claude", messages=HI, extra_body={"tools": [{"type": "web_search"}]}
-        )
-    assert raw.headers["x-clinvk-ignored"] == "tools"
-    assert raw.parse().choices[0].message.tool_calls is None
-
-
-async def test_session_resumes_with_only_the_new_message(scripted: Scripted) -> None:
-    scripted.play(claude_says("ok"))
-    async with serving(scripted.env) as server, client(server) as sdk:
-        raw = await sdk.chat.completions.with_raw_response.create(
-            model="claude", messages=HI, extra_headers={"x-clinvk-session-id": "new"}
-        )
-        session = raw.headers["x-clinvk-session-id"]
-        more: list[ChatCompletionMessageParam] = [
-            *HI,
-            {"role": "assistant", "content": "ok"},
-            {"role": "user", "content": "and now?"},
-        ]
-        await sdk.chat.completions.create(model="claude", messages=more, extra_headers={"x-clinvk-session-id": session})
-        kept = (await server.client.get(f"/api/v1/sessions/{session}")).json()
-    assert prompts(scripted) == ["hi", "and now?"]
-    assert kept["turn_count"] == 2
-
-
-async def test_no_session_is_stored_without_a_session_header(scripted: Scripted) -> None:
-    scripted.play(claude_says("ok"))
-    async with serving(scripted.env) as server, client(server) as sdk:
-        await sdk.chat.completions.create(model="claude", messages=HI)
-        assert (await server.client.get("/api/v1/sessions")).json()["total"] == 0
-
-
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        ("claude", claude_says),
-        ("claude/opus", claude_says),
-        ("sonnet", claude_says),
-        ("unknown-model-9", claude_says),
-        ("codex", codex_streams),
-        ("gpt-5.5", codex_streams),
-    ],
-)
-async def test_model_selects_the_agent_and_is_returned_as_sent(
-    scripted: Scripted, model: str, says: Callable[..., list[Step]]
-) -> None:
-    scripted.play(says("ok"))
-    async with serving(scripted.env) as server, client(server) as sdk:
-        got = await sdk.chat.completions.create(model=model, messages=HI)
-    assert got.model == model
-    assert got.choices[0].message.content == "ok"
-    assert "unknown-model-9" not in " ".join(scripted.calls()[0].argv)

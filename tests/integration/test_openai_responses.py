@@ -513,16 +513,3 @@ async def test_sdk_errors_name_the_invalid_field(scripted: Scripted) -> None:
         streamed = await server.client.get(f"/openai/v1/responses/resp_{'0' * 32}", params={"stream": "true"})
         assert (streamed.status_code, streamed.json()["error"]["param"]) == (400, "stream")
     assert scripted.calls() == []
-
-
-async def test_ignored_tools_are_reported_in_a_header(scripted: Scripted) -> None:
-    scripted.play(claude_says("hello"))
-    async with clients(scripted) as (client, _):
-        raw = await client.responses.with_raw_response.create(
-            model="claude",
-            input="hi",
-            tools=[{"type": "web_search"}],
-        )
-    assert raw.headers["x-clinvk-ignored"] == "tools"
-    assert raw.headers["x-clinvk-session-id"]
-    assert raw.parse().output_text == "hello"

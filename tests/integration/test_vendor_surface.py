@@ -542,12 +542,13 @@ async def test_stream_headers_forbid_buffering_and_transformation(scripted: Scri
     assert len(response.headers["x-clinvk-run-id"]) == 32
 
 
-@pytest.mark.parametrize("path", [CHAT, MESSAGES])
-async def test_hosted_tools_are_reported_as_ignored(scripted: Scripted, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "tool"), [(CHAT, "web_search"), (RESPONSES, "web_search"), (MESSAGES, "web_search_20250305")]
+)
+async def test_hosted_tools_are_reported_as_ignored(scripted: Scripted, path: str, tool: str) -> None:
     scripted.play(claude_says("fine"))
-    tools = {CHAT: {"type": "web_search"}, MESSAGES: {"type": "web_search_20250305", "name": "web_search"}}
     async with serving(scripted.env, store=MemoryStore()) as server:
-        response = await server.client.post(path, json=asking(path, tools=[tools[path]]))
+        response = await server.client.post(path, json=asking(path, tools=[{"type": tool, "name": "web_search"}]))
         without = await server.client.post(path, json=asking(path))
     assert (response.status_code, response.headers["x-clinvk-ignored"]) == (200, "tools")
     assert "x-clinvk-ignored" not in without.headers

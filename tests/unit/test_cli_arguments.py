@@ -104,11 +104,90 @@ def test_flags_after_a_group_are_those_of_its_list(argv: list[str], message: str
         arguments.read(argv)
 
 
-@pytest.mark.parametrize("word", ["verison", "Help", "sesions"])
-def test_mistyped_command_is_rejected_unless_after_two_dashes(word: str) -> None:
-    with pytest.raises(InvalidRequest, match="did you mean"):
-        arguments.read([word])
-    assert prompt_flags("--", word).words == (word,)
+SESSIONS = "list, show, delete, clean, fork, tag, rename, export"
+CONFIG = "show, get, set, unset, path, edit"
+WRONG = [
+    (["--modle", "opus", "hello"], "unknown flag '--modle'; did you mean --model?"),
+    (["hello", "--dry"], "unknown flag '--dry'; did you mean --dry-run?"),
+    (["--tools", "Read", "hello"], "unknown flag '--tools'; did you mean --allowed-tools?"),
+    (["--json", "hello"], "unknown flag '--json'; use -o json"),
+    (
+        ["--isolation", "worktree", "fix it"],
+        "unknown flag '--isolation' of a prompt; it is a flag of parallel, compare",
+    ),
+    (
+        ["--port", "3", "hello"],
+        "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open",
+    ),
+    (
+        ["--xyzzy", "hello"],
+        "unknown flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --",
+    ),
+    (["- a list"], "unknown flag '- a list'; see clinvk help prompt; a prompt that begins with - stands after --"),
+    (["-5"], "unknown flag '-5'; see clinvk help prompt; a prompt that begins with - stands after --"),
+    (["hello", "world"], "the prompt must be one argument, got 2; put it in quotes"),
+    (["hello", "--", "world"], "the prompt must be one argument, got 2; put it in quotes"),
+    (["hello", "-m"], "--model/-m: expected one argument"),
+    (["-o", "xml", "hello"], "--output-format/-o: 'xml' is not one of auto, text, json, stream-json"),
+    (["--approval-mode", "never", "x"], "--approval-mode: 'never' is not one of default, auto, ask, none, always"),
+    (["--max-turns", "-1", "x"], "--max-turns: '-1' is not a whole number of at least 0"),
+    (["--timeout", "soon", "x"], "--timeout: 'soon' is not a number of seconds, 0 or more"),
+    (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),
+    (["serv"], "'serv' is not a command; did you mean `clinvk serve`? To send it as a prompt: clinvk -- serv"),
+    (["Help"], "'Help' is not a command; did you mean `clinvk help`? To send it as a prompt: clinvk -- Help"),
+    (
+        ["paralel"],
+        "'paralel' is not a command; did you mean `clinvk parallel`? To send it as a prompt: clinvk -- paralel",
+    ),
+    (
+        ["sesions"],
+        "'sesions' is not a command; did you mean `clinvk sessions`? To send it as a prompt: clinvk -- sesions",
+    ),
+    (["sessions", "lst"], f"unknown command 'sessions lst' (available: {SESSIONS}); did you mean 'list'?"),
+    (["sessions", "list", "--status", "done"], "--status: 'done' is not one of active, completed, error, paused"),
+    (["sessions", "delete"], "sessions delete needs ID...; usage: clinvk sessions delete [flags] ID..."),
+    (["--continu", "hello"], "unknown flag '--continu'; did you mean --continue?"),
+    (["resume", "1234", "go", "on"], "resume takes no argument 'on'; see clinvk help resume"),
+    (["serve", "--prot", "1"], "unknown flag '--prot'; did you mean --port?"),
+    (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
+    (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
+    (["compare", "--fallback", "codex", "hi"], "compare has no flag '--fallback'; see clinvk help compare"),
+    (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
+    (
+        ["config", "set", "backends.codex.extra_flags", "--strict-config"],
+        "unknown flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",
+    ),
+    (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
+    (["doctr"], "'doctr' is not a command; did you mean `clinvk doctor`? To send it as a prompt: clinvk -- doctr"),
+    (["config", "shwo"], f"unknown command 'config shwo' (available: {CONFIG}); did you mean 'show'?"),
+    (["config", "get"], "config get needs KEY; usage: clinvk config get [flags] KEY"),
+    (["config", "set", "server.port"], "config set needs VALUE; usage: clinvk config set [flags] KEY VALUE"),
+    (["config", "set", "a", "b", "c"], "config set takes no argument 'c'; see clinvk help config set"),
+    (
+        ["config", "set", "backends.codex.extra_flags", "--search"],
+        "config set has no flag '--search'; see clinvk help config set; a value that begins with - stands after --",
+    ),
+    (["keys", "create", "a", "--rate", "-0.5"], "--rate: '-0.5' is not a number above 0"),
+    (["keys", "create", "a", "--rate", "inf"], "--rate: 'inf' is not a number above 0"),
+    (["keys", "create", "a", "--cost-per-day", "nan"], "--cost-per-day: 'nan' is not a number above 0"),
+    (["keys", "create", "a", "--burst", "1e300"], "--burst: '1e300' is not a whole number of at least 1"),
+    (["keys", "create", "a", "--max-runs", "0"], "--max-runs: '0' is not a whole number of at least 1"),
+    (["keys", "create", "a", "--right", "everything"], "--right: 'everything' is not one of answer"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), WRONG, ids=[" ".join(argv) for argv, _ in WRONG])
+def test_wrong_usage_is_explained(argv: list[str], message: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        arguments.read(argv)
+    assert refused.value.message == message
+
+
+@pytest.mark.parametrize(
+    "words", [["--", "-b"], ["--", "- a list"], ["--", "--"], ["--", "version"], ["explain"], ["-"]]
+)
+def test_prompt_may_look_like_a_flag_or_a_command(words: list[str]) -> None:
+    assert prompt_flags(*words).words == (words[-1],)
 
 
 @pytest.mark.parametrize("word", ["/help", "/resume", "/doctor"])
