@@ -33,6 +33,9 @@ class KnownRun:
     async def left_queue(self) -> None:
         """Return at once."""
 
+    def stop(self, *, at_once: bool = False) -> None:
+        """Do nothing."""
+
     async def cancel(self) -> None:
         """Do nothing."""
 
