@@ -12,6 +12,7 @@ import pytest
 from clinvk.backends.base import Channel, Delivery, Host, Launch, ProtocolNotSupported
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process import starts
 from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import RunFailed
@@ -73,6 +74,26 @@ async def test_program_that_prints_a_word_and_never_answers_is_abandoned(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{"model": "another"}, {"warm": False}])
+async def test_only_a_run_that_starts_a_process_waits_for_other_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(starts, "_MAX_START_S", 60)
+    async with Server(Lasting(tmp_path)) as server:
+        first, session = await server.ask_in_session("pid")
+        server.runs.spawner.starts = starts.Starts(1)
+        starting = [server.runs.spawner.starts.begin(lambda: None) for _ in range(4)]
+        async with server.runs.run(request("pid", **options)) as waiting, asyncio.timeout(20):
+            for _ in range(2):
+                assert (await server.ask("pid", session)).text == first.text
+                assert (await server.ask("pid")).text == first.text
+            assert (waiting.log.count, server.processes) == (0, 1)
+            starting[0].end()
+            assert (await waiting.log.result()).text != first.text
+        for start in starting:
+            start.end()
+
+
 @pytest.mark.parametrize("capacity", [1, 8])
 async def test_program_without_protocol_support_is_not_started_again(tmp_path: Path, capacity: int) -> None:
     backend = Strict(tmp_path, capacity)

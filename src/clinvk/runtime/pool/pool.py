@@ -7,7 +7,7 @@ can be kept, the run gets its own process, as without a pool.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from typing import Self
 
@@ -115,13 +115,27 @@ class Pool:
         )
 
     async def admit(
-        self, spec: WarmSpec, resume: Resume | None, turns: int, run: str, wake: Callable[[], None]
+        self,
+        spec: WarmSpec,
+        resume: Resume | None,
+        turns: int,
+        run: str,
+        wake: Callable[[], None],
+        wait_to_start: Callable[[], Awaitable[bool]],
     ) -> PooledProcess | None:
-        """Return a handle on an agent for a run, or None; the run's session has had `turns` turns."""
+        """Return a handle on an agent for a run, or None; the run's session has had `turns` turns.
+
+        Without a free agent, `wait_to_start` returns whether an agent may start. The request is recorded afterwards,
+        because the reaper starts agents for recorded requests.
+        """
         group = await self._warm_set.group(spec)
+        agent = await self._free_agent(group, resume, turns)
+        if agent is None:
+            if not await wait_to_start():
+                return None
+            agent = await self._free_agent(group, resume, turns)
         group.record_request(begins=resume is None)
         self._reaper.check_soon()
-        agent = await self._free_agent(group, resume, turns)
         if agent:
             self._hits[group.backend] += 1
         else:

@@ -74,8 +74,7 @@ async def _run(task: RunTask) -> None:
     """Run the current agent, in a warm process or in the run's own process."""
     async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
         try:
-            await task.wait_to_start()
-            if task.stopped_by:  # while the run waited for the slot, for the worktree, or for its start
+            if task.stopped_by:  # while the run waited for the slot or for the worktree
                 await task.end(task.stopped_by)
                 return
             await task.candidates.check_limits()
@@ -91,6 +90,7 @@ async def _run_own(task: RunTask) -> None:
     Raises:
         ClinvkError: the agent cannot start, or does not speak the protocol of its channel.
     """
+    await task.wait_to_start()
     folder = PrivateFolder(task.spec.launch, task.spec.env, task.spawner.server_id)
     try:
         await folder.prepare()
@@ -105,7 +105,7 @@ async def _run_own(task: RunTask) -> None:
 
 
 async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
-    if task.stopped_by:  # during the preparation
+    if task.stopped_by:  # while the run waited for its start, or during the preparation
         await task.end(task.stopped_by)
         return
     spec = task.spec
@@ -223,8 +223,8 @@ async def _run_pooled(task: RunTask) -> bool:
     if launch and task.request.warm and not task.request.verbose:
         real_path = await spec.checked_directory(launch)
         if real_path in ("", launch.cwd):  # a warm process starts only in the directory of its key
-            warm = WarmSpec(spec.backend, spec.host, spec.path, launch)
-            if process := await pool.admit(warm, spec.resume, _turn_count(task), task.id, task.wake):
+            warm, turns = WarmSpec(spec.backend, spec.host, spec.path, launch), _turn_count(task)
+            if process := await pool.admit(warm, spec.resume, turns, task.id, task.wake, task.wait_to_start):
                 await _run_in_pool(task, pool, process, launch)
     if task.phase < Phase.ENDED and spec.resume and not spec.resume.fork:
         await pool.forget(spec.resume.handle)  # the conversation continues in the run's own process

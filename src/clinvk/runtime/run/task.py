@@ -214,11 +214,12 @@ class RunTask:
         self.phase = max(self.phase, Phase.STARTING)
         self._left_queue.set()
 
-    async def wait_to_start(self) -> None:
-        """Wait until few other agents start, or until the run was stopped."""
-        start = self._start = self.spawner.starts.begin(self.wake)
-        while not (start.is_granted or self.stopped_by):
+    async def wait_to_start(self) -> bool:
+        """Wait until few other agents start, and return whether the agent may start: False if the run was stopped."""
+        self._start = self._start or self.spawner.starts.begin(self.wake)
+        while not (self._start.is_granted or self.stopped_by):
             await self.alarm.wait_until(inf)
+        return not self.stopped_by
 
     def end_start(self) -> None:
         """Let the next agent start: this one has printed its first event, or will not start."""
