@@ -224,6 +224,25 @@ async def test_orchestration_with_a_blocked_observer_can_be_cancelled(tmp_path: 
     assert [result.error and result.error.code for result in summary.results] == ["cancelled"] * 3
 
 
+async def test_stop_ends_the_wait_for_a_run_to_begin(tmp_path: Path) -> None:
+    """A server that hangs does not answer."""
+    is_waiting = asyncio.Event()
+
+    @asynccontextmanager
+    async def hang(_: RunRequest) -> AsyncGenerator[Run]:
+        is_waiting.set()
+        yield await asyncio.get_running_loop().create_future()
+
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        plan = await admitted(some, Parallel(parts=(part(DONE),) * 2, max_parallel=2))
+        async with some.start(plan, plan, some.resources._replace(begin=hang)) as one, asyncio.timeout(10):
+            driving = asyncio.create_task(one.drive())
+            await is_waiting.wait()
+            await one.stop()
+            summary = await driving
+    assert [result.error and result.error.code for result in summary.results] == ["cancelled"] * 2
+
+
 @pytest.mark.parametrize(("depth", "most", "runs"), [("", 0, True), ("1", 1, True), ("2", 1, False), ("1", 0, False)])
 async def test_nesting_depth_of_agents_is_limited(tmp_path: Path, depth: str, most: int, runs: bool) -> None:
     settings = replace(SETTINGS, unified_flags=replace(SETTINGS.unified_flags, max_depth=most))

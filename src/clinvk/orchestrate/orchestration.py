@@ -343,10 +343,14 @@ class Orchestration:
         if nodes:  # each node completes the request by its own settings
             filled = {name: getattr(request, name) for name in ("prompt", "output_schema", "literal", "part")}
             part = replace(part, request=replace(self._originals[index], **filled))
+
+        async def begin() -> Run:
+            async with self._start_order:
+                return await stack.enter_async_context(nodes.begin(part) if nodes else self._begin(request))
+
         while True:
             try:
-                async with self._start_order:
-                    return await stack.enter_async_context(nodes.begin(part) if nodes else self._begin(request))
+                return await self._until_stopped(begin())
             except QueueFull:
                 room = nodes.wait_for_capacity() if nodes else self._runs.wait_for_capacity(request)
                 await self._until_stopped(room)
