@@ -98,7 +98,11 @@ class ParkedRun:
         """Whether the agent waits for outputs."""
         return bool(self.calls) and self.run.phase is Phase.RUNNING
 
-    def outputs_with(self, turn: ToolTurn) -> dict[str, ToolOutput] | None:
+    def has_answer(self, turn: ToolTurn) -> bool:
+        """Return whether the run has answered a request, or can answer the request next."""
+        return turn.digest() in self.starts or self._outputs_with(turn) is not None
+
+    def _outputs_with(self, turn: ToolTurn) -> dict[str, ToolOutput] | None:
         """Return the outputs so far with the outputs of a request; None if it does not continue the conversation."""
         start = 0 if turn.previous else self.turns
         if not (self.is_parked and self._is_same_history(turn)):
@@ -118,13 +122,14 @@ class ParkedRun:
         is_named = any(turn.previous == _answer_id(self.run.id, number) for number in numbers)
         return is_named and turn.tools == self.tools
 
-    def answer(self, turn: ToolTurn, outputs: dict[str, ToolOutput]) -> AnswerStart:
-        """Hand over the outputs for a request, and return where the answer begins.
+    def answer(self, turn: ToolTurn) -> AnswerStart:
+        """Hand over the outputs of a request that continues the run, and return where the answer begins.
 
         Raises:
             QueueFull: no slot is free, and the queue has no room for the run. The run stays parked.
         """
-        start = self.next_start
+        start, outputs = self.next_start, self._outputs_with(turn)
+        assert outputs is not None, "the request continues the run"
         if missing := tuple(call for id_, call in self.calls.items() if id_ not in outputs):
             start = replace(start, open_calls=missing)
             self.next_start = replace(self.next_start, index=start.index + 1)
@@ -274,9 +279,7 @@ class ParkedRuns:
 
     def has(self, turn: ToolTurn | None, key_name: str) -> bool:
         """Return whether a request continues a parked run, or is sent again; False if it has no client tools."""
-        if turn is None or (parked := self._find(turn, key_name)) is None:
-            return False
-        return turn.digest() in parked.starts or parked.outputs_with(turn) is not None
+        return turn is not None and self._find(turn, key_name) is not None
 
     @asynccontextmanager
     async def answer(self, call: Call, turn: ToolTurn) -> AsyncGenerator[Answer]:
@@ -287,7 +290,12 @@ class ParkedRuns:
         Raises:
             ClinvkError: as `Runs.start`.
         """
-        parked, start = self._continued(turn, call.request.key_name) or await self._started(call, turn)
+        if parked := self._find(turn, call.request.key_name):
+            start = parked.starts.get(turn.digest()) or self._hand_over(parked, turn)
+        else:
+            parked = ParkedRun(await self._runs.start(call.request), call.request.key_name, turn)
+            self._background.create_task(self._watch(parked))
+            start = parked.start
         answer = Answer(parked.run, start, turn.choice)
         parked.readers += 1
         try:
@@ -365,30 +373,18 @@ class ParkedRuns:
             oldest = next(iter(self._kept.values()))
             self._drop(next((kept for kept in self._kept.values() if not kept.is_parked), oldest))
 
-    def _continued(self, turn: ToolTurn, key_name: str) -> tuple[ParkedRun, AnswerStart] | None:
-        parked = self._find(turn, key_name)
-        if parked is None:
-            return None
-        if start := parked.starts.get(turn.digest()):
-            return parked, start
-        if (outputs := parked.outputs_with(turn)) is None:
-            return None
-        start = parked.answer(turn, outputs)
-        if parked.is_parked:
-            self._keep(parked)
-        else:
-            self._release(parked)
-        return parked, start
-
     def _find(self, turn: ToolTurn, key_name: str) -> ParkedRun | None:
-        """Return the run of the key that made the call of the last output of a request."""
-        parked = self._by_call.get(turn.last_call)
-        return parked if parked and parked.key_name == key_name else None
+        """Return the run of the key that a request continues, or whose answer it asks for again.
 
-    async def _started(self, call: Call, turn: ToolTurn) -> tuple[ParkedRun, AnswerStart]:
-        parked = ParkedRun(await self._runs.start(call.request), call.request.key_name, turn)
-        self._background.create_task(self._watch(parked))
-        return parked, parked.start
+        The run made the call of the last output of the request.
+        """
+        parked = self._by_call.get(turn.last_call)
+        return parked if parked and parked.key_name == key_name and parked.has_answer(turn) else None
+
+    def _hand_over(self, parked: ParkedRun, turn: ToolTurn) -> AnswerStart:
+        start = parked.answer(turn)
+        (self._keep if parked.is_parked else self._release)(parked)
+        return start
 
     def _release(self, parked: ParkedRun) -> None:
         """Stop the time of a run that continues, and do not count the run."""
