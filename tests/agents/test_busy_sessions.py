@@ -8,7 +8,6 @@ from msgspec.structs import replace
 from agents.machine import Machine
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.choices import OnBusy
-from clinvk.types.errors import Steered
 from clinvk.types.events import InteractionRequested, TextDelta, ToolCall, UserMessage
 from clinvk.types.request import RunRequest
 
@@ -68,9 +67,9 @@ async def test_codex_receives_steering_prompts_within_its_turn(machine: Machine,
         steer = replace(first_request, session_id=run.session_id, on_busy="steer")
         prompts = ("first [[words=2000 delay=0.05]]", "second [[words=2]]")  # the first outlasts the second
         for text in prompts:
-            with pytest.raises(Steered) as steered:
-                await runs.start(replace(steer, prompt=text))
-            assert steered.value.run_id == run.id
+            steered = await runs.steer(replace(steer, prompt=text))
+            assert steered
+            assert (steered.run_id, steered.is_steered) == (run.id, True)
         result = await run.log.result()
         noted = [entry.event.text for entry in run.log.since(0) if isinstance(entry.event, UserMessage)]
         assert (result.text.endswith("word1 word2"), result.error) == (True, None)

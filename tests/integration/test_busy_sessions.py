@@ -253,9 +253,15 @@ async def steerable(scripted: Scripted, server: LiveServer, *, accepts: bool = T
     return run
 
 
-@pytest.mark.parametrize("fallback", [(), ("claude",)])
-async def test_codex_receives_a_steering_prompt_within_its_turn(scripted: Scripted, fallback: tuple[str, ...]) -> None:
-    async with serving(scripted.env, backends={"codex": BackendSettings(fallback=fallback)}) as server:
+@pytest.mark.parametrize(("fallback", "max_queued_runs"), [((), 0), (("claude",), 1)])
+async def test_codex_receives_a_steering_prompt_within_its_turn(
+    scripted: Scripted, fallback: tuple[str, ...], max_queued_runs: int
+) -> None:
+    """The prompt needs no slot and no place in the queue."""
+    backends = {"codex": BackendSettings(fallback=fallback)}
+    async with serving(
+        scripted.env, backends=backends, max_concurrent_runs=1, max_queued_runs=max_queued_runs
+    ) as server:
         run = await steerable(scripted, server)
         steered = await server.prompt(backend="codex", prompt="more", session_id=run["session_id"], on_busy="steer")
         expected = {"run_id": run["run_id"], "session_id": run["session_id"], "state": "running", "steered": True}

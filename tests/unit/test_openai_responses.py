@@ -335,7 +335,7 @@ def test_background_run_returns_its_response() -> None:
     asked = call(background=True)
     assert (asked.detach, asked.respond_async) == (True, True)
     for state, status in (("queued", "queued"), ("running", "in_progress")):
-        told = SdkResponse.model_validate_json(DIALECT.accepted(asked, FACTS, state))
+        told = SdkResponse.model_validate_json(DIALECT.accepted(asked, replace(FACTS, state=state)))
         assert (told.id, told.status, told.background, told.output) == (f"resp_{RUN}", status, True, [])
 
 

@@ -239,7 +239,7 @@ def test_only_an_ambiguous_id_problem_lists_candidates() -> None:
 
 
 def test_accepted_run_is_returned_with_session_and_state() -> None:
-    body = Rest().accepted(CALL, FACTS, "queued")
+    body = Rest().accepted(CALL, replace(FACTS, state="queued"))
     assert msgspec.json.decode(body) == {"run_id": "r1", "session_id": "s1", "state": "queued"}
 
 

@@ -190,8 +190,8 @@ class Dialect(Protocol):
 class SupportsAsync(Dialect, Protocol):
     """A wire format whose `Call` may have `respond_async`."""
 
-    def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
-        """Return the body for a run that continues in the background; `state` is queued or running."""
+    def accepted(self, call: Call, facts: RunFacts) -> bytes:
+        """Return the body for a run that continues in the background, or has received the prompt."""
         ...
 
 

@@ -48,10 +48,9 @@ class BeginPlan(msgspec.Struct, frozen=True, tag="begin_plan"):
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """A run was begun. If the prompt has steered another run, that is the run, and `is_steered` is set."""
+    """A run was begun, or the prompt has steered the run of the facts."""
 
     facts: RunFacts
-    is_steered: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -19,7 +19,7 @@ class RemoteRun:
     Attributes:
         request: the request to the current agent.
         facts: the facts as last reported.
-        exited: set once the agent has exited, or its process is lost.
+        exited: set once the agent has exited, or its process is lost, or if the prompt has no run of its own.
         begun: the answer of the owner, or None if the run failed before.
     """
 
@@ -50,7 +50,7 @@ class RemoteRun:
         self.facts = facts
         agent = {"backend": facts.backend, "model": facts.model, "fell_back": facts.fallback}
         self.request = replace(self.request, **agent)
-        if facts.has_exited:
+        if facts.has_exited or facts.is_steered:
             self.exited.set()
         if facts.state != "queued":
             self._left_queue.set()

@@ -16,9 +16,10 @@ from clinvk.remote.remote_run import RemoteRun
 from clinvk.remote.socket_path import connected
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
-from clinvk.types.errors import Cancelled, ClinvkError, Steered, TimedOut
+from clinvk.types.errors import Cancelled, ClinvkError, TimedOut
 from clinvk.types.orchestration import Plan, all_requests
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 _GREETS_TIMEOUT_S = 1.0
 """A server that takes longer is overloaded or stopped; the command is faster without the server."""
@@ -80,7 +81,6 @@ async def run_through_server(
     Raises:
         ServerDeclined: as `server_of`, or the server has not started the run.
         ClinvkError: the run is refused, or the server is gone.
-        Steered: as `LocalRuns.run`.
     """
     async with server_of(settings, environ, *request.backends) as connection:
         if not request.workdir:
@@ -92,7 +92,7 @@ async def run_through_server(
 
 async def start_on_server(
     work: RunRequest | tuple[Plan, Plan], settings: Settings, environ: Mapping[str, str]
-) -> Begun:
+) -> RunFacts:
     """Start a prompt, or a plan and the plan before its admission, in the background of the server of the home.
 
     Raises:
@@ -108,7 +108,7 @@ async def start_on_server(
         if not all(request.workdir for request in requests):
             raise ServerDeclined(_NO_WORKDIR)
         connection.send(command)
-        return _begun(await connection.receive())
+        return _begun(await connection.receive()).facts
 
 
 async def cancel_on_server(environ: Mapping[str, str], run_id: str) -> bool:
@@ -222,7 +222,7 @@ class AttachedRun:
         self._connection.send(self._command)
         self._receiving = asyncio.create_task(self._receive())
         try:
-            begun = _begun(await asyncio.shield(self._run.begun))
+            _begun(await asyncio.shield(self._run.begun))
         except asyncio.CancelledError:
             await self._finish()
             raise
@@ -231,9 +231,6 @@ class AttachedRun:
             if self._is_overdue:
                 raise TimedOut(self._overdue) from exc
             raise
-        if begun.is_steered:
-            self._receiving.cancel()
-            raise Steered(begun.facts.run_id, begun.facts.session_id)
         return self._run
 
     async def __aexit__(self, *_: object) -> None:

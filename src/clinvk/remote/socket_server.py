@@ -17,7 +17,7 @@ from clinvk.remote.messages import Begun, Greeting, Refused
 from clinvk.remote.socket_path import SocketClaim, peer_pid
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_scan import is_tagged
-from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown, Steered
+from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown
 from clinvk.types.orchestration import Plan
 from clinvk.types.run import RunFacts
 
@@ -191,8 +191,6 @@ class _ClientConnection:
         """Carry out a request."""
         try:
             await self._carry_out(request)
-        except Steered as exc:
-            self._connection.send(Begun(RunFacts(run_id=exc.run_id, backend="", session_id=exc.session_id), True))
         except (QueueFull, ShuttingDown) as exc:
             self._connection.send(Refused(exc.message))
         except ClinvkError as exc:
@@ -204,11 +202,14 @@ class _ClientConnection:
 
     async def _carry_out(self, request: messages.Request) -> None:
         match request:
-            case messages.BeginPrompt(detach=True):
-                run = await self._runs.start(request.request, self._environ_of(request), request.run_id)
-                self._connection.send(Begun(run.facts))
-            case messages.BeginPrompt():
-                await self._run_prompt(request)
+            case messages.BeginPrompt(request=prompt):
+                if steered := await self._runs.steer(prompt):
+                    self._connection.send(Begun(steered))
+                elif request.detach:
+                    run = await self._runs.start(prompt, self._environ_of(request), request.run_id)
+                    self._connection.send(Begun(run.facts))
+                else:
+                    await self._run_prompt(request)
             case messages.BeginPlan(plan=plan, original=original):
                 run_id = await self._control.start_plan(plan, original, self._environ_of(request))
                 self._connection.send(Begun(RunFacts(run_id=run_id, backend="")))

@@ -40,6 +40,7 @@ from clinvk.types.events import RunFailed
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +198,6 @@ class LocalRuns:
             BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: raised before the start.
             SessionBusy, QueueFull, ShuttingDown: the run cannot start at present.
             StoreUnavailable: the run cannot be stored.
-            Steered: the prompt has no run of its own.
         """
         return OwnedRun(self._begin(request))
 
@@ -225,6 +225,13 @@ class LocalRuns:
         run = await self._begin(request, user_environ, run_id=run_id)
         run.log.release()
         return run
+
+    async def steer(self, request: RunRequest) -> RunFacts | None:
+        """Give a prompt that steers to the agent that works in its session, and return the facts of the agent's run.
+
+        Return None if the prompt needs a run of its own. Raise the errors of `run`.
+        """
+        return await self._turns.steer(request) if request.on_busy == "steer" else None
 
     def live(self, run_id: str) -> RunTask | None:
         """Return the run with this id if queued or running here, else None."""
@@ -278,10 +285,12 @@ class LocalRuns:
         except SessionBusy as exc:
             if request.on_busy == "reject":
                 raise
-            steered = await self._turns.steer(request, exc) if request.on_busy == "steer" else None
+            interrupted = self._turns.working_in(request.session_id) if request.on_busy == "steer" else None
+            if request.on_busy == "steer" and not interrupted:
+                raise SessionBusy(f"{exc.message}, and cannot be steered: its agent has not started here") from exc
         run = await self._begin_turn(run_id, request, user_environ, may_wait, waits=True)
-        if steered:  # only now: else a run that waits for longer would come first
-            steered.stop(RunFailed(Cancelled.code, f"run {run.id!r} steered the conversation"))
+        if interrupted:  # only now: else a run that waits for longer would come first
+            interrupted.stop(RunFailed(Cancelled.code, f"run {run.id!r} steered the conversation"))
         return run
 
     async def _begin_turn(

@@ -48,7 +48,7 @@ class Runner(Protocol):
     """
 
     def run(self, request: RunRequest) -> AbstractAsyncContextManager[Run]:
-        """Run a prompt; see `LocalRuns.run`."""
+        """Run a prompt; see `LocalRuns.run`. If the prompt steers another run, the run has only that run's facts."""
         ...
 
     async def answer(self, reference: str, answer: InteractionAnswer) -> object:

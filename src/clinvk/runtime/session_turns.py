@@ -10,9 +10,10 @@ from clinvk.runtime.process.waiting import Lookups
 from clinvk.runtime.run.phase import Phase
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.protocol import SessionStore, settled_record
-from clinvk.types.errors import NodeUnavailable, SessionBusy, Steered
+from clinvk.types.errors import NodeUnavailable, SessionBusy
 from clinvk.types.record import Resume, Session
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 ReleaseElsewhere = Callable[[str], Awaitable[None]]
 """Make another clinvk close the conversation of a session."""
@@ -88,27 +89,29 @@ class SessionTurns:
         if resume != run.spec.resume:
             run.resume_from(resume, await run.spec.relaunch(run.request, resume))
 
-    async def steer(self, request: RunRequest, busy: SessionBusy) -> RunTask:
-        """Give the prompt to the agent that works in the session of a request, or return the run to be interrupted.
+    async def steer(self, request: RunRequest) -> RunFacts | None:
+        """Give the prompt to the agent that works in the session of a request, and return the facts of the agent's run.
 
-        The agent must have reported its conversation: else an interruption would lose the conversation. It receives
-        only a prompt with the options and the key of its run.
+        The agent receives only a prompt with the options and the key of its run; return None for other prompts.
 
         Raises:
-            SessionBusy: no agent works here in the session.
             InvalidRequest, NotResumable: the prompt cannot continue the session.
-            Steered: the agent has received the prompt.
         """
-        request, session, _ = await self.resolve(request, waits=True)
-        started = (run for run in self._live.values() if run.started_at and run.log.count)
-        run = next((run for run in started if session and run.session_id == session.id), None)
-        if run is None:
-            raise SessionBusy(f"{busy.message}, and cannot be steered: its agent has not started here")
-        if run.conversation and replace(request, **_NO_OPTIONS) == replace(run.request, **_NO_OPTIONS):
+        request, _, _ = await self.resolve(request, waits=True)
+        run = self.working_in(request.session_id)
+        if run and run.conversation and replace(request, **_NO_OPTIONS) == replace(run.request, **_NO_OPTIONS):
             await run.spec.relaunch(request, Resume(run.conversation))  # checks the prompt
             if await run.steer(request):
-                raise Steered(run.id, run.session_id)
-        return run
+                return replace(run.facts, is_steered=True)
+        return None
+
+    def working_in(self, session_id: str | None) -> RunTask | None:
+        """Return the run that may be interrupted in a session; None if no agent works in the session here.
+
+        The agent must have reported its conversation: else an interruption would lose the conversation.
+        """
+        started = (run for run in self._live.values() if run.started_at and run.log.count)
+        return next((run for run in started if session_id and run.session_id == session_id), None)
 
     def wake_next(self, ended: RunTask) -> None:
         """Make the runs that wait for the session of an ended run claim the session."""

@@ -31,15 +31,6 @@ class ClinvkError(Exception):
         self.retry_after_s = retry_after_s or self.retry_after_s
 
 
-class Steered(Exception):
-    """A prompt has no run of its own: the agent of a run in progress has received the prompt. This is no error."""
-
-    def __init__(self, run_id: str, session_id: str | None) -> None:
-        super().__init__(run_id)
-        self.run_id = run_id
-        self.session_id = session_id
-
-
 class InvalidRequest(ClinvkError):
     """The request cannot be run as it was asked."""
 

@@ -121,8 +121,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         new_session_id: the id of the new session; empty chooses an id. A stored session with this id begins again, with
             a new conversation of the agent.
         on_busy: what happens if the session has a run in progress: `reject` raises `SessionBusy`, `queue` waits for its
-            end, `steer` adds the prompt to the turn of the run (`Steered`), or else interrupts the run and is the next
-            turn.
+            end, `steer` interrupts the run and is the next turn, unless `LocalRuns.steer` adds the prompt to its turn.
         workdir: absolute path of an existing directory.
         add_dirs: absolute paths that the agent may use besides `workdir`.
         approval_mode: default, auto (edit without asking), none (act without asking) or always (ask for everything).

@@ -20,6 +20,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         used_tokens: the tokens that the agent has reported so far.
         raw: the last line of JSON that the agent printed, once the run has ended.
         warnings: name what could not be stored.
+        is_steered: whether the prompt has no run of its own, because the agent of this run has received the prompt.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     used_tokens: int = 0
     raw: bytes = b""
     warnings: tuple[str, ...] = ()
+    is_steered: bool = False
 
     @property
     def began_at(self) -> float:

@@ -13,7 +13,7 @@ from clinvk.dialects.dialect import Call
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.errors import CallMissing, SessionBusy, Steered
+from clinvk.types.errors import CallMissing, SessionBusy
 from clinvk.types.run import RunFacts
 from clinvk.types.text import readable
 
@@ -68,12 +68,12 @@ class PromptRuns(NamedTuple):
         admitted, is_continued = await self._admit(call, caller)
         if call.request.session_id and admitted.request.session_id and not is_continued:
             await self.parked_runs.stop_in_session(admitted.request.session_id)
+        if steered := await self.runs.steer(admitted.request):
+            yield steered
+            return
         async with AsyncExitStack() as stack:
             try:
                 begun = await self._begin(admitted, on_begun, stack)
-            except Steered as steered:
-                yield RunFacts(run_id=steered.run_id, backend="", session_id=steered.session_id)
-                return
             except SessionBusy:
                 if call.request.session_id or not (call.previous or call.chat):
                     raise

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from clinvk import logs
@@ -30,7 +29,6 @@ from clinvk.api.http.response import (
 )
 from clinvk.dialects import vendor
 from clinvk.dialects.dialect import Call, Dialect, Encoder, SupportsAsync, SupportsKeepAlive, renamed
-from clinvk.dialects.rest.rest import Accepted
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import (
@@ -100,7 +98,7 @@ class _PromptRequest(Exchange):
             return
         async with runs.begin(call, caller, self._note) as begun:
             if isinstance(begun, RunFacts):
-                await self._respond_steered(begun)
+                await self._accept(call, begun)
                 return
             self._is_settled = True
             logs.add_fields(run_id=begun.run.id)
@@ -109,7 +107,7 @@ class _PromptRequest(Exchange):
             if self._dialect.is_model_api:
                 self._headers = _headers(begun.call, begun.run)
             if call.respond_async:
-                await self._accept(begun)
+                await self._accept(begun.call, begun.facts)
             elif call.stream:
                 await self._stream(begun)
             else:
@@ -137,19 +135,14 @@ class _PromptRequest(Exchange):
         drop_decoded_headers(self._scope)
         return call
 
-    async def _respond_steered(self, facts: RunFacts) -> None:
-        body = Accepted(run_id=facts.run_id, session_id=facts.session_id, state="running", steered=True)
-        await self._response.send(202, "application/json", msgspec.json.encode(body), [_location(facts.run_id)])
-
-    async def _accept(self, begun: Begun) -> None:
-        """Respond with the location of the run, and let the run continue in the background."""
+    async def _accept(self, call: Call, facts: RunFacts) -> None:
+        """Respond with the location of the run, which continues without the client."""
         assert isinstance(self._dialect, SupportsAsync), "no other format asks for it"
-        run = begun.run
-        body = self._dialect.accepted(begun.call, run.facts, run.state)
-        if self._dialect.is_model_api:
-            await self._response.send(200, self._dialect.result_type, body, self._headers)
-            return
-        await self._response.send(202, self._dialect.result_type, body, accepted_headers(run.id))
+        status, headers = 200, self._headers
+        if not self._dialect.is_model_api:
+            location, applied = accepted_headers(facts.run_id)
+            status, headers = 202, [location] if facts.is_steered else [location, applied]
+        await self._response.send(status, self._dialect.result_type, self._dialect.accepted(call, facts), headers)
 
     async def _stream(self, begun: Begun) -> None:
         held: list[Logged] = []
@@ -164,7 +157,7 @@ class _PromptRequest(Exchange):
                 is_held = False
                 self._add_fallback(begun.run)
                 await self._open()
-            encoder = self._get_encoder(begun)
+            encoder = self._get_encoder()
             for data in chunked(encoder.feed(event, at) or vendor.waiting_comment(event) for _, at, event in batch):
                 await self._response.write(data)
             data = b""  # free the piece while waiting for the next batch
@@ -209,16 +202,13 @@ class _PromptRequest(Exchange):
         await super()._refuse(error)
 
     def _error_piece(self, error: ClinvkError) -> bytes:
-        encoder = self._encoder
-        if encoder is None:
-            assert self._begun, "a stream is opened for a run"
-            encoder = self._get_encoder(self._begun)
-        return encoder.feed(RunFailed(error.code, error.message), time.time())
+        return self._get_encoder().feed(RunFailed(error.code, error.message), time.time())
 
-    def _get_encoder(self, begun: Begun) -> Encoder:
+    def _get_encoder(self) -> Encoder:
         """Return the encoder of the stream."""
         if self._encoder is None:
-            self._encoder = self._dialect.encoder(begun.call, begun.facts)
+            assert self._begun, "a stream is opened for a run"
+            self._encoder = self._dialect.encoder(self._begun.call, self._begun.facts)
         return self._encoder
 
     def _raise_if_never_started(self, begun: Begun, event: Event) -> None:
@@ -279,7 +269,7 @@ class _PromptRequest(Exchange):
         """Return a keep-alive. The caller must send it: the encoder has counted the event."""
         dialect = self._dialect
         if self._is_settled and begun.call.stream and isinstance(dialect, SupportsKeepAlive):
-            return dialect.kept_alive(self._get_encoder(begun))
+            return dialect.kept_alive(self._get_encoder())
         return self._dialect.pulse
 
     def _is_held(self, run: RunTask) -> bool:
@@ -300,8 +290,4 @@ def _headers(call: Call, run: RunTask) -> list[Header]:
 
 def accepted_headers(run_id: str) -> list[Header]:
     """Return the headers of a response for a run in the background."""
-    return [_location(run_id), (b"preference-applied", b"respond-async")]
-
-
-def _location(run_id: str) -> Header:
-    return b"location", f"/api/v1/runs/{run_id}".encode()
+    return [(b"location", f"/api/v1/runs/{run_id}".encode()), (b"preference-applied", b"respond-async")]

@@ -15,7 +15,6 @@ from clinvk.cli.sessions.session_text import duration_of, short_id
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, print_json, print_text
 from clinvk.dialects.rest.rest import Accepted
-from clinvk.remote.messages import Begun
 from clinvk.remote.remote_runs import ServerDeclined, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
@@ -24,6 +23,7 @@ from clinvk.types.events import Event, InteractionRequested, InteractionResolved
 from clinvk.types.orchestration import Plan
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
+from clinvk.types.run import RunFacts
 
 _POLL_S = 0.2
 
@@ -43,25 +43,17 @@ async def start(work: RunRequest | tuple[Plan, Plan], context: CommandContext, w
     return 0
 
 
-def report(started: Begun, notes: Notes, wants_json: bool, prints_id: bool) -> None:
+def report(facts: RunFacts, notes: Notes, wants_json: bool, prints_id: bool) -> None:
     """Report a run that was started in the background, or that has received the prompt within its turn."""
-    facts = started.facts
     position = facts.queue_position
     state = "queued" if position else "running"
     if wants_json:
-        accepted = Accepted(
-            run_id=facts.run_id,
-            session_id=facts.session_id,
-            state=state,
-            queue_position=position or msgspec.UNSET,
-            steered=started.is_steered or msgspec.UNSET,
-        )
-        print_json(accepted)
+        print_json(Accepted.of(replace(facts, state=state)))
         return
     if prints_id:
         print_text(facts.run_id)
     what = f"{state}{f' (position {position})' if position else ''} in the background"
-    if started.is_steered:
+    if facts.is_steered:
         what = "steered: the running agent has received the prompt"
     notes.info(f"{what}; to follow: clinvk runs follow {short_id(facts.run_id)}")
 

@@ -19,7 +19,7 @@ from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writab
 from clinvk.config.model import OutputSettings
 from clinvk.runtime.process.waiting import in_background
 from clinvk.types import events
-from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound, Steered
+from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
 
@@ -83,14 +83,6 @@ class RunDisplay:
                     assert new_session_request is not None
                     self._notes.info(f"{lost}; starting another session")
                     await self._play(runs, new_session_request, "", is_attempt=False)
-        except Steered as exc:
-            from clinvk.cli.prompt import background  # imports that other prompts do not need
-            from clinvk.remote.messages import Begun
-            from clinvk.types.run import RunFacts
-
-            steered = Begun(RunFacts(run_id=exc.run_id, backend="", session_id=exc.session_id), is_steered=True)
-            background.report(steered, self._notes, wants_json=self._output.format != "text", prints_id=False)
-            return 0
         except BrokenStdout:
             return exits.CANCELLED
         except asyncio.CancelledError:
@@ -131,6 +123,12 @@ class RunDisplay:
         lost: str | None = None
         try:
             async with runs.run(request) as run:
+                if run.facts.is_steered:
+                    from clinvk.cli.prompt import background  # imports that other prompts do not need
+
+                    background.report(run.facts, self._notes, wants_json=self._output.format != "text", prints_id=False)
+                    self._ending = events.RunFinished()
+                    return None
                 self._shown, self._number = run, 0
                 if note:
                     self._notes.info(note)

@@ -1,7 +1,7 @@
 """clinvk's REST dialect: `POST /api/v1/prompt`, problem documents (RFC 9457), NDJSON streams."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta
@@ -54,6 +54,17 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
         bool | msgspec.UnsetType,
         Meta(description="The run was in progress, and its agent has received the prompt within the turn."),
     ] = msgspec.UNSET
+
+    @classmethod
+    def of(cls, facts: RunFacts) -> Self:
+        """Return the answer for a run."""
+        return cls(
+            run_id=facts.run_id,
+            session_id=facts.session_id,
+            state="queued" if facts.state == "queued" else "running",
+            queue_position=facts.queue_position or msgspec.UNSET,
+            steered=facts.is_steered or msgspec.UNSET,
+        )
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -120,11 +131,9 @@ class Rest:
         """Return the answer for an ended run."""
         return _encoder.encode(prompt_answer(call.request, result, facts, facts.duration_s))
 
-    def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
-        """Return the answer for a run that continues in the background."""
-        position = facts.queue_position or msgspec.UNSET
-        accepted = Accepted(run_id=facts.run_id, session_id=facts.session_id, state=state, queue_position=position)
-        return _encoder.encode(accepted)
+    def accepted(self, call: Call, facts: RunFacts) -> bytes:
+        """Return the answer for a run that continues in the background, or has received the prompt."""
+        return _encoder.encode(Accepted.of(facts))
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Return the problem document for a request that could not be run."""

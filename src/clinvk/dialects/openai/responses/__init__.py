@@ -122,9 +122,9 @@ class OpenAIResponses(OpenAIApi):
         output = result.said or (TextDelta(result.text),)
         return _encode(stored.response_of(Output(_started(call, facts), call, facts.run_id), (*output, result.ending)))
 
-    def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
+    def accepted(self, call: Call, facts: RunFacts) -> bytes:
         """Return the response for a run in the background."""
-        return _encode(replace(_started(call, facts), status="queued" if state == "queued" else "in_progress"))
+        return _encode(replace(_started(call, facts), status="queued" if facts.state == "queued" else "in_progress"))
 
 
 def _started(call: Call, facts: RunFacts) -> Response:
