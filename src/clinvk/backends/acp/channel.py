@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk.backends import acp_wire as wire
-from clinvk.backends.acp.turn import Pending, TurnDecoder
+from clinvk.backends.acp.turn import AcpTurn, Pending
 from clinvk.backends.base import Delivery, ProtocolNotSupported
 from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
@@ -49,17 +49,17 @@ _NO_WIDTH = "\u200b"
 class Call(NamedTuple):
     """A request to the agent: the method, and the turn that waits for the response."""
 
-    turn: TurnDecoder
+    turn: AcpTurn
     method: str
 
 
-class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
+class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
     """The channel of one process. `session_params` are those of `session/new`; `login` says how to log in."""
 
     configures = True
     """Whether requests set the mode and the model of a session; otherwise arguments of the process do."""
 
-    turn_type: type[TurnDecoder] = TurnDecoder
+    turn_type: type[AcpTurn] = AcpTurn
 
     def __init__(
         self, name: str, session_params: dict[str, object], login: str, tools: tuple[ClientTool, ...] = ()
@@ -123,10 +123,10 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         self._agent = message.result
         return ready + b"".join(map(self._open_session, self._open.values()))
 
-    def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> Ending:
+    def _lost(self, run: AcpTurn, exit_code: int, stderr: bytes) -> Ending:
         return crash_ending(self._name, exit_code, stderr)
 
-    def _open_session(self, turn: TurnDecoder) -> bytes:
+    def _open_session(self, turn: AcpTurn) -> bytes:
         """Return the request that opens the session of a turn, or the prompt if the process holds the session.
 
         An agent that cannot open a session of another process is asked all the same, and its refusal is reported.
@@ -153,7 +153,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
                 yield turn.run, event
 
     def _requested(
-        self, turn: TurnDecoder | None, message: Message[wire.Params, wire.Result], params: wire.Params
+        self, turn: AcpTurn | None, message: Message[wire.Params, wire.Result], params: wire.Params
     ) -> Iterator[Delivery]:
         """Answer a request of the agent, or ask the user. Nobody is asked before a prompt and after an interrupt."""
         if turn and turn.is_prompted and not turn.is_dropped:
@@ -168,7 +168,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         yield self._withdraw(message)
 
     def _permission(
-        self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], tool: wire.Tool
+        self, turn: AcpTurn, message: Message[wire.Params, wire.Result], tool: wire.Tool
     ) -> Iterator[Delivery]:
         for event in turn.call(tool):
             yield turn.run, event
@@ -183,7 +183,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             yield turn.run, Progress("denied", f"1 action was denied: {interaction.title}")
         yield self._decide(turn, message, "allow" if is_allowed else "deny")
 
-    def _form(self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], title: str, form: Form) -> Delivery:
+    def _form(self, turn: AcpTurn, message: Message[wire.Params, wire.Result], title: str, form: Form) -> Delivery:
         question = Interaction(
             id=_text(message.id), kind="question", title=title, fields=form.questions, choices=QUESTION_CHOICES
         )
@@ -214,7 +214,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         """Return the choices that the agent can honour; any request can be denied."""
         return tuple(each for each in APPROVAL_CHOICES if each.startswith("deny") or self._option(each, request))
 
-    def _decide(self, turn: TurnDecoder, request: Message[wire.Params, wire.Result], choice: Choice) -> bytes:
+    def _decide(self, turn: AcpTurn, request: Message[wire.Params, wire.Result], choice: Choice) -> bytes:
         """Answer a permission request; cancel the request if it has no option for the choice."""
         if choice.startswith("deny") and request.params and request.params.tool_call:
             turn.denied.add(request.params.tool_call.tool_call_id)
@@ -253,7 +253,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             return RunFailed(errors.InvalidRequest.code, f"{self._name} accepts no images", 1)
         return None
 
-    def _report_start(self, turn: TurnDecoder) -> Iterator[Delivery]:
+    def _report_start(self, turn: AcpTurn) -> Iterator[Delivery]:
         if not turn.is_started and turn.session in self._sessions:
             turn.is_started = True
             session = self._sessions[turn.session]
@@ -263,7 +263,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             wanted = turn.request.model if self.configures else None
             yield turn.run, RunStarted(wanted or current, turn.session)
 
-    def _configure(self, turn: TurnDecoder) -> bytes:
+    def _configure(self, turn: AcpTurn) -> bytes:
         """Set the mode and the model of an open session one after the other; the prompt follows."""
         if not self.configures:
             return self._prompt(turn)
@@ -281,7 +281,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             turn.setup.append(("session/set_model", {"modelId": next(ids, wanted)}))
         return self._proceed(turn)
 
-    def _proceed(self, turn: TurnDecoder) -> bytes:
+    def _proceed(self, turn: AcpTurn) -> bytes:
         """Return the next request of the setup, or the prompt."""
         if not turn.setup:
             return self._prompt(turn)
@@ -306,10 +306,10 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             case _:
                 return RunFailed(code, why, 1)
 
-    def _request(self, turn: TurnDecoder, method: str, params: dict[str, object]) -> bytes:
+    def _request(self, turn: AcpTurn, method: str, params: dict[str, object]) -> bytes:
         return self._ask(method, params, Call(turn, method))
 
-    def _prompt(self, turn: TurnDecoder) -> bytes:
+    def _prompt(self, turn: AcpTurn) -> bytes:
         turn.is_prompted = True
         text = self._prompt_text(turn.request).encode(errors="replace").decode()
         parts: list[object] = [{"type": "text", "text": text}]

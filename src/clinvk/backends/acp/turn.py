@@ -30,8 +30,8 @@ class Pending(NamedTuple):
     scope: str = ""
 
 
-class TurnDecoder:
-    """A run, as events.
+class AcpTurn:
+    """The turn of a run, as events.
 
     Attributes:
         session: the agent's id of the session; empty until the session is open.

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from clinvk.backends import acp_wire
 from clinvk.backends.acp.channel import AcpChannel, Call
-from clinvk.backends.acp.turn import TurnDecoder
+from clinvk.backends.acp.turn import AcpTurn
 from clinvk.backends.base import Delivery, Host
 from clinvk.backends.gemini import decoder, prompt_delivery
 from clinvk.backends.gemini.permissions import tool_permissions
@@ -67,7 +67,7 @@ class _Meta(msgspec.Struct):
 _META = msgspec.json.Decoder(_Meta)
 
 
-class GeminiTurn(TurnDecoder):
+class GeminiTurn(AcpTurn):
     """A run, as events."""
 
     def feed(self, update: acp_wire.Update) -> Iterator[events.Event]:
@@ -117,7 +117,7 @@ class GeminiChannel(AcpChannel):
     def __init__(self, session_params: dict[str, object], host: Host) -> None:
         super().__init__("gemini", session_params, decoder.LOG_IN)
         self._host = host
-        self._opening: deque[TurnDecoder] = deque()
+        self._opening: deque[AcpTurn] = deque()
         self._records: dict[str, ConversationRecord] = {}
 
     def stderr_message(self, stderr: bytes) -> str:
@@ -137,10 +137,10 @@ class GeminiChannel(AcpChannel):
             )
         return super()._begin(run, request, resume)
 
-    def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> events.Ending:
+    def _lost(self, run: AcpTurn, exit_code: int, stderr: bytes) -> events.Ending:
         return super()._lost(run, exit_code, decoder.readable(stderr.decode(errors="replace")).encode())
 
-    def _open_session(self, turn: TurnDecoder) -> bytes:
+    def _open_session(self, turn: AcpTurn) -> bytes:
         """Request a session, or queue the turn until earlier session requests finish."""
         if not turn.session:
             self._opening.append(turn)
