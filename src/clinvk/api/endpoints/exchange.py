@@ -5,16 +5,7 @@ from abc import ABC, abstractmethod
 
 from starlette.types import Receive, Scope, Send
 
-from clinvk.api.http.response import (
-    NO_BUFFERING,
-    NO_STORE,
-    ClientDisconnected,
-    DisconnectWatch,
-    Header,
-    HttpResponse,
-    internal_error,
-    refusal,
-)
+from clinvk.api.http import response
 from clinvk.dialects.dialect import Dialect
 from clinvk.types.errors import ClinvkError, exhausted
 
@@ -38,31 +29,33 @@ class Exchange(ABC):
     ) -> None:
         self._scope = scope
         self._receive = receive
-        self._response = HttpResponse(send)
+        self._response = response.HttpResponse(send)
         self._dialect = dialect
         self._stream_type = stream_type
         self._tick_s = tick_s
-        self._headers: list[Header] = []
+        self._headers: list[response.Header] = []
 
     async def serve(self) -> None:
         """Send the response, or until the client disconnects."""
         try:
-            async with DisconnectWatch(self._receive, self._response, self._wait_s, self._keep_alive) as disconnect:
+            async with response.DisconnectWatch(
+                self._receive, self._response, self._wait_s, self._keep_alive
+            ) as disconnect:
                 try:
                     await self._answer(disconnect)
                 except ClinvkError as error:
                     await self._refuse(error)
-                except ClientDisconnected:
+                except response.ClientDisconnected:
                     raise
                 except Exception as exc:
                     if not self._response.ended:
                         await self._refuse(self._internal(exc))
                     raise
-        except ClientDisconnected as gone:
+        except response.ClientDisconnected as gone:
             logger.debug("client left: %s", gone)
 
     @abstractmethod
-    async def _answer(self, disconnect: DisconnectWatch) -> None:
+    async def _answer(self, disconnect: response.DisconnectWatch) -> None:
         """Send the response. Call `disconnect.watch` once the body has been read."""
 
     @abstractmethod
@@ -78,11 +71,11 @@ class Exchange(ABC):
 
     def _internal(self, error: Exception) -> ClinvkError:
         """Return the error to report for an error inside clinvk."""
-        return exhausted(error) or internal_error()
+        return exhausted(error) or response.internal_error()
 
-    async def _open(self, cache: bytes = NO_STORE) -> None:
+    async def _open(self, cache: bytes = response.NO_STORE) -> None:
         if self._stream_type:
-            await self._response.open(200, self._stream_type, [NO_BUFFERING, *self._headers], cache)
+            await self._response.open(200, self._stream_type, [response.NO_BUFFERING, *self._headers], cache)
         else:
             await self._response.open(200, self._dialect.result_type, self._headers)
 
@@ -90,5 +83,5 @@ class Exchange(ABC):
         if self._response.opened and self._stream_type:
             await self._response.end(self._error_piece(error))
             return
-        status, body, headers = refusal(error, self._dialect, self._scope)
+        status, body, headers = response.refusal(error, self._dialect, self._scope)
         await self._response.send(status, self._dialect.error_type, body, [*headers, *self._headers])

@@ -8,23 +8,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import anyio
+import mcp_types
 import msgspec
 from mcp import MCPError
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.message import SessionMessage
-from mcp_types import (
-    INVALID_PARAMS,
-    CallToolRequestParams,
-    CallToolResult,
-    ListToolsResult,
-    PaginatedRequestParams,
-    TextContent,
-    Tool,
-    ToolAnnotations,
-    jsonrpc_message_adapter,
-)
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -50,10 +40,10 @@ def create_server(api_of: Callable[[Scope | None, AwaitedRun], RestApi], calls: 
     """
     definitions = [*_definitions()]
 
-    async def list_tools(_: _Context, __: PaginatedRequestParams | None) -> ListToolsResult:
-        return ListToolsResult(tools=definitions)
+    async def list_tools(_: _Context, __: mcp_types.PaginatedRequestParams | None) -> mcp_types.ListToolsResult:
+        return mcp_types.ListToolsResult(tools=definitions)
 
-    async def call_tool(context: _Context, params: CallToolRequestParams) -> CallToolResult:
+    async def call_tool(context: _Context, params: mcp_types.CallToolRequestParams) -> mcp_types.CallToolResult:
         scope = context.request.scope if context.request else None
         api = api_of(scope, AwaitedRun(calls.attached, context.session.report_progress))
         id_ = "" if context.request_id is None else context.request_id
@@ -80,33 +70,33 @@ async def _stop(api: RestApi) -> None:
         await api.stop()
 
 
-async def _called(api: RestApi, params: CallToolRequestParams) -> CallToolResult:
+async def _called(api: RestApi, params: mcp_types.CallToolRequestParams) -> mcp_types.CallToolResult:
     tool = tools.TOOLS.get(params.name)
     if tool is None:
-        raise MCPError(INVALID_PARAMS, f"unknown tool {params.name!r} (available: {', '.join(tools.TOOLS)})")
+        raise MCPError(mcp_types.INVALID_PARAMS, f"unknown tool {params.name!r} (available: {', '.join(tools.TOOLS)})")
     try:
         result = await tool(api, converted(params.arguments or {}, tool.__annotations__["arguments"], "argument"))
     except ClinvkError as exc:
         return _refusal(exc.message)
     text = msgspec.json.encode(result)
-    return CallToolResult(
-        content=[TextContent(type="text", text=text.decode())], structured_content=msgspec.json.decode(text)
+    return mcp_types.CallToolResult(
+        content=[mcp_types.TextContent(type="text", text=text.decode())], structured_content=msgspec.json.decode(text)
     )
 
 
-def _refusal(message: str) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=message)], is_error=True)
+def _refusal(message: str) -> mcp_types.CallToolResult:
+    return mcp_types.CallToolResult(content=[mcp_types.TextContent(type="text", text=message)], is_error=True)
 
 
-def _definitions() -> Iterator[Tool]:
+def _definitions() -> Iterator[mcp_types.Tool]:
     for name, tool in tools.TOOLS.items():
         types = tool.__annotations__
-        yield Tool(
+        yield mcp_types.Tool(
             name=name,
             description=tool.__doc__,
             input_schema=_schema(types["arguments"]),
             output_schema=_schema(types["return"]),
-            annotations=ToolAnnotations(read_only_hint=tool in tools.READ_ONLY),
+            annotations=mcp_types.ToolAnnotations(read_only_hint=tool in tools.READ_ONLY),
         )
 
 
@@ -135,7 +125,7 @@ async def serve_lines(
         async with received:
             async for line in lines:
                 try:
-                    message = SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+                    message = SessionMessage(mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False))
                 except ValueError as exc:
                     message = exc
                 if (cancelled := cancelled_request(line)) is not None:

@@ -12,16 +12,9 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
+from clinvk.backends import shared
 from clinvk.backends.base import Report
 from clinvk.backends.claude import wire
-from clinvk.backends.shared import (
-    Decoder,
-    MessageJoiner,
-    TextDeduplicator,
-    conversation_lost,
-    crash_ending,
-    not_logged_in,
-)
 from clinvk.types import errors, events
 
 _SYNTHETIC = "<synthetic>"
@@ -46,7 +39,7 @@ _LIMITS: dict[str, events.StopReason] = {"error_max_turns": "max_turns", "error_
 LOG_IN = "run claude and /login, or set ANTHROPIC_API_KEY"
 """The remedy if Claude Code is not logged in."""
 
-login_message = partial(not_logged_in, "claude", LOG_IN)
+login_message = partial(shared.not_logged_in, "claude", LOG_IN)
 """Return the message for a missing or refused login."""
 
 _COST_DIGITS = 8
@@ -66,7 +59,7 @@ _CODES = {
 }
 
 
-class ClaudeDecoder(Decoder):
+class ClaudeDecoder(shared.Decoder):
     """The decoder of one prompt.
 
     `before` is the previous result in the same process, whose costs are included in the next result. `client_tools` are
@@ -94,10 +87,10 @@ class ClaudeDecoder(Decoder):
         self._warning = warning
         self._started = False
         self._compacted = False
-        self._answer = MessageJoiner(events.TextDelta)
-        self._thoughts = MessageJoiner(events.ThinkingDelta)
-        self._text = TextDeduplicator()
-        self._thinking = TextDeduplicator()
+        self._answer = shared.MessageJoiner(events.TextDelta)
+        self._thoughts = shared.MessageJoiner(events.ThinkingDelta)
+        self._text = shared.TextDeduplicator()
+        self._thinking = shared.TextDeduplicator()
         self._message_id = ""
         self._open_block = wire.Delta()
         self._cut = False
@@ -137,8 +130,8 @@ class ClaudeDecoder(Decoder):
         """
         said = stderr.decode(errors="replace").strip()
         if said.startswith(NO_CONVERSATION):
-            return conversation_lost("claude", said, exit_code)
-        failed = crash_ending("claude", exit_code, stderr)
+            return shared.conversation_lost("claude", said, exit_code)
+        failed = shared.crash_ending("claude", exit_code, stderr)
         return failed if self.usage == events.Usage() else replace(failed, usage=self.usage)
 
     def _system(self, line: wire.System) -> Iterator[events.Event]:
@@ -374,7 +367,7 @@ def _failure(result: wire.Result, error: str | None) -> events.RunFailed:
     if _aborted(result):
         return events.RunFailed(errors.Cancelled.code, "claude was interrupted")
     if any(text.startswith(NO_CONVERSATION) for text in result.errors or ()):
-        return conversation_lost("claude", said, None)
+        return shared.conversation_lost("claude", said, None)
     status = result.api_error_status
     code = _CODES.get(error or "", errors.AgentFailed.code) if status is None else errors.agent_code(status)
     message = said or f"claude ended the run with {result.subtype!r}"

@@ -16,14 +16,8 @@ from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.client_tools import ToolChoice, arguments, function, takes_text, text_input, text_tool
 from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, Turn, conversation_of, document, image_of
 from clinvk.dialects.dialect import Call
+from clinvk.dialects.openai import answers
 from clinvk.dialects.openai import chat_bodies as bodies
-from clinvk.dialects.openai.answers import (
-    ChunkEncoder,
-    ChunkTemplates,
-    CompletionApi,
-    JsonObjectFormat,
-    with_answer_options,
-)
 from clinvk.types.events import Event, RunResult, ToolCall, ToolCallDelta
 from clinvk.types.request import ClientTool, Image, RunRequest, ToolOutput
 from clinvk.types.run import RunFacts
@@ -80,7 +74,7 @@ def _part(part: bodies.Part, place: str) -> str | Image:
 
 _JSON_OBJECT: dict[str, object] = {"type": "object"}
 _CHOICE = b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}'
-_TEMPLATES = ChunkTemplates(
+_TEMPLATES = answers.ChunkTemplates(
     start=_CHOICE % b'{"role":"assistant","content":"","refusal":null}',
     text=_CHOICE % b'{"content":%s}',
     thinking=_CHOICE % b'{"reasoning_content":%s}',
@@ -97,10 +91,10 @@ def _answer_call(call: ToolCall, request: RunRequest) -> bodies.AnswerCall:
     return bodies.AnswerCall(call.id, "function", function=bodies.FunctionCall(call.name, arguments(call)))
 
 
-class ChatEncoder(ChunkEncoder):
+class ChatEncoder(answers.ChunkEncoder):
     """Encodes the chunks of one chat answer, with the calls of client tools."""
 
-    def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts, templates: ChunkTemplates) -> None:
+    def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts, templates: answers.ChunkTemplates) -> None:
         super().__init__(kind, id_, call, facts, templates)
         self._indexes: dict[str, int] = {}
 
@@ -131,7 +125,7 @@ class ChatEncoder(ChunkEncoder):
         return self._chunk(_CHOICE % _encode({"tool_calls": [call]}))
 
 
-class OpenAIChat(CompletionApi):
+class OpenAIChat(answers.CompletionApi):
     """The dialect of `/openai/v1/chat/completions`."""
 
     id_prefix = "chatcmpl-"
@@ -170,9 +164,9 @@ class OpenAIChat(CompletionApi):
         call = vendor.call(request, conversation(parsed.messages), options, choice=_tool_choice(parsed))
         is_hosted = any(not (tool.function or tool.custom) for tool in parsed.tools or ())
         ignored = (*(("tools",) if is_hosted else ()), *vendor.ignored_stop(request))
-        return replace(with_answer_options(call, parsed), ignored=ignored)
+        return replace(answers.with_answer_options(call, parsed), ignored=ignored)
 
-    def encoder(self, call: Call, facts: RunFacts) -> ChunkEncoder:
+    def encoder(self, call: Call, facts: RunFacts) -> answers.ChunkEncoder:
         """Return the encoder of one stream."""
         return ChatEncoder(self.chunk_type, f"{self.id_prefix}{facts.run_id}", call, facts, _TEMPLATES)
 
@@ -218,7 +212,7 @@ def _thinks(body: bodies.ChatBody) -> bool:
 
 def _schema(response_format: bodies.ResponseFormat | None) -> dict[str, object] | None:
     match response_format:
-        case JsonObjectFormat():
+        case answers.JsonObjectFormat():
             return _JSON_OBJECT
         case bodies.JsonSchemaFormat(json_schema=schema):
             return schema.schema
@@ -226,7 +220,7 @@ def _schema(response_format: bodies.ResponseFormat | None) -> dict[str, object] 
             return None
 
 
-_TEXT_TEMPLATES = ChunkTemplates(
+_TEXT_TEMPLATES = answers.ChunkTemplates(
     start=b"",
     text=b'{"text":%s,"index":0,"logprobs":null,"finish_reason":null}',
     thinking=b"",
@@ -235,7 +229,7 @@ _TEXT_TEMPLATES = ChunkTemplates(
 _completion_body = msgspec.json.Decoder(bodies.CompletionBody)
 
 
-class OpenAICompletions(CompletionApi):
+class OpenAICompletions(answers.CompletionApi):
     """The dialect of `/openai/v1/completions`."""
 
     id_prefix = "cmpl-"
@@ -255,9 +249,9 @@ class OpenAICompletions(CompletionApi):
         call = vendor.call(
             request, Conversation((), (Turn("user", (prompt,)),)), vendor.header_options(headers), "prompt"
         )
-        return replace(with_answer_options(call, parsed), echo=prompt if parsed.echo else "")
+        return replace(answers.with_answer_options(call, parsed), echo=prompt if parsed.echo else "")
 
-    def templates(self, call: Call) -> ChunkTemplates:
+    def templates(self, call: Call) -> answers.ChunkTemplates:
         """Return the templates of the chunks of a stream, which starts with the echoed prompt if requested."""
         return _TEXT_TEMPLATES._replace(start=_TEXT_TEMPLATES.text % _encode(call.echo) if call.echo else b"")
 

@@ -10,21 +10,9 @@ from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies
 from clinvk.dialects.dialect import copy_as
+from clinvk.types import record
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.events import StopReason, Usage
-from clinvk.types.record import (
-    MAX_TAG_CHARS,
-    MAX_TAGS,
-    MAX_TITLE_CHARS,
-    TAG_PATTERN,
-    TITLE_PATTERN,
-    RunKind,
-    RunRecord,
-    Session,
-    run_messages,
-    valid_tag,
-    valid_title,
-)
 from clinvk.types.request import FailedAgent
 
 LISTED_CHARS = 1000
@@ -33,9 +21,11 @@ LISTED_CHARS = 1000
 SHOWN_PARTS = 1000
 """Maximum number of parts in the view of an orchestration; the list of runs has all parts."""
 
-Title = Annotated[str, Meta(max_length=MAX_TITLE_CHARS, extra_json_schema={"pattern": TITLE_PATTERN})]
-_Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS, extra_json_schema={"pattern": TAG_PATTERN})]
-Tags = Annotated[list[_Tag], Meta(max_length=MAX_TAGS)]
+Title = Annotated[str, Meta(max_length=record.MAX_TITLE_CHARS, extra_json_schema={"pattern": record.TITLE_PATTERN})]
+_Tag = Annotated[
+    str, Meta(min_length=1, max_length=record.MAX_TAG_CHARS, extra_json_schema={"pattern": record.TAG_PATTERN})
+]
+Tags = Annotated[list[_Tag], Meta(max_length=record.MAX_TAGS)]
 
 _Limit = Annotated[int, Meta(ge=1, le=1000, description="Maximum number of items.")]
 _Offset = Annotated[int, Meta(ge=0, le=2_147_483_647, description="Number of items to skip.")]
@@ -145,7 +135,7 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(description="32 hex digits.")]
     state: Annotated[RunState, Meta(description="interrupted: clinvk died during the run.")]
-    kind: Annotated[RunKind, Meta(description="A prompt or an orchestration.")]
+    kind: Annotated[record.RunKind, Meta(description="A prompt or an orchestration.")]
     backend: Annotated[str, Meta(description="Empty for an orchestration.")]
     session_id: Annotated[str | None, Meta(description="The session of the run; null if none is stored.")]
     parent_id: Annotated[str | None, Meta(description="The orchestration of which the run is a part.")]
@@ -239,7 +229,7 @@ class LiveFollowing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 _patches = msgspec.json.Decoder(SessionPatch)
 
 
-def session_view(session: Session) -> SessionView:
+def session_view(session: record.Session) -> SessionView:
     """Return the view of a session."""
     return copy_as(
         SessionView,
@@ -250,13 +240,13 @@ def session_view(session: Session) -> SessionView:
     )
 
 
-def session_item(session: Session, costs: Mapping[str, float]) -> SessionView:
+def session_item(session: record.Session, costs: Mapping[str, float]) -> SessionView:
     """Return the view of a session in a list, with its cost among the costs of the list."""
     view = session_view(replace(session, initial_prompt=session.initial_prompt[:LISTED_CHARS]))
     return replace(view, cost_usd=costs.get(session.id))
 
 
-def run_item(run: RunRecord) -> RunItem:
+def run_item(run: record.RunRecord) -> RunItem:
     """Return the view of a run in a list."""
     part = run.part
     return copy_as(
@@ -276,7 +266,7 @@ def run_item(run: RunRecord) -> RunItem:
     )
 
 
-def _exit_code(run: RunRecord) -> int | None:
+def _exit_code(run: record.RunRecord) -> int | None:
     """Return the exit code that the client received: 1 for a failed run if the agent's code is missing or 0."""
     if run.ended_at is None or run.state == "finished":
         return run.exit_code
@@ -284,7 +274,7 @@ def _exit_code(run: RunRecord) -> int | None:
 
 
 def run_view(
-    run: RunRecord, parts: Iterable[RunRecord] = (), total: int = 0, queue_position: int | None = None
+    run: record.RunRecord, parts: Iterable[record.RunRecord] = (), total: int = 0, queue_position: int | None = None
 ) -> RunView:
     """Return the view of a run with the given parts, out of `total` parts."""
     shown = sorted(map(run_item, parts), key=lambda item: (item.index or 0, item.created_at))
@@ -301,14 +291,15 @@ def run_view(
     )
 
 
-def messages(runs: Iterable[RunRecord]) -> Iterator[TurnMessage]:
+def messages(runs: Iterable[record.RunRecord]) -> Iterator[TurnMessage]:
     """Yield the prompts and answers of runs. A run in progress has no answer yet.
 
     The last piece of an answer has the usage and the error of the run.
     """
     for run in runs:
         parts = [
-            TurnMessage(role=part.role, text=part.text, time=time(part.at), run_id=run.id) for part in run_messages(run)
+            TurnMessage(role=part.role, text=part.text, time=time(part.at), run_id=run.id)
+            for part in record.run_messages(run)
         ]
         if run.ended_at is not None:
             parts[-1] = replace(parts[-1], usage=run.usage, error=run.error_message)
@@ -323,8 +314,8 @@ def patch(body: bytes) -> SessionPatch:
     """
     changes = json_bodies.decode(body, _patches)
     return SessionPatch(
-        title=None if changes.title is None else valid_title(changes.title),
-        tags=None if changes.tags is None else [valid_tag(tag) for tag in changes.tags],
+        title=None if changes.title is None else record.valid_title(changes.title),
+        tags=None if changes.tags is None else [record.valid_tag(tag) for tag in changes.tags],
     )
 
 
