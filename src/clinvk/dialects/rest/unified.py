@@ -5,10 +5,11 @@ repeated: the answer is the concatenation of all `message` events.
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict
 
 from clinvk.dialects.rest.interactions import InteractionView, interaction_view
 from clinvk.types import events
@@ -204,20 +205,8 @@ _Interactions = InteractionRequestedLine | InteractionResolvedLine
 Line = _Output | _Interactions | ProgressLine | UserMessageLine | UsageLine | ErrorLine | DoneLine
 
 
-_OneLine = (
-    RunStarted
-    | events.TextDelta
-    | events.ThinkingDelta
-    | events.ToolCall
-    | events.ToolResult
-    | events.Waiting
-    | events.InteractionResolved
-    | events.Progress
-    | events.UserMessage
-)
-"""The events with exactly one line."""
-
 _UNTAGGED = Tag()
+_WAITS = Stage("waiting", "the agent waits for the client's tools")
 _encoder = msgspec.json.Encoder()
 
 
@@ -232,7 +221,7 @@ class UnifiedEncoder:
     def __init__(self, facts: RunFacts, tag: Tag = _UNTAGGED) -> None:
         self.sequence = 0
         self._facts = facts
-        self._tag = tag
+        self._fixed: dict[str, Any] = {"backend": facts.backend, "session_id": facts.session_id, **asdict(tag)}
         self._tool_names: dict[str, str] = {}
         self._second = -1
         self._second_text = ""
@@ -244,16 +233,35 @@ class UnifiedEncoder:
         elif isinstance(event, events.ToolResult):
             self._tool_names.pop(event.id, "")
 
-    def feed(self, event: Event, at: float) -> bytes:
+    def feed(self, event: Event, at: float) -> bytes:  # noqa: PLR0911 - one line for each kind
         """Return the line of one event; the line of an ending follows a line with the token usage."""
         match event:
+            case events.TextDelta(text=text):
+                return self._line(MessageLine, Message(text), at)
+            case events.ThinkingDelta(text=text):
+                return self._line(ThinkingLine, Thinking(text), at)
+            case events.ToolCall():
+                self._tool_names[event.id] = event.name
+                return self._line(ToolUseLine, ToolUse(event.id, event.name, event.input), at)
             case events.ToolCallDelta():
                 self.sequence += 1
                 return b""
+            case events.ToolResult():
+                name = self._tool_names.pop(event.id, "")
+                return self._line(ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error), at)
+            case events.Progress() | events.AwaitingTools():
+                is_waiting = isinstance(event, events.AwaitingTools)
+                return self._line(ProgressLine, _WAITS if is_waiting else Stage(event.stage, event.message), at)
+            case events.UserMessage(text=text):
+                return self._line(UserMessageLine, Prompt(text), at)
+            case events.InteractionRequested() | events.InteractionResolved():
+                is_new = isinstance(event, events.InteractionRequested)
+                kind = InteractionRequestedLine if is_new else InteractionResolvedLine
+                return self._line(kind, interaction_view(event.interaction), at)
             case RunFinished() | RunFailed():
                 return self._ending(event, at)
             case _:
-                return self._line(*self._content(event), at)
+                return self._line(InitLine, self._init(event), at)
 
     def _ending(self, event: RunFinished | RunFailed, at: float) -> bytes:
         """Return the lines of an ending; an `error` without `init` is alone."""
@@ -262,32 +270,6 @@ class UnifiedEncoder:
         if is_finished:
             return usage + self._line(DoneLine, self._done(event, at), at)
         return usage + self._line(ErrorLine, failure(event), at)
-
-    def _content(self, event: _OneLine) -> tuple[type[Line], object]:
-        match event:
-            case events.TextDelta(text=text):
-                kind, content = MessageLine, Message(text)
-            case events.ThinkingDelta(text=text):
-                kind, content = ThinkingLine, Thinking(text)
-            case events.ToolCall():
-                self._tool_names[event.id] = event.name
-                kind, content = ToolUseLine, ToolUse(event.id, event.name, event.input)
-            case events.ToolResult():
-                name = self._tool_names.pop(event.id, "")
-                kind, content = ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error)
-            case events.Progress():
-                kind, content = ProgressLine, Stage(event.stage, event.message)
-            case events.UserMessage(text=text):
-                kind, content = UserMessageLine, Prompt(text)
-            case events.AwaitingTools():
-                kind, content = ProgressLine, Stage("waiting", "the agent waits for the client's tools")
-            case events.InteractionRequested() | events.InteractionResolved():
-                is_new = isinstance(event, events.InteractionRequested)
-                kind = InteractionRequestedLine if is_new else InteractionResolvedLine
-                content = interaction_view(event.interaction)
-            case RunStarted():
-                kind, content = InitLine, self._init(event)
-        return kind, content
 
     def _init(self, event: RunStarted) -> Init:
         facts = self._facts
@@ -301,14 +283,9 @@ class UnifiedEncoder:
     def _line(self, kind: type[Line], content: object, at: float) -> bytes:
         self.sequence += 1
         line = kind(
-            backend=self._facts.backend,
-            session_id=self._facts.session_id,
+            **self._fixed,
             timestamp=self._timestamp(at),
             sequence=self.sequence,
-            index=self._tag.index,
-            step=self._tag.step,
-            name=self._tag.name,
-            id=self._tag.id,
             content=content,  # pyright: ignore[reportArgumentType]  # each call pairs a line with its content
         )
         return _encoder.encode(line) + b"\n"
