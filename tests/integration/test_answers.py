@@ -336,7 +336,7 @@ async def test_slow_schema_check_does_not_block_the_event_loop(scripted: Scripte
         loop.call_later(0.01, beat)
 
     beat()
-    with pytest.raises(InvalidRequest, match="takes more than 10 s to look at"):
+    with pytest.raises(InvalidRequest, match="takes more than 10 s to check"):
         await events(scripted, ask("gemini", tmp_path, output_schema=schema))
     assert beats > 100
     assert scripted.calls() == []

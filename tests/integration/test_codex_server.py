@@ -57,8 +57,8 @@ async def test_deltas_come_from_the_app_server_which_exits_by_itself(
     ("script", "message"),
     [
         ("echo \"error: unrecognized subcommand 'app-server'\" >&2; exit 2", "unrecognized subcommand 'app-server'"),
-        ("cat", "cannot be talked to: it refused `initialize`"),
-        ("echo Usage: codex; sleep 600", "cannot be talked to: it did not answer within 0.5 s"),
+        ("cat", "does not speak its protocol: it refused `initialize`"),
+        ("echo Usage: codex; sleep 600", "does not speak its protocol: it did not answer within 0.5 s"),
     ],
 )
 async def test_codex_that_does_not_speak_the_protocol_fails_clearly(

@@ -283,7 +283,7 @@ def test_stopping_a_busy_server_reports_what_it_waits_for_and_how_long(
     assert process.popen.stderr
     line = process.popen.stderr.readline()
     (tmp_path / "go").touch()
-    assert re.search(r"what runs may take \d\d s more; a second signal \(Ctrl-C\) ends it at once", line)
+    assert re.search(r"runs may take \d\d s more; a second signal \(Ctrl-C\) ends them at once", line)
     assert answer.get().json()["output"] == "x"
     assert process.end() == (0, "")
 
@@ -296,7 +296,7 @@ def test_log_reports_that_the_grace_period_was_too_short(server: Start, scripted
     process.stop()
     answer.get()
     assert process.end() == (0, "")
-    assert process.stopping[-1:] == ["stopping: 1 s are over; what still runs is ended"]
+    assert process.stopping[-1:] == ["stopping: 1 s are over; ending the remaining runs"]
 
 
 def test_runs_still_queued_after_the_grace_period_are_told_to_retry(server: Start, scripted: Scripted) -> None:

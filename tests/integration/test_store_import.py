@@ -94,7 +94,7 @@ async def test_damaged_files_are_reported_once_and_skipped(folder: Path) -> None
         assert imported.count == 1
         damaged = {damage.file.name: damage.reason for damage in imported.damaged}
         assert set(damaged) == {"broken.json", "index.json"}
-        assert damaged["broken.json"].startswith("it is not JSON object")
+        assert damaged["broken.json"].startswith("it is not a JSON object")
         assert damaged["index.json"] == "it names no backend"
         assert (await store.import_earlier()).damaged == ()
 

@@ -121,10 +121,10 @@ WRONG = [
     ),
     (
         ["--xyzzy", "hello"],
-        "unknown flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --",
+        "unknown flag '--xyzzy'; see clinvk help prompt; put -- before a prompt that begins with -",
     ),
-    (["- a list"], "unknown flag '- a list'; see clinvk help prompt; a prompt that begins with - stands after --"),
-    (["-5"], "unknown flag '-5'; see clinvk help prompt; a prompt that begins with - stands after --"),
+    (["- a list"], "unknown flag '- a list'; see clinvk help prompt; put -- before a prompt that begins with -"),
+    (["-5"], "unknown flag '-5'; see clinvk help prompt; put -- before a prompt that begins with -"),
     (["hello", "world"], "the prompt must be one argument, got 2; put it in quotes"),
     (["hello", "--", "world"], "the prompt must be one argument, got 2; put it in quotes"),
     (["hello", "-m"], "--model/-m: expected one argument"),
@@ -155,7 +155,7 @@ WRONG = [
     (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
     (
         ["config", "set", "backends.codex.extra_flags", "--strict-config"],
-        "unknown flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",
+        "unknown flag '--strict-config'; put -- before a value that begins with -; did you mean --config?",
     ),
     (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
     (["doctr"], "'doctr' is not a command; did you mean `clinvk doctor`? To send it as a prompt: clinvk -- doctr"),
@@ -165,7 +165,7 @@ WRONG = [
     (["config", "set", "a", "b", "c"], "config set takes no argument 'c'; see clinvk help config set"),
     (
         ["config", "set", "backends.codex.extra_flags", "--search"],
-        "config set has no flag '--search'; see clinvk help config set; a value that begins with - stands after --",
+        "config set has no flag '--search'; see clinvk help config set; put -- before a value that begins with -",
     ),
     (["keys", "create", "a", "--rate", "-0.5"], "--rate: '-0.5' is not a number above 0"),
     (["keys", "create", "a", "--rate", "inf"], "--rate: 'inf' is not a number above 0"),

@@ -203,7 +203,7 @@ class SessionStore(ABC):
     async def create(self, session: Session) -> None:
         """Insert a session without a run (a fork), `settled_record`. Raises ValueError if the id exists."""
         if not await self._write(lambda db: self._turns.insert(db, settled_record(session))):
-            raise ValueError(f"session {session.id!r} is there already")
+            raise ValueError(f"session {session.id!r} exists already")
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Change title and tags; None leaves a value unchanged. Raises `SessionNotFound`."""

@@ -53,8 +53,8 @@ class AllowedHosts:
             raise InvalidRequest("the header host is missing", "host")
         if host and not self._any and not self._is_own_name(host, scope):
             raise HostRefused(
-                f"the header host is {host!r:.200}, which is no name of this server; "
-                "server.allowed_hosts names those under which it can be reached"
+                f"the header host is {host!r:.200}, which is not a name of this server; "
+                "server.allowed_hosts lists more names"
             )
         if scope["method"] not in _SAFE:
             refuse_foreign(scope, allow_cors=True)
@@ -152,7 +152,7 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
 
 def _refuse_repeated_host(headers: Iterable[Header]) -> None:
     if sum(name == b"host" for name, _ in headers) > 1:
-        raise InvalidRequest("the header host is there more than once", "host")
+        raise InvalidRequest("the header host occurs more than once", "host")
 
 
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"

@@ -117,7 +117,7 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings, ma
                     raise error
                 has_more = message.get("more_body", False)
     except TimeoutError:
-        raise errors.BodyTooSlow(f"the body was not there within {timeout_s:g} s (server.read_timeout_secs)") from None
+        raise errors.BodyTooSlow(f"the body did not arrive within {timeout_s:g} s (server.read_timeout_secs)") from None
     body = bytes(received)
     if await run_in_loop_thread(len(body), has_too_many_values, body):
         raise errors.BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")

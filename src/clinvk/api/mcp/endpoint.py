@@ -34,7 +34,7 @@ def require_sdk() -> None:
         NoSuchPath: the SDK is not installed.
     """
     if not find_spec("mcp_types"):
-        raise NoSuchPath("MCP needs the package mcp, 2.3 or later; `pip install 'clinvk[mcp]'` brings it")
+        raise NoSuchPath("MCP needs the package mcp, 2.3 or later; run `pip install 'clinvk[mcp]'`")
 
 
 class InProcessRest(NamedTuple):

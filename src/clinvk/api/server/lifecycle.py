@@ -61,7 +61,7 @@ def notify_service_manager(environ: Mapping[str, str], *lines: str) -> None:
         try:
             sock.sendto("\n".join(lines).encode(), address)
         except OSError as exc:
-            logger.warning("the service manager cannot be told %s: %s", lines[0], exc.strerror)
+            logger.warning("cannot notify the service manager of %s: %s", lines[0], exc.strerror)
 
 
 def notify_reloading() -> tuple[str, str]:
@@ -103,11 +103,11 @@ class Signals:
             if now() >= silent_until:
                 silent_until = until
                 left_s = round(until - now())
-                logger.info("stopping: what runs may take %d s more; a second signal (Ctrl-C) ends it at once", left_s)
+                logger.info("stopping: runs may take %d s more; a second signal (Ctrl-C) ends them at once", left_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._second_stop.wait(), _POLL_INTERVAL_S)
         if grace_s and is_busy() and not self._second_stop.is_set():
-            logger.warning("stopping: %g s are over; what still runs is ended", grace_s)
+            logger.warning("stopping: %g s are over; ending the remaining runs", grace_s)
 
     def receive(self, number: signal.Signals) -> None:
         """Handle a signal."""

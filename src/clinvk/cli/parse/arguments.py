@@ -126,7 +126,7 @@ def _refuse_unknown(unknown: Sequence[str], command: commands.Command, name: str
         return
     flag = unknown[0].split("=", 1)[0]
     known = [spec.names[0].lstrip("-") for spec in commands.flags_shown(name) if spec.help]
-    hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
+    hint = "; put -- before a value that begins with -" if "VALUE" in command.arguments else ""
     if flag == "--json" and issubclass(command.flags, RunFlags):
         raise InvalidRequest(f"unknown flag {flag!r}{f' of {name}' if name else ''}; use -o json")
     owners = [
@@ -141,7 +141,7 @@ def _refuse_unknown(unknown: Sequence[str], command: commands.Command, name: str
         raise InvalidRequest(f"unknown flag {flag!r}{hint}; did you mean --{near}?")
     if not name:
         raise InvalidRequest(
-            f"unknown flag {flag!r}; see clinvk help prompt; a prompt that begins with - stands after --"
+            f"unknown flag {flag!r}; see clinvk help prompt; put -- before a prompt that begins with -"
         )
     raise InvalidRequest(f"{name} has no flag {flag!r}; see clinvk help {name}{hint}")
 

@@ -164,7 +164,7 @@ def _claim(path: Path, arguments: Sequence[str]) -> FileLock:
         try:
             _end(other)
         except OSError as exc:
-            logger.warning("what a dead clinvk left is not ended by %s: %s", other, exc)
+            logger.warning("the processes that a dead clinvk left are not ended by %s: %s", other, exc)
     while True:  # another clinvk may lock and remove the file while the file is empty
         if lock := file_locks.take(path):
             os.write(lock.file, "\n".join(arguments).encode())

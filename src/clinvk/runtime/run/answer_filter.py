@@ -220,7 +220,7 @@ class SchemaChecker:
                 await _verdict(self._spawner, self._environ, task)
             except TimeoutError:
                 field = SCHEMA_FIELD if schema else "tools"
-                raise InvalidRequest(f"{field} takes more than {_TIMEOUT_S:g} s to look at", field) from None
+                raise InvalidRequest(f"{field} takes more than {_TIMEOUT_S:g} s to check", field) from None
         self._valid[digest] = None
         if len(self._valid) > _REMEMBERED:
             del self._valid[next(iter(self._valid))]

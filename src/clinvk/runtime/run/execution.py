@@ -99,7 +99,7 @@ async def _run_own(task: RunTask) -> None:
             await finish_shielded(asyncio.to_thread(folder.add, task.spec.launch))
             await _run_process(task, folder)
     except ProtocolNotSupported as exc:
-        raise AgentCrashed(f"{task.spec.path} cannot be talked to: {exc}") from exc
+        raise AgentCrashed(f"{task.spec.path} does not speak its protocol: {exc}") from exc
     finally:
         await folder.clear()
 

@@ -133,7 +133,7 @@ async def _blocked_paths(git: Git, top: str, dirs: GitDirs, check_source: Source
         try:
             sources = dict.fromkeys((real, *_stores(dirs.common, alternates)))
         except OSError as exc:
-            raise InvalidRequest(f"cannot look where the objects of {top!r} are: {exc}", ISOLATION) from exc
+            raise InvalidRequest(f"cannot find the objects of {top!r}: {exc}", ISOLATION) from exc
         blocked = {path for source in sources for path in check_source(source)}
         trees = set(map(_tree, sources))
         for tree in trees & blocked:

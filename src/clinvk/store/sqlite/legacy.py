@@ -159,7 +159,7 @@ def _object(data: bytes) -> dict[str, object]:
     try:
         return msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=dict[str, object])
     except msgspec.DecodeError as exc:
-        raise ValueError(f"it is not JSON object: {exc}") from exc
+        raise ValueError(f"it is not a JSON object: {exc}") from exc
 
 
 def _id(text: str) -> str:
