@@ -11,7 +11,7 @@ from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.remote import caller, messages
 from clinvk.remote.connection import Connection
-from clinvk.remote.messages import BeginPlan, BeginPrompt, Begun, Events, Greeting, Refused, Stop
+from clinvk.remote.messages import BeginPlan, BeginPrompt, Begun, Events, Greeting, Read, Refused, Stop
 from clinvk.remote.remote_run import RemoteRun
 from clinvk.remote.socket_path import connected
 from clinvk.runtime.process.waiting import finish_shielded
@@ -217,6 +217,7 @@ class AttachedRun:
         self._warn = warn
         self._run = RemoteRun(self._command.run_id, request, self._send)
         self._is_overdue = False
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> RemoteRun:
         self._connection.send(self._command)
@@ -241,26 +242,31 @@ class AttachedRun:
     async def _receive(self) -> None:
         """Take the messages of the server until the agent has exited. The loss of the server ends the run."""
         run = self._run
+        self._restart_timer()
         while not run.exited.is_set():
-            try:
-                async with self._time_limit():
-                    message = await self._connection.receive()
-            except TimeoutError:
-                self._is_overdue = True
-                run.fail(TimedOut.code, self._overdue)
-                continue
+            message = await self._connection.receive()
             run.feed(message, self._connection.size)
             if not isinstance(message, Begun | Events):
                 run.lose(ClinvkError.code, _SERVER_LOST)
+            self._restart_timer()
 
-    def _time_limit(self) -> asyncio.Timeout:
-        """Return a context that raises TimeoutError when a server that still answers would have sent something.
+    def _restart_timer(self) -> None:
+        """End the run at the time by which a server that still answers would have sent something.
 
         There is no limit while a user answers, or while the reader of the events is behind: then the server waits.
         """
+        self._cancel_timer()
         limit_s, run = self._command.request.timeout_s, self._run
-        is_limited = limit_s and not (run.log.ending or run.log.is_ahead or run.facts.state == "waiting")
-        return asyncio.timeout(limit_s + _LATER_S if limit_s and is_limited else None)
+        if limit_s and not (run.log.ending or run.log.is_ahead or run.facts.state == "waiting"):
+            self._timer = asyncio.get_running_loop().call_later(limit_s + _LATER_S, self._time_out)
+
+    def _cancel_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def _time_out(self) -> None:
+        self._is_overdue = True
+        self._run.fail(TimedOut.code, self._overdue)
 
     @property
     def _overdue(self) -> str:
@@ -269,6 +275,8 @@ class AttachedRun:
     def _send(self, message: messages.Message) -> None:
         """Send a message. A server that does not stop the run in time counts as lost."""
         self._connection.send(message)
+        if isinstance(message, Read):  # perhaps because a reader has caught up
+            self._restart_timer()
         if isinstance(message, Stop):
             self._lose_after(_STOPS_AT_ONCE_TIMEOUT_S if message.at_once else _STOPS_TIMEOUT_S)
 
@@ -297,3 +305,4 @@ class AttachedRun:
             raise
         finally:
             self._receiving.cancel()
+            self._cancel_timer()
