@@ -17,12 +17,12 @@ from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.inventory import BackendInventory
 from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
-from clinvk.api.endpoints.services import Services
+from clinvk.api.endpoints.services import Services, Setup
 from clinvk.api.http.middleware import RequestMiddleware, ServerState
 from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server.address import listen
-from clinvk.api.server.server import RunningServer, Setup, open_server
+from clinvk.api.server.server import RunningServer, open_server
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home

@@ -6,12 +6,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+from socket import socket
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from clinvk.api.access.auth import Access
+from clinvk.api.access.auth import Access, access_of
+from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.inventory import BackendInfo, BackendInventory, NodeInfo
 from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.prompt_runs import PromptRuns
@@ -160,20 +162,25 @@ class Services:
             await self.orchestrations.end()
 
 
+class Setup(NamedTuple):
+    """What a server is opened with. `open_files` is the former limit of open files, for the agents."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    registry: Mapping[str, Backend]
+    sockets: list[socket]
+    api_keys: ApiKeys
+    cluster: Cluster | None = None
+    open_files: int | None = None
+
+
 @asynccontextmanager
 async def open_services(
-    settings: Settings,
-    environ: Mapping[str, str],
-    registry: Mapping[str, Backend],
-    store: SessionStore,
-    access: Access,
-    observers: Observers,
-    background: asyncio.TaskGroup,
-    cluster: Cluster | None = None,
-    keeps_warm: bool = False,
-    open_files: int | None = None,
+    setup: Setup, store: SessionStore, observers: Observers, background: asyncio.TaskGroup, keeps_warm: bool = False
 ) -> AsyncGenerator[Services]:
-    """Open the services of a server inside the context. The other arguments are as in `LocalRuns`."""
+    """Open the services of a server inside the context; `keeps_warm` is as in `LocalRuns`."""
+    settings, environ, registry, sockets, api_keys, cluster, open_files = setup
+    access = await access_of(settings.server, api_keys, sockets)
     admission = RequestAdmission(settings, environ, registry, store, access.keys)
     async with (
         in_background(admission.key_policy.refresh()),

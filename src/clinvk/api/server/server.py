@@ -20,7 +20,7 @@ from clinvk.api.access import auth, keys
 from clinvk.api.access.key_file import key_source
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.access.workdirs import WorkdirPolicy
-from clinvk.api.endpoints.services import Cluster, Services, open_services
+from clinvk.api.endpoints.services import Cluster, Services, Setup, open_services
 from clinvk.api.http.http1 import with_timeouts
 from clinvk.api.http.middleware import RequestMiddleware
 from clinvk.api.mcp.endpoint import InProcessRest
@@ -106,18 +106,6 @@ class View(NamedTuple):
 
     show_run: RunObserver
     formatter: logging.Formatter
-
-
-class Setup(NamedTuple):
-    """What a server is opened with. `open_files` is the former limit of open files, for the agents."""
-
-    settings: Settings
-    environ: Mapping[str, str]
-    backends: Backends
-    sockets: list[socket.socket]
-    api_keys: ApiKeys
-    cluster: Cluster | None = None
-    open_files: int | None = None
 
 
 def serve(
@@ -260,16 +248,13 @@ async def open_server(setup: Setup, store: SessionStore, observers: Observers) -
 
     The caller closes `store`.
     """
-    settings, environ, backends, sockets, api_keys, cluster, open_files = setup
+    settings, environ, _, sockets, api_keys, cluster, _ = setup
     started = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
-            access = await auth.access_of(settings.server, api_keys, sockets)
             async with (
                 keys.watch_key_sources(api_keys, key_source(store, environ)),
-                open_services(
-                    settings, environ, backends, store, access, observers, group, cluster, True, open_files
-                ) as services,
+                open_services(setup, store, observers, group, keeps_warm=True) as services,
             ):
                 app = create_app(services, wrap=partial(cluster.wrap, services) if cluster else None)
                 server = Server(app, settings.server, started.set)

@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
-from clinvk.api.access import auth
 from clinvk.api.access.keys import ApiKeys
-from clinvk.api.endpoints.services import open_services
+from clinvk.api.endpoints.services import Setup, open_services
 from clinvk.api.mcp.calls import Calls
 from clinvk.api.mcp.endpoint import InProcessRest, require_sdk
 from clinvk.api.mcp.tools import RestApi
@@ -62,12 +61,11 @@ async def _serve(context: CommandContext, workdir: str) -> None:
 @asynccontextmanager
 async def _open_rest(context: CommandContext) -> AsyncGenerator[InProcessRest]:
     """Open the REST API inside this process. On exit, end the runs of this process."""
-    settings, observers = context.settings, Observers((), LiveEvents())
-    access = await auth.access_of(settings.server, ApiKeys(), [])
+    setup = Setup(context.settings, context.environ, context.backends, [], ApiKeys())
     async with (
         open_store(context) as store,
         asyncio.TaskGroup() as group,
-        open_services(settings, context.environ, context.backends, store, access, observers, group) as services,
+        open_services(setup, store, Observers((), LiveEvents()), group) as services,
     ):
         yield InProcessRest(Router(ENDPOINTS, services), services)
         await services.end_orchestrations()
