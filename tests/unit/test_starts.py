@@ -7,31 +7,33 @@ from clinvk.runtime.process.starts import Start, Starts
 from polling import until
 
 
-def begun(starts: Starts, count: int) -> tuple[list[Start], list[int]]:
+def begun(line: Starts, count: int) -> tuple[list[Start], list[int]]:
     granted: list[int] = []
-    return [starts.begin(lambda number=number: granted.append(number)) for number in range(count)], granted
+    return [line.begin(lambda number=number: granted.append(number)) for number in range(count)], granted
 
 
 async def test_four_agents_start_at_once_for_each_core_and_others_follow_in_order() -> None:
-    starts, granted = begun(Starts(2), 10)
+    line = Starts(2)
+    starts, granted = begun(line, 10)
     assert granted == [*range(8)]
     assert [start.is_granted for start in starts] == [True] * 8 + [False] * 2
-    starts[3].end()
-    starts[3].end()
+    line.end(starts[3])
+    line.end(starts[3])
     assert granted == [*range(9)]
-    starts[5].end()
+    line.end(starts[5])
     assert granted == [*range(10)]
     for start in starts:
-        start.end()
+        line.end(start)
 
 
 async def test_start_that_is_given_up_leaves_the_line() -> None:
-    starts, granted = begun(Starts(1), 6)
-    starts[4].end()
-    starts[0].end()
+    line = Starts(1)
+    starts, granted = begun(line, 6)
+    line.end(starts[4])
+    line.end(starts[0])
     assert granted == [0, 1, 2, 3, 5]
     for start in starts:
-        start.end()
+        line.end(start)
 
 
 async def test_silent_start_holds_up_others_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:

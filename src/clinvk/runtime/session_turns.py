@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -26,26 +27,18 @@ _NO_OPTIONS: dict[str, object] = {
 """The fields of a request that say nothing about how the agent works in a session."""
 
 
-class SessionTurns:
+class SessionTurns(NamedTuple):
     """The turns of the sessions of a process, whose runs are `live`, on the machine `node`.
 
     A session has one run at a time. A run that waits for its turn is stored as queued without holding the session, so
     that it is listed and keeps its place among the runs of all processes; see `SessionStore.enqueue`.
     """
 
-    def __init__(
-        self,
-        store: SessionStore,
-        lookups: Lookups,
-        live: Mapping[str, RunTask],
-        release_elsewhere: ReleaseElsewhere | None,
-        node: str,
-    ) -> None:
-        self._store = store
-        self._lookups = lookups
-        self._live = live
-        self._release_elsewhere = release_elsewhere
-        self._node = node
+    store: SessionStore
+    lookups: Lookups
+    live: Mapping[str, RunTask]
+    release_elsewhere: ReleaseElsewhere | None
+    node: str
 
     async def resolve(self, request: RunRequest, waits: bool) -> tuple[RunRequest, Session | None, Resume | None]:
         """Return the request with its session's directory, the session, and the resume state.
@@ -57,12 +50,12 @@ class SessionTurns:
         """
         if not request.session_id:
             return request, None, None
-        session = await self._store.session(request.session_id)
-        if session.node and self._node and session.node != self._node:
-            raise NodeUnavailable(f"session {session.id!r} is on node {session.node!r}; this is {self._node!r}")
-        request = await sessions.in_session_directory(request, session, self._lookups)
+        session = await self.store.session(request.session_id)
+        if session.node and self.node and session.node != self.node:
+            raise NodeUnavailable(f"session {session.id!r} is on node {session.node!r}; this is {self.node!r}")
+        request = await sessions.in_session_directory(request, session, self.lookups)
         try:
-            return request, session, await sessions.resume(self._store, session)
+            return request, session, await sessions.resume(self.store, session)
         except SessionBusy:
             if not waits:
                 raise
@@ -77,15 +70,15 @@ class SessionTurns:
 
     async def wait_for_exit(self, session: Session) -> None:
         """Wait for the agents of a session's runs that have an ending and are about to exit."""
-        for run in [*self._live.values()]:
+        for run in [*self.live.values()]:
             if run.session_id == session.id and run.phase >= Phase.ENDING:
                 await asyncio.wait([run.task])
 
     async def catch_up(self, run: RunTask, session: Session) -> None:
         """Resume the current state of a claimed session: another run may have ended since the session was read."""
-        if self._release_elsewhere:
-            await self._release_elsewhere(session.id)
-        resume = await sessions.resume(self._store, session)
+        if self.release_elsewhere:
+            await self.release_elsewhere(session.id)
+        resume = await sessions.resume(self.store, session)
         if resume != run.spec.resume:
             run.resume_from(resume, await run.spec.relaunch(run.request, resume))
 
@@ -110,11 +103,11 @@ class SessionTurns:
 
         The agent must have reported its conversation: else an interruption would lose the conversation.
         """
-        started = (run for run in self._live.values() if run.started_at and run.log.count)
+        started = (run for run in self.live.values() if run.started_at and run.log.count)
         return next((run for run in started if session_id and run.session_id == session_id), None)
 
     def wake_next(self, ended: RunTask) -> None:
         """Make the runs that wait for the session of an ended run claim the session."""
-        for run in self._live.values():
+        for run in self.live.values():
             if ended.session_id and run.session_id == ended.session_id:
                 run.wake()

@@ -7,7 +7,7 @@ a chunk keeps the lengths, numbers and times of the merged deltas.
 
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -306,25 +306,16 @@ def _shallow(event: Event) -> Event:
 
 
 def _contiguous(events: Sequence[Logged]) -> Iterator[Sequence[Logged]]:
-    start = 0
-    for end in range(1, len(events) + 1):
-        if end == len(events) or events[end].number != events[end - 1].number + 1:
-            yield events[start:end]
-            start = end
+    for _, part in groupby(enumerate(events), lambda indexed: indexed[1].number - indexed[0]):
+        yield [logged for _, logged in part]
 
 
 def _entries(events: Sequence[Logged], before: int) -> Iterator[_Entry]:
-    index = 0
-    while index < len(events):
-        kind = type(events[index].event)
-        end = index + 1
-        if kind is TextDelta or kind is ThinkingDelta:
-            while end < len(events) and type(events[end].event) is kind:
-                end += 1
-        at = [_ticks(logged.at) for logged in events[index:end]]
-        yield _Entry(at[0] - before, _merge([logged.event for logged in events[index:end]], at))
-        before = at[-1]
-        index = end
+    for kind, same in groupby(events, lambda logged: type(logged.event)):
+        for entry in [[*same]] if kind in (TextDelta, ThinkingDelta) else ([logged] for logged in same):
+            at = [_ticks(logged.at) for logged in entry]
+            yield _Entry(at[0] - before, _merge([logged.event for logged in entry], at))
+            before = at[-1]
 
 
 def _merge(events: list[Event], at: list[int]) -> Event | _TextPieces | _ThinkingPieces:

@@ -1,6 +1,7 @@
 """Calls of tools that wait for runs, by the ids that a client uses to cancel a call."""
 
 import asyncio
+from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -70,7 +71,7 @@ class Calls:
 
     def __init__(self) -> None:
         self._calls: dict[CallKey, tuple[RestApi, anyio.CancelScope]] = {}
-        self.attached: dict[str, None] = {}
+        self.attached = deque[str](maxlen=_MAX_KEPT)
 
     @contextmanager
     def entered(self, key: CallKey | None, api: "RestApi") -> Generator[anyio.CancelScope]:

@@ -5,6 +5,7 @@ The docstrings of the tools and the descriptions of the fields are what the mode
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Annotated, Literal, NamedTuple, TypeVar
@@ -36,7 +37,6 @@ _POLL_S = 0.3
 _MAX_WAIT_S = 5.0
 """How long a request waits for its run: it goes on after a client of the server's socket has disconnected."""
 
-_MAX_ATTACHED = 1000
 
 _T = TypeVar("_T")
 _Wait = Annotated[float, Meta(ge=0, le=150, description="Seconds to wait for the end of the run; 0: return at once.")]
@@ -146,16 +146,14 @@ class AwaitedRun:
     detached: no cancelled call ends the run. `id` is empty without a run, and for a detached one.
     """
 
-    def __init__(self, attached: dict[str, None], report: Report) -> None:
+    def __init__(self, attached: deque[str], report: Report) -> None:
         self.id = ""
         self.report = report
         self._attached = attached
 
     def start(self, run_id: str) -> None:
         """Attach a run to the calls that wait for the run."""
-        self._attached[run_id] = None
-        for oldest in [*self._attached][:-_MAX_ATTACHED]:
-            del self._attached[oldest]
+        self._attached.append(run_id)
         self.wait(run_id)
 
     def wait(self, run_id: str) -> None:

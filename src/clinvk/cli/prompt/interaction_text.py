@@ -187,11 +187,9 @@ def _rows(text: str, columns: int, most: int) -> tuple[list[tuple[str, str]], in
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield each line with its position in the text."""
     start = 0
-    while start <= len(text):
-        end = text.find("\n", start)
-        end = len(text) if end < 0 else end
-        yield start, text[start:end]
-        start = end + 1
+    for line in text.split("\n"):
+        yield start, line
+        start += len(line) + 1
 
 
 def _colored(row: str, start: str) -> str:

@@ -12,15 +12,10 @@ _MAX_START_S = 3.0
 class Start:
     """The start of one agent, which may begin once `is_granted`."""
 
-    def __init__(self, starts: "Starts", on_grant: Callable[[], None]) -> None:
+    def __init__(self, on_grant: Callable[[], None]) -> None:
         self.is_granted = False
         self.on_grant = on_grant
         self.timer: asyncio.TimerHandle | None = None
-        self._starts = starts
-
-    def end(self) -> None:
-        """End the start: the agent has started, or will not start. Further calls do nothing."""
-        self._starts.end(self)
 
 
 class Starts:
@@ -33,13 +28,13 @@ class Starts:
 
     def begin(self, on_grant: Callable[[], None]) -> Start:
         """Return a start, which is granted at once or later; then call `on_grant`."""
-        start = Start(self, on_grant)
+        start = Start(on_grant)
         self._waiting.append(start)
         self._grant()
         return start
 
     def end(self, start: Start) -> None:
-        """Remove a start, and grant the next."""
+        """Grant the next start: the agent has started, or will not start. Further calls do nothing."""
         if start in self._starting:
             self._starting.remove(start)
         elif start in self._waiting:

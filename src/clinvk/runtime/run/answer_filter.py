@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
@@ -194,7 +194,7 @@ class SchemaChecker:
     def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
         self._spawner = spawner
         self._environ = environ
-        self._valid: dict[bytes, None] = {}
+        self._valid = deque[bytes](maxlen=_REMEMBERED)
         self._turns = asyncio.Semaphore(_MAX_CHECKS)
         self._turns_of: dict[str, asyncio.Lock] = {}
         self._waiting = Counter[str]()
@@ -221,9 +221,7 @@ class SchemaChecker:
             except TimeoutError:
                 field = SCHEMA_FIELD if schema else "tools"
                 raise InvalidRequest(f"{field} takes more than {_TIMEOUT_S:g} s to check", field) from None
-        self._valid[digest] = None
-        if len(self._valid) > _REMEMBERED:
-            del self._valid[next(iter(self._valid))]
+        self._valid.append(digest)
 
     @asynccontextmanager
     async def _turn(self, client: str) -> AsyncGenerator[None]:

@@ -224,7 +224,7 @@ class RunTask:
     def end_start(self) -> None:
         """Let the next agent start: this one has printed its first event, or will not start."""
         if self._start:
-            self._start.end()
+            self.spawner.starts.end(self._start)
             self._start = None
 
     def _requeue(self, is_blocked: bool = False) -> None:
