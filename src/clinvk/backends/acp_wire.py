@@ -193,7 +193,7 @@ class ConfigOption(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class PromptCapabilities(msgspec.Struct, frozen=True, rename="camel"):
-    """What a prompt may contain."""
+    """The kinds of content that a prompt may have."""
 
     image: bool = False
     embedded_context: bool = False

@@ -17,7 +17,7 @@ class _Items(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Field(msgspec.Struct, frozen=True, rename="camel"):
-    """A field; its attributes are those of a JSON Schema."""
+    """A field, with the attributes of a JSON Schema."""
 
     type: str = "string"
     title: str | None = None

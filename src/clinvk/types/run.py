@@ -1,4 +1,4 @@
-"""The facts of a run, as every interface shows them and as one process reports them to another."""
+"""The facts of a run, for every interface and for reports between processes."""
 
 import msgspec
 

@@ -311,7 +311,7 @@ class Server(uvicorn.Server):
 
 
 def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False, role: str = "") -> Startup:
-    """Return what a server announces when it is ready."""
+    """Return the startup message of a ready server."""
     if not sockets:
         return Startup("", has_keys, "", has_console=False, role=role)
     port: int = sockets[0].getsockname()[1]

@@ -31,7 +31,7 @@ SAFE_FLAGS: Flags = {"-c": _SAFE_SETTINGS, _CONFIG: _SAFE_SETTINGS, _STRICT: Non
 
 
 def check(extra: tuple[str, ...], is_open: bool) -> None:
-    """Refuse flags that `codex app-server` does not have and, if the agent runs in a sandbox, those that may weaken it.
+    """Refuse flags that `codex app-server` lacks, and in a sandbox also flags that may weaken the sandbox.
 
     Raises:
         InvalidRequest: an argument of `extra` is not accepted.

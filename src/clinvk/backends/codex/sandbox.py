@@ -245,7 +245,7 @@ class _EffectiveSettings:
         return {} if self._trust == "trusted" else _untrusted(self.settings.untrusted(self._places))
 
     def read_only(self) -> dict[str, str]:
-        """Return overrides that disable everything that acts outside the sandbox.
+        """Return overrides that disable all features with effects outside the sandbox.
 
         Raises:
             Unsupported: The settings cannot be read, or send the commands to another program.

@@ -20,7 +20,7 @@ from clinvk.types.text import BACKEND_NAME, nearest
 
 
 def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backends) -> Backends:
-    """Return the built-in backends, and those that the settings define; `CommandContext.trace` reports invalid ones."""
+    """Return the built-in backends and those of the settings; `CommandContext.trace` reports invalid definitions."""
     keys = backend_keys(config, environ)
     names = sorted(
         name
@@ -41,7 +41,7 @@ def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backen
 
 
 class CommandContext:
-    """What a command depends on besides its own flags.
+    """The settings, the environment and the notes of a command.
 
     Attributes:
         flags: the flags of the command, which override the other sources of the settings.

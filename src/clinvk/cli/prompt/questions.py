@@ -63,7 +63,7 @@ class TerminalQuestions:
         return [question.interaction for question in self._pending.values()]
 
     def open(self, question: Question) -> None:
-        """Ask a question, after those that were opened before."""
+        """Ask a question after all questions that were opened before."""
         if self._fd is None:
             self._notes.info(text.waiting_note(question.interaction, question.agent))
             return
@@ -148,7 +148,7 @@ class _Dialog:
         return answer
 
     async def _perform(self, action: str) -> InteractionAnswer | None:
-        """Do what a key stands for, and return the answer if it is one."""
+        """Handle a key press; return the answer if the key answers the question."""
         match action:
             case "help":
                 lines = [f"  {name:6}  {key.help}" for name, key in self._keys.items()]

@@ -159,7 +159,7 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SteeringView(msgspec.Struct, frozen=True):
-    """A further prompt that the agent received while it worked."""
+    """A steering prompt that the agent received within its turn."""
 
     text: str
     time: Time

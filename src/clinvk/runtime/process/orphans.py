@@ -59,7 +59,7 @@ class Children:
         self._spawned.pop(pid, None)
 
     def ended(self, tags: Iterable[Tag]) -> None:
-        """Note that agents and all their descendants have ended."""
+        """Record the end of agents and all their descendants."""
         for tag in tags:
             self._agents.pop(tag, None)
 
