@@ -18,7 +18,7 @@ from clinvk.types.run import RunFacts
 from clinvk.types.text import readable
 
 
-class Begun(NamedTuple):
+class BegunCall(NamedTuple):
     """The admitted call, its run, and the events of the answer: those of the run, or of one of the run's answers."""
 
     call: Call
@@ -53,8 +53,8 @@ class PromptRuns(NamedTuple):
 
     @asynccontextmanager
     async def begin(
-        self, call: Call, caller: Caller, on_begun: Callable[[Begun], None]
-    ) -> AsyncGenerator[Begun | RunFacts]:
+        self, call: Call, caller: Caller, on_begun: Callable[[BegunCall], None]
+    ) -> AsyncGenerator[BegunCall | RunFacts]:
         """Begin the run of a call. If the call steers another run, yield the facts of that run.
 
         Leaving the context stops the run, unless the call has `detach` or the run is parked. `on_begun` is called as
@@ -89,17 +89,17 @@ class PromptRuns(NamedTuple):
             admitted = await self.admission.admit(call, caller, new_session=True)
             yield await self._begin(admitted, on_begun, stack)
 
-    async def _begin(self, call: Call, on_begun: Callable[[Begun], None], stack: AsyncExitStack) -> Begun:
+    async def _begin(self, call: Call, on_begun: Callable[[BegunCall], None], stack: AsyncExitStack) -> BegunCall:
         """Begin the run of an admitted call, or continue a parked run, until `stack` is closed."""
         if call.request.client_tools and call.tool_turn:
             answer = await stack.enter_async_context(self.parked_runs.answer(call, call.tool_turn))
-            on_begun(begun := Begun(call, answer.run, answer))
+            on_begun(begun := BegunCall(call, answer.run, answer))
             if await answer.lacks_call():
                 raise CallMissing("tool_choice: the model answered without the required call")
             return begun
         runs, request = self.runs, call.request
         run = await (runs.start(request) if call.detach else stack.enter_async_context(runs.run(request)))
-        on_begun(begun := Begun(call, run, run.log))
+        on_begun(begun := BegunCall(call, run, run.log))
         return begun
 
     async def _admit(self, call: Call, caller: Caller) -> tuple[Call, bool]:

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk import logs
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
-from clinvk.api.endpoints.prompt_runs import Begun
+from clinvk.api.endpoints.prompt_runs import BegunCall
 from clinvk.api.endpoints.request_admission import Caller
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import (
@@ -82,7 +82,7 @@ class _PromptRequest(Exchange):
         self._endpoint = endpoint
         self._services = endpoint.services
         self._call: Call | None = None
-        self._begun: Begun | None = None
+        self._begun: BegunCall | None = None
         self._encoder: Encoder | None = None
         self._is_settled = False
         """Whether the run stays the run of the prompt. Before, nothing is encoded."""
@@ -113,7 +113,7 @@ class _PromptRequest(Exchange):
             else:
                 await self._respond(begun)
 
-    def _note(self, begun: Begun) -> None:
+    def _note(self, begun: BegunCall) -> None:
         self._begun = begun
 
     def _internal(self, error: Exception) -> ClinvkError:
@@ -144,7 +144,7 @@ class _PromptRequest(Exchange):
             status, headers = 202, [location] if facts.is_steered else [location, applied]
         await self._response.send(status, self._dialect.result_type, self._dialect.accepted(call, facts), headers)
 
-    async def _stream(self, begun: Begun) -> None:
+    async def _stream(self, begun: BegunCall) -> None:
         held: list[Logged] = []
         is_held = True
         async for batch in begun.log.batches():
@@ -163,7 +163,7 @@ class _PromptRequest(Exchange):
             data = b""  # free the piece while waiting for the next batch
         await self._response.end()
 
-    async def _respond(self, begun: Begun) -> None:
+    async def _respond(self, begun: BegunCall) -> None:
         result = await begun.log.result()
         self._add_fallback(begun.run)
         self._raise_if_never_started(begun, result.ending)
@@ -211,7 +211,7 @@ class _PromptRequest(Exchange):
             self._encoder = self._dialect.encoder(self._begun.call, self._begun.facts)
         return self._encoder
 
-    def _raise_if_never_started(self, begun: Begun, event: Event) -> None:
+    def _raise_if_never_started(self, begun: BegunCall, event: Event) -> None:
         """Raise the error of a run that failed before its agent started, unless the response has begun.
 
         A run cancelled in the queue is reported in the body if the dialect has no status for cancellation.
@@ -225,7 +225,7 @@ class _PromptRequest(Exchange):
         if self._dialect.is_model_api and not begun.call.fails_in_stream:
             raise self._failure(event, has_acted=False)
 
-    def _release(self, begun: Begun, held: list[Logged]) -> list[Logged]:
+    def _release(self, begun: BegunCall, held: list[Logged]) -> list[Logged]:
         """Return the held events once the start has succeeded or failed, or the status was sent; else an empty list.
 
         Raises:
@@ -265,7 +265,7 @@ class _PromptRequest(Exchange):
             await self._response.keep_alive(self._pulse(begun))
             await self._open()
 
-    def _pulse(self, begun: Begun) -> bytes:
+    def _pulse(self, begun: BegunCall) -> bytes:
         """Return a keep-alive. The caller must send it: the encoder has counted the event."""
         dialect = self._dialect
         if self._is_settled and begun.call.stream and isinstance(dialect, SupportsKeepAlive):
