@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ import msgspec
 
 from clinvk.config.model import LogFormat, LogLevel
 from clinvk.types.redaction import MAX_CHARS, redacted
-from clinvk.types.text import visible
+from clinvk.types.text import Clock, visible
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -200,7 +201,7 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._clock = _Clock("%Y-%m-%d %H:%M:%S", time.localtime)
+        self._clock = Clock("%Y-%m-%d %H:%M:%S")
 
     def head(self, record: logging.LogRecord) -> str:
         """Return the part before the message: time, level and logger."""
@@ -225,7 +226,7 @@ class TerminalFormatter(TextFormatter):
         super().__init__()
         self._has_color = has_color
         self._wrap = wrap
-        self._clock = _Clock("%H:%M:%S", time.localtime)
+        self._clock = Clock("%H:%M:%S")
 
     def head(self, record: logging.LogRecord) -> str:
         """Return the time."""
@@ -242,7 +243,7 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._clock = _Clock("%Y-%m-%dT%H:%M:%S", time.gmtime)
+        self._clock = Clock("%Y-%m-%dT%H:%M:%S", UTC)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -265,19 +266,3 @@ class JsonFormatter(logging.Formatter):
             return _encoder.encode(line).decode()
         except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
             return _encoder.encode({name: visible(str(value)) for name, value in line.items()}).decode()
-
-
-class _Clock:
-    """Formats times, and caches the text of the current second."""
-
-    def __init__(self, form: str, broken_down: Callable[[float], time.struct_time]) -> None:
-        self._form = form
-        self._broken_down = broken_down
-        self._second = -1
-        self._shown = ""
-
-    def show(self, at: float) -> str:
-        second = int(at)
-        if second != self._second:
-            self._second, self._shown = second, time.strftime(self._form, self._broken_down(second))
-        return self._shown

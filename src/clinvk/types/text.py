@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable
+from datetime import datetime, tzinfo
 
 BACKEND_NAME = re.compile("[a-z][a-z0-9-]{0,31}")
 BACKEND_NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits and dashes"
@@ -86,3 +87,20 @@ def unknown_name(kind: str, name: str, known: Collection[str], nearest_to: str |
     near = nearest(name if nearest_to is None else nearest_to, known)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"unknown {kind} {name!r:.100} (available: {', '.join(known) or 'none'}){hint}"
+
+
+class Clock:
+    """Formats times in seconds since the epoch, and caches the text of the latest second. By default in local time."""
+
+    def __init__(self, form: str, zone: tzinfo | None = None) -> None:
+        self._form = form
+        self._zone = zone
+        self._second = -1
+        self._shown = ""
+
+    def show(self, at: float) -> str:
+        """Return the text of the second of a time."""
+        second = int(at)
+        if second != self._second:
+            self._second, self._shown = second, datetime.fromtimestamp(second, self._zone).strftime(self._form)
+        return self._shown

@@ -4,7 +4,7 @@ The stream begins with `init` (or consists of a single `error`) and ends with ex
 repeated: the answer is the concatenation of all `message` events.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -15,7 +15,7 @@ from clinvk.dialects.rest.interactions import InteractionView, interaction_view
 from clinvk.types import events
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, Usage
 from clinvk.types.run import RunFacts
-from clinvk.types.text import readable
+from clinvk.types.text import Clock, readable
 
 MEDIA_TYPE = "application/x-ndjson"
 
@@ -223,8 +223,7 @@ class UnifiedEncoder:
         self._facts = facts
         self._fixed: dict[str, Any] = {"backend": facts.backend, "session_id": facts.session_id, **asdict(tag)}
         self._tool_names: dict[str, str] = {}
-        self._second = -1
-        self._second_text = ""
+        self._clock = Clock("%Y-%m-%dT%H:%M:%S", UTC)
 
     def skip(self, event: Event) -> None:
         """Record an event, other than an ending, whose line the reader already has."""
@@ -292,10 +291,7 @@ class UnifiedEncoder:
 
     def _timestamp(self, at: float) -> str:
         second, millis = divmod(int(at * 1000), 1000)
-        if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second_text}.{millis:03d}Z"
+        return f"{self._clock.show(second)}.{millis:03d}Z"
 
 
 def failure(event: RunFailed) -> Failure:
