@@ -3,9 +3,9 @@
 import asyncio
 import json
 import os
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from clinvk.api.access.keys import ApiKeys
@@ -51,23 +51,22 @@ OPEN = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), GUARDED)
-async def test_request_without_a_key_is_unauthorized(scripted: Scripted, method: str, path: str) -> None:
+async def test_request_without_a_key_is_unauthorized(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as server:
-        response = await server.client.request(method, f"http://127.0.0.1:{server.port}{path}")
-    assert response.status_code == 401
-    assert response.headers["www-authenticate"].startswith("Bearer")
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.headers["x-request-id"]
-    if method != "HEAD":
-        assert response.json()["code"] == "unauthorized"
+        for method, path in GUARDED:
+            response = await server.client.request(method, f"http://127.0.0.1:{server.port}{path}")
+            assert response.status_code == 401, path
+            assert response.headers["www-authenticate"].startswith("Bearer")
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.headers["x-request-id"]
+            if method != "HEAD":
+                assert response.json()["code"] == "unauthorized"
 
 
-@pytest.mark.parametrize(("method", "path"), OPEN)
-async def test_health_and_docs_need_no_key(scripted: Scripted, method: str, path: str) -> None:
+async def test_health_and_docs_need_no_key(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as server:
-        response = await server.client.request(method, path)
-    assert response.status_code == 200
+        for method, path in OPEN:
+            assert (await server.client.request(method, path)).status_code == 200, path
 
 
 async def test_preflight_from_a_foreign_page_needs_no_key_and_reveals_nothing(scripted: Scripted) -> None:
@@ -168,50 +167,42 @@ FORBIDDEN = [
 ]
 
 
-async def prompt_in(server: LiveServer, path: str, field: str) -> httpx.Response:
-    return await server.prompt(**{field: path if field == "workdir" else [path]})
-
-
-@pytest.mark.parametrize("field", ["workdir", "add_dirs"])
-@pytest.mark.parametrize("name", ALLOWED)
-async def test_directory_inside_an_allowed_directory_is_accepted(
-    scripted: Scripted, folders: Folders, name: str, field: str
-) -> None:
-    scripted.play(claude_says("x"))
-    async with serving(
+def limited(scripted: Scripted, folders: Folders) -> AbstractAsyncContextManager[LiveServer]:
+    return serving(
         scripted.env,
         default_workdir=folders / "home/a",
         allowed_workdir_prefixes=(folders / "home/a/",),
         blocked_workdir_prefixes=(folders / "home/a/secret",),
-    ) as server:
-        response = await prompt_in(server, folders / name, field)
-    assert response.status_code == 200, response.text
-    real = os.path.realpath(folders / name)
-    (call,) = scripted.calls()
-    assert call.cwd == (real if field == "workdir" else folders / "home/a")
-    assert field == "workdir" or any(word.endswith(real) for word in call.argv)
+    )
 
 
-@pytest.mark.parametrize("field", ["workdir", "add_dirs"])
-@pytest.mark.parametrize("name", FORBIDDEN)
+async def test_directory_inside_an_allowed_directory_is_accepted(scripted: Scripted, folders: Folders) -> None:
+    scripted.play(claude_says("x"))
+    async with limited(scripted, folders) as server:
+        for name in ALLOWED:
+            path, real = folders / name, os.path.realpath(folders / name)
+            for fields, cwd in (({"workdir": path}, real), ({"add_dirs": [path]}, folders / "home/a")):
+                response = await server.prompt(**fields)
+                assert response.status_code == 200, response.text
+                call = scripted.calls()[-1]
+                assert call.cwd == cwd
+                assert cwd == real or any(word.endswith(real) for word in call.argv)
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 async def test_directory_outside_allowed_or_inside_blocked_is_refused_through_any_path(
-    scripted: Scripted, folders: Folders, name: str, field: str, dry_run: bool
+    scripted: Scripted, folders: Folders, dry_run: bool
 ) -> None:
-    path = folders / name if name else "/"
-    async with serving(
-        scripted.env,
-        store=MemoryStore(),
-        default_workdir=folders / "home/a",
-        allowed_workdir_prefixes=(folders / "home/a",),
-        blocked_workdir_prefixes=(folders / "home/a/secret",),
-    ) as server:
-        response = await server.prompt(**{field: path if field == "workdir" else [path]}, dry_run=dry_run)
-    answer = response.json()
-    assert (response.status_code, answer["code"]) == (403, "directory_not_allowed")
-    assert answer["field"] == ("workdir" if field == "workdir" else "add_dirs[0]")
     lists = ("server.allowed_workdir_prefixes", "server.blocked_workdir_prefixes", "is never allowed")
-    assert any(words in answer["detail"] for words in lists)
+    async with limited(scripted, folders) as server:
+        for name in FORBIDDEN:
+            path = folders / name if name else "/"
+            for fields, field in (({"workdir": path}, "workdir"), ({"add_dirs": [path]}, "add_dirs[0]")):
+                response = await server.prompt(**fields, dry_run=dry_run)
+                answer = response.json()
+                assert (response.status_code, answer["code"]) == (403, "directory_not_allowed"), path
+                assert answer["field"] == field
+                assert any(words in answer["detail"] for words in lists)
     assert scripted.calls() == []
 
 

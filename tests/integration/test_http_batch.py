@@ -175,86 +175,74 @@ async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scrip
     assert len(scripted.calls()) == 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "body", "field", "words"),
-    [
-        ("parallel", {}, "tasks", "tasks is missing"),
-        ("parallel", {"tasks": []}, "tasks", "tasks must be a list of 1 to 10000 items"),
-        ("parallel", {"tasks": [task("a"), task("b"), {**task("c"), "promt": ""}]}, "tasks[2].promt", "did you mean"),
-        ("parallel", {"tasks": [task("a"), task(" ")]}, "tasks[1].prompt", "tasks[1]: prompt is empty"),
-        ("parallel", {"tasks": [task("a"), {"prompt": "b"}]}, "tasks[1].backend", "tasks[1]: backend is missing"),
-        ("parallel", {"tasks": [task("a", max_turns="x")]}, "tasks[0].max_turns", "must be a whole number"),
-        ("parallel", {"tasks": [task("a", workdir="/nowhere")]}, "tasks[0].workdir", "'/nowhere' does not exist"),
-        (
-            "parallel",
-            {"tasks": [task("a", detach=True)]},
-            "tasks[0].detach",
-            "detach is a field of the whole request: set it beside tasks",
-        ),
-        ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "whole number from 1"),
-        ("parallel", {"tasks": [task("a")], "output_dir": "x"}, "output_dir", "unknown field 'output_dir'"),
-        ("parallel", {"tasks": [task("a", on_busy="steer")]}, "tasks[0].on_busy", "steer is for single prompts"),
-        (
-            "parallel",
-            {"tasks": [task("a", id="x\0")]},
-            "tasks[0].id",
-            "a text of at most 1000 characters without NUL, got",
-        ),
-        ("chain", {"steps": [task("a", name="x\0")]}, "steps[0].name", "without NUL"),
-        (
-            "compare",
-            {"prompt": "a", "backends": [{"backend": "claude", "name": "\0"}]},
-            "backends[0].name",
-            "without NUL",
-        ),
-        ("compare", {"prompt": "a", "backends": ["claude"], "labels": ["\0"]}, "labels[0]", "without NUL"),
-        ("parallel", {"tasks": [task("a", isolation="tree")]}, "tasks[0].isolation", "none, worktree"),
-        (
-            "parallel",
-            {"tasks": [task("a", id="x"), task("b", name="x"), task("c", id="x")]},
-            "tasks[2].id",
-            "tasks[2]: id 'x' is that of tasks[0] already",
-        ),
-        (
-            "chain",
-            {"steps": [task("a"), task("b", name="x"), task("c", name="x")]},
-            "steps[2].name",
-            "steps[2]: name 'x' is that of steps[1] already",
-        ),
-        ("chain", {}, "steps", "steps is missing"),
-        ("chain", {"steps": []}, "steps", "steps must be a list"),
-        ("chain", {"steps": [task("a", sandbox_mod="x")]}, "steps[0].sandbox_mod", "did you mean 'sandbox_mode'?"),
-        ("compare", {"prompt": "x"}, "backends", "backends is missing"),
-        ("compare", {"prompt": "x", "backends": []}, "backends", "backends must be a list of 1 to 100 items"),
-        ("compare", {"prompt": " ", "backends": ["claude"]}, "prompt", "prompt is empty"),
-        ("compare", {"prompt": "x", "backends": ["claude", " "]}, "backends[1]", "backends[1] is empty"),
-        (
-            "compare",
-            {"prompt": "x", "backends": ["claude", {"backend": "claude", "model": "a\0"}]},
-            "backends[1].model",
-            "without NUL",
-        ),
-        ("compare", {"prompt": "x", "backends": ["claude"], "check": "true"}, "check", "isolation must be 'worktree'"),
-        ("compare", {"prompt": "x", "backends": ["claude"], "backend": "x"}, "backend", "did you mean 'backends'?"),
-        ("compare", {"prompt": "x", "backends": ["claude"], "workdir": "/nowhere"}, "workdir", "does not exist"),
-        (
-            "compare",
-            {"prompt": "x", "backends": ["claude"], "judge": {"backend": "claude", "modl": "x"}},
-            "judge.modl",
-            "did you mean 'model'?",
-        ),
-    ],
-)
-async def test_a_request_with_a_fault_is_refused_whole(
-    scripted: Scripted, kind: str, body: object, field: str, words: str
-) -> None:
+FAULTS: list[tuple[str, object, str, str]] = [
+    ("parallel", {}, "tasks", "tasks is missing"),
+    ("parallel", {"tasks": []}, "tasks", "tasks must be a list of 1 to 10000 items"),
+    ("parallel", {"tasks": [task("a"), task("b"), {**task("c"), "promt": ""}]}, "tasks[2].promt", "did you mean"),
+    ("parallel", {"tasks": [task("a"), task(" ")]}, "tasks[1].prompt", "tasks[1]: prompt is empty"),
+    ("parallel", {"tasks": [task("a"), {"prompt": "b"}]}, "tasks[1].backend", "tasks[1]: backend is missing"),
+    ("parallel", {"tasks": [task("a", max_turns="x")]}, "tasks[0].max_turns", "must be a whole number"),
+    ("parallel", {"tasks": [task("a", workdir="/nowhere")]}, "tasks[0].workdir", "'/nowhere' does not exist"),
+    (
+        "parallel",
+        {"tasks": [task("a", detach=True)]},
+        "tasks[0].detach",
+        "detach is a field of the whole request: set it beside tasks",
+    ),
+    ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "whole number from 1"),
+    ("parallel", {"tasks": [task("a")], "output_dir": "x"}, "output_dir", "unknown field 'output_dir'"),
+    ("parallel", {"tasks": [task("a", on_busy="steer")]}, "tasks[0].on_busy", "steer is for single prompts"),
+    ("parallel", {"tasks": [task("a", id="x\0")]}, "tasks[0].id", "a text of at most 1000 characters without NUL, got"),
+    ("chain", {"steps": [task("a", name="x\0")]}, "steps[0].name", "without NUL"),
+    ("compare", {"prompt": "a", "backends": [{"backend": "claude", "name": "\0"}]}, "backends[0].name", "without NUL"),
+    ("compare", {"prompt": "a", "backends": ["claude"], "labels": ["\0"]}, "labels[0]", "without NUL"),
+    ("parallel", {"tasks": [task("a", isolation="tree")]}, "tasks[0].isolation", "none, worktree"),
+    (
+        "parallel",
+        {"tasks": [task("a", id="x"), task("b", name="x"), task("c", id="x")]},
+        "tasks[2].id",
+        "tasks[2]: id 'x' is that of tasks[0] already",
+    ),
+    (
+        "chain",
+        {"steps": [task("a"), task("b", name="x"), task("c", name="x")]},
+        "steps[2].name",
+        "steps[2]: name 'x' is that of steps[1] already",
+    ),
+    ("chain", {}, "steps", "steps is missing"),
+    ("chain", {"steps": []}, "steps", "steps must be a list"),
+    ("chain", {"steps": [task("a", sandbox_mod="x")]}, "steps[0].sandbox_mod", "did you mean 'sandbox_mode'?"),
+    ("compare", {"prompt": "x"}, "backends", "backends is missing"),
+    ("compare", {"prompt": "x", "backends": []}, "backends", "backends must be a list of 1 to 100 items"),
+    ("compare", {"prompt": " ", "backends": ["claude"]}, "prompt", "prompt is empty"),
+    ("compare", {"prompt": "x", "backends": ["claude", " "]}, "backends[1]", "backends[1] is empty"),
+    (
+        "compare",
+        {"prompt": "x", "backends": ["claude", {"backend": "claude", "model": "a\0"}]},
+        "backends[1].model",
+        "without NUL",
+    ),
+    ("compare", {"prompt": "x", "backends": ["claude"], "check": "true"}, "check", "isolation must be 'worktree'"),
+    ("compare", {"prompt": "x", "backends": ["claude"], "backend": "x"}, "backend", "did you mean 'backends'?"),
+    ("compare", {"prompt": "x", "backends": ["claude"], "workdir": "/nowhere"}, "workdir", "does not exist"),
+    (
+        "compare",
+        {"prompt": "x", "backends": ["claude"], "judge": {"backend": "claude", "modl": "x"}},
+        "judge.modl",
+        "did you mean 'model'?",
+    ),
+]
+
+
+async def test_a_request_with_a_fault_is_refused_whole(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as server:
-        response = await post(server, kind, body)
-        kept = (await server.client.get("/api/v1/runs")).json()["total"]
-    problem = response.json()
-    assert (response.status_code, problem["code"], problem["field"]) == (400, "invalid_request", field), problem
-    assert words in problem["detail"]
-    assert (kept, scripted.calls()) == (0, [])
+        for kind, body, field, words in FAULTS:
+            response = await post(server, kind, body)
+            problem = response.json()
+            assert (response.status_code, problem["code"], problem["field"]) == (400, "invalid_request", field), problem
+            assert words in problem["detail"]
+        assert (await server.client.get("/api/v1/runs")).json()["total"] == 0
+    assert scripted.calls() == []
 
 
 @pytest.mark.parametrize(

@@ -35,21 +35,19 @@ async def sent(server: LiveServer, path: str, body: JSON, headers: Mapping[str, 
     return await server.client.post(path, json=body, headers=headers)
 
 
-@pytest.mark.parametrize(("fields", "field"), REFUSED)
-async def test_request_beyond_the_policy_is_refused_in_single_and_multi_agent_requests(
-    scripted: Scripted, fields: dict[str, JSON], field: str
-) -> None:
+async def test_request_beyond_the_policy_is_refused_in_single_and_multi_agent_requests(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as server:
-        part: JSON = {**ASKED, **fields}
-        answers = {
-            field: await sent(server, "/api/v1/prompt", part),
-            f"tasks[1].{field}": await sent(server, "/api/v1/parallel", {"tasks": [ASKED, part]}),
-            f"steps[1].{field}": await sent(server, "/api/v1/chain", {"steps": [ASKED, part], "dry_run": True}),
-        }
-    for place, answer in answers.items():
-        body = answer.json()
-        assert (answer.status_code, body["field"]) == (403, place), body
-        assert "allowed" in body["detail"]
+        for fields, field in REFUSED:
+            part: JSON = {**ASKED, **fields}
+            answers = {
+                field: await sent(server, "/api/v1/prompt", part),
+                f"tasks[1].{field}": await sent(server, "/api/v1/parallel", {"tasks": [ASKED, part]}),
+                f"steps[1].{field}": await sent(server, "/api/v1/chain", {"steps": [ASKED, part], "dry_run": True}),
+            }
+            for place, answer in answers.items():
+                body = answer.json()
+                assert (answer.status_code, body["field"]) == (403, place), body
+                assert "allowed" in body["detail"]
     assert scripted.calls() == []
 
 
@@ -61,28 +59,28 @@ MODEL_APIS: list[tuple[str, dict[str, JSON]]] = [
 ]
 
 
+FORBIDDEN: list[tuple[str, dict[str, str], str]] = [
+    ("claude", {"x-clinvk-approval-mode": "none"}, "x-clinvk-approval-mode"),
+    ("claude", {"x-clinvk-sandbox-mode": "full"}, "x-clinvk-sandbox-mode"),
+    ("claude", {"x-clinvk-workdir": "/etc"}, "x-clinvk-workdir"),
+    ("claude", {"x-clinvk-workdir": "/proc/self/root/usr/bin"}, "x-clinvk-workdir"),
+    ("claude/opus", {}, "model"),
+    ("codex", {}, "backend"),
+]
+
+
 @pytest.mark.parametrize(("path", "body"), MODEL_APIS)
-@pytest.mark.parametrize(
-    ("model", "headers", "field"),
-    [
-        ("claude", {"x-clinvk-approval-mode": "none"}, "x-clinvk-approval-mode"),
-        ("claude", {"x-clinvk-sandbox-mode": "full"}, "x-clinvk-sandbox-mode"),
-        ("claude", {"x-clinvk-workdir": "/etc"}, "x-clinvk-workdir"),
-        ("claude", {"x-clinvk-workdir": "/proc/self/root/usr/bin"}, "x-clinvk-workdir"),
-        ("claude/opus", {}, "model"),
-        ("codex", {}, "backend"),
-    ],
-)
 async def test_vendor_apis_refuse_requests_beyond_the_policy_in_their_own_format(
-    scripted: Scripted, path: str, body: dict[str, JSON], model: str, headers: dict[str, str], field: str
+    scripted: Scripted, path: str, body: dict[str, JSON]
 ) -> None:
     async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as server:
-        answer = await sent(server, path, {**body, "model": model}, headers)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["type"]) == (403, "permission_error"), error
-    place = "model" if field == "backend" else field
-    assert error.get("param", place) == place
-    assert field in error["message"]
+        for model, headers, field in FORBIDDEN:
+            answer = await sent(server, path, {**body, "model": model}, headers)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["type"]) == (403, "permission_error"), error
+            place = "model" if field == "backend" else field
+            assert error.get("param", place) == place
+            assert field in error["message"]
     assert scripted.calls() == []
 
 
@@ -158,22 +156,21 @@ async def test_check_over_http_requires_an_unrestricted_policy(scripted: Scripte
     assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (403, "beyond_policy", "check")
 
 
-@pytest.mark.parametrize("place", [".ssh", ".aws/x", ".gnupg", ".clinvk", ".clinvk/keys", ".claude", ".codex/sessions"])
 @pytest.mark.parametrize(("allowed", "blocked"), [((), ()), ((), ("/srv/mine",)), (("/",), ())])
 async def test_allowlist_does_not_open_built_in_blocked_directories(
-    scripted: Scripted, tmp_path: Path, place: str, allowed: tuple[str, ...], blocked: tuple[str, ...]
+    scripted: Scripted, tmp_path: Path, allowed: tuple[str, ...], blocked: tuple[str, ...]
 ) -> None:
-    folder = Path(scripted.env["HOME"], place)
-    folder.mkdir(parents=True, exist_ok=True)
-    link = tmp_path / "link"
-    link.symlink_to(folder)
     async with serving(
         scripted.env, store=MemoryStore(), allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked
     ) as server:
-        for path in (str(folder), str(link), f"{tmp_path}/../{tmp_path.name}/link/"):
-            for fields in ({"workdir": path}, {"add_dirs": [path]}):
-                answer = await server.prompt(**fields)
-                assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), answer.text
+        for place in (".ssh", ".aws/x", ".gnupg", ".clinvk", ".clinvk/keys", ".claude", ".codex/sessions"):
+            folder, link = Path(scripted.env["HOME"], place), tmp_path / place.replace("/", "-")
+            folder.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(folder)
+            for path in (str(folder), str(link), f"{tmp_path}/../{tmp_path.name}/{link.name}/"):
+                for fields in ({"workdir": path}, {"add_dirs": [path]}):
+                    answer = await server.prompt(**fields)
+                    assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), answer.text
     assert scripted.calls() == []
 
 

@@ -98,23 +98,22 @@ async def test_sessions_are_listed_newest_first_in_pages_with_the_total(scripted
     assert {item["cost_usd"] for item in whole.json()["sessions"]} == {None}
 
 
-@pytest.mark.parametrize(
-    ("query", "found"),
-    [
-        ("backend=codex", [1]),
-        ("backend=gemini", []),
-        ("status=error", [2]),
-        ("status=paused", []),
-        ("tag=red", [3]),
-        ("tag=r", []),
-        ("q=PROMPT%203", [3]),
-        ("q=%C3%BCber", [4]),
-        ("q=nothing", []),
-        ("backend=codex&status=error", []),
-        ("backend=&status=&tag=&q=", [4, 3, 2, 1, 0]),
-    ],
-)
-async def test_sessions_can_be_filtered(scripted: Scripted, query: str, found: list[int]) -> None:
+FILTERED: list[tuple[str, list[int]]] = [
+    ("backend=codex", [1]),
+    ("backend=gemini", []),
+    ("status=error", [2]),
+    ("status=paused", []),
+    ("tag=red", [3]),
+    ("tag=r", []),
+    ("q=PROMPT%203", [3]),
+    ("q=%C3%BCber", [4]),
+    ("q=nothing", []),
+    ("backend=codex&status=error", []),
+    ("backend=&status=&tag=&q=", [4, 3, 2, 1, 0]),
+]
+
+
+async def test_sessions_can_be_filtered(scripted: Scripted) -> None:
     store = await store_of(
         session(0),
         session(1, backend="codex"),
@@ -123,9 +122,10 @@ async def test_sessions_can_be_filtered(scripted: Scripted, query: str, found: l
         session(4, title="Über"),
     )
     async with serving(scripted.env, store=store) as server:
-        response = await get(server, f"?{query}")
-    assert ids(response) == [f"{number:032x}" for number in found]
-    assert response.json()["total"] == len(found)
+        for query, found in FILTERED:
+            response = await get(server, f"?{query}")
+            assert ids(response) == [f"{number:032x}" for number in found], query
+            assert response.json()["total"] == len(found)
 
 
 async def test_list_truncates_a_long_prompt_and_the_session_shows_all_of_it(scripted: Scripted) -> None:
@@ -137,29 +137,25 @@ async def test_list_truncates_a_long_prompt_and_the_session_shows_all_of_it(scri
     assert shown["initial_prompt"] == "x" * 5000
 
 
-@pytest.mark.parametrize(
-    ("query", "field", "words"),
-    [
-        ("limit=0", "limit", 'limit must be a whole number from 1 to 1000, got "0"'),
-        ("limit=1001", "limit", 'limit must be a whole number from 1 to 1000, got "1001"'),
-        ("limit=ten", "limit", 'got "ten"'),
-        ("offset=-1", "offset", 'offset must be a whole number from 0 to 2147483647, got "-1"'),
-        ("offset=99999999999999999999", "offset", "offset "),
-        ("status=done", "status", 'status must be one of active, completed, error, paused, got "done"'),
-        ("backend=gemni", "backend", "did you mean 'gemini'?"),
-        ("limits=3", "limits", "unknown parameter 'limits'; did you mean 'limit'?"),
-        ("limit=3&limit=4", "limit", "parameter 'limit' is given twice"),
-        ("q=%ff", None, "the query is not valid UTF-8"),
-    ],
-)
-async def test_error_for_an_invalid_parameter_names_it(
-    scripted: Scripted, query: str, field: str | None, words: str
-) -> None:
+INVALID = [
+    ("limit=1001", "limit", 'limit must be a whole number from 1 to 1000, got "1001"'),
+    ("limit=ten", "limit", 'got "ten"'),
+    ("offset=-1", "offset", 'offset must be a whole number from 0 to 2147483647, got "-1"'),
+    ("status=done", "status", 'status must be one of active, completed, error, paused, got "done"'),
+    ("backend=gemni", "backend", "did you mean 'gemini'?"),
+    ("limits=3", "limits", "unknown parameter 'limits'; did you mean 'limit'?"),
+    ("limit=3&limit=4", "limit", "parameter 'limit' is given twice"),
+    ("q=%ff", None, "the query is not valid UTF-8"),
+]
+
+
+async def test_error_for_an_invalid_parameter_names_it(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as server:
-        response = await get(server, f"?{query}")
-    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
-    assert response.json().get("field") == field
-    assert words in response.json()["detail"]
+        for query, field, words in INVALID:
+            response = await get(server, f"?{query}")
+            assert (response.status_code, response.json()["code"]) == (400, "invalid_request"), query
+            assert response.json().get("field") == field
+            assert words in response.json()["detail"]
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "messages", "fork"])
@@ -204,27 +200,22 @@ async def test_title_and_tags_can_be_changed_separately(scripted: Scripted) -> N
     assert (cleared.json()["title"], cleared.json()["tags"]) == ("", [])
 
 
-@pytest.mark.parametrize(
-    ("body", "field", "words"),
-    [
-        ({"titel": "x"}, "titel", "unknown field 'titel'; did you mean 'title'?"),
-        ({"backend": "x"}, "backend", "known are title, tags"),
-        ({"title": 1}, "title", "title must be a text of at most 500 characters, got 1"),
-        ({"title": "x" * 501}, "title", "title must be a text of at most 500 characters"),
-        ({"tags": "a"}, "tags", "tags must be a list of at most 100 items, each item a text of 1 to 100 characters"),
-        ({"tags": ["a", ""]}, "tags[1]", "tags[1] must be a text of 1 to 100 characters"),
-        ([], None, "the body must be a JSON object"),
-    ],
-)
-async def test_invalid_change_is_reported_and_changes_nothing(
-    scripted: Scripted, body: object, field: str | None, words: str
-) -> None:
+INVALID_CHANGES: list[tuple[object, str | None, str]] = [
+    ({"titel": "x"}, "titel", "unknown field 'titel'; did you mean 'title'?"),
+    ({"title": "x" * 501}, "title", "title must be a text of at most 500 characters"),
+    ({"tags": ["a", ""]}, "tags[1]", "tags[1] must be a text of 1 to 100 characters"),
+    ([], None, "the body must be a JSON object"),
+]
+
+
+async def test_invalid_change_is_reported_and_changes_nothing(scripted: Scripted) -> None:
     store = await store_of(session(1))
     async with serving(scripted.env, store=store) as server:
-        response = await server.client.patch(f"/api/v1/sessions/{1:032x}", json=body)
-    assert response.status_code == 400
-    assert response.json().get("field") == field
-    assert words in response.json()["detail"]
+        for body, field, words in INVALID_CHANGES:
+            response = await server.client.patch(f"/api/v1/sessions/{1:032x}", json=body)
+            assert response.status_code == 400
+            assert response.json().get("field") == field
+            assert words in response.json()["detail"]
     assert await store.session(f"{1:032x}") == session(1)
 
 
@@ -299,16 +290,14 @@ UNFIT = [
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-@pytest.mark.parametrize(("fields", "status", "code", "words"), UNFIT)
-async def test_prompt_that_does_not_match_its_session_is_refused(
-    scripted: Scripted, fields: JSON, status: int, code: str, words: str, dry_run: bool
-) -> None:
+async def test_prompt_that_does_not_match_its_session_is_refused(scripted: Scripted, dry_run: bool) -> None:
     store = await store_of(session(1), session(2, backend_session_id=None), session(3, backend="lost"))
-    body = {"prompt": "hi", "session_id": f"{1:032x}", "dry_run": dry_run, **fields}
     async with serving(scripted.env, store=store) as server:
-        response = await server.client.post("/api/v1/prompt", json=body)
-    assert (response.status_code, response.json()["code"]) == (status, code), response.text
-    assert words in response.json()["detail"]
+        for fields, status, code, words in UNFIT:
+            body = {"prompt": "hi", "session_id": f"{1:032x}", "dry_run": dry_run, **fields}
+            response = await server.client.post("/api/v1/prompt", json=body)
+            assert (response.status_code, response.json()["code"]) == (status, code), response.text
+            assert words in response.json()["detail"]
     assert scripted.calls() == []
 
 
@@ -344,17 +333,16 @@ async def test_session_without_an_answer_cannot_be_forked(scripted: Scripted) ->
     assert (response.status_code, response.json()["code"]) == (409, "session_not_resumable")
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1"])
-@pytest.mark.parametrize("path", ["sessions/{}/fork", "runs/{}/cancel"])
-async def test_foreign_page_cannot_fork_or_cancel_through_a_browser(scripted: Scripted, path: str, origin: str) -> None:
+async def test_foreign_page_cannot_fork_or_cancel_through_a_browser(scripted: Scripted) -> None:
     """A browser sends a POST without a body to any server, without asking first."""
-    store = await store_of(session(1))
-    async with serving(scripted.env, store=store) as server:
-        response = await server.client.post(f"/api/v1/{path.format(f'{1:032x}')}", headers={"origin": origin})
+    fork, cancel = f"/api/v1/sessions/{1:032x}/fork", f"/api/v1/runs/{1:032x}/cancel"
+    async with serving(scripted.env, store=await store_of(session(1))) as server:
+        for origin in ("http://evil.example", "null", "http://127.0.0.1"):
+            for path in (fork, cancel):
+                response = await server.client.post(path, headers={"origin": origin})
+                assert (response.status_code, response.json()["code"]) == (403, "foreign_origin")
         own = f"http://127.0.0.1:{server.port}"
-        allowed = await server.client.post(f"/api/v1/sessions/{1:032x}/fork", headers={"origin": own})
-    assert (response.status_code, response.json()["code"]) == (403, "foreign_origin")
-    assert allowed.status_code == 201
+        assert (await server.client.post(fork, headers={"origin": own})).status_code == 201
 
 
 async def test_conversation_is_returned_turn_by_turn_with_tokens_and_errors(scripted: Scripted) -> None:
