@@ -42,11 +42,7 @@ CHAT: dict[str, JSON] = {
                 {"type": "file", "file": {"file_data": "aGk=", "filename": "a"}},
             ],
         },
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{"id": "1", "type": "function", "function": FUNCTION}],
-        },
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": FUNCTION}]},
         {"role": "tool", "tool_call_id": "1", "content": "r"},
         {"role": "user", "content": "z", "name": "n"},
     ],
@@ -108,10 +104,7 @@ COUNTED: dict[str, JSON] = {
             "role": "user",
             "content": [
                 {"type": "text", "text": "x"},
-                {
-                    "type": "image",
-                    "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
-                },
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}},
                 {"type": "document", "title": "a", "source": {"type": "text", "media_type": "text/plain", "data": "d"}},
             ],
         },

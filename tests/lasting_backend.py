@@ -13,15 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import (
-    ALL_CAPABILITIES,
-    MAX_RUNS,
-    Backend,
-    Channel,
-    Delivery,
-    Host,
-    Launch,
-)
+from clinvk.backends.base import ALL_CAPABILITIES, MAX_RUNS, Backend, Channel, Delivery, Host, Launch
 from clinvk.backends.shared import OneShotChannel, crash_ending, decode_line
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
 from clinvk.types.record import Resume

@@ -28,11 +28,7 @@ class Repository:
     def git(self, *arguments: str, cwd: Path | None = None) -> str:
         """Run git here; return its output."""
         done = subprocess.run(
-            ["git", *arguments],
-            cwd=cwd or self.path,
-            env={**self.env, **IDENTITY},
-            capture_output=True,
-            check=False,
+            ["git", *arguments], cwd=cwd or self.path, env={**self.env, **IDENTITY}, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode(errors="replace")

@@ -158,22 +158,14 @@ def test_chain_that_cannot_be_resumed_prints_no_id(clinvk: Clinvk) -> None:
     ("arguments", "code", "said"),
     [
         (["--resume-from", "0" * 32], 1, "no run "),
-        (
-            ["--resume-from", "x", "-f", "steps.yaml"],
-            1,
-            "--resume-from runs the original steps; remove --file",
-        ),
+        (["--resume-from", "x", "-f", "steps.yaml"], 1, "--resume-from runs the original steps; remove --file"),
         (["--resume-from", "x", "--ephemeral"], 1, "original steps; remove --ephemeral\n"),
         (["--resume-from", "x", "-m", "opus"], 1, "original steps; remove --model\n"),
         (["--resume-from", "x", "-b", "codex"], 1, "original steps; remove --backend\n"),
         (["--resume-from", "x", "-w", "."], 1, "original steps; remove --workdir\n"),
         (["-f", "nothing.yaml"], 2, "nothing.yaml: cannot be read: No such file or directory"),
         (["-f", "wrong.yaml"], 2, "wrong.yaml: unknown field 'steps[0].promt'; did you mean 'prompt'?"),
-        (
-            ["-f", "resumed.yaml"],
-            2,
-            "resumed.yaml: resume_from is not allowed in a file; use --resume-from ID",
-        ),
+        (["-f", "resumed.yaml"], 2, "resumed.yaml: resume_from is not allowed in a file; use --resume-from ID"),
     ],
 )
 def test_invalid_request_is_reported_and_starts_no_agent(

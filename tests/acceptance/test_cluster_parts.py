@@ -226,10 +226,7 @@ def test_stop_of_an_orchestration_reaches_all_nodes(cluster: Cluster) -> None:
     assert (failed.json()["cancelled"], failed.json()["failed"]) == (3, 4), failed.text
     until(lambda: not cluster.agent.alive())
 
-    with (
-        pytest.raises(httpx.ReadTimeout),
-        httpx.Client(base_url=gateway.url, timeout=3) as client,
-    ):
+    with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=gateway.url, timeout=3) as client:
         client.post("/api/v1/parallel", json={"tasks": tasks})
     until(lambda: not cluster.agent.alive())
 

@@ -176,11 +176,7 @@ async def _check(echo: Echo, told: Told) -> None:
         runs = {run.id: run for run in (await store.runs(RunQuery(limit=ALL))).items}
         sessions = {session.id: session for session in (await store.sessions(SessionQuery(limit=ALL))).items}
         for run_id, (session_id, text) in told.answers.items():
-            assert (runs[run_id].state, runs[run_id].session_id, runs[run_id].output) == (
-                "finished",
-                session_id,
-                text,
-            )
+            assert (runs[run_id].state, runs[run_id].session_id, runs[run_id].output) == ("finished", session_id, text)
             assert text.startswith(_name(runs[run_id]))
             assert sessions[session_id].backend_session_id
         for run in runs.values():

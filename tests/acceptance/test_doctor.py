@@ -97,10 +97,7 @@ def test_each_check_is_printed_as_soon_as_it_has_finished(clinvk: Clinvk) -> Non
             VERSION + CLAUDE % "echo \"error: unknown option '--max-turns'\" >&2; exit 1",
             "does not accept --max-turns, which clinvk needs; another version may",
         ),
-        (
-            VERSION + (CLAUDE % TAKES_ALL).replace("true", "false"),
-            "not logged in; ANTHROPIC_API_KEY is not set",
-        ),
+        (VERSION + (CLAUDE % TAKES_ALL).replace("true", "false"), "not logged in; ANTHROPIC_API_KEY is not set"),
     ],
     ids=["no version", "a flag is missing", "no login"],
 )
@@ -226,10 +223,7 @@ def test_files_readable_by_others_are_reported(clinvk: Clinvk) -> None:
     clinvk.config.parent.chmod(0o755)
     report = doctor(clinvk)[1]
     assert said(report, "home")[0][0] == "warning"
-    assert said(report, "settings")[0] == (
-        "warning",
-        f"{clinvk.config} is open to others (-rw-r--r--)",
-    )
+    assert said(report, "settings")[0] == ("warning", f"{clinvk.config} is open to others (-rw-r--r--)")
     clinvk.config.chmod(0o600)
     clinvk.config.parent.chmod(0o700)
     report = doctor(clinvk)[1]

@@ -262,10 +262,7 @@ def test_bad_lines_are_refused_and_the_next_ones_are_answered(clinvk: Clinvk) ->
             encoded("initialize", 6, protocolVersion=99),
         )
     errors = [(message["id"], message["error"]["code"]) for message in found[:-1]]
-    assert errors[:9] == [
-        *[(None, -32700)] * 5,
-        *[(1, -32602), (2, -32602), ("three", -32601), (4, -32002)],
-    ]
+    assert errors[:9] == [*[(None, -32700)] * 5, *[(1, -32602), (2, -32602), ("three", -32601), (4, -32002)]]
     assert set(errors[9:]) == {(None, -32700)}  # the long line; its end may be a line of its own
     assert (found[-1]["id"], found[-1]["result"]["protocolVersion"]) == (6, 1)
 
@@ -276,10 +273,7 @@ async def test_editor_that_goes_away_in_a_turn_leaves_no_agent(
     clinvk: Clinvk, served: bool, how: str, tmp_path: Path
 ) -> None:
     up = tmp_path / "up"
-    clinvk.agent.play(
-        [*claude_says("x")[:1], touch(up), spawn("setsid"), hang()],
-        reads=False,
-    )
+    clinvk.agent.play([*claude_says("x")[:1], touch(up), spawn("setsid"), hang()], reads=False)
     with raw(clinvk) as process:
         assert process.stdin
         assert process.stdout

@@ -72,9 +72,7 @@ def test_no_agent_process_outlives_a_server_killed_at_a_random_time(scripted: Sc
     assert len(scripted.grandchildren()) > KILLS
 
 
-def test_no_agent_process_outlives_a_server_killed_during_long_runs(
-    scripted: Scripted,
-) -> None:
+def test_no_agent_process_outlives_a_server_killed_during_long_runs(scripted: Scripted) -> None:
     scripted.play([*BEGUN, *HIDING, hang()])
     with Server(scripted) as server:
         for _ in range(4):

@@ -199,10 +199,7 @@ def test_output_folder_cannot_be_redirected_by_an_agent(clinvk: Clinvk) -> None:
             "stdin: tasks[0]: unknown backend 'cluade' (available: claude, codex, gemini); did you mean 'claude'?",
         ),
         ("- {backend: claude, prompt: x}\n- {prompt: ' '}", "stdin: tasks[1]: prompt is empty"),
-        (
-            "- {prompt: x, id: a}\n- {prompt: y, id: a}",
-            "stdin: tasks[1]: id 'a' is that of tasks[0] already",
-        ),
+        ("- {prompt: x, id: a}\n- {prompt: y, id: a}", "stdin: tasks[1]: id 'a' is that of tasks[0] already"),
         ("- {prompt: x, workdir: nowhere}", "stdin: tasks[0]: workdir: no directory "),
         ("- {prompt: x, isolation: worktree}", "stdin: tasks[0]: "),
         ("- {backend: gemini, prompt: x, output_schema: {type: 3}}", "stdin: tasks[0]: "),
@@ -291,12 +288,7 @@ def test_signal_ends_all_agents_and_prints_the_results_so_far(clinvk: Clinvk, nu
         stdout, stderr = process.communicate()
     assert process.returncode == 7
     outcome = msgspec.json.decode(stdout, type=ParallelOutcome)
-    assert [result.error_code for result in outcome.results] == [
-        None,
-        "cancelled",
-        "cancelled",
-        "cancelled",
-    ]
+    assert [result.error_code for result in outcome.results] == [None, "cancelled", "cancelled", "cancelled"]
     assert outcome.results[0].output == "answer of claude"
     assert stderr.decode() == "clinvk: stopping all agents; press Ctrl-C again to kill them\n"
     assert clinvk.agent.alive() == []

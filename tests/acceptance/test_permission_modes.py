@@ -104,15 +104,7 @@ def test_help_is_utf_8_in_any_locale(clinvk: Clinvk) -> None:
     assert "low, … max" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["version"],
-        ["help"],
-        ["completion", "bash"],
-        ["sessions", "list", "--json"],
-    ],
-)
+@pytest.mark.parametrize("arguments", [["version"], ["help"], ["completion", "bash"], ["sessions", "list", "--json"]])
 def test_every_command_reports_a_full_disk(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments, close_fds=">/dev/full")
     assert (done.returncode, done.stderr) == (1, "clinvk: cannot write to stdout: No space left on device\n")

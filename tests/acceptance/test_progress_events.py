@@ -62,8 +62,7 @@ def test_script_sees_only_denials_on_stderr(clinvk: Clinvk, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modes", "flags"),
-    [((), "--approval-mode ask"), (("--sandbox-mode", "workspace"), "--sandbox-mode full")],
+    ("modes", "flags"), [((), "--approval-mode ask"), (("--sandbox-mode", "workspace"), "--sandbox-mode full")]
 )
 def test_hint_after_a_denial_continues_the_conversation(clinvk: Clinvk, modes: tuple[str, ...], flags: str) -> None:
     clinvk.agent.play(denied())

@@ -34,11 +34,7 @@ def words(machine: Machine, backend: str, count: int) -> RunRequest:
 @pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("backend", "on_busy", "count", "state"),
-    [
-        ("claude", "queue", 40, "finished"),
-        ("codex", "queue", 40, "finished"),
-        ("claude", "steer", 2000, "cancelled"),
-    ],
+    [("claude", "queue", 40, "finished"), ("codex", "queue", 40, "finished"), ("claude", "steer", 2000, "cancelled")],
 )
 @each_way
 async def test_prompt_to_a_busy_session_continues_its_conversation(

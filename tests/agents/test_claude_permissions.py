@@ -161,10 +161,7 @@ class Battlefield:
             ("mcp__project__write", {}),
             ("mcp__user__write", {}),
             ("CronCreate", {"cron": "* * * * *", "prompt": "hi", "durable": True}),
-            (
-                "Task",
-                {"description": "d", "prompt": "x [[words=1]]", "subagent_type": "evil", "isolation": "worktree"},
-            ),
+            ("Task", {"description": "d", "prompt": "x [[words=1]]", "subagent_type": "evil", "isolation": "worktree"}),
             (
                 "Task",
                 {

@@ -130,9 +130,7 @@ async def test_model_api_failure_is_reported_with_its_code(
 
 async def test_answer_truncated_by_max_tokens_keeps_its_text_and_stop_reason(machine: Machine) -> None:
     first, second = await conversation(
-        machine,
-        ask("one [[words=1 usage=100,20,30,10]]"),
-        ask("two [[words=2 stop=max_tokens usage=200,50,40,5]]"),
+        machine, ask("one [[words=1 usage=100,20,30,10]]"), ask("two [[words=2 stop=max_tokens usage=200,50,40,5]]")
     )
     assert first.usage == Usage(100, 30, 20, 10)
     assert isinstance(second.ending, RunFinished)

@@ -42,7 +42,7 @@ for line in sys.stdin:
 """
 RULES = 'prefix_rule(pattern=["touch"], decision="allow")\nprefix_rule(pattern=["sh"], decision="allow")\n'
 ALL_MARKS = {
-    *("notify", "user-hook", "project-hook", "user-mcp", "user-mcp-called", "project-mcp", "project-mcp-called"),
+    *("notify", "user-hook", "project-hook", "user-mcp", "user-mcp-called", "project-mcp", "project-mcp-called")
 }
 
 

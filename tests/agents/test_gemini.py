@@ -95,8 +95,7 @@ async def test_repetitive_answer_fails_with_loop_detected(machine: Machine) -> N
 @pytest.mark.first(1)
 @pytest.mark.parametrize("approval", ["default", "none"])
 @pytest.mark.parametrize(
-    ("model", "thinking"),
-    [("gemini-2.5-pro", {"thinkingBudget": 1024}), ("best", {"thinkingLevel": "LOW"})],
+    ("model", "thinking"), [("gemini-2.5-pro", {"thinkingBudget": 1024}), ("best", {"thinkingLevel": "LOW"})]
 )
 async def test_effort_reaches_the_model(
     machine: Machine, approval: ApprovalMode, model: str, thinking: dict[str, object]

@@ -148,11 +148,7 @@ async def test_own_tools_of_the_agent_are_off(machine: Machine, cli: str, call: 
     async with serving(machine.env, default_workdir=str(machine.project)) as server:
         response = await server.client.post(
             "/openai/v1/chat/completions",
-            json={
-                "model": cli,
-                "messages": [{"role": "user", "content": call}],
-                "tools": [TOOL] if has_tools else [],
-            },
+            json={"model": cli, "messages": [{"role": "user", "content": call}], "tools": [TOOL] if has_tools else []},
             headers={"x-clinvk-tools": "client"},
         )
     assert response.status_code == 200, response.text

@@ -39,10 +39,7 @@ class Conversation:
 
     @asynccontextmanager
     async def process(self) -> AsyncGenerator[tuple[LocalRuns, SqliteStore]]:
-        async with (
-            SqliteStore(self.machine.home / ".clinvk") as store,
-            self.machine.runs(store=store) as runs,
-        ):
+        async with SqliteStore(self.machine.home / ".clinvk") as store, self.machine.runs(store=store) as runs:
             yield runs, store
 
     def request(self, prompt: str, **fields: object) -> RunRequest:
@@ -95,9 +92,7 @@ def tokens(backend: str, *turns: Sequence[int]) -> Usage:
     return usage
 
 
-async def test_conversation_resumes_from_another_process_and_directory(
-    conversation: Conversation,
-) -> None:
+async def test_conversation_resumes_from_another_process_and_directory(conversation: Conversation) -> None:
     """The turn runs in the session's directory, under any name of the directory, and counts its tokens only."""
     machine = conversation.machine
     link = machine.project.parent / "link"

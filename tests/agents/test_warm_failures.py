@@ -189,10 +189,7 @@ def sleeping(machine: Machine, seconds: int) -> bool:
 async def test_cancel_ends_the_tool_however_long_the_agent_takes(
     machine: Machine, backend: str, warm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, grace in (
-        (execution, "STOP_GRACE_S"),
-        (execution, "INTERRUPTED_TIMEOUT_S"),
-    ):
+    for module, grace in ((execution, "STOP_GRACE_S"), (execution, "INTERRUPTED_TIMEOUT_S")):
         monkeypatch.setattr(module, grace, 60.0)
     seconds = 7200 + 10 * BACKENDS.index(backend) + warm
     request = ask(machine, backend, f'x [[tool=shell cmd="sleep {seconds}"]]')

@@ -402,10 +402,7 @@ async def test_question_about_the_budget_is_denied_without_a_reason(scripted: Sc
 
 
 @needs_browser
-@pytest.mark.parametrize(
-    ("key", "may_answer", "buttons"),
-    [("ci", False, 0), ("boss", False, 4), ("ci", True, 4)],
-)
+@pytest.mark.parametrize(("key", "may_answer", "buttons"), [("ci", False, 0), ("boss", False, 4), ("ci", True, 4)])
 async def test_key_that_may_not_answer_sees_no_buttons(
     scripted: Scripted, key: str, may_answer: bool, buttons: int
 ) -> None:

@@ -657,9 +657,7 @@ async def test_delete_removes_runs_and_events_of_the_session(store: SessionStore
     assert await store.events(kept.id) == ANSWER
 
 
-async def test_delete_removes_the_text_of_a_session_from_its_orchestrations(
-    store: SessionStore,
-) -> None:
+async def test_delete_removes_the_text_of_a_session_from_its_orchestrations(store: SessionStore) -> None:
     one, two = session(), session()
     told = {"kind": "chain", "steps": [{"request": {"prompt": "secret"}}, {}], "input": "secret", "resumed": ""}
     whole = replace(run(None), prompt="secret", request=told)
@@ -689,9 +687,7 @@ async def orchestration(store: SessionStore) -> RunRecord:
 FAILED_WITH = RunFailed("agent_failed", "1 of 2 failed, the first with: secret")
 
 
-async def test_running_orchestration_does_not_restore_deleted_text(
-    store: SessionStore,
-) -> None:
+async def test_running_orchestration_does_not_restore_deleted_text(store: SessionStore) -> None:
     whole, one, two = await orchestration(store), session(), session()
     await turn(store, one, parent_id=whole.id)
     last = run(two, parent_id=whole.id)
@@ -709,9 +705,7 @@ async def test_running_orchestration_does_not_restore_deleted_text(
     assert await store.events(last.id) == ANSWER
 
 
-async def test_running_orchestration_with_all_sessions_deleted_ends_without_text(
-    store: SessionStore,
-) -> None:
+async def test_running_orchestration_with_all_sessions_deleted_ends_without_text(store: SessionStore) -> None:
     whole, only = await orchestration(store), session()
     await turn(store, only, parent_id=whole.id)
     await store.delete(only.id)
@@ -721,9 +715,7 @@ async def test_running_orchestration_with_all_sessions_deleted_ends_without_text
     assert await store.events(whole.id) == []
 
 
-async def test_delete_removes_events_that_quote_the_session_from_ended_orchestrations(
-    store: SessionStore,
-) -> None:
+async def test_delete_removes_events_that_quote_the_session_from_ended_orchestrations(store: SessionStore) -> None:
     whole, one, two = await orchestration(store), session(), session()
     await turn(store, one, parent_id=whole.id)
     await turn(store, two, parent_id=whole.id)

@@ -214,8 +214,7 @@ async def test_agent_that_never_opens_a_session_is_cancelled_or_times_out(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("reason", "ending"),
-    [("max_tokens", "max_tokens"), ("refusal", "refusal"), ("bored", "'bored'"), ("", "''")],
+    ("reason", "ending"), [("max_tokens", "max_tokens"), ("refusal", "refusal"), ("bored", "'bored'"), ("", "''")]
 )
 async def test_turn_ends_as_the_agent_says(tmp_path: Path, reason: str, ending: str) -> None:
     async with running(tmp_path) as runs:
@@ -475,10 +474,7 @@ async def test_hostile_agent_writes_nothing_outside_its_sandbox(mode: str) -> No
         )
         asked = replace(asked, prompt=asked.prompt + "\nsh touch made")
         before = Path("/proc/sys/kernel/domainname").read_text()
-        with (
-            socket.socket(socket.AF_UNIX) as listener,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
-        ):
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
             listener.bind(str(path))
             listener.listen()
             receiver.bind(str(datagrams))

@@ -71,9 +71,7 @@ async def test_background_processes_of_a_check_do_not_block_it_and_are_ended(tmp
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
-async def test_check_gets_no_stdin_server_keys_or_git_dir(
-    tmp_path: Path,
-) -> None:
+async def test_check_gets_no_stdin_server_keys_or_git_dir(tmp_path: Path) -> None:
     done = await check('cat; echo "[$CLINVK_API_KEYS$GIT_DIR]"', tmp_path, CLINVK_API_KEYS="secret", GIT_DIR="/else")
     assert done.output == "[]\n"
 

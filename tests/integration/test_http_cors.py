@@ -141,16 +141,11 @@ def test_invalid_origins_prevent_startup(server: dict[str, object], words: str) 
         serve(settings, {}, BACKENDS, lambda _: pytest.fail("it has started"))
 
 
-async def test_private_network_preflight_is_allowed_for_configured_origins(
-    scripted: Scripted,
-) -> None:
+async def test_private_network_preflight_is_allowed_for_configured_origins(scripted: Scripted) -> None:
     """Chromium did until version 141, in the same preflight: https://wicg.github.io/private-network-access/."""
     asks = {**ASKING, "access-control-request-private-network": "true"}
     async with serving(scripted.env, cors_allowed_origins=["https://app.example.com"]) as server:
-        for origin, status, allowed in (
-            ("https://app.example.com", 200, "true"),
-            ("https://evil.example", 405, None),
-        ):
+        for origin, status, allowed in (("https://app.example.com", 200, "true"), ("https://evil.example", 405, None)):
             answer = await server.client.options("/openai/v1/chat/completions", headers={**asks, "origin": origin})
             assert answer.status_code == status
             assert answer.headers.get("access-control-allow-private-network") == allowed

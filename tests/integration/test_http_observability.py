@@ -209,12 +209,7 @@ async def test_usage_is_reported_by_day_key_backend_and_model(scripted: Scripted
         "claude-scripted",
         2,
     )
-    assert claude["token_usage"] == {
-        "input_tokens": 24,
-        "output_tokens": 10,
-        "cached_tokens": 4,
-        "reasoning_tokens": 0,
-    }
+    assert claude["token_usage"] == {"input_tokens": 24, "output_tokens": 10, "cached_tokens": 4, "reasoning_tokens": 0}
     assert (claude["cost_usd"], claude["day"]) == (0.02, whole["until"])
     assert (codex["backend"], codex["runs"]) == ("codex", 1)
     assert whole["total"]["runs"] == 3

@@ -133,9 +133,7 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.execve(
-                Clinvk.command,
-                [Clinvk.command, "serve", "--port", "0"],
-                {**agent.env, "HOME": str(agent.folder)},
+                Clinvk.command, [Clinvk.command, "serve", "--port", "0"], {**agent.env, "HOME": str(agent.folder)}
             )
         self.said = ""
 

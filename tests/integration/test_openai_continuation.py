@@ -139,10 +139,7 @@ async def test_body_with_reference_and_non_utf8_key_is_rejected(scripted: Script
     assert "UTF-8" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["msg_of_another_server", "rs_" + "0" * 32 + "_0", "msg_" + "0" * 32, None, 7],
-)
+@pytest.mark.parametrize("name", ["msg_of_another_server", "rs_" + "0" * 32 + "_0", "msg_" + "0" * 32, None, 7])
 async def test_unknown_reference_is_ignored(scripted: Scripted, name: object) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env) as server:
@@ -247,9 +244,7 @@ async def test_system_message_is_sent_again_after_a_failed_turn(scripted: Script
     assert ["be kind" in whole(call) for call in scripted.calls()[-2:]] == [True, False]
 
 
-async def test_retrieved_instructions_are_unaffected_by_earlier_system_messages(
-    scripted: Scripted,
-) -> None:
+async def test_retrieved_instructions_are_unaffected_by_earlier_system_messages(scripted: Scripted) -> None:
     scripted.play(claude_says("hello", session=SESSION))
     async with clients(scripted) as (client, _):
         first = await client.responses.create(model="claude", input=[developer("be kind"), user("hi")])

@@ -330,9 +330,7 @@ async def test_concurrent_responses_can_branch_from_one_response(scripted: Scrip
         assert (await server.client.get("/api/v1/sessions")).json()["total"] == 5
 
 
-async def test_history_resent_after_a_fork_includes_the_turns_of_its_parent(
-    scripted: Scripted,
-) -> None:
+async def test_history_resent_after_a_fork_includes_the_turns_of_its_parent(scripted: Scripted) -> None:
     scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
 
     async def ask(server: LiveServer, text: str, session: str = "new", **more: object) -> tuple[str, str]:
@@ -362,9 +360,7 @@ async def test_history_resent_after_a_fork_includes_the_turns_of_its_parent(
     assert b"I like tea" in (scripted.calls()[-1].stdin or b"")
 
 
-async def test_image_in_resent_history_is_not_taken_for_a_new_image(
-    scripted: Scripted,
-) -> None:
+async def test_image_in_resent_history_is_not_taken_for_a_new_image(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
 
     def seen(text: str) -> ResponseInputParam:
@@ -467,9 +463,7 @@ async def test_immediate_agent_failure_returns_its_error_status(scripted: Script
             assert "boom" in caught.value.message
 
 
-async def test_event_stream_client_receives_a_non_retryable_failure_as_events(
-    scripted: Scripted,
-) -> None:
+async def test_event_stream_client_receives_a_non_retryable_failure_as_events(scripted: Scripted) -> None:
     scripted.play([stderr("boom"), exits(9)])
     async with clients(scripted) as (client, _):
         accept = {"accept": "text/event-stream"}

@@ -105,9 +105,7 @@ async def test_program_without_protocol_support_is_not_started_again(tmp_path: P
         assert backend.starts == before
 
 
-async def test_cancelled_run_stays_cancelled_when_its_process_lacks_protocol_support(
-    tmp_path: Path,
-) -> None:
+async def test_cancelled_run_stays_cancelled_when_its_process_lacks_protocol_support(tmp_path: Path) -> None:
     async with Server(Strict(tmp_path, mode="sullen")) as server, server.runs.run(request("say x")) as run:
         await until(lambda: server.runs.warm_stats is not None and server.runs.warm_stats.runs == 1)
         await until(lambda: run.started_at is not None)

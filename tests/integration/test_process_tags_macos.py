@@ -13,8 +13,6 @@ class WithKernel(psutil.Process):
         super().__init__(pid or 1)
 
 
-def test_exited_agent_does_not_match_all_processes_of_the_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_exited_agent_does_not_match_all_processes_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "Process", WithKernel)
     assert process_tags.TreeTags(987654321).find({1: 0}) == set()

@@ -190,11 +190,7 @@ async def test_fork_inherits_directory_title_and_tags_and_counts_from_zero() -> 
         ("x", "y"),
         {"k": 1},
     )
-    assert (forked.working_dir, forked.model, forked.initial_prompt) == (
-        parent.working_dir,
-        "m",
-        parent.initial_prompt,
-    )
+    assert (forked.working_dir, forked.model, forked.initial_prompt) == (parent.working_dir, "m", parent.initial_prompt)
     assert (forked.turn_count, forked.token_usage, forked.status) == (0, Usage(), "completed")
     assert await place.store.session(parent.id) == parent
 

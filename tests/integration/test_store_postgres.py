@@ -68,10 +68,7 @@ async def store(postgres: PostgresServer) -> AsyncGenerator[PostgresStore]:
 async def holding(url: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str, str]]:
     """Run a process that has begun a run; yield the process with the ids of the run and the session."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", HOLD, url),
-        env=ENVIRONMENT,
-        stdin=PIPE,
-        stdout=PIPE,
+        *(sys.executable, "-c", HOLD, url), env=ENVIRONMENT, stdin=PIPE, stdout=PIPE
     )
     assert process.stdin
     assert process.stdout

@@ -86,9 +86,7 @@ async def test_timed_out_process_search_leaves_nothing_else_behind(tmp_path: Pat
         assert not warm_set.ending
 
 
-async def test_agent_being_ended_counts_until_it_has_exited(
-    tmp_path: Path,
-) -> None:
+async def test_agent_being_ended_counts_until_it_has_exited(tmp_path: Path) -> None:
     async with ready(Lasting(tmp_path, mode="slow")) as (warm_set, agent):
         ending = asyncio.create_task(warm_set.end_and_wait(agent, graceful=True))
         warm_set.end(agent)

@@ -770,8 +770,7 @@ async def test_apply_reports_changes_applied_already(repository: Repository, wor
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [("a.txt", "a.txt: patch does not apply"), ("zz", "zz: already exists in working directory")],
+    ("name", "said"), [("a.txt", "a.txt: patch does not apply"), ("zz", "zz: already exists in working directory")]
 )
 async def test_conflicting_apply_changes_nothing(
     repository: Repository, worktrees: KeptWorktrees, name: str, said: str

@@ -13,11 +13,7 @@ from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import ClientTool, Image, RunRequest
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
-PNG_SOURCE: dict[str, object] = {
-    "type": "base64",
-    "media_type": "image/png",
-    "data": base64.b64encode(PNG).decode(),
-}
+PNG_SOURCE: dict[str, object] = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(PNG).decode()}
 QUESTION: dict[str, object] = {"role": "user", "content": "hello"}
 
 
@@ -420,8 +416,7 @@ def test_thread_is_refused_by_the_code_at_which_the_sdks_send_the_whole_conversa
 
 
 @pytest.mark.parametrize(
-    ("text", "tokens"),
-    [("hello", 2), ("x" * 4000, 1000), ("\u4f60\u597d", 2), ("\u4f60\u597d, you", 4), ("a", 1)],
+    ("text", "tokens"), [("hello", 2), ("x" * 4000, 1000), ("\u4f60\u597d", 2), ("\u4f60\u597d, you", 4), ("a", 1)]
 )
 def test_count_estimates_tokens_from_text(text: str, tokens: int) -> None:
     body = msgspec.json.encode({"model": "claude", "messages": [{"role": "user", "content": text}]})

@@ -5,14 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from clinvk.backends.base import Host
-from clinvk.backends.checkup_base import (
-    Checkup,
-    LoginProbe,
-    LoginStatus,
-    ProbeOutput,
-    flags_in,
-    launches,
-)
+from clinvk.backends.checkup_base import Checkup, LoginProbe, LoginStatus, ProbeOutput, flags_in, launches
 from clinvk.backends.registry import BACKENDS
 
 HANDLE = "00000000-0000-4000-8000-000000000000"

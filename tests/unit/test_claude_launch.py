@@ -43,13 +43,7 @@ def permissions(launch: Launch) -> dict[str, list[str]]:
 
 def test_the_plain_command_streams_json_and_reads_the_prompt_from_stdin() -> None:
     plain = launch()
-    assert plain.argv[:5] == (
-        "claude",
-        "-p",
-        "--output-format=stream-json",
-        "--verbose",
-        "--include-partial-messages",
-    )
+    assert plain.argv[:5] == ("claude", "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages")
     assert "hello" not in plain.argv
     assert plain.cwd == "/work dir"
     assert stdin(PLAIN) == b"hello"

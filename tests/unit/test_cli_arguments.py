@@ -115,10 +115,7 @@ WRONG = [
         ["--isolation", "worktree", "fix it"],
         "unknown flag '--isolation' of a prompt; it is a flag of parallel, compare",
     ),
-    (
-        ["--port", "3", "hello"],
-        "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open",
-    ),
+    (["--port", "3", "hello"], "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open"),
     (
         ["--xyzzy", "hello"],
         "unknown flag '--xyzzy'; see clinvk help prompt; put -- before a prompt that begins with -",

@@ -123,12 +123,7 @@ def test_lines_contain_the_known_facts_of_the_run() -> None:
     printer = LinesPrinter(ended_run(session_id="s"))
     first = json.loads(printer.feed(RunStarted(), 101.0))
     last = json.loads(printer.feed(RunFinished(), 103.5))
-    assert first["content"] == {
-        "model": "asked",
-        "backend_session_id": None,
-        "working_dir": "/work",
-        "run_id": "run",
-    }
+    assert first["content"] == {"model": "asked", "backend_session_id": None, "working_dir": "/work", "run_id": "run"}
     assert (last["type"], last["sequence"], last["session_id"]) == ("done", 2, "s")
     assert last["content"]["duration"] == 2.5
 

@@ -203,11 +203,7 @@ EXPECTED: dict[str, list[Event]] = {
         *text("word1 ", "word2"),
         finished(9989, 2, 7),
     ],
-    "fork": [
-        started("01a213c6-5ab0-7463-8391-2fafe5450f19"),
-        *text("word1"),
-        finished(9, 5, 6, 4),
-    ],
+    "fork": [started("01a213c6-5ab0-7463-8391-2fafe5450f19"), *text("word1"), finished(9, 5, 6, 4)],
     "interrupted": [
         started("01a213c6-70ed-7623-be2f-2c3714eddcd7"),
         ToolCall("call_945fdc29575d4156ac7c", "command_execution", {"command": "/bin/bash -lc 'sleep 30'"}),
@@ -246,11 +242,7 @@ EXPECTED: dict[str, list[Event]] = {
         *text("ok"),
         finished(20410, 9, 14, turns=2),
     ],
-    "patch_refused": [
-        started("01a213c6-60bf-77b0-a5ca-f64d1718f164"),
-        *text("ok"),
-        finished(20105, 9, 14, turns=2),
-    ],
+    "patch_refused": [started("01a213c6-60bf-77b0-a5ca-f64d1718f164"), *text("ok"), finished(20105, 9, 14, turns=2)],
     "resume": [
         started("01a213c6-58b6-77b1-bd3f-c48d828c7838"),
         *text("model=gpt-5.5 ", "prompts=2 ", "tools=13"),
@@ -258,10 +250,8 @@ EXPECTED: dict[str, list[Event]] = {
     ],
     "resume_missing": [
         RunFailed(
-            "session_not_found",
-            f"codex no longer knows the conversation: no rollout found for thread id {UNKNOWN}",
-            1,
-        ),
+            "session_not_found", f"codex no longer knows the conversation: no rollout found for thread id {UNKNOWN}", 1
+        )
     ],
     "shell": [
         started("01a213c6-5cce-7b13-83ae-4b4d1eb99f8f"),
@@ -418,11 +408,7 @@ def test_tool_without_a_start_is_reported_at_its_end(fields: dict[str, object], 
             b"error: unrecognized subcommand 'app-server'\n\nUsage: codex [OPTIONS]\n",
             RunFailed("agent_failed", "error: unrecognized subcommand 'app-server'", 2),
         ),
-        (
-            1,
-            b"Error: thread/fork failed: invalid paginated history lineage for 01a2: missing source rollout",
-            None,
-        ),
+        (1, b"Error: thread/fork failed: invalid paginated history lineage for 01a2: missing source rollout", None),
     ],
 )
 def test_exit_before_the_greeting_is_answered_fails_with_the_reason(

@@ -126,8 +126,7 @@ def test_read_only_disables_each_mcp_server_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("home", "path"),
-    [("/c", "/c/config.toml"), ("rel", "/p/rel/config.toml"), ("", "~/.codex/config.toml")],
+    ("home", "path"), [("/c", "/c/config.toml"), ("rel", "/p/rel/config.toml"), ("", "~/.codex/config.toml")]
 )
 def test_read_only_finds_mcp_servers_in_the_config_of_codex(home: str, path: str) -> None:
     on = host("[mcp_servers.one]\n", {"HOME": "/h", "CODEX_HOME": home}, path)
@@ -192,9 +191,7 @@ def test_unreadable_config_is_left_to_codex_without_read_only(config: str) -> No
 
 
 @pytest.mark.parametrize("words", [("auto", None), ("none", None), (None, "workspace"), (None, "full")])
-def test_project_is_untrusted_unless_the_user_trusts_it(
-    words: tuple[ApprovalMode | None, SandboxMode | None],
-) -> None:
+def test_project_is_untrusted_unless_the_user_trusts_it(words: tuple[ApprovalMode | None, SandboxMode | None]) -> None:
     request = replace(HELLO, workdir="/a/b", approval_mode=words[0], sandbox_mode=words[1])
     on = host('[projects."/a"]\ntrust_level = "trusted"\n[projects."/"]\ntrust_level = "untrusted"\n')
     untrusted = {"trust_level": "untrusted"}

@@ -42,20 +42,8 @@ CHANGES = [
     ("a text in double quotes", 'server:\n  host: "a"\n', "server.host", "b", "server:\n  host: b\n"),
     ("a text that looks like a number", "", "backends.codex.model", "4.5", "backends:\n  codex:\n    model: '4.5'\n"),
     ("a text with characters of YAML", "", "server.host", "a: b #c", "server:\n  host: 'a: b #c'\n"),
-    (
-        "an empty text",
-        "backends: {codex: {model: a}}",
-        "backends.codex.model",
-        "",
-        "backends: {codex: {model: ''}}",
-    ),
-    (
-        "a key without a value",
-        "output:\n  format:  # f\n",
-        "output.format",
-        "text",
-        "output:\n  format: text  # f\n",
-    ),
+    ("an empty text", "backends: {codex: {model: a}}", "backends.codex.model", "", "backends: {codex: {model: ''}}"),
+    ("a key without a value", "output:\n  format:  # f\n", "output.format", "text", "output:\n  format: text  # f\n"),
     (
         "the value on the next line",
         "server:\n  host:  # h\n    a\n",
@@ -101,13 +89,7 @@ CHANGES = [
     ("a key of empty braces", "server: {}\n", "server.port", "1", "server:\n  port: 1\n"),
     ("sections in braces", "backends: {}\n", "backends.codex.model", "x", "backends:\n  codex:\n    model: x\n"),
     ("an empty section in braces", "{server: }\n", "server.port", "1", "{server: {port: 1} }\n"),
-    (
-        "an empty section",
-        "server:  # s\n  # port: 80\n",
-        "server.port",
-        "1",
-        "server:  # s\n  port: 1\n  # port: 80\n",
-    ),
+    ("an empty section", "server:  # s\n  # port: 80\n", "server.port", "1", "server:  # s\n  port: 1\n  # port: 80\n"),
     (
         "a section that is null",
         "server: ~  # s\noutput: {}\n",
@@ -115,13 +97,7 @@ CHANGES = [
         "1",
         "server:  # s\n  port: 1\noutput: {}\n",
     ),
-    (
-        "CRLF line ends",
-        "server:\r\n  host: a\r\n",
-        "server.port",
-        "1",
-        "server:\r\n  host: a\r\n  port: 1\r\n",
-    ),
+    ("CRLF line ends", "server:\r\n  host: a\r\n", "server.port", "1", "server:\r\n  host: a\r\n  port: 1\r\n"),
     (
         "a last line without a line end",
         "server:\n    host: a",
@@ -165,13 +141,7 @@ CHANGES = [
         'backends:\n  claude:\n    system_prompt: "  a\\nb"\n',
     ),
     ("a variable with a dot", "", "backends.claude.env.A.B", "1", "backends:\n  claude:\n    env:\n      A.B: '1'\n"),
-    (
-        "a variable named null",
-        "",
-        "backends.codex.env.A",
-        "null",
-        "backends:\n  codex:\n    env:\n      A: 'null'\n",
-    ),
+    ("a variable named null", "", "backends.codex.env.A", "null", "backends:\n  codex:\n    env:\n      A: 'null'\n"),
     ("JSON", '{"server": {"port": 1}}', "server.port", "2", '{"server": {"port": 2}}'),
     (
         "a value beside a comment inside braces",
@@ -223,12 +193,7 @@ def test_set_writes_the_expected_text(what: str, text: str, key: str, value: str
 REFUSED = [
     ("server.prot", "1", "", "config set: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
     ("server.host", " ", "", "config set: server.host = ' ': must be an address or a name, such as 127.0.0.1"),
-    (
-        "SERVER.port",
-        "1",
-        "",
-        "config set: unknown key 'SERVER' (= '1'); did you mean 'server'?",
-    ),
+    ("SERVER.port", "1", "", "config set: unknown key 'SERVER' (= '1'); did you mean 'server'?"),
     ("server.port", "99999", "", "config set: server.port = '99999': must be a whole number from 0 to 65535"),
     ("server.port", "", "", "config set: server.port = '': must be a whole number from 0 to 65535"),
     ("output.color", "maybe", "", "config set: output.color = 'maybe': must be true or false"),

@@ -30,7 +30,7 @@ OF_COMMANDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("backends", "claude", "output"): (("text", "text"), ("text", "text")),
 }
 OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
-    ("agents", "env_allow"): (("A,B_*", ("A", "B_*")), ('["npm_config_x-y"]', ("npm_config_x-y",))),
+    ("agents", "env_allow"): (("A,B_*", ("A", "B_*")), ('["npm_config_x-y"]', ("npm_config_x-y",)))
 }
 OF_NODES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("cluster", "node"): (("build-1", "build-1"), ("ana_2", "ana_2")),

@@ -267,10 +267,7 @@ Ripgrep is not available. Falling back to GrepTool.
 @pytest.mark.parametrize(
     ("stderr", "complaint"),
     [
-        (
-            RETRIED,
-            'Attempt 2 failed with status 503. Retrying with backoff... _ApiError: {"error":{"code":503}}',
-        ),
+        (RETRIED, 'Attempt 2 failed with status 503. Retrying with backoff... _ApiError: {"error":{"code":503}}'),
         (
             _recorded("maxattempts1_429")[2],
             "Error when talking to Gemini API: RetryableQuotaError: rate limited (fake)",

@@ -131,10 +131,7 @@ def test_allowed_tools_narrow_the_approval_and_sandbox_modes(
 ) -> None:
     launch = _launch(
         replace(
-            ASK,
-            approval_mode=approval,
-            sandbox_mode=sandbox,
-            allowed_tools=("run_shell_command", "write_file", "glob"),
+            ASK, approval_mode=approval, sandbox_mode=sandbox, allowed_tools=("run_shell_command", "write_file", "glob")
         )
     )
     deny, allow, *others = _rules(launch)

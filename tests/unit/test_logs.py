@@ -41,12 +41,7 @@ def test_text_line_has_time_level_logger_and_message() -> None:
 
 def test_json_line_has_the_time_in_utc() -> None:
     told = in_json("%s runs", 3)
-    assert told == {
-        "time": "2026-11-25T18:18:52.049Z",
-        "level": "warning",
-        "logger": "clinvk.x",
-        "message": "3 runs",
-    }
+    assert told == {"time": "2026-11-25T18:18:52.049Z", "level": "warning", "logger": "clinvk.x", "message": "3 runs"}
 
 
 def test_named_arguments_become_fields() -> None:

@@ -12,12 +12,7 @@ from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
 
 FACTS = RunFacts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
-ANSWER: list[Event] = [
-    RunStarted("m"),
-    ThinkingDelta("hmm"),
-    TextDelta("Hi"),
-    RunFinished("max_turns", Usage(2, 1)),
-]
+ANSWER: list[Event] = [RunStarted("m"), ThinkingDelta("hmm"), TextDelta("Hi"), RunFinished("max_turns", Usage(2, 1))]
 USAGE = (
     '"usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":0},'
     '"completion_tokens_details":{"reasoning_tokens":0}}'

@@ -67,11 +67,7 @@ def test_tool_calls_and_results_are_rendered_in_order() -> None:
         {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "ls", "arguments": '{"dir":"."}'},
         {"type": "function_call_output", "call_id": "call_1", "output": "a.txt"},
         {"type": "custom_tool_call", "call_id": "call_2", "name": "patch", "input": "*** Begin"},
-        {
-            "type": "custom_tool_call_output",
-            "call_id": "call_2",
-            "output": [{"type": "input_text", "text": "Done!"}],
-        },
+        {"type": "custom_tool_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "Done!"}]},
         {"type": "local_shell_call", "call_id": "call_3", "action": {"type": "exec", "command": ["pwd"]}},
         {"type": "local_shell_call_output", "id": "call_3", "output": "/work"},
         {"type": "shell_call", "call_id": "call_4", "action": {"commands": ["ls"]}},

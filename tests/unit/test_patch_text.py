@@ -54,7 +54,4 @@ def test_uncolored_lines_are_unchanged_except_binary_patches() -> None:
 
 def test_file_content_cannot_control_the_terminal_or_pass_as_a_header() -> None:
     lines = ["diff --git a/a b/a\n", "@@ -0,0 +1,2 @@\n", "+\x1b[2Jx\r\n", "+++ b/a"]
-    assert list(readable_patch(lines, is_colored=True))[2:] == [
-        f"{GREEN}+?[2Jx{PLAIN}",
-        f"{GREEN}+++ b/a{PLAIN}",
-    ]
+    assert list(readable_patch(lines, is_colored=True))[2:] == [f"{GREEN}+?[2Jx{PLAIN}", f"{GREEN}+++ b/a{PLAIN}"]

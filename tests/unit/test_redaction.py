@@ -131,11 +131,7 @@ def test_api_errors_contain_no_secrets(error: type[ClinvkError]) -> None:
     for text, secret in CASES[::7]:
         made = error(f"workdir {text!r} is wrong")
         made.field = "workdir"
-        for _, body in (
-            Rest().error(made, "r"),
-            OpenAIApi().error(made, "r"),
-            Anthropic().error(made, "r"),
-        ):
+        for _, body in (Rest().error(made, "r"), OpenAIApi().error(made, "r"), Anthropic().error(made, "r")):
             assert msgspec.json.decode(body)
             assert secret not in body.decode()
 

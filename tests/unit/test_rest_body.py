@@ -197,11 +197,7 @@ def test_deep_nesting_is_rejected_in_any_field(key: str) -> None:
 MISTAKES = [
     (asked(max_turns="x"), 'max_turns must be a whole number from 0 to 2147483647, got "x"', "max_turns"),
     (asked(max_turns=-1), "max_turns must be a whole number from 0 to 2147483647, got -1", "max_turns"),
-    (
-        asked(max_turns=True),
-        "max_turns must be a whole number from 0 to 2147483647, got true",
-        "max_turns",
-    ),
+    (asked(max_turns=True), "max_turns must be a whole number from 0 to 2147483647, got true", "max_turns"),
     (asked(timeout_secs=0), "timeout_secs must be a number above 0 and up to 604800, got 0", "timeout_secs"),
     (asked(prompt=1), "prompt must be a text, got 1", "prompt"),
     (asked(prompt=None), "prompt must be a text, got null", "prompt"),

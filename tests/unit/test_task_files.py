@@ -82,14 +82,8 @@ def test_yaml_merge_keys_are_supported() -> None:
         ('[{"prompt": "é", x}]', "stdin:1:18: is not valid JSON: "),
         ('[{"prompt": "é"},\n', "stdin:2:1: is not valid JSON: it ends too early"),
         ("3", "stdin: it must have 'tasks', or be a list of tasks"),
-        (
-            '{"max_parallel": 2, "tasks": [{"prompt": "x"}], "max_paralel": 3}',
-            "stdin: unknown field 'max_paralel'",
-        ),
-        (
-            '{"max_parallel": 0, "tasks": [{"prompt": "x"}]}',
-            "stdin: max_parallel must be a whole number from 1",
-        ),
+        ('{"max_parallel": 2, "tasks": [{"prompt": "x"}], "max_paralel": 3}', "stdin: unknown field 'max_paralel'"),
+        ('{"max_parallel": 0, "tasks": [{"prompt": "x"}]}', "stdin: max_parallel must be a whole number from 1"),
         ('{"tasks": []}', "stdin: tasks must be a list of 1 to "),
         ("[]", "stdin: tasks must be a list of 1 to "),
         (" \n", "stdin: is empty; it must have 'tasks'"),

@@ -17,9 +17,7 @@ async def test_lookup_returns_its_result_or_raises_its_error() -> None:
         await lookups.run(_fail)
 
 
-async def test_stuck_lookups_time_out_and_free_their_thread_when_they_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_stuck_lookups_time_out_and_free_their_thread_when_they_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_MAX_THREADS", 2)
     lookups = Lookups(timeout_s=0.1)
     answers = threading.Event()

@@ -14,11 +14,7 @@ from clinvk.types.events import ToolCall
         ("command_execution", {"command": "ls -l"}, "Shell ls -l"),
         ("command_execution", {"command": "bash -lc 'unbalanced"}, "Shell bash -lc 'unbalanced"),
         ("file_change", {"changes": [{"path": "calc.py", "kind": "update"}]}, "Edit calc.py"),
-        (
-            "file_change",
-            {"changes": [{"path": "a", "kind": "add"}, {"path": "b", "kind": "delete"}]},
-            "Edit a, b",
-        ),
+        ("file_change", {"changes": [{"path": "a", "kind": "add"}, {"path": "b", "kind": "delete"}]}, "Edit a, b"),
         ("file_change", {"changes": ["add /p/a.txt", "update /p/b c"]}, "Edit /p/a.txt, /p/b c"),
         ("file_change", {"changes": "a cut te"}, 'file_change {"changes":"a cut te"}'),
         ("Bash", {"command": "ls"}, "Bash ls"),

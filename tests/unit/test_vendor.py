@@ -13,10 +13,7 @@ from clinvk.types.request import Image, RunRequest
 
 BARE = RunRequest(prompt="", model="m")
 IMAGE = Image("image/png", b"x")
-TALK = Conversation(
-    ("s",),
-    (Turn("user", ("one", IMAGE)), Turn("assistant", ("tw", "o")), Turn("user", ("three",))),
-)
+TALK = Conversation(("s",), (Turn("user", ("one", IMAGE)), Turn("assistant", ("tw", "o")), Turn("user", ("three",))))
 
 
 def test_request_without_headers_is_ephemeral() -> None:
