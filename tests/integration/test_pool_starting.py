@@ -81,17 +81,17 @@ async def test_only_a_run_that_starts_a_process_waits_for_other_starts(
     monkeypatch.setattr(starts, "_MAX_START_S", 60)
     async with Server(Lasting(tmp_path)) as server:
         first, session = await server.ask_in_session("pid")
-        server.runs.spawner.starts = starts.Starts(1)
-        starting = [server.runs.spawner.starts.begin(lambda: None) for _ in range(4)]
+        server.runs.spawner.starts = busy = starts.Starts(1)
+        starting = [busy.begin(lambda: None) for _ in range(4)]
         async with server.runs.run(request("pid", **options)) as waiting, asyncio.timeout(20):
             for _ in range(2):
                 assert (await server.ask("pid", session)).text == first.text
                 assert (await server.ask("pid")).text == first.text
             assert (waiting.log.count, server.processes) == (0, 1)
-            starting[0].end()
+            busy.end(starting[0])
             assert (await waiting.log.result()).text != first.text
         for start in starting:
-            start.end()
+            busy.end(start)
 
 
 @pytest.mark.parametrize("capacity", [1, 8])
