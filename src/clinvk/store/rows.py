@@ -24,16 +24,7 @@ FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt"
 """The fields of a session that its runs do not change; only `reassign` changes the backend."""
 
 FIXED_RUN_FIELDS = (
-    "id",
-    "session_id",
-    "parent_id",
-    "backend",
-    "created_at",
-    "workdir",
-    "request",
-    "prompt",
-    "key_name",
-    "node",
+    *("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt", "key_name", "node"),
 )
 """The fields of a run that never change after `begin`, except by `reassign`."""
 

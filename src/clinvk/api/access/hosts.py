@@ -159,18 +159,8 @@ _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")
 _METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 _EXPOSED = (
-    "x-request-id",
-    "request-id",
-    "retry-after",
-    "x-should-retry",
-    "x-clinvk-session-id",
-    "x-clinvk-run-id",
-    "x-clinvk-ignored",
-    "x-clinvk-node",
-    "x-clinvk-backend",
-    "x-clinvk-fallback",
-    "location",
-    "preference-applied",
+    *("x-request-id", "request-id", "retry-after", "x-should-retry", "location", "preference-applied"),
+    *(f"x-clinvk-{name}" for name in ("session-id", "run-id", "ignored", "node", "backend", "fallback")),
 )
 
 

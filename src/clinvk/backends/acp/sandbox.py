@@ -16,17 +16,8 @@ NEEDS_BUBBLEWRAP = (
 )
 
 _BASE = (
-    *(
-        "bwrap",
-        "--die-with-parent",
-        "--new-session",
-        "--unshare-pid",
-        "--unshare-ipc",
-        "--unshare-uts",
-        "--cap-drop",
-        "ALL",
-    ),
-    *("--ro-bind", "/", "/"),
+    *("bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
+    *("--cap-drop", "ALL", "--ro-bind", "/", "/"),
 )
 _EMPTY = ("/tmp", "/var/tmp", "/run")  # noqa: S108  # no file is created
 _KERNEL = tuple(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "mtrr", "pressure"))

@@ -38,14 +38,8 @@ _PROVIDER = "openai"
 """The model provider if the settings name none."""
 
 _SKIPPED_NOTIFICATIONS = (
-    "configWarning",
-    "item/commandExecution/outputDelta",
-    "item/fileChange/outputDelta",
-    "item/fileChange/patchUpdated",
-    "remoteControl/status/changed",
-    "thread/started",
-    "thread/status/changed",
-    "turn/diff/updated",
+    *("item/commandExecution/outputDelta", "item/fileChange/outputDelta", "item/fileChange/patchUpdated"),
+    *("configWarning", "remoteControl/status/changed", "thread/started", "thread/status/changed", "turn/diff/updated"),
 )
 """Notifications that clinvk does not read. Some are long."""
 
