@@ -32,6 +32,8 @@ server = subprocess.Popen(sys.argv[1:], stdout=out.open("w"), stderr=err.open("w
 while not (found := re.search(r"http://0\\.0\\.0\\.0:(\\d+)", out.read_text())):
     time.sleep(0.01)
 url = "http://127.0.0.1:" + found[1]
+while status("/health") == 503:  # a busy machine opens the store late
+    time.sleep(0.1)
 health = json.load(urllib.request.urlopen(url + "/health", timeout=30))
 key = (err.read_text().splitlines() or [""])[-1]
 answers = [status("/api/v1/sessions"), status("/api/v1/sessions", key)]

@@ -193,7 +193,7 @@ async def test_database_of_the_first_schema_gets_the_indexes_of_the_current_one(
     for is_old in (False, True):
         url = postgres.empty()
         async with PostgresStore(url) as store:
-            await store.count()
+            await store.runs(RunQuery())
         if is_old:
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("DROP INDEX sessions_in_order")
@@ -202,7 +202,7 @@ async def test_database_of_the_first_schema_gets_the_indexes_of_the_current_one(
                 connection.execute("ALTER TABLE runs DROP COLUMN steering")
                 connection.execute("DELETE FROM clinvk_schema WHERE version > 1")
             async with PostgresStore(url) as store:
-                await store.count()
+                await store.runs(RunQuery())
         with psycopg.connect(url) as connection:
             schema = re.search(r"test_\d+", url)
             assert schema
