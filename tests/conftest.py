@@ -26,6 +26,7 @@ MAY_BLOCK = (
     ("clinvk/runtime/process/resource_limits.py", {"wrap", "open", "capacity"}),
     ("clinvk/runtime/process/waiting.py", {"run"}),
     ("clinvk/runtime/process/orphans.py", {"_begin"}),
+    ("clinvk/runtime/process/process_scan.py", {"is_tagged"}),
     ("clinvk/runtime/process/guardian_process.py", {"start", "stop", "_on_exit"}),
     ("clinvk/runtime/process/executables.py", {"find", "host", "file_part", "read", "resolve"}),
     ("clinvk/runtime/agent_environment.py", {"path"}),

@@ -40,7 +40,7 @@ def at_start(folder: Path, code: str) -> dict[str, str]:
 
 def of_version(folder: Path, protocol: int, **changes: str) -> dict[str, str]:
     """Return the environment of a process with another version of the messages, and with changes of their source."""
-    pairs = [("PROTOCOL = 1\n", f"PROTOCOL = {protocol}\n"), *changes.items()]
+    pairs = [("PROTOCOL = 2\n", f"PROTOCOL = {protocol}\n"), *changes.items()]
     code = _CHANGED_SOURCE.format(package="clinvk.cluster", name="messages", changes=pairs)
     return at_start(folder, code)
 
@@ -50,8 +50,8 @@ def test_worker_of_another_version_is_listed_as_incompatible_and_gets_no_request
 ) -> None:
     cluster.agent.play(claude_says("hello"))
     later = {'    version: str = ""\n': '    version: str = ""\n    region: str = "north"\n'}
-    later_env = of_version(tmp_path / "later", 2, **later)
-    cluster.worker("earlier", **of_version(tmp_path / "earlier", 0))
+    later_env = of_version(tmp_path / "later", 3, **later)
+    cluster.worker("earlier", **of_version(tmp_path / "earlier", 1))
     cluster.worker("later", **later_env)
     cluster.worker("same")
     gateway, later_gateway = cluster.gateway(), cluster.gateway(**later_env)

@@ -19,11 +19,12 @@ from clinvk import __version__
 from clinvk.api.endpoints.inventory import BackendInfo, NodeInfo
 from clinvk.api.endpoints.services import Owner, Services
 from clinvk.cluster.broker import Broker, Received, connected, without_password
+from clinvk.cluster.carrier import Carrier
 from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.gateway_end import GatewayEnd
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
 from clinvk.cluster.messages import CHUNK_BYTES, Announcement, Change, InvalidMessage, Signer
-from clinvk.cluster.parts import ClusterNodes
+from clinvk.cluster.parts import ClusterNodes, PartsHere
 from clinvk.cluster.worker import ParkedCalls, worker_app
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.load import home
@@ -123,7 +124,9 @@ class Membership:
         members.on_interrupted.append(gateway_end.resume)
         async with AsyncExitStack() as stack:
             if self.runs_agents:
-                self.part_nodes = partial(ClusterNodes, services, gateway_end, members, self._process)
+                carrier = Carrier(broker, signer, members, self._process, PartsHere(services))
+                await stack.enter_async_context(carrier)
+                self.part_nodes = partial(ClusterNodes, services, carrier, members, self._process)
                 limit = services.settings.server.max_request_body_bytes
                 serving = WorkerEnd(broker, signer, self._process, worker_app(services), limit)
                 worker = await stack.enter_async_context(serving)

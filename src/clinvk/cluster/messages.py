@@ -16,7 +16,7 @@ import msgspec
 
 from clinvk.api.endpoints.inventory import BackendInfo
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of the messages. A gateway sends requests only to nodes with the same version.
 
 Every version can read the announcements of the others, which only gain fields.
@@ -232,6 +232,14 @@ class Signer:
     def frame(self, data: bytes, reply: str, worker: str) -> Frame:
         """Read a frame. Raises `InvalidMessage`."""
         return decode_frame(self._verified(f"{reply} {worker}", data))
+
+    def sign_piece(self, piece: bytes, subject: str) -> bytes:
+        """Return a piece of a message about runs as signed bytes."""
+        return self._signed(subject, piece)
+
+    def piece(self, data: bytes, subject: str) -> bytes:
+        """Read a piece of a message about runs. Raises `InvalidMessage`."""
+        return self._verified(subject, data)
 
     def sign_answer(self, process: str, subject: str, nonce: bytes) -> bytes:
         """Return the id of a process as the signed answer to a request, whose data is the nonce."""

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 from nats import errors
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,7 +13,6 @@ from clinvk.api.http.response import send_error
 from clinvk.api.server.app import create_app
 from clinvk.cluster.broker import Broker, Receiver
 from clinvk.cluster.messages import RequestHead, call_subject
-from clinvk.cluster.parts import PATH, serve_part
 from clinvk.types.errors import ShuttingDown
 
 
@@ -25,9 +23,8 @@ class SignedIdentity:
     shared records, so that a gateway cannot widen them.
     """
 
-    def __init__(self, services: Services, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse the request while the worker stops."""
@@ -39,15 +36,12 @@ class SignedIdentity:
         if state["is_refused"]:
             await send_error(ShuttingDown("the node is stopping and takes no new requests"), scope, send)
             return
-        if scope["path"] == PATH:
-            await serve_part(self._services, scope, receive, send)
-            return
         await self.app(scope, receive, send)
 
 
 def worker_app(services: Services) -> ASGIApp:
-    """Return the application for the requests of gateways and of other workers."""
-    return create_app(services, guard=partial(SignedIdentity, services))
+    """Return the application for the requests of gateways."""
+    return create_app(services, guard=SignedIdentity)
 
 
 class ParkedCalls:

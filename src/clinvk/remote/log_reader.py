@@ -20,10 +20,11 @@ class LogReader:
     """
 
     def __init__(self, run: Run, send: Callable[[Events], int]) -> None:
-        self._run = run
+        self.run = run
         self._send = send
         self._unread: deque[tuple[int, int]] = deque()
-        self._ahead = 0
+        self._ahead = self._sent = 0
+        self._held = -1
         self._room = WakeUp()
 
     def read(self, after: int) -> None:
@@ -32,9 +33,23 @@ class LogReader:
             self._ahead -= self._unread.popleft()[1]
         self._room.set()
 
+    def hold(self, after: int) -> None:
+        """Note what the peer has, as it does regularly. Send again what it still lacks since the last call."""
+        self.read(after)
+        if after == self._held and (self.run.log.ending or after < self._sent or after == 0):
+            self.send_again(after)
+        self._held = after
+
+    def send_again(self, after: int) -> None:
+        """Send the facts, and the events after a number that were sent before."""
+        lost = self.run.log.since(after)[: max(0, self._sent - after)]
+        for start in range(0, len(lost), _BATCH):
+            self._send(Events(self.run.id, lost[start : start + _BATCH]))
+        self._send(Events(self.run.id, facts=self.run.facts))
+
     async def send_all(self) -> None:
         """Send the events until the ending, then the facts once the agent has exited."""
-        run = self._run
+        run = self.run
         await run.left_queue()
         self._send(Events(run.id, facts=run.facts))
         async for batch in run.log.batches():
@@ -44,7 +59,12 @@ class LogReader:
                 events = batch[start : start + _BATCH]
                 facts = None if all(isinstance(entry.event, _PIECES) for entry in events) else run.facts
                 size = self._send(Events(run.id, events, facts))
+                self._sent = events[-1].number
                 self._ahead += size
-                self._unread.append((events[-1].number, size))
+                self._unread.append((self._sent, size))
         await run.cancel()  # the run has ended: wait until the agent has exited
         self._send(Events(run.id, facts=run.facts))
+
+    def close(self) -> None:
+        """Note that nobody sends further events; `send_again` then sends all."""
+        self._sent = self.run.log.count

@@ -1,10 +1,12 @@
 """The messages about runs between two processes of clinvk, whatever carries them. Pure.
 
 A caller begins a run under an id of its own choice. The owner of the run answers with `Begun` or `Refused`, and sends
-the events of a run without `detach`, at most `ROOM_BYTES` ahead of what the caller has. The caller repeats `Read` as it
-receives events; a repeated `Read` does no harm.
+the events of a run without `detach`, at most `ROOM_BYTES` ahead of what the caller has. Messages may be lost: a caller
+repeats what has no answer, sends `Read` as it receives events, and `Holding` every `HOLD_INTERVAL_S`. A message that
+arrives twice does no harm.
 
-The carrier says who sends a message. A Unix socket carries the messages of this machine's user.
+The carrier says who sends a message. A Unix socket carries the messages of this machine's user, and loses none. NATS
+carries those of the other processes of a cluster.
 """
 
 import msgspec
@@ -15,6 +17,8 @@ from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
 
 ROOM_BYTES = 256 * 1024
+
+HOLD_INTERVAL_S = 2.0
 
 
 class Greeting(msgspec.Struct, frozen=True, tag="greeting"):
@@ -39,6 +43,30 @@ class BeginPrompt(msgspec.Struct, frozen=True, tag="begin_prompt"):
     detach: bool = False
 
 
+class Client(msgspec.Struct, frozen=True):
+    """The client of a request: the API key if any, the owner of the place in the queue, and the depth of nesting."""
+
+    key_name: str
+    client: str
+    depth: int
+
+
+class BeginPart(msgspec.Struct, frozen=True, tag="begin_part"):
+    """Run a part of an orchestration, as it was before admission, for a client; with `is_check` only admit the part."""
+
+    run_id: str
+    request: RunRequest
+    client: Client
+    is_check: bool = False
+
+
+class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
+    """The node would run the part with this request."""
+
+    run_id: str
+    request: RunRequest
+
+
 class BeginPlan(msgspec.Struct, frozen=True, tag="begin_plan"):
     """Run several agents in the background; `original` is the plan before admission. `environ` is as in a prompt."""
 
@@ -48,24 +76,36 @@ class BeginPlan(msgspec.Struct, frozen=True, tag="begin_plan"):
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """A run was begun, or the prompt has steered the run of the facts."""
+    """The owner has begun the run that the caller called `run_id`, or the prompt has steered the run of the facts."""
 
+    run_id: str
     facts: RunFacts
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """No run was begun. With an empty `code` the caller should run the prompt itself."""
+    """No run was begun, or the owner does not know the run. With an empty `code`, the server serves no such caller."""
 
+    run_id: str
     message: str
     code: str = ""
     field: str | None = None
 
 
 class Read(msgspec.Struct, frozen=True, tag="read"):
-    """The caller has the events up to number `after`, and takes further events."""
+    """The caller has the events up to number `after`, and takes further events; with `again` it lacks later events."""
 
     run_id: str
     after: int
+    again: bool = False
+
+
+class Holding(msgspec.Struct, frozen=True, tag="holding"):
+    """All runs that the caller holds, with the number of the last event that it has; None if it takes no events now.
+
+    The owner stops the other runs of the caller.
+    """
+
+    runs: dict[str, int | None]
 
 
 class Events(msgspec.Struct, frozen=True, tag="events"):
@@ -123,7 +163,10 @@ class RestResponse(msgspec.Struct, frozen=True, tag="rest_response"):
 Request = BeginPrompt | BeginPlan | CreateLogin | RestRequest
 """The messages that the owner answers."""
 
-Message = Request | Greeting | Begun | Refused | Read | Events | Stop | ReleaseSession | LoginLink | RestResponse
+Answer = Begun | Admitted | Refused | Events
+"""What the owner says about a run of the caller."""
+
+Message = Request | BeginPart | Answer | Greeting | Read | Holding | Stop | ReleaseSession | LoginLink | RestResponse
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Message).decode

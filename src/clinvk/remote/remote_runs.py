@@ -3,7 +3,8 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -11,12 +12,11 @@ from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.remote import caller, messages
 from clinvk.remote.connection import Connection
-from clinvk.remote.messages import BeginPlan, BeginPrompt, Begun, Events, Greeting, Read, Refused, Stop
-from clinvk.remote.remote_run import RemoteRun
+from clinvk.remote.messages import Answer, BeginPlan, BeginPrompt, Begun, Greeting, Read, Refused
+from clinvk.remote.remote_run import RemoteRun, attached
 from clinvk.remote.socket_path import connected
-from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
-from clinvk.types.errors import Cancelled, ClinvkError, TimedOut
+from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown, TimedOut
 from clinvk.types.orchestration import Plan, all_requests
 from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
@@ -24,16 +24,8 @@ from clinvk.types.run import RunFacts
 _GREETS_TIMEOUT_S = 1.0
 """A server that takes longer is overloaded or stopped; the command is faster without the server."""
 
-_STOPS_TIMEOUT_S = 6.0
-"""The longest that a server takes to stop a run: the grace of the agent, and the end of its child processes."""
-
-_STOPS_AT_ONCE_TIMEOUT_S = 2.0
-
 _LATER_S = 8.0
 """How long beyond the time limit of a run a server may send nothing."""
-
-_EXITS_TIMEOUT_S = 15.0
-"""How long the agent may take to exit after the ending of its run."""
 
 _RELEASES_TIMEOUT_S = 5.0
 """How long a server may take to release a session; the command continues the conversation after that in any case."""
@@ -42,7 +34,6 @@ _CANCELS_TIMEOUT_S = 30.0
 """How long a server may take to stop a run; several agents in worktrees take longest."""
 
 _NO_ANSWER = "the server does not answer"
-_AGENT_STATE_UNKNOWN = "the server does not tell whether its agent is gone"
 _NO_WORKDIR = "the session has no working directory"
 _SERVER_LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
 
@@ -82,12 +73,16 @@ async def run_through_server(
         ServerDeclined: as `server_of`, or the server has not started the run.
         ClinvkError: the run is refused, or the server is gone.
     """
-    async with server_of(settings, environ, *request.backends) as connection:
+    async with server_of(settings, environ, *request.backends) as connection, AsyncExitStack() as stack:
         if not request.workdir:
             raise ServerDeclined(_NO_WORKDIR)
-        warm = request.warm and settings.warm.enabled
-        async with AttachedRun(connection, replace(request, warm=warm), caller.own_variables(environ), warn) as run:
-            yield run
+        request = replace(request, warm=request.warm and settings.warm.enabled)
+        try:
+            run = run_over(connection, request, caller.own_variables(environ), warn)
+            begun = await stack.enter_async_context(run)
+        except (QueueFull, ShuttingDown) as exc:
+            raise ServerDeclined(exc.message) from exc
+        yield begun
 
 
 async def start_on_server(
@@ -178,7 +173,7 @@ def _begun(message: messages.Message | None) -> Begun:
 def _refusal(message: messages.Message | None) -> ServerDeclined | ClinvkError:
     """Return the error for an answer without a run."""
     match message:
-        case Refused(code=""):
+        case Refused(code=QueueFull.code | ShuttingDown.code):
             return ServerDeclined(message.message)
         case Refused():
             return errors.error_from_code(message.code, message.message, message.field)
@@ -208,46 +203,44 @@ async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[Connection]:
         connection.close()
 
 
-class AttachedRun:
-    """The context of a run on the server. Leaving the context stops the run, and waits until its agent has exited."""
+@asynccontextmanager
+async def run_over(
+    connection: Connection, request: RunRequest, variables: dict[str, str], warn: Warn
+) -> AsyncGenerator[RemoteRun]:
+    """Run a prompt over a connection. Leaving the context stops the run, and waits until its agent has exited."""
+    caller_end = _CallerEnd(connection, request, warn)
+    run = caller_end.run
+    connection.send(BeginPrompt(run.id, request, variables))
+    receiving = asyncio.create_task(caller_end.receive())
+    try:
+        async with attached(run):
+            yield run
+    finally:
+        receiving.cancel()
+        caller_end.cancel_timer()
+        for warning in run.facts.warnings:
+            warn(warning)
 
-    def __init__(self, connection: Connection, request: RunRequest, variables: dict[str, str], warn: Warn) -> None:
+
+class _CallerEnd:
+    """Moves the messages about a run over a connection, and ends the run if the server does not answer in time."""
+
+    def __init__(self, connection: Connection, request: RunRequest, warn: Warn) -> None:
+        self.run = RemoteRun(os.urandom(16).hex(), request, self._send, warn)
         self._connection = connection
-        self._command = BeginPrompt(os.urandom(16).hex(), request, variables)
-        self._warn = warn
-        self._run = RemoteRun(self._command.run_id, request, self._send)
-        self._is_overdue = False
+        self._limit_s = request.timeout_s
         self._timer: asyncio.TimerHandle | None = None
 
-    async def __aenter__(self) -> RemoteRun:
-        self._connection.send(self._command)
-        self._receiving = asyncio.create_task(self._receive())
-        try:
-            _begun(await asyncio.shield(self._run.begun))
-        except asyncio.CancelledError:
-            await self._finish()
-            raise
-        except ClinvkError as exc:
-            await self._finish(at_once=True)
-            if self._is_overdue:
-                raise TimedOut(self._overdue) from exc
-            raise
-        return self._run
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._finish(at_once=self._is_overdue)
-        for warning in self._run.facts.warnings:
-            self._warn(warning)
-
-    async def _receive(self) -> None:
+    async def receive(self) -> None:
         """Take the messages of the server until the agent has exited. The loss of the server ends the run."""
-        run = self._run
+        run = self.run
         self._restart_timer()
         while not run.exited.is_set():
             message = await self._connection.receive()
-            run.feed(message, self._connection.size)
-            if not isinstance(message, Begun | Events):
-                run.lose(ClinvkError.code, _SERVER_LOST)
+            if isinstance(message, Answer):
+                run.feed(message, self._connection.size)
+            else:
+                run.lose(ClinvkError(_SERVER_LOST))
             self._restart_timer()
 
     def _restart_timer(self) -> None:
@@ -255,54 +248,19 @@ class AttachedRun:
 
         There is no limit while a user answers, or while the reader of the events is behind: then the server waits.
         """
-        self._cancel_timer()
-        limit_s, run = self._command.request.timeout_s, self._run
+        self.cancel_timer()
+        limit_s, run = self._limit_s, self.run
         if limit_s and not (run.log.ending or run.log.is_ahead or run.facts.state == "waiting"):
-            self._timer = asyncio.get_running_loop().call_later(limit_s + _LATER_S, self._time_out)
+            overdue = TimedOut(f"{_NO_ANSWER}, and the {limit_s:g} s are over")
+            lose = partial(run.lose, overdue, is_overdue=True)
+            self._timer = asyncio.get_running_loop().call_later(limit_s + _LATER_S, lose)
 
-    def _cancel_timer(self) -> None:
+    def cancel_timer(self) -> None:
+        """Set no time limit for the next message."""
         if self._timer:
             self._timer.cancel()
 
-    def _time_out(self) -> None:
-        self._is_overdue = True
-        self._run.fail(TimedOut.code, self._overdue)
-
-    @property
-    def _overdue(self) -> str:
-        return f"{_NO_ANSWER}, and the {self._command.request.timeout_s:g} s are over"
-
     def _send(self, message: messages.Message) -> None:
-        """Send a message. A server that does not stop the run in time counts as lost."""
         self._connection.send(message)
         if isinstance(message, Read):  # perhaps because a reader has caught up
             self._restart_timer()
-        if isinstance(message, Stop):
-            self._lose_after(_STOPS_AT_ONCE_TIMEOUT_S if message.at_once else _STOPS_TIMEOUT_S)
-
-    def _lose_after(self, timeout_s: float) -> None:
-        asyncio.get_running_loop().call_later(timeout_s, self._lose)
-
-    def _lose(self) -> None:
-        if not self._run.exited.is_set():
-            self._warn(_AGENT_STATE_UNKNOWN)
-            self._run.lose(Cancelled.code, Cancelled.DEFAULT_MESSAGE)
-
-    async def _finish(self, at_once: bool = False) -> None:
-        """Stop the run unless it has ended, and wait until the agent has exited; its last events can then be followed.
-
-        A cancelled wait stops the run at once.
-        """
-        run = self._run
-        try:
-            if run.log.ending and not at_once:
-                self._lose_after(_EXITS_TIMEOUT_S)
-            elif not run.exited.is_set():
-                run.stop(at_once)
-            await run.exited.wait()
-        except asyncio.CancelledError:
-            await finish_shielded(self._finish(at_once=True))
-            raise
-        finally:
-            self._receiving.cancel()
-            self._cancel_timer()

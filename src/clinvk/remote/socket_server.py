@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -12,12 +13,11 @@ from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.remote import caller, messages
 from clinvk.remote.connection import Connection
-from clinvk.remote.log_reader import LogReader
 from clinvk.remote.messages import Begun, Greeting, Refused
+from clinvk.remote.run_owner import RunOwner
 from clinvk.remote.socket_path import SocketClaim, peer_pid
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_scan import is_tagged
-from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown
 from clinvk.types.orchestration import Plan
 from clinvk.types.run import RunFacts
 
@@ -63,7 +63,7 @@ class SocketServer:
         self._registry = registry
         self._group = asyncio.TaskGroup()
         self._serving: asyncio.Task[None] | None = None
-        self._clients: dict[asyncio.Task[None], _ClientConnection] = {}
+        self._clients: dict[asyncio.Task[None], ClientConnection] = {}
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -102,7 +102,7 @@ class SocketServer:
         self, listener: socket.socket | None, runs: LocalRuns, control: RunControl, greeting: Greeting
     ) -> None:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            client = _ClientConnection(runs, control, self._environ, reader, writer)
+            client = ClientConnection(runs, control, self._environ, reader, writer)
             task = self._group.create_task(client.serve(greeting))
             self._clients[task] = client
             task.add_done_callback(self._clients.pop)
@@ -123,7 +123,7 @@ class SocketServer:
                 listener = self._claim.listen()
 
 
-class _ClientConnection:
+class ClientConnection:
     """A connected command. Its runs end with the connection."""
 
     def __init__(
@@ -140,17 +140,15 @@ class _ClientConnection:
         self._runs = runs
         self._control = control
         self._environ = environ
-        self._attached: dict[str, asyncio.Task[None]] = {}
-        self._readers: dict[str, LogReader] = {}
-        self._stopped: set[str] = set()
         self._tasks = asyncio.TaskGroup()
+        self._owner = RunOwner(self._connection.send, self._tasks)
 
     async def serve(self, greeting: Greeting) -> None:
         """Answer the command; stop its runs when the command disconnects."""
         try:
             if self._pid is not None:
                 is_of_agent = is_tagged(self._pid)
-                self._connection.send(Refused("it was started by an agent") if is_of_agent else greeting)
+                self._connection.send(Refused("", "it was started by an agent") if is_of_agent else greeting)
                 async with self._tasks:
                     await self._receive_all(is_of_agent)
             await self._connection.drain()
@@ -166,69 +164,35 @@ class _ClientConnection:
                     return
                 case _ if is_of_agent:
                     return
-                case messages.Read(run_id=run_id, after=after):
-                    if reader := self._readers.get(run_id):
-                        reader.read(after)
-                case messages.Stop(run_id=run_id, at_once=at_once):
-                    self._stop(run_id, at_once)
+                case messages.Read() | messages.Stop():
+                    self._owner.take(message)
+                case messages.BeginPrompt(detach=False):
+                    self.is_answering = True
+                    environ = self._environ_of(message)
+                    open_run = partial(self._runs.run_of_user, message.request, environ, message.run_id)
+                    self._owner.begin(message.run_id, open_run, partial(self._runs.steer, message.request))
                 case message if isinstance(message, messages.Request):
                     self.is_answering = True
-                    task = self._tasks.create_task(self._answer(message))
-                    if isinstance(message, messages.BeginPrompt) and not message.detach:
-                        self._attached[message.run_id] = task
+                    self._tasks.create_task(self._owner.answer("", partial(self._carry_out, message)))
                 case _:
                     return
-        for run_id, task in self._attached.items():
-            self._stop(run_id, at_once=run_id in self._stopped)
-            task.cancel()  # the run may not have begun, and nobody reads its events
+        self._owner.leave()
 
-    def _stop(self, run_id: str, at_once: bool) -> None:
-        self._stopped.add(run_id)
-        if run_id in self._readers:
-            self._runs.stop(run_id, at_once)
-
-    async def _answer(self, request: messages.Request) -> None:
-        """Carry out a request."""
-        try:
-            await self._carry_out(request)
-        except (QueueFull, ShuttingDown) as exc:
-            self._connection.send(Refused(exc.message))
-        except ClinvkError as exc:
-            self._connection.send(Refused(exc.message, exc.code, exc.field))
-        except Exception:
-            logger.exception("a command failed inside clinvk")
-            failed = "clinvk itself failed; the server's log has the details"
-            self._connection.send(Refused(failed, ClinvkError.code))
-
-    async def _carry_out(self, request: messages.Request) -> None:
+    async def _carry_out(self, request: messages.Request) -> messages.Message:
+        """Carry out a request, and return the answer."""
         match request:
-            case messages.BeginPrompt(request=prompt):
-                if steered := await self._runs.steer(prompt):
-                    self._connection.send(Begun(steered))
-                elif request.detach:
-                    run = await self._runs.start(prompt, self._environ_of(request), request.run_id)
-                    self._connection.send(Begun(run.facts))
-                else:
-                    await self._run_prompt(request)
+            case messages.BeginPrompt():
+                if steered := await self._runs.steer(request.request):
+                    return Begun(request.run_id, steered)
+                run = await self._runs.start(request.request, self._environ_of(request), request.run_id)
+                return Begun(run.id, run.facts)
             case messages.BeginPlan(plan=plan, original=original):
                 run_id = await self._control.start_plan(plan, original, self._environ_of(request))
-                self._connection.send(Begun(RunFacts(run_id=run_id, backend="")))
+                return Begun("", RunFacts(run_id=run_id, backend=""))
             case messages.CreateLogin():
-                self._connection.send(self._control.create_login())
+                return self._control.create_login()
             case messages.RestRequest():
-                self._connection.send(await self._control.call_rest(request))
-                await self._connection.drain()
-
-    async def _run_prompt(self, command: messages.BeginPrompt) -> None:
-        """Run the prompt, and send its events."""
-        environ = self._environ_of(command)
-        async with self._runs.run_of_user(command.request, environ, command.run_id) as run:
-            reader = self._readers[run.id] = LogReader(run, self._connection.send)
-            self._connection.send(Begun(run.facts))
-            if run.id in self._stopped:
-                self._runs.stop(run.id)
-            await reader.send_all()
-        del self._readers[run.id]
+                return await self._control.call_rest(request)
 
     def _environ_of(self, command: messages.BeginPrompt | messages.BeginPlan) -> dict[str, str]:
         return caller.merge_environment(self._environ, command.environ)

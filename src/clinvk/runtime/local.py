@@ -189,17 +189,18 @@ class LocalRuns:
             return launch
         return replace(launch, secret_args=self._settings.backend(request.backend).extra_flags)  # others are to see it
 
-    def run(self, request: RunRequest) -> AbstractAsyncContextManager[RunTask]:
+    def run(self, request: RunRequest, run_id: str = "") -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt; leaving the context stops the run.
 
-        `request` must name a backend and be completed from the settings.
+        `request` must name a backend and be completed from the settings. `run_id` is the id of the run; empty chooses
+        an id.
 
         Raises:
             BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: raised before the start.
             SessionBusy, QueueFull, ShuttingDown: the run cannot start at present.
             StoreUnavailable: the run cannot be stored.
         """
-        return OwnedRun(self._begin(request))
+        return OwnedRun(self._begin(request, run_id=run_id))
 
     def run_of_user(
         self, request: RunRequest, environ: Mapping[str, str], run_id: str = "", may_wait: bool = False
