@@ -128,10 +128,8 @@ def restricted(
     user = user_folder(host)
     own = _user_settings(user, host)
     settings: dict[str, object] = {}
-    for path in _KEPT_SETTINGS:
-        if (value := _get(own, path)) is not None:
-            _set(settings, path, value)
-    for path, value in {**_STRICT, **client_tools.settings(request, host)}.items():
+    kept = {path: value for path in _KEPT_SETTINGS if (value := _get(own, path)) is not None}
+    for path, value in {**kept, **_STRICT, **client_tools.settings(request, host)}.items():
         _set(settings, path, value)
     _set_thinking(settings, request)
     if permissions.only is not None and set(permissions.only) <= {*READS, *EDITS}:
@@ -163,10 +161,9 @@ def mirrored(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[st
     """
     user = user_folder(host)
     settings = _user_settings(user, host)
-    _set(settings, _RETENTION, False)
-    _set_thinking(settings, request)
-    for path, value in client_tools.settings(request, host).items():
+    for path, value in {_RETENTION: False, **client_tools.settings(request, host)}.items():
         _set(settings, path, value)
+    _set_thinking(settings, request)
     links = {
         f"{_FOLDER}/{name}": f"{user}/{name}" for name in _MIRRORED if not (request.literal and name == "commands")
     }

@@ -17,14 +17,8 @@ from clinvk.types.request import RunRequest
 READS = ("read_file", "list_directory", "glob", "grep_search")
 EDITS = ("write_file", "replace")
 _NO_APPROVAL = (
-    *READS,
-    "google_web_search",
-    "codebase_investigator",
-    "cli_help",
-    "get_internal_docs",
-    "update_topic",
-    "read_mcp_resource",
-    "list_mcp_resources",
+    *(*READS, "google_web_search", "codebase_investigator", "cli_help", "get_internal_docs", "update_topic"),
+    *("read_mcp_resource", "list_mcp_resources"),
 )
 _PLAN_MODE = ("enter_plan_mode", "exit_plan_mode")
 _TOOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*")
