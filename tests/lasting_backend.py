@@ -179,10 +179,10 @@ class Lasting(Backend):
         self.executable = str(folder / "agent")
         self.install_agent()
 
-    def install_agent(self) -> None:
-        """Install the program in place of the current one."""
+    def install_agent(self, program: str = AGENT) -> None:
+        """Install a program in place of the current one."""
         fresh = self._folder / "fresh"
-        fresh.write_text(AGENT.replace("{python}", sys.executable))
+        fresh.write_text(program.replace("{python}", sys.executable))
         fresh.chmod(0o755)
         fresh.rename(self.executable)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from clinvk.config.model import WarmSettings
+from clinvk.runtime.pool import reaper
 from clinvk.types.events import RunFailed, RunFinished, TextDelta
 from integration.pool_server import Server, begun, gone, request, sleeping
-from lasting_backend import Lasting
+from lasting_backend import AGENT, Lasting
 from polling import until
 
 
@@ -45,13 +46,16 @@ async def test_idle_process_of_a_replaced_program_is_replaced(tmp_path: Path) ->
         assert server.pool.stats.hits == hits + 1
 
 
-async def test_program_without_protocol_support_is_retried_after_replacement(tmp_path: Path) -> None:
+async def test_program_without_protocol_support_is_retried_after_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper, "_POLL_INTERVAL_S", 0.1)
     mute = Lasting(tmp_path, mode="mute")
     async with Server(mute) as server:
         await server.ask("say x")
         assert server.runs.warm_stats
         assert server.runs.warm_stats.one_shot == ("lasting",)
-        mute.install_agent()
+        mute.install_agent(AGENT.replace('"mute"', '"another mode"'))  # this one speaks the protocol
         await until(lambda: server.pool.stats.one_shot == ())
 
 
