@@ -127,31 +127,36 @@ async def test_memory_and_parked_runs_are_bounded_through_a_thousand_loops(machi
     await until(lambda: not machine.leftover_processes())
 
 
-@pytest.mark.parametrize(
-    ("cli", "call"),
-    [
-        ("claude", '[[call Bash {"command": "touch OUT"}]]'),
-        ("claude", '[[call Write {"file_path": "OUT", "content": "x"}]]'),
-        ("claude", '[[call Read {"file_path": "SECRET"}]]'),
-        ("codex", '[[call shell_command {"command": "touch OUT; cat SECRET"}]]'),
-        ("codex", '[[call exec_command {"cmd": "touch OUT; cat SECRET"}]]'),
-        ("codex", '[[call apply_patch "*** Begin Patch\\n*** Add File: OUT\\n+x\\n*** End Patch"]]'),
-        ("codex", '[[call view_image {"path": "SECRET"}]]'),
-    ],
-)
+CALLS = {
+    "claude": (
+        '[[call Bash {"command": "touch OUT"}]]',
+        '[[call Write {"file_path": "OUT", "content": "x"}]]',
+        '[[call Read {"file_path": "SECRET"}]]',
+    ),
+    "codex": (
+        '[[call shell_command {"command": "touch OUT; cat SECRET"}]]',
+        '[[call exec_command {"cmd": "touch OUT; cat SECRET"}]]',
+        '[[call apply_patch "*** Begin Patch\\n*** Add File: OUT\\n+x\\n*** End Patch"]]',
+        '[[call view_image {"path": "SECRET"}]]',
+    ),
+}
+
+
+@pytest.mark.parametrize("cli", CALLS)
 @pytest.mark.parametrize("has_tools", [True, False])
-async def test_own_tools_of_the_agent_are_off(machine: Machine, cli: str, call: str, has_tools: bool) -> None:
-    """The model calls the tools; no file of the server is read or written."""
+async def test_own_tools_of_the_agent_are_off(machine: Machine, cli: str, has_tools: bool) -> None:
+    """The model calls the tools one after the other; no file of the server is read or written."""
     secret, written = machine.project / "secret.txt", machine.project / "out.txt"
     await asyncio.to_thread(secret.write_text, "the secret of the server")
-    call = call.replace("OUT", str(written)).replace("SECRET", str(secret))
+    calls = " ".join(CALLS[cli]).replace("OUT", str(written)).replace("SECRET", str(secret))
     async with serving(machine.env, default_workdir=str(machine.project)) as server:
         response = await server.client.post(
             "/openai/v1/chat/completions",
-            json={"model": cli, "messages": [{"role": "user", "content": call}], "tools": [TOOL] if has_tools else []},
+            json={"model": cli, "messages": [{"role": "user", "content": calls}], "tools": [TOOL] if has_tools else []},
             headers={"x-clinvk-tools": "client"},
         )
     assert response.status_code == 200, response.text
+    assert len(machine.requests("call ")) > len(CALLS[cli]), "the model made each call"
     assert "the secret of the server" not in response.text
     assert response.json()["choices"][0]["finish_reason"] == "stop"
     assert not written.exists()

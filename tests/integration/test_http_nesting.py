@@ -46,7 +46,7 @@ async def test_deeply_nested_json_causes_no_internal_error(
     template = json.dumps({**common, **body})
     async with serving(scripted.env, store=MemoryStore()) as server:
         most = deepest()
-        for depth in range(most - 50, most + 10):
+        for depth in range(most - 50 + (begin == "["), most + 10, 2):
             nested = template.replace(f'"{DEEP}"', f"{begin * depth}1{end * depth}")
             answer = await server.client.post(path, content=nested, headers=IS_JSON)
             assert answer.is_success or (answer.status_code, "nested too deeply" in answer.text) == (400, True), depth
@@ -56,7 +56,7 @@ async def test_accepted_nested_metadata_can_be_listed_again(scripted: Scripted) 
     scripted.play(claude_says("told"))
     async with serving(scripted.env, store=MemoryStore()) as server:
         most = deepest()
-        for depth in range(most - 170, most + 10, 4):
+        for depth in range(most - 170, most + 10, 8):
             body = f'{{"backend": "claude", "prompt": "hi", "metadata": {{"a": {"[" * depth}{"]" * depth}}}}}'
             answer = await server.client.post("/api/v1/prompt", content=body, headers=IS_JSON)
             if answer.is_success:
