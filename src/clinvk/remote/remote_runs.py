@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ from clinvk.remote.messages import Answer, BeginPlan, BeginPrompt, Begun, Greeti
 from clinvk.remote.remote_run import RemoteRun, attached
 from clinvk.remote.socket_path import connected
 from clinvk.types import errors
-from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown, TimedOut
+from clinvk.types.errors import ClinvkError, TimedOut
 from clinvk.types.orchestration import Plan, all_requests
 from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
@@ -70,19 +70,15 @@ async def run_through_server(
     Leaving the context stops the run and waits until its agent has exited.
 
     Raises:
-        ServerDeclined: as `server_of`, or the server has not started the run.
+        ServerDeclined: as `server_of`, or the session has no working directory.
         ClinvkError: the run is refused, or the server is gone.
     """
-    async with server_of(settings, environ, *request.backends) as connection, AsyncExitStack() as stack:
+    async with server_of(settings, environ, *request.backends) as connection:
         if not request.workdir:
             raise ServerDeclined(_NO_WORKDIR)
         request = replace(request, warm=request.warm and settings.warm.enabled)
-        try:
-            run = run_over(connection, request, caller.own_variables(environ), warn)
-            begun = await stack.enter_async_context(run)
-        except (QueueFull, ShuttingDown) as exc:
-            raise ServerDeclined(exc.message) from exc
-        yield begun
+        async with run_over(connection, request, caller.own_variables(environ), warn) as run:
+            yield run
 
 
 async def start_on_server(
@@ -103,7 +99,10 @@ async def start_on_server(
         if not all(request.workdir for request in requests):
             raise ServerDeclined(_NO_WORKDIR)
         connection.send(command)
-        return _begun(await connection.receive()).facts
+        message = await connection.receive()
+    if not isinstance(message, Begun):
+        raise _refusal(message)
+    return message.facts
 
 
 async def cancel_on_server(environ: Mapping[str, str], run_id: str) -> bool:
@@ -163,22 +162,11 @@ async def _greeting(connection: Connection) -> Greeting:
     return greeting
 
 
-def _begun(message: messages.Message | None) -> Begun:
-    """Return the answer of a server that has begun a run; raise the error of any other answer."""
-    if not isinstance(message, Begun):
-        raise _refusal(message)
-    return message
-
-
-def _refusal(message: messages.Message | None) -> ServerDeclined | ClinvkError:
+def _refusal(message: messages.Message | None) -> ClinvkError:
     """Return the error for an answer without a run."""
-    match message:
-        case Refused(code=QueueFull.code | ShuttingDown.code):
-            return ServerDeclined(message.message)
-        case Refused():
-            return errors.error_from_code(message.code, message.message, message.field)
-        case _:
-            return ClinvkError(_SERVER_LOST)
+    if isinstance(message, Refused):
+        return errors.error_from_code(message.code, message.message, message.field)
+    return ClinvkError(_SERVER_LOST)
 
 
 async def release_session(environ: Mapping[str, str], session_id: str) -> None:

@@ -18,7 +18,7 @@ from clinvk.dialects.rest.rest import Accepted
 from clinvk.remote.remote_runs import ServerDeclined, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest, QueueFull, ShuttingDown
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.orchestration import Plan
 from clinvk.types.record import RunRecord
@@ -36,7 +36,7 @@ async def start(work: RunRequest | tuple[Plan, Plan], context: CommandContext, w
     """
     try:
         started = await start_on_server(work, context.settings, context.environ)
-    except ServerDeclined as exc:
+    except (ServerDeclined, QueueFull, ShuttingDown) as exc:
         why = f"which does not run this: {exc}" if str(exc) else "and none is running: start one with clinvk serve"
         raise ClinvkError(f"--detach needs the server of this home, {why}") from exc
     report(started, context.notes, wants_json, prints_id=True)

@@ -27,7 +27,7 @@ from clinvk.config.model import Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
 from clinvk.remote.socket_path import path_of
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import InvalidRequest, SessionError, StoreUnavailable
+from clinvk.types.errors import InvalidRequest, QueueFull, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.record import Session
 from clinvk.types.request import Image, RunRequest, fallback_of
@@ -171,7 +171,7 @@ class ServerOrLocalRuns:
         try:
             started = run_through_server(request, self.context.settings, self.context.environ, self.context.notes.info)
             run = await stack.enter_async_context(started)
-        except ServerDeclined as exc:
+        except (ServerDeclined, QueueFull, ShuttingDown) as exc:
             self._explain(f"not through the server: {exc}" if str(exc) else "")
             return None
         self._explain("through the server of this home")
