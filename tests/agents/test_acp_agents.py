@@ -171,6 +171,7 @@ async def test_argument_named_command_does_not_hide_a_write(machine: Machine) ->
     assert (headline(write, "qwen", ""), subject(write)) == ("qwen wants to create a file:", f"edit {file}")
     assert f"+++ {file}\n@@ -0,0 +1 @@\n+alias sudo=evil" in content(write)
     assert '"command": "pytest -x"' in content(write)
+    assert write.note == "Writing to made"  # the input has the same edit as the diff
 
 
 @ALL

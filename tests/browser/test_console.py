@@ -263,6 +263,10 @@ async def test_request_shows_all_that_the_action_does(scripted: Scripted) -> Non
         texts = json.loads(json.dumps(await page.evaluate(shown)))
         assert texts[:4] == ["above", "x = old", "x = new", "pytest -x"]
         assert json.loads(texts[4]) == {"mode": "x", "path": "/etc/passwd", "content": "evil"}
+    hidden: dict[str, object] = {"content": {"content": "evil"}, "new_string": ["evil"], "x": {"content": "evil"}}
+    edits = {"changes": ["update /srv/a.py"], "edits": [{"old_string": "old", "new_string": "new"}]}
+    async with inbox(scripted, tool="Edit", diff=diff, command=None, input={**edits, **hidden}) as page:
+        assert json.loads(json.loads(json.dumps(await page.evaluate(shown)))[3]) == hidden
     async with inbox(scripted, command=None, input={"command": "pytest -x", "content": "evil"}) as page:
         assert "evil" in str(await page.evaluate(text_of(".interaction")))
         assert "pytest -x" in str(await page.evaluate(text_of(".interaction")))

@@ -318,6 +318,38 @@ async def test_only_a_tool_that_runs_commands_asks_for_a_command(tmp_path: Path,
     assert asked.input == {"title": "Writing", **given}
 
 
+HARMLESS = "--- /dev/null\n+++ {0}/a\n@@ -0,0 +1 @@\n+good\n"
+EVIL = "--- /dev/null\n+++ {0}/a\n@@ -0,0 +1 @@\n+evil\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "diff"),
+    [
+        ({"file_path": "a", "content": "good\n"}, ""),
+        ({"file_path": "{0}/a", "content": "good"}, ""),
+        ({"old_string": "", "new_string": "goo"}, ""),
+        ({"cwd": "{0}/b", "limit": 3}, ""),
+        ({"content": "evil\n"}, EVIL),
+        ({"filePath": "{0}/a", "oldString": "", "newString": "evil\n"}, EVIL),
+        ({"old_string": "x\n", "new_string": "good\n"}, "--- {0}/a\n+++ {0}/a\n@@ -1 +1 @@\n-x\n+good\n"),
+        ({"edits": [{"old_string": "", "new_string": "good\n"}, {"old_string": "", "new_string": "evil\n"}]}, EVIL),
+        ({"path": "{0}/b", "content": "good\n"}, HARMLESS.replace("/a", "/b")),
+    ],
+)
+async def test_edit_of_the_input_that_differs_from_the_displayed_edit_is_shown(
+    tmp_path: Path, given: dict[str, object], diff: str
+) -> None:
+    piece = {"type": "diff", "path": f"{tmp_path}/a", "oldText": None, "newText": "good\n"}
+    given = json.loads(json.dumps(given).replace("{0}", str(tmp_path)))
+    tool = {"kind": "edit", "title": "Add a", "content": [piece], "rawInput": given}
+    async with running(tmp_path) as runs:
+        denied = InteractionAnswer(choice="deny")
+        [asked], _ = await answered(runs, request(tmp_path, f"ask {json.dumps(tool)}"), denied)
+    assert asked.diff == (HARMLESS + diff).replace("{0}", str(tmp_path))
+    assert ("clinvk: its input has another edit than the agent shows" in asked.note) == bool(diff)
+    assert asked.input.get("diff", asked.diff) == asked.diff
+
+
 async def test_command_has_one_title_and_the_words_of_the_agent_are_a_note(tmp_path: Path) -> None:
     tool = {"kind": "execute", "title": "Runs the tests", "rawInput": {"command": "pytest -x"}}
     async with running(tmp_path) as runs:

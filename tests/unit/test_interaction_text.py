@@ -1,5 +1,7 @@
 """What agents ask, as text for a terminal."""
 
+import json
+
 import pytest
 
 from clinvk.cli.prompt import interaction_text as text
@@ -71,6 +73,27 @@ def test_content_of_an_approval_has_all_that_the_action_does() -> None:
     assert text.content(both) == f"pytest -x\n\n{BASHRC}\n{rest}"
     command = Interaction(id="i", tool="Bash", input={"command": "ls", "timeout": 5}, command="ls")
     assert text.content(command) == 'ls\n\n{\n  "timeout": 5\n}'
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"file_path": "/h/.profile"},
+        {"path": "/h"},
+        {"content": {"text": "evil"}},
+        {"new_string": ["evil"]},
+        {"changes": ["add /h/.profile"]},
+        {"changes": [{"text": "evil"}]},
+    ],
+)
+def test_field_that_a_diff_does_not_show_is_shown(given: dict[str, object]) -> None:
+    write = Interaction(id="i", tool="edit", title="Add .bashrc", input=given, diff=BASHRC)
+    assert text.content(write, with_diff=False) == json.dumps(given, indent=2)
+
+
+def test_field_that_a_diff_shows_is_not_repeated() -> None:
+    given: dict[str, object] = {"filePath": "/h/.bashrc", "changes": ["add /h/.bashrc"], "newString": "evil\n"}
+    assert text.content(Interaction(id="i", tool="edit", input=given, diff=BASHRC), with_diff=False) == ""
 
 
 def test_command_is_the_subject_of_an_approval_of_a_command_only() -> None:

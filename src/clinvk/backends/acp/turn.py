@@ -1,6 +1,7 @@
 """One prompt to a session of an ACP agent, as events."""
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ _STOPS: dict[str, events.StopReason] = {
     "max_turn_requests": "max_turns",
     "refusal": "refusal",
 }
+_REPLACEMENTS = (("old_string", "new_string"), ("oldString", "newString"))
 _USES_FILES = ("read", "edit", "delete", "move", "search", "execute")
 
 
@@ -109,14 +111,20 @@ class AcpTurn:
         name, shown = self.tool_name(tool), self.tool_input(tool)
         command = shown.get("command") if tool.kind == "execute" else None
         own_title = wire.title_of(tool.changes) or ("Run a command" if isinstance(command, str) else "")
+        given = tool.raw_input if isinstance(tool.raw_input, dict) and tool.changes else {}
+        others = [*_other_edits(given, tool.changes)] if given else []
+        facts = ["its input has another edit than the agent shows"] if others else []
+        diff = wire.diff_of([*tool.changes, *others])
+        if others and "diff" not in given:
+            shown["diff"] = diff
         return Interaction(
             id=id_,
             tool=name,
             title=own_title or tool.title or name,
-            note=approval_note([tool.title if own_title and tool.title != command else "", *tool.texts]),
+            note=approval_note([tool.title if own_title and tool.title != command else "", *tool.texts], facts),
             input=shown,
             command=command if isinstance(command, str) else None,
-            diff=wire.diff_of(tool.changes) or None,
+            diff=diff or None,
             choices=choices,
         )
 
@@ -175,6 +183,28 @@ class AcpTurn:
         fields = {name: value for name in wire.Tool.__struct_fields__ if (value := getattr(update, name)) is not None}
         merged = self._tools[update.tool_call_id] = msgspec.structs.replace(known, **fields)
         return merged
+
+
+def _other_edits(given: Mapping[str, object], changes: Sequence[wire.Piece]) -> Iterator[wire.Piece]:
+    """Yield the edits in a tool's input that are not among the changes that the agent displays.
+
+    Interfaces show the diff of an approval instead of the texts in the input.
+    """
+    path = next(iter(input_paths(given)), "")
+    same = [change for change in changes if not path or f"/{change.path}".endswith(f"/{path}")]
+    other = wire.Piece("diff", path=path or changes[0].path)
+    text = given.get("content")
+    if isinstance(text, str) and not any((change.new_text or "").rstrip() == text.rstrip() for change in same):
+        yield msgspec.structs.replace(other, new_text=text)
+    edits = [given]
+    with suppress(msgspec.ValidationError):
+        edits += msgspec.convert(given.get("edits"), list[dict[str, object]])
+    for edit in edits:
+        for names in _REPLACEMENTS:
+            old, new = (text if isinstance(text := edit.get(name), str) else "" for name in names)
+            is_displayed = any(old in (change.old_text or "") and new in (change.new_text or "") for change in same)
+            if (old or new) and not is_displayed:
+                yield msgspec.structs.replace(other, old_text=old or None, new_text=new)
 
 
 def _usage(tokens: wire.Tokens) -> events.Usage:

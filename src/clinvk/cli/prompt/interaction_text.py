@@ -1,8 +1,12 @@
 """What agents ask, as text for a terminal. Pure. Text of agents cannot control the terminal, or look like clinvk's."""
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
+
+import msgspec
 
 from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.sessions.session_text import short_id
@@ -14,11 +18,11 @@ from clinvk.types.text import visible
 _INDENT = "    "
 _TAB = "    "
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
-_EDIT_FIELDS = (
-    *("file_path", "filePath", "path", "changes", "content"),
-    *("old_string", "oldString", "new_string", "newString"),
-)
-"""The fields of a tool's input that a diff shows."""
+_EDIT_FIELDS = ("content", "old_string", "oldString", "new_string", "newString")
+"""The texts of a tool's input that a diff shows."""
+
+_ACTION = re.compile("^(add|update|delete) ")
+"""The words before a path, as Codex names a change."""
 
 _DIFF_COLORS = {"---": _BOLD, "+++": _BOLD, "@@ ": "\x1b[36m", "+": "\x1b[32m", "-": "\x1b[31m"}
 
@@ -115,11 +119,24 @@ def content(interaction: Interaction, with_diff: bool = True) -> str:
 
 def _other_input(interaction: Interaction) -> dict[str, object]:
     """Return the input that neither the command nor the diff nor the texts of an interaction show."""
-    shown = [interaction.command, interaction.diff, interaction.title, *interaction.note.split("\n")]
-    edit = _EDIT_FIELDS if interaction.diff else ()
-    return {
-        name: value for name, value in interaction.input.items() if name not in edit and not (value and value in shown)
-    }
+    diff = interaction.diff or ""
+    shown = [interaction.command, diff, interaction.title, *interaction.note.split("\n")]
+    shown += [line[4:] for line in diff.splitlines() if line.startswith(("--- ", "+++ "))]
+
+    def is_shown(name: str, value: object) -> bool:
+        if isinstance(value, str):
+            return bool(value and value in shown) or bool(diff and name in _EDIT_FIELDS)
+        texts = _texts(value) if diff else []
+        return bool(texts) and all(text and _ACTION.sub("", text) in shown for text in texts)
+
+    return {name: value for name, value in interaction.input.items() if not is_shown(name, value)}
+
+
+def _texts(value: object) -> list[str]:
+    """Return a list of texts; an empty list if the value is anything else."""
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(value, list[str])
+    return []
 
 
 def _json(given: dict[str, object]) -> str:

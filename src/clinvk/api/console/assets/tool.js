@@ -25,11 +25,13 @@ const EDIT = ["old_string", "oldString", "new_string", "newString", "replace_all
 function rest(input, diff, known) {
   const paths = new Set(parseDiff(diff).map((file) => file.path));
   const isEdit = EDIT.some((name) => name in input);
-  const isShown = ([name, value]) => {
-    if (diff && (EDIT.includes(name) || (name === "content" && !isEdit))) return true;
-    if (diff && value && typeof value === "object") return Object.entries(value).every(isShown);
-    return Boolean(value) && (known.includes(value) || paths.has(String(value).replace(ACTION, "")));
-  };
+  const isKnown = (value) => Boolean(value) && (known.includes(value) || paths.has(String(value).replace(ACTION, "")));
+  const isText = (name, value) => EDIT.includes(name) && !(value && typeof value === "object");
+  const isEach = (value) => isKnown(value)
+    || Object.entries(value ?? [value]).every(([name, text]) => isKnown(text) || isText(name, text));
+  const isShown = ([name, value]) => isKnown(value) || (diff && (isText(name, value)
+    || (name === "content" && !isEdit && typeof value === "string")
+    || (Array.isArray(value) && value.every(name === "edits" ? isEach : isKnown))));
   return Object.entries(input).filter((field) => !isShown(field));
 }
 
