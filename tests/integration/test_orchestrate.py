@@ -105,10 +105,9 @@ async def test_cancel_at_any_moment_leaves_no_process(tmp_path: Path) -> None:
 
 
 async def test_waiting_task_takes_little_memory(tmp_path: Path) -> None:
-    count, text = 10_000, "sleep 600 # "
-    body = msgspec.json.encode(
-        {"tasks": [{"backend": "shell", "prompt": f"{text}{number}"} for number in range(count)], "max_parallel": 2}
-    )
+    count, seconds = 10_000, f"{random.randrange(10**6, 10**7)}"
+    prompts = [{"backend": "shell", "prompt": f"sleep {seconds} # {number}"} for number in range(count)]
+    body = msgspec.json.encode({"tasks": prompts, "max_parallel": 2})
     async with orchestrations(tmp_path, MemoryStore()) as some:
         tracemalloc.start()
         try:
@@ -118,7 +117,7 @@ async def test_waiting_task_takes_little_memory(tmp_path: Path) -> None:
             async with some.start(plan, asked) as one:
                 tasks = len(asyncio.all_tasks())
                 driving = asyncio.create_task(one.drive())
-                await until(lambda: len(alive("600")) == 2)
+                await until(lambda: len(alive(seconds)) == 2)
                 gc.collect()
                 taken, _ = tracemalloc.get_traced_memory()
                 assert len(asyncio.all_tasks()) - tasks < 20
