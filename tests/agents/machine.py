@@ -137,6 +137,14 @@ class Machine:
                     found.append(process)
         return found
 
+    def is_sleeping(self, seconds: int) -> bool:
+        """Return whether a tool sleeps for that time."""
+        for process in self.leftover_processes():
+            with suppress(psutil.Error):
+                if process.cmdline() == ["sleep", str(seconds)]:
+                    return True
+        return False
+
 
 def _environment(home: Path, path: str, url: str) -> dict[str, str]:
     """Return the environment of a user's shell, with fake keys."""

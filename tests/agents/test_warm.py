@@ -51,15 +51,6 @@ async def at_work(run: RunTask) -> None:
             return
 
 
-def sleeping(machine: Machine, seconds: int) -> bool:
-    """Return whether a tool sleeps for that time."""
-    for process in machine.leftover_processes():
-        with suppress(psutil.Error):
-            if process.cmdline() == ["sleep", str(seconds)]:
-                return True
-    return False
-
-
 ACTS_LATER = [
     ("codex", 'create_goal {"objective":"go on"}', "unsupported call"),
     ("claude", 'Monitor {"command":"sleep 1; echo hi","description":"d"}', "No such tool available"),
@@ -151,10 +142,10 @@ async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) ->
     ):
         async with runs.run(machine.completed(request)) as run:
             await at_work(run)
-            await until(lambda: sleeping(machine, seconds))
+            await until(lambda: machine.is_sleeping(seconds))
             await runs.cancel(run.id)
         assert isinstance((await run.log.result()).ending, RunFailed)
-        await until(lambda: not sleeping(machine, seconds))
+        await until(lambda: not machine.is_sleeping(seconds))
         assert other.state == "running"
 
 

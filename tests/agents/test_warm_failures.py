@@ -175,15 +175,6 @@ async def test_process_waiting_for_its_model_answers_health_checks(machine: Mach
     assert len(asked) > 1
 
 
-def sleeping(machine: Machine, seconds: int) -> bool:
-    """Return whether a tool sleeps for that time."""
-    for process in machine.leftover_processes():
-        with suppress(psutil.Error):
-            if process.cmdline() == ["sleep", str(seconds)]:
-                return True
-    return False
-
-
 @ALL_BACKENDS
 @pytest.mark.parametrize("warm", [False, True], ids=["alone", "kept"])
 async def test_cancel_ends_the_tool_however_long_the_agent_takes(
@@ -195,9 +186,9 @@ async def test_cancel_ends_the_tool_however_long_the_agent_takes(
     request = ask(machine, backend, f'x [[tool=shell cmd="sleep {seconds}"]]')
     async with warm_runs(machine) as runs:
         run = await runs.start(replace(request, approval_mode="none", sandbox_mode="full", warm=warm))
-        await until(lambda: sleeping(machine, seconds), within_s=TIMEOUT_S)
+        await until(lambda: machine.is_sleeping(seconds), within_s=TIMEOUT_S)
         cancelling = asyncio.create_task(runs.cancel(run.id))
-        await until(lambda: not sleeping(machine, seconds))
+        await until(lambda: not machine.is_sleeping(seconds))
         await cancelling
 
 
@@ -212,7 +203,7 @@ async def test_background_processes_of_tools_end_with_their_run(machine: Machine
             result = await run.log.result()
             assert isinstance(result.ending, RunFinished)
             assert any(isinstance(event, ToolResult) and "begun" in event.output for event in result.said)
-        await until(lambda: not sleeping(machine, seconds))
+        await until(lambda: not machine.is_sleeping(seconds))
         again = replace(ask(machine, backend, "y [[words=2]]", run.session_id), approval_mode="none")
         assert await text(runs, replace(again, sandbox_mode="full")) == "word1 word2"
 
