@@ -1,8 +1,10 @@
-"""Waiting for a state instead of sleeping for it."""
+"""Waiting for a state instead of sleeping for it, and whether a process runs."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+
+import psutil
 
 
 async def until(condition: Callable[[], object], within_s: float = 30) -> None:
@@ -45,3 +47,11 @@ async def until_told(condition: Callable[[], Awaitable[object]], within_s: float
     while not await condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         await asyncio.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs and is no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

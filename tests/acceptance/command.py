@@ -116,7 +116,7 @@ async def command_line(agent: Scripted, *arguments: str) -> "subprocess.Complete
     return await finished(Clinvk.command, *arguments, cwd=agent.folder, env=agent.env, within_s=3 * TIMEOUT_S)
 
 
-def until(happened: Callable[[], bool], within_s: float = TIMEOUT_S) -> None:
+def until(happened: Callable[[], object], within_s: float = TIMEOUT_S) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + within_s
     while not happened():

@@ -10,11 +10,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
+from polling import is_alive
 from standin.document import Record
 
 VERSION = 'case "$*" in *--version) echo "9.8.7 (any)"; exit;; esac\n'
@@ -47,13 +47,6 @@ def said(report: Record, name: str) -> list[tuple[str, str]]:
     assert isinstance(checks, list)
     found = [check for check in checks if isinstance(check, dict) and check["name"] == name]
     return [(str(check["status"]), str(check["message"])) for check in found]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_one_usable_agent_is_enough(clinvk: Clinvk) -> None:

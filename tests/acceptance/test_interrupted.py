@@ -19,18 +19,11 @@ from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
+from polling import is_alive
 from repositories import Repository
 from scripted.steps import claude_says, hang, stderr, touch
 
 BEGUN = claude_says("begun ")[:4]
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process runs and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def full_pipe() -> tuple[int, int]:

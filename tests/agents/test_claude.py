@@ -3,13 +3,12 @@
 import json
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from acceptance.command import until
 from agents.machine import Machine
 from clinvk.backends.base import Host
 from clinvk.backends.claude import Claude
@@ -247,13 +246,6 @@ async def test_custom_slash_command_of_the_user_is_run(machine: Machine) -> None
     (commands / "mine.md").write_text("Do it with $ARGUMENTS\n")
     assert (await machine.run(ask("/mine [[words=1]]"))).text == "word1"
     assert "Do it with" in json.dumps(machine.requests("words=1")[0]["messages"])
-
-
-def until(condition: Callable[[], bool], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_sigint_stops_claude_and_its_tools(machine: Machine) -> None:

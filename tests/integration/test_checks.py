@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from clinvk.runtime.process.process_tags import RlimitTags
@@ -11,6 +10,7 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.worktrees import CHECK_OUTPUT_BYTES, run_check
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.orchestration import Check
+from polling import is_alive
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -18,13 +18,6 @@ ENV = {"PATH": os.environ["PATH"]}
 async def check(command: str, folder: Path, timeout_s: float = 15, **env: str) -> Check:
     marks = RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
     return await run_check(Spawner(marks), command, str(folder), {**ENV, **env}, timeout_s)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def test_check_with_exit_code_0_passes(tmp_path: Path) -> None:

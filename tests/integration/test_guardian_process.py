@@ -21,7 +21,7 @@ from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
-from polling import until
+from polling import is_alive, until
 
 ENV = {"PATH": os.environ["PATH"]}
 UNLIMITED = ResourceLimits(AgentSettings(), 0)
@@ -47,13 +47,6 @@ asyncio.run(main())
 def number() -> int:
     """Return a number of a clinvk that no other test uses."""
     return 10**8 + int.from_bytes(os.urandom(4)) % 10**8
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.fixture(params=[process_tags.RlimitTags, process_tags.TreeTags])
@@ -175,10 +168,10 @@ async def test_guardian_of_a_nested_clinvk_ends_its_escaped_processes(tmp_path: 
     await until(process.take)
     await until(lambda: escaped.exists() and escaped.read_text().strip())
     pid = int(escaped.read_text())
-    assert alive(pid)
+    assert is_alive(pid)
     await spawner.sweep(process)
-    assert not alive(process.pid)
-    await until(lambda: not alive(pid))
+    assert not is_alive(process.pid)
+    await until(lambda: not is_alive(pid))
     process.discard()
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from acceptance.command import until
 from repositories import Repository
 from scripted import Scripted
 from scripted.steps import claude_says, hang, ignore, spawn, wait_for
@@ -99,13 +99,6 @@ def server(scripted: Scripted) -> Generator[Callable[..., Process]]:
         if process.popen.poll() is None:
             process.popen.kill()
         process.popen.communicate()
-
-
-def until(condition: Callable[[], object], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 Start = Callable[..., Process]

@@ -22,7 +22,7 @@ from clinvk.runtime.process.process import HIGH_WATER_BYTES, Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import BackendUnavailable, InvalidRequest, ResourcesExhausted
-from polling import settled, until
+from polling import is_alive, settled, until
 
 ENV = {"PATH": os.environ["PATH"]}
 BOTH_TAGS = pytest.mark.parametrize("kind", [process_tags.RlimitTags, process_tags.TreeTags])
@@ -51,13 +51,6 @@ class Child:
 def spawner(kind: Kind = process_tags.RlimitTags) -> Spawner:
     """Return a spawner with its own number: concurrent tests must not end each other's processes."""
     return Spawner(kind(10**8 + int.from_bytes(os.urandom(4)) % 10**8))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def block_until_exit(pid: int) -> None:
@@ -132,7 +125,7 @@ async def test_end_tools_ends_only_processes_with_the_variable(kind: Kind) -> No
     child = Child(own, "sh", "-c", "X=1 sh -c 'echo $$; exec sleep 60' & sleep 60 & echo $!; cat")
     await child.until(lambda: len(child.lines) == 2)
     await own.end_tools(child.process, ("X", "1"))
-    assert sorted(alive(int(pid)) for pid in child.lines) == [False, True]
+    assert sorted(is_alive(int(pid)) for pid in child.lines) == [False, True]
     child.process.write(b"on\n", close=True)
     await child.until(lambda: child.lines[-1] == b"on")
     await own.sweep(child.process)
@@ -147,7 +140,7 @@ async def test_sweep_lets_processes_clean_up(kind: Kind, tmp_path: Path) -> None
     await until(lambda: (tmp_path / "lock").exists())
     await own.sweep(child.process)
     assert not (tmp_path / "lock").exists()
-    assert not alive(child.process.pid)
+    assert not is_alive(child.process.pid)
 
 
 async def test_prompt_larger_than_any_pipe_is_written_completely() -> None:
@@ -296,7 +289,7 @@ async def test_no_descendant_outlives_the_sweep(hide: str, tmp_path: Path) -> No
     child = Child(own, "sh", "-c", f"{script}\nexec sleep 300")
     await until(lambda: pids(tmp_path / "pids"))
     await own.sweep(child.process)
-    assert not [pid for pid in [child.process.pid, *pids(tmp_path / "pids")] if alive(pid)]
+    assert not [pid for pid in [child.process.pid, *pids(tmp_path / "pids")] if is_alive(pid)]
     child.process.discard()
 
 
@@ -306,7 +299,7 @@ async def test_environment_and_tree_find_common_descendants_without_rlimits(hide
     child = Child(own, "sh", "-c", f"{HIDERS[hide].format(pids=tmp_path / 'pids')}\nexec sleep 300")
     await until(lambda: pids(tmp_path / "pids"))
     await own.sweep(child.process)
-    assert not [pid for pid in [child.process.pid, *pids(tmp_path / "pids")] if alive(pid)]
+    assert not [pid for pid in [child.process.pid, *pids(tmp_path / "pids")] if is_alive(pid)]
     child.process.discard()
 
 
@@ -319,7 +312,7 @@ async def test_sweep_ends_processes_left_by_an_exited_process(kind: Kind, tmp_pa
     (left,) = pids(tmp_path / "pids")
     await until(lambda: psutil.Process(left).cmdline()[:1] == ["sleep"])  # no environment can be read during an exec
     await own.sweep(child.process)
-    assert not alive(left)
+    assert not is_alive(left)
     child.process.discard()
 
 
@@ -341,7 +334,7 @@ async def test_fork_bomb_with_an_empty_environment_is_ended(tmp_path: Path) -> N
     child = Child(own, "env", "-i", sys.executable, "-I", "-S", "-c", bomb)
     await until(lambda: len(pids(tmp_path / "pids")) > 40, within_s=30)
     await own.sweep(child.process)
-    assert not [pid for pid in pids(tmp_path / "pids") if alive(pid)]
+    assert not [pid for pid in pids(tmp_path / "pids") if is_alive(pid)]
     child.process.discard()
 
 
@@ -437,7 +430,7 @@ def two_agents() -> Generator[tuple["subprocess.Popen[str]", list[int]]]:
         process.stdin.write("\n\n")
         process.stdin.close()
         assert process.wait(30) == 0
-        assert not any(map(alive, orphans))
+        assert not any(map(is_alive, orphans))
 
 
 def test_orphan_without_a_tag_is_recognised_by_its_clinvk(
@@ -457,7 +450,7 @@ def test_orphan_without_a_tag_ends_with_the_last_agent_that_may_have_left_it(
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "swept\n"
-    assert [*map(alive, orphans)] == [False, True]
+    assert [*map(is_alive, orphans)] == [False, True]
 
 
 async def test_exited_orphans_are_reaped_and_other_children_keep_their_exit_codes() -> None:
@@ -513,7 +506,7 @@ async def test_sweep_leaves_processes_of_other_agents_alone() -> None:
     own = spawner()
     one, other = Child(own, "sleep", "300"), Child(own, "sleep", "300")
     await own.sweep(one.process)
-    assert alive(other.process.pid)
+    assert is_alive(other.process.pid)
     await own.sweep(other.process)
     for child in (one, other):
         child.process.discard()
@@ -532,7 +525,7 @@ async def test_sweep_ends_processes_tagged_by_a_nested_clinvk(tmp_path: Path) ->
     child = Child(own, sys.executable, "-c", inner)
     await until(lambda: pids(tmp_path / "pids"))
     await own.sweep(child.process)
-    assert not alive(pids(tmp_path / "pids")[0])
+    assert not is_alive(pids(tmp_path / "pids")[0])
     child.process.discard()
 
 
@@ -564,7 +557,7 @@ async def test_run_tool_returns_exit_code_and_output() -> None:
 async def test_run_tool_ends_a_hung_program(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         await run_tool(spawner(), ("sh", "-c", f"echo $$ > {tmp_path / 'pids'}; exec sleep 300"), ENV, 3)
-    assert not alive(pids(tmp_path / "pids")[0])
+    assert not is_alive(pids(tmp_path / "pids")[0])
 
 
 async def test_sweep_continues_when_its_caller_is_cancelled() -> None:
@@ -575,7 +568,7 @@ async def test_sweep_continues_when_its_caller_is_cancelled() -> None:
     sweeping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sweeping
-    assert not alive(child.process.pid)
+    assert not is_alive(child.process.pid)
 
 
 async def test_swept_process_leaves_no_open_pipes() -> None:

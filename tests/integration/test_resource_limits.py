@@ -18,7 +18,7 @@ from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
-from polling import until
+from polling import is_alive, until
 
 ENV = {"PATH": os.environ["PATH"]}
 PYTHON = (sys.executable, "-I", "-S", "-c")
@@ -47,13 +47,6 @@ async def done(agents: AgentSettings, *argv: str, open_files: int | None = None)
     """Run a command to its end, within limits."""
     own = tags()
     return await run_tool(Spawner(own, ResourceLimits(agents, own.server, open_files)), argv, ENV, 30)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def test_limits_apply_to_a_process_and_its_children() -> None:
@@ -159,7 +152,7 @@ async def test_process_that_drops_its_tag_is_ended_with_its_cgroup(
     pid = int(pid_file.read_text())
     assert Path(f"/proc/{pid}/cgroup").read_text().rstrip().endswith(f"/clinvk-{own.server}/1")
     await spawner.sweep(process)
-    assert not alive(pid)
+    assert not is_alive(pid)
     assert os.listdir(made.cgroup) == [name for name in os.listdir(made.cgroup) if "." in name]
     process.discard()
 
@@ -185,7 +178,7 @@ async def test_guardian_ends_the_cgroups(divided: tuple[RlimitTags, ResourceLimi
     process = Spawner(own, made).spawn([*PYTHON, CLEARS_ITS_TAG, str(pid_file)], ENV, None, lambda: None)
     await until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
     guard.trigger()
-    await until(lambda: not alive(int(pid_file.read_text())) and process.exit_code is not None)
+    await until(lambda: not is_alive(int(pid_file.read_text())) and process.exit_code is not None)
     await until(lambda: not os.path.exists(made.cgroup))
     process.discard()
 

@@ -35,7 +35,7 @@ from clinvk.types.errors import (
 from clinvk.types.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta, Usage
 from clinvk.types.record import RunRecord, Session
 from clinvk.types.request import RunRequest
-from polling import settled, until
+from polling import is_alive, settled, until
 from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, USED, Shell
 
 UNIFIED = {
@@ -62,13 +62,6 @@ def ask(script: str, **fields: object) -> RunRequest:
 async def events(runs: LocalRuns, request: RunRequest) -> list[Event]:
     async with runs.run(request) as run:
         return [logged.event async for logged in run.log.follow()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def test_run_reports_the_events_of_its_agent() -> None:
@@ -133,7 +126,7 @@ async def test_leaving_a_run_ends_its_agent_and_all_its_children(ignores: str, t
                     break
         assert run.state == "cancelled"
         pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-        await until(lambda: not any(alive(pid) for pid in pids))
+        await until(lambda: not any(is_alive(pid) for pid in pids))
 
 
 @pytest.mark.slow
@@ -141,7 +134,7 @@ async def test_leaving_a_finished_run_does_not_wait_for_its_agent_to_exit(tmp_pa
     async with local_runs() as runs:
         async with runs.run(ask(f"echo $$ > {tmp_path}/pid\n{DONE}exec >&-; sleep 4; true")) as run:
             await run.log.result()
-        assert alive(int((tmp_path / "pid").read_text()))
+        assert is_alive(int((tmp_path / "pid").read_text()))
 
 
 async def test_next_turn_waits_for_an_exiting_agent(tmp_path: Path) -> None:
@@ -150,7 +143,7 @@ async def test_next_turn_waits_for_an_exiting_agent(tmp_path: Path) -> None:
         async with runs.run(ask(f"echo $$ > {tmp_path}/pid\n{started}{DONE}exec >&-; sleep 2; true")) as run:
             await run.log.result()
         async with runs.run(ask(started + DONE, session_id=run.session_id)) as again:
-            assert not alive(int((tmp_path / "pid").read_text()))
+            assert not is_alive(int((tmp_path / "pid").read_text()))
             await again.log.result()
 
 
@@ -160,7 +153,7 @@ async def test_cancel_waits_until_the_agent_has_exited(tmp_path: Path) -> None:
         run = await runs.start(ask(f"trap '' TERM\necho $$ > {tmp_path}/pid\n{TEXT}sleep 300 & wait; sleep 300"))
         await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
         await runs.cancel(run.id)
-        assert not alive(int((tmp_path / "pid").read_text()))
+        assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.slow
@@ -200,7 +193,7 @@ async def test_extra_flags_of_the_settings_are_not_recorded() -> None:
 async def test_agent_that_does_not_exit_after_its_result_is_ended(tmp_path: Path) -> None:
     async with local_runs() as runs:
         await events(runs, ask(f"echo $$ > {tmp_path}/pid\n{DONE}trap '' TERM; sleep 300 & wait; sleep 300"))
-        await until(lambda: not alive(int((tmp_path / "pid").read_text())))
+        await until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
 
 
 async def test_failure_with_an_error_code_ends_the_run_and_stops_the_agent_immediately(
@@ -470,7 +463,7 @@ async def test_faulty_decoder_ends_only_its_own_run(before: str, tmp_path: Path)
         ending = (await events(runs, ask(script)))[-1]
         assert isinstance(ending, RunFailed)
         assert "clinvk itself failed" in ending.message
-        await until(lambda: not alive(int((tmp_path / "pid").read_text())))
+        await until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
         assert (await healthy.log.result()).text == "hello"
 
 
