@@ -87,9 +87,9 @@ def _is_meant(flags: Flags, context: "CommandContext") -> bool:
         return True
     arguments.refuse_typing_mistake(word)
     context.load()
-    from clinvk.cli.terminal.input import ask
+    from clinvk.cli.terminal.input import ask_yes_no
 
-    return ask(f"{word!r} is not a command. Send it to the agent? [y/N] ").strip().lower() in ("y", "yes")
+    return ask_yes_no(f"{word!r} is not a command. Send it to the agent")
 
 
 def _help(words: Sequence[str], environ: Mapping[str, str]) -> int:
