@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,10 +34,9 @@ LINGERS = "\ntime.sleep(0.7)\n"
 class Exclusive(Lasting):
     """A backend whose process locks its conversations until its exit."""
 
-    def install_agent(self) -> None:
-        super().install_agent()
-        agent = AGENT.replace("\n    told = memory.setdefault(handle, [])", LOCKS).replace("\ndef work(", LEAVES)
-        Path(self.executable).write_text((agent + LINGERS).replace("{python}", sys.executable))
+    def install_agent(self, program: str = AGENT) -> None:
+        agent = program.replace("\n    told = memory.setdefault(handle, [])", LOCKS).replace("\ndef work(", LEAVES)
+        super().install_agent(agent + LINGERS)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         return ExclusiveChannel(8, tells_tools=True) if launch.long_lived else super().channel(launch, host)

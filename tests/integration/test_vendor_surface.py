@@ -369,8 +369,8 @@ class Torn(LocalRuns):
         self._error = error
 
     @asynccontextmanager
-    async def run(self, request: RunRequest) -> AsyncGenerator[RunTask]:
-        async with super().run(request) as run:
+    async def run(self, request: RunRequest, run_id: str = "") -> AsyncGenerator[RunTask]:
+        async with super().run(request, run_id) as run:
             read = run.log.batches
 
             async def torn(after: int = 0) -> AsyncGenerator[list[Logged]]:
