@@ -83,12 +83,15 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """No run was begun, or the owner does not know the run. With an empty `code`, the server serves no such caller."""
+    """No run was begun, or the owner does not know the run. With an empty `code`, the server serves no such caller.
 
-    run_id: str
+    Commands of every version read a refusal in place of the greeting, which names no run.
+    """
+
     message: str
     code: str = ""
     field: str | None = None
+    run_id: str = ""
 
 
 class Read(msgspec.Struct, frozen=True, tag="read"):

@@ -68,10 +68,10 @@ class RunOwner:
         try:
             answer = await work()
         except ClinvkError as exc:
-            answer = Refused(run_id, exc.message, exc.code, exc.field)
+            answer = Refused(exc.message, exc.code, exc.field, run_id)
         except Exception:
             logger.exception("a request of another process failed inside clinvk")
-            answer = Refused(run_id, "clinvk itself failed; the server's log has the details", ClinvkError.code)
+            answer = Refused("clinvk itself failed; the server's log has the details", ClinvkError.code, run_id=run_id)
         if answer:
             self._send(answer)
         return answer
@@ -119,7 +119,7 @@ class RunOwner:
                 self._refuse(run_id)
 
     def _refuse(self, run_id: str) -> None:
-        self._send(Refused(run_id, "the node broke off the run", NodeUnavailable.code))
+        self._send(Refused("the node broke off the run", NodeUnavailable.code, run_id=run_id))
 
     def leave(self) -> None:
         """Stop all runs: the peer has left. The peer can still get the events if it returns, until `forget`."""

@@ -148,7 +148,7 @@ class ClientConnection:
         try:
             if self._pid is not None:
                 is_of_agent = is_tagged(self._pid)
-                self._connection.send(Refused("", "it was started by an agent") if is_of_agent else greeting)
+                self._connection.send(Refused("it was started by an agent") if is_of_agent else greeting)
                 async with self._tasks:
                     await self._receive_all(is_of_agent)
             await self._connection.drain()
