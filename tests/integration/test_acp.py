@@ -330,6 +330,7 @@ EVIL = "--- /dev/null\n+++ {0}/a\n@@ -0,0 +1 @@\n+evil\n"
         ({"old_string": "", "new_string": "goo"}, ""),
         ({"cwd": "{0}/b", "limit": 3}, ""),
         ({"content": "evil\n"}, EVIL),
+        ({"old_string": "good\n", "new_string": ""}, "--- {0}/a\n+++ {0}/a\n@@ -1 +0,0 @@\n-good\n"),
         ({"filePath": "{0}/a", "oldString": "", "newString": "evil\n"}, EVIL),
         ({"old_string": "x\n", "new_string": "good\n"}, "--- {0}/a\n+++ {0}/a\n@@ -1 +1 @@\n-x\n+good\n"),
         ({"edits": [{"old_string": "", "new_string": "good\n"}, {"old_string": "", "new_string": "evil\n"}]}, EVIL),
@@ -348,6 +349,17 @@ async def test_edit_of_the_input_that_differs_from_the_displayed_edit_is_shown(
     assert asked.diff == (HARMLESS + diff).replace("{0}", str(tmp_path))
     assert ("clinvk: its input has another edit than the agent shows" in asked.note) == bool(diff)
     assert asked.input.get("diff", asked.diff) == asked.diff
+
+
+async def test_deletion_that_the_displayed_edit_lacks_is_shown(tmp_path: Path) -> None:
+    piece = {"type": "diff", "path": f"{tmp_path}/a", "oldText": "check()\nx\n", "newText": "check()\ny\n"}
+    given = {"old_string": "check()\n", "new_string": ""}
+    tool = {"kind": "edit", "title": "Edit a", "content": [piece], "rawInput": given}
+    async with running(tmp_path) as runs:
+        denied = InteractionAnswer(choice="deny")
+        [asked], _ = await answered(runs, request(tmp_path, f"ask {json.dumps(tool)}"), denied)
+    assert "\n-check()\n" in (asked.diff or "")
+    assert "clinvk: its input has another edit than the agent shows" in asked.note
 
 
 async def test_command_has_one_title_and_the_words_of_the_agent_are_a_note(tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from clinvk.cluster.messages import Announcement, Signer
 from clinvk.config.model import ClusterSettings
 from clinvk.remote import remote_run
 from clinvk.remote.connection import Connection
-from clinvk.remote.messages import Admitted, BeginPart, Client, Greeting
+from clinvk.remote.messages import Admitted, BeginPart, Begun, Client, Events, Greeting
 from clinvk.remote.remote_run import RemoteRun, attached
 from clinvk.remote.remote_runs import run_over
 from clinvk.remote.socket_server import ClientConnection, RunControl
 from clinvk.runtime.local import LocalRuns
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, NodeUnavailable
-from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
+from clinvk.types.events import Event, Logged, RunFailed, RunFinished, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
 from known_run import KnownRun
@@ -341,10 +341,28 @@ async def test_message_that_is_lost_is_sent_again(
 
 
 async def test_stop_that_is_lost_is_repeated(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_run, "_STOPS_TIMEOUT_S", 60)
     async with cluster(broker) as nodes, nodes.begin() as run:
         sent = Sent(nodes.of_caller, monkeypatch, lambda data: b'"type":"stop"' in data)
         await asyncio.wait_for(run.cancel(), 20)
         assert sent.dropped
+        assert nodes.runs.stopped == [(run.id, False)]
+
+
+async def test_run_that_a_node_has_received_is_not_lost_if_a_repeated_begin_is_refused(
+    broker: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(broker) as nodes:
+        nodes.runs.opens = False
+        async with nodes.caller.begin(Member(Announcement(process="owner", node="one"), 0), nodes.part()) as run:
+            await until(lambda: nodes.runs.begun)
+            vars(nodes.owner)["_unsubscribe"]()
+            refused = Sent(nodes.of_caller, monkeypatch, lambda _: False)
+            await until(lambda: len(refused.sent) > 4)
+            assert not run.begun.done()
+            nodes.caller_members.note(Announcement(process="owner", state="left"))
+            with pytest.raises(NodeUnavailable, match="'one' is away"):
+                await run.answer()
 
 
 async def test_run_that_is_no_longer_held_is_stopped(
@@ -357,6 +375,16 @@ async def test_run_that_is_no_longer_held_is_stopped(
             await until_begun(nodes.runs)
         await until(lambda: nodes.runs.left)
         assert caplog.text.count("does not tell whether its agent is gone") == 1
+
+
+async def test_agent_that_does_not_exit_after_the_ending_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_run, "_EXITS_TIMEOUT_S", 0.1)
+    warnings: list[str] = []
+    run = RemoteRun("r", REQUEST, lambda _: None, warnings.append)
+    run.feed(Begun("r", RunFacts(run_id="r", backend="claude")))
+    run.feed(Events("r", [Logged(1, 0.0, RunFinished())]))
+    await asyncio.wait_for(run.cancel(), 20)
+    assert len(warnings) == 1
 
 
 async def test_copies_do_nothing(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:

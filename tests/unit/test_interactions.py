@@ -1,6 +1,7 @@
 """Pending interactions: limits, and stores that fail or lose an interaction."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 from clinvk.config.model import InteractionSettings
 from clinvk.runtime import interactions as module
 from clinvk.runtime.interactions import Interactions, RunInteractions
+from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import InteractionQuery
 from clinvk.types.errors import StoreUnavailable
@@ -96,6 +98,25 @@ async def test_path_outside_of_the_directories_of_a_run_is_named(
     places = f"the directories {', '.join([workdir, *others])}" if others else f"the directory {workdir}"
     facts = [f"clinvk: {visible(named)} is outside of {places}"] if is_outside else []
     assert (event.interaction.note.split("\n"), event.paths) == (["Because.", *facts], ())
+
+
+async def test_file_system_that_does_not_answer_holds_no_run_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
+    def resolve(path: str) -> str:
+        is_over.wait(60)
+        return path
+
+    monkeypatch.setattr(module, "resolve", resolve)
+    async with MemoryStore() as store:
+        interactions = Interactions(store, InteractionSettings())
+        interactions.lookups = Lookups(timeout_s=0.1)
+        asking = of_run(interactions, await begun(store))
+        (event,) = await asyncio.wait_for(asking.record(replace(REQUESTED, paths=("/net/a",))), 30)
+        is_over.set()
+        interactions.close()
+    assert isinstance(event, InteractionRequested)
+    assert event.interaction.note == "clinvk: the file system of /net/a does not answer"
 
 
 WIDE = "\u20ac" * 21_845  # 65,535 bytes of UTF-8

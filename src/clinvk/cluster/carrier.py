@@ -162,6 +162,7 @@ class Carrier:
             held.lose()
         if peer := self._peers.get(process):
             peer.owner.leave()
+            self._owners.discard(process)
             asyncio.get_running_loop().call_later(_KEPT_S, peer.owner.forget)
 
     def _resume(self, process: str | None = None) -> None:
@@ -202,8 +203,8 @@ class Carrier:
     def _on_refused(self, run_id: str) -> None:
         """Nobody receives the request to begin a run. After an interruption the node may connect later."""
         if held := self._held.get(run_id):
-            held.sent -= 1
-            if not held.run.begun.done() and time.monotonic() - self._reconnected_at >= LOST_AFTER_S:
+            held.sent -= 1  # while the node may have received another one, only its silence tells that it is lost
+            if not (held.sent or held.run.begun.done()) and time.monotonic() - self._reconnected_at >= LOST_AFTER_S:
                 held.lose()
 
     def _take(self, sender: str, owner: RunOwner, message: Message, size: int) -> None:

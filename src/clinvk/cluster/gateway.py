@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
@@ -77,16 +77,20 @@ class Gateway:
         wrapped: ASGIApp = app
         match owner:
             case "prompt":
-                wrapped = partial(self._prompt, cast(PromptEndpoint, app))
+                assert isinstance(app, PromptEndpoint)
+                wrapped = partial(self._prompt, app)
             case "batch":
-                wrapped = partial(self._batch, cast("BatchEndpoint", app))
+                from clinvk.api.endpoints.batch import BatchEndpoint
+
+                assert isinstance(app, BatchEndpoint)
+                wrapped = partial(self._batch, app)
             case "run":
                 wrapped = partial(self._run, app, str)
             case "response":
                 wrapped = partial(self._run, app, stored.run_id)
             case "events":
-                events = cast(LiveEventsEndpoint, app)
-                wrapped = events._replace(run_events=partial(self._run, events.run_events, str))
+                assert isinstance(app, LiveEventsEndpoint)
+                wrapped = app._replace(run_events=partial(self._run, app.run_events, str))
             case "worktree":
                 wrapped = self._worktree
             case "worktrees":

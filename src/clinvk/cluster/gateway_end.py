@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Undelivered(NodeUnavailable):
-    """The worker has not received the request, so another node may run the request."""
+    """The worker has not received the request, or the request changes nothing: it may be answered elsewhere."""
 
 
 class Response:

@@ -136,7 +136,7 @@ class PartsHere:
         """Admit and run a part; leaving the context stops the run."""
         services = self._services
         request = replace((await self.admit(part)).request, part=part.request.part)
-        services.state.active_requests += 1  # a server that stops waits until the other node has the events
+        services.state.active_requests += 1  # a server that stops waits until the events are sent
         try:
             with services.runs.reserved([request]):
                 async with services.runs.run(request, part.run_id) as run:

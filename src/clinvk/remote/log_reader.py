@@ -1,5 +1,6 @@
 """The owner's end of a stream of events: send the log of a run to a process that reads the run."""
 
+import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -66,5 +67,5 @@ class LogReader:
         self._send(Events(run.id, facts=run.facts))
 
     def close(self) -> None:
-        """Note that nobody sends further events; `send_again` then sends all."""
-        self._sent = self.run.log.count
+        """Note that nobody sends further events; `send_again` then sends all, also those that are logged later."""
+        self._sent = sys.maxsize

@@ -56,6 +56,7 @@ class RemoteRun:
         self._unread = 0
         self._gap = -1
         self._left_queue = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def received(self) -> int | None:
@@ -97,7 +98,7 @@ class RemoteRun:
         agent = {"backend": facts.backend, "model": facts.model, "fell_back": facts.fallback}
         self.request = replace(self.request, **agent)
         if facts.has_exited or facts.is_steered:
-            self.exited.set()
+            self._exit()
         if facts.state != "queued":
             self._left_queue.set()
 
@@ -112,7 +113,7 @@ class RemoteRun:
         """
         self.is_overdue = is_overdue
         if not is_overdue:
-            self.exited.set()
+            self._exit()
         if not self.begun.done():
             self.begun.set_result(error)
         self._left_queue.set()
@@ -129,7 +130,16 @@ class RemoteRun:
 
     def lose_after(self, timeout_s: float) -> None:
         """Let the run be lost if the agent has not exited in time."""
-        asyncio.get_running_loop().call_later(timeout_s, self._give_up)
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
+
+    def _cancel_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def _exit(self) -> None:
+        self.exited.set()
+        self._cancel_timer()
 
     def _give_up(self) -> None:
         if not self.exited.is_set():
@@ -153,7 +163,11 @@ class RemoteRun:
 
     async def cancel(self) -> None:
         """Stop the run unless it has ended, and wait until its agent is gone."""
-        if not self.log.ending:
+        if self.exited.is_set():
+            return
+        if self.log.ending:
+            self.lose_after(_EXITS_TIMEOUT_S)
+        else:
             self.stop()
         await self.exited.wait()
 
@@ -178,11 +192,11 @@ async def _finish(run: RemoteRun, at_once: bool) -> None:
     A cancelled wait stops the run at once.
     """
     try:
-        if run.log.ending and not at_once:
-            run.lose_after(_EXITS_TIMEOUT_S)
-        elif not run.exited.is_set():
+        if at_once and not run.exited.is_set():
             run.stop(at_once)
-        await run.exited.wait()
+            await run.exited.wait()
+        else:
+            await run.cancel()
     except asyncio.CancelledError:
         await finish_shielded(_finish(run, at_once=True))
         raise

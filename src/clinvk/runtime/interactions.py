@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -16,8 +16,15 @@ from msgspec.structs import replace
 
 from clinvk.config.model import InteractionSettings
 from clinvk.runtime.process.executables import resolve
+from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import InteractionAnswered, InteractionEnded, InteractionNotFound, StoreUnavailable
+from clinvk.types.errors import (
+    InteractionAnswered,
+    InteractionEnded,
+    InteractionNotFound,
+    InvalidRequest,
+    StoreUnavailable,
+)
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
 from clinvk.types.interaction import (
     MAX_TOOL_CHARS,
@@ -63,6 +70,7 @@ class Interactions:
         self._pending: dict[str, tuple[Interaction, OnResolved]] = {}
         self._adding = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
+        self.lookups = Lookups()
 
     @property
     def waiting_runs(self) -> set[str]:
@@ -225,14 +233,22 @@ class RunInteractions:
             withdrawn = self._pending.pop(request_id, None)
             return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
         tool = visible(" ".join(event.interaction.tool.split()))[:MAX_TOOL_CHARS]
-        outside = await asyncio.to_thread(lambda: [*_outside(event.paths, self._directories)]) if event.paths else ()
-        note = "\n".join(filter(None, [event.interaction.note, *outside]))
+        note = "\n".join(filter(None, [event.interaction.note, *await self._outside(event.paths)]))
         stored = await self._add(replace(event.interaction, tool=tool, note=note, **self.run))
         if isinstance(stored, InteractionAnswer):
             self._answers.append(ReadyAnswer(request_id, stored, None))
             return [Progress("denied", f"1 action was denied: {stored.reason}")]
         self._pending[request_id] = stored
         return [InteractionRequested(stored)]
+
+    async def _outside(self, paths: Sequence[str]) -> Sequence[str]:
+        """Return a line for each path that is outside of the directories of the run."""
+        if not paths:
+            return ()
+        try:
+            return await self._interactions.lookups.run(lambda: [*_outside(paths, self._directories)])
+        except InvalidRequest:
+            return [f"clinvk: the file system of {visible(paths[0])} does not answer"]
 
     async def _add(self, interaction: Interaction) -> Interaction | InteractionAnswer:
         """Store an interaction; return a denial if it is too long, or beyond the limits of the run."""

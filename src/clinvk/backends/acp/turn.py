@@ -202,9 +202,16 @@ def _other_edits(given: Mapping[str, object], changes: Sequence[wire.Piece]) -> 
     for edit in edits:
         for names in _REPLACEMENTS:
             old, new = (text if isinstance(text := edit.get(name), str) else "" for name in names)
-            is_displayed = any(old in (change.old_text or "") and new in (change.new_text or "") for change in same)
-            if (old or new) and not is_displayed:
+            if (old or new) and not any(_has_edit(change, old, new) for change in same):
                 yield msgspec.structs.replace(other, old_text=old or None, new_text=new)
+
+
+def _has_edit(change: wire.Piece, old: str, new: str) -> bool:
+    """Return whether a change replaces a text: it has one `old` less and one `new` more."""
+    before, after = change.old_text or "", change.new_text or ""
+    is_removed = not old or (old in before and after.count(old) < before.count(old) + new.count(old))
+    is_added = not new or (new in after and after.count(new) > before.count(new) - old.count(new))
+    return is_removed and is_added
 
 
 def _usage(tokens: wire.Tokens) -> events.Usage:

@@ -106,8 +106,7 @@ export class Conversation {
       this._follow(turn);
       this._changed();
     } else if (!turn && this.session && run.session_id === this.sessionId) {
-      const isNewest = this.turns.every((each) => each.run.created_at <= run.created_at);
-      if (isNewest) this._addRun(run);
+      if (this.turns.every((each) => each.run.created_at <= run.created_at)) this._addRun(run);
     }
   }
 

@@ -7,10 +7,9 @@ const UNITS = [["day", 86_400], ["hour", 3_600], ["minute", 60]];
 
 export const ENDED = new Set(["finished", "failed", "cancelled", "interrupted"]);
 
-const progress = (run) => (ENDED.has(run.state) ? 2 : run.started_at ? 1 : 0);
-
 /** Return whether news of a run are older than what is known: a list is, if an event has overtaken it. */
-export const isOlder = (news, known) => progress(news) < progress(known);
+export const isOlder = (news, known) => !ENDED.has(news.state) && (ENDED.has(known.state) || // a new agent starts later
+  Boolean(known.started_at && !news.started_at && !news.waits_until && news.backend === known.backend));
 
 export const newestFirst = (one, other) => (one.created_at < other.created_at ? 1 : -1);
 

@@ -36,8 +36,8 @@ export function Session({ sessionId, runId }) {
     opened.load();
     return () => opened.close();
   }, [sessionId, runId]);
-  const { length } = conversation.current?.turns ?? []; // turns that were just loaded may be older than events
-  useEffect(() => live.runs.forEach((run) => conversation.current.update(run)), [live.version, length]);
+  // turns that were just loaded may be older than events
+  useEffect(() => live.runs.forEach((run) => conversation.current.update(run)), [live.version, conversation.current?.turns.length]);
 
   const { session, rows = [], error, activeTurn, turns = [] } = conversation.current ?? {};
   const run = turns.at(-1)?.run;
