@@ -66,6 +66,8 @@ class Runs:
     begun: list[OwnRun] = field(default_factory=list[OwnRun])
     left: list[str] = field(default_factory=list[str])
     stopped: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
+    checks: list[str] = field(default_factory=list[str])
+    admits: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def _open(self, run_id: str, request: RunRequest) -> AsyncGenerator[OwnRun]:
@@ -95,6 +97,8 @@ class Runs:
 
     async def admit(self, part: BeginPart) -> Admitted:
         """Admit a part."""
+        self.checks.append(part.run_id)
+        await self.admits.wait()
         if self.refusal:
             raise self.refusal
         return Admitted(part.run_id, replace(part.request, model=part.client.key_name))
@@ -279,6 +283,7 @@ async def test_prompt_that_steers_another_run_has_the_facts_of_that_run() -> Non
 async def test_part_is_admitted_without_a_run(broker: NatsServer) -> None:
     async with cluster(broker) as nodes:
         member = Member(Announcement(process="owner"), 0)
+        nodes.runs.admits.set()
         async with nodes.caller.begin(member, nodes.part(is_check=True)) as run:
             assert await run.answer() == Admitted(run.id, replace(REQUEST, model="key"))
         nodes.runs.refusal = InvalidRequest("no", "model")
@@ -338,6 +343,17 @@ async def test_message_that_is_lost_is_sent_again(
             assert (await events_of(run))[1:] == [*nodes.runs.events, *WHOLE]
             await until(lambda: sent.dropped)
         assert len(nodes.runs.begun) == 1
+
+
+async def test_check_that_takes_long_is_done_once(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(broker) as nodes:
+        sent = Sent(nodes.of_caller, monkeypatch)
+        member = Member(Announcement(process="owner", node="one"), 0)
+        async with nodes.caller.begin(member, nodes.part(is_check=True)) as run:
+            await until(lambda: sum(b"begin_part" in data for _, data, _ in sent.sent) > 2)
+            nodes.runs.admits.set()
+            await run.answer()
+        assert nodes.runs.checks == [run.id]
 
 
 async def test_stop_that_is_lost_is_repeated(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,6 @@ class Carrier:
             held.lose()
         if peer := self._peers.get(process):
             peer.owner.leave()
-            self._owners.discard(process)
             asyncio.get_running_loop().call_later(_KEPT_S, peer.owner.forget)
 
     def _resume(self, process: str | None = None) -> None:
@@ -210,7 +209,7 @@ class Carrier:
     def _take(self, sender: str, owner: RunOwner, message: Message, size: int) -> None:
         match message:
             case BeginPart(is_check=True):
-                self._tasks.create_task(owner.answer(message.run_id, partial(self._runner.admit, message)))
+                owner.work(message.run_id, lambda _: self._runner.admit(message))
             case BeginPart():
                 owner.begin(message.run_id, partial(self._runner.run, message))
             case messages.Read() | messages.Stop() | Holding():

@@ -56,28 +56,8 @@ class RunOwner:
 
     def begin(self, run_id: str, open_run: OpenRun, steer: Steer | None = None) -> None:
         """Begin a run, unless its prompt steers another run. Answer again if the peer has begun the run before."""
-        if known := self._runs.get(run_id):
-            if known.answer:
-                self._send(known.answer)
-            return
-        owned = self._runs[run_id] = _OwnedRun()
-        owned.task = self._tasks.create_task(self._serve(run_id, owned, open_run, steer))
 
-    async def answer(self, run_id: str, work: Callable[[], Awaitable[Message | None]]) -> Message | None:
-        """Send the result of the work to the peer, and return it. An error is a refusal."""
-        try:
-            answer = await work()
-        except ClinvkError as exc:
-            answer = Refused(exc.message, exc.code, exc.field, run_id)
-        except Exception:
-            logger.exception("a request of another process failed inside clinvk")
-            answer = Refused("clinvk itself failed; the server's log has the details", ClinvkError.code, run_id=run_id)
-        if answer:
-            self._send(answer)
-        return answer
-
-    async def _serve(self, run_id: str, owned: _OwnedRun, open_run: OpenRun, steer: Steer | None) -> None:
-        async def run_to_end() -> Message | None:
+        async def run_to_end(owned: _OwnedRun) -> Message | None:
             if steer and (steered := await steer()):
                 return Begun(run_id, steered)
             async with open_run() as run:
@@ -88,8 +68,35 @@ class RunOwner:
                 await owned.reader.send_all()
             return None
 
+        self.work(run_id, run_to_end)
+
+    def work(self, run_id: str, work: Callable[[_OwnedRun], Awaitable[Message | None]]) -> None:
+        """Do what the peer asks under an id once, and answer with the result. Answer again if the peer asks again."""
+        if known := self._runs.get(run_id):
+            if known.answer:
+                self._send(known.answer)
+            return
+        owned = self._runs[run_id] = _OwnedRun()
+        owned.task = self._tasks.create_task(self._serve(run_id, owned, work))
+
+    async def answer(self, run_id: str, work: Awaitable[Message | None]) -> Message | None:
+        """Send the result of the work to the peer, and return it. An error is a refusal."""
         try:
-            owned.answer = await self.answer(run_id, run_to_end) or owned.answer
+            answer = await work
+        except ClinvkError as exc:
+            answer = Refused(exc.message, exc.code, exc.field, run_id)
+        except Exception:
+            logger.exception("a request of another process failed inside clinvk")
+            answer = Refused("clinvk itself failed; the server's log has the details", ClinvkError.code, run_id=run_id)
+        if answer:
+            self._send(answer)
+        return answer
+
+    async def _serve(
+        self, run_id: str, owned: _OwnedRun, work: Callable[[_OwnedRun], Awaitable[Message | None]]
+    ) -> None:
+        try:
+            owned.answer = await self.answer(run_id, work(owned)) or owned.answer
         finally:
             if owned.reader:
                 owned.reader.close()

@@ -173,7 +173,7 @@ class ClientConnection:
                     self._owner.begin(message.run_id, open_run, partial(self._runs.steer, message.request))
                 case message if isinstance(message, messages.Request):
                     self.is_answering = True
-                    self._tasks.create_task(self._owner.answer("", partial(self._carry_out, message)))
+                    self._tasks.create_task(self._owner.answer("", self._carry_out(message)))
                 case _:
                     return
         self._owner.leave()
