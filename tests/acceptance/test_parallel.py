@@ -296,11 +296,13 @@ def test_signal_ends_all_agents_and_prints_the_results_so_far(clinvk: Clinvk, nu
 
 
 def test_notes_are_printed_above_the_display(clinvk: Clinvk) -> None:
-    steady = [ignore(signal.SIGINT), ignore(signal.SIGTERM), touch(clinvk.folder / "up"), hang()]
-    clinvk.agent.play(steady, when="for ever")
-    (clinvk.folder / "t.json").write_text(json.dumps([task("for ever"), task("for ever")]))
+    names = ("one", "two")
+    for name in names:
+        steady = [ignore(signal.SIGINT), ignore(signal.SIGTERM), touch(clinvk.folder / name), hang()]
+        clinvk.agent.play(steady, when=name)
+    (clinvk.folder / "t.json").write_text(json.dumps([*map(task, names)]))
     with on_terminal(clinvk, "parallel", "-f", "t.json") as terminal:
-        until((clinvk.folder / "up").exists)
+        until(lambda: all((clinvk.folder / name).exists() for name in names))
         terminal.until("2 running")
         terminal.process.send_signal(signal.SIGINT)
         terminal.until("kill them")
