@@ -334,6 +334,7 @@ EVIL = "--- /dev/null\n+++ {0}/a\n@@ -0,0 +1 @@\n+evil\n"
         ({"filePath": "{0}/a", "oldString": "", "newString": "evil\n"}, EVIL),
         ({"old_string": "x\n", "new_string": "good\n"}, "--- {0}/a\n+++ {0}/a\n@@ -1 +1 @@\n-x\n+good\n"),
         ({"edits": [{"old_string": "", "new_string": "good\n"}, {"old_string": "", "new_string": "evil\n"}]}, EVIL),
+        ({"edits": [{"old_string": "", "new_string": "evil\n"}, 5]}, EVIL),
         ({"path": "{0}/b", "content": "good\n"}, HARMLESS.replace("/a", "/b")),
     ],
 )

@@ -1,7 +1,6 @@
 """One prompt to a session of an ACP agent, as events."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -196,9 +195,11 @@ def _other_edits(given: Mapping[str, object], changes: Sequence[wire.Piece]) -> 
     text = given.get("content")
     if isinstance(text, str) and not any((change.new_text or "").rstrip() == text.rstrip() for change in same):
         yield msgspec.structs.replace(other, new_text=text)
-    edits = [given]
-    with suppress(msgspec.ValidationError):
-        edits += msgspec.convert(given.get("edits"), list[dict[str, object]])
+    edits: list[Mapping[str, object]] = [given]
+    listed = given.get("edits")
+    for each in msgspec.convert(listed, list[object]) if isinstance(listed, list) else ():
+        if isinstance(each, dict):
+            edits.append(msgspec.convert(each, dict[str, object]))
     for edit in edits:
         for names in _REPLACEMENTS:
             old, new = (text if isinstance(text := edit.get(name), str) else "" for name in names)
