@@ -15,8 +15,7 @@ import pytest
 from clinvk import __version__
 from clinvk.api.openapi.document import document
 from clinvk.api.server import server
-from clinvk.backends.presets import PRESETS
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import BACKENDS, PRESETS
 from clinvk.cli.parse.commands import ALONE, COMMANDS, flags_shown
 from clinvk.config.model import ServerSettings
 from clinvk.config.setting_values import all_keys

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.forms import Form
-from clinvk.backends.jsonrpc import Message
+from clinvk.backends import jsonrpc
+from clinvk.backends.mcp import Form
 from clinvk.backends.shared import edit_title, unified_diff
 
 
@@ -265,4 +265,5 @@ class Request(msgspec.Struct, frozen=True, rename="camel"):
     cursor: str | None = None
 
 
-MESSAGES = msgspec.json.Decoder(Message[Params, Result])
+Message = jsonrpc.Message[Params, Result]
+MESSAGES = msgspec.json.Decoder(Message)

@@ -11,7 +11,7 @@ from typing import NamedTuple, get_type_hints
 import msgspec
 
 from clinvk.backends.base import API_VERSION, Backend, Channel, Host, Launch
-from clinvk.backends.presets import PRESETS
+from clinvk.backends.registry import PRESETS
 from clinvk.types.errors import BackendUnavailable
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from clinvk.backends.acp import client_tools, sandbox
 from clinvk.backends.acp.channel import AcpChannel
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
-from clinvk.backends.presets import PRESETS, Preset
+from clinvk.backends.registry import PRESETS, Preset
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
 

@@ -20,9 +20,8 @@ import msgspec
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.acp.turn import AcpTurn, Pending
 from clinvk.backends.base import Delivery, ProtocolNotSupported
-from clinvk.backends.forms import Form
-from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
-from clinvk.backends.mcp_tools import BridgedServer
+from clinvk.backends.jsonrpc import Failure, RpcChannel
+from clinvk.backends.mcp import BridgedServer, Form
 from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, plain_prompt
 from clinvk.types import errors
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
@@ -115,7 +114,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         turn = self._open[run] = self.turn_type(run, request, handle, self._tools.names)
         return self._open_session(turn) if self._agent else b""
 
-    def _initialized(self, message: Message[wire.Params, wire.Result]) -> bytes:
+    def _initialized(self, message: wire.Message) -> bytes:
         ready = super()._initialized(message)
         assert message.result
         if message.result.protocol_version != _VERSION:
@@ -139,7 +138,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         method = "session/load" if claims.load_session else "session/resume"
         return self._request(turn, method, {"sessionId": turn.session, **self._session_params})
 
-    def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+    def _notified(self, message: wire.Message) -> Iterator[Delivery]:
         params = message.params or wire.Params()
         turns = [*self._open.values()]
         turn = next((turn for turn in turns if turn.session == params.session_id), None)
@@ -152,9 +151,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
             for event in turn.feed(params.update):
                 yield turn.run, event
 
-    def _requested(
-        self, turn: AcpTurn | None, message: Message[wire.Params, wire.Result], params: wire.Params
-    ) -> Iterator[Delivery]:
+    def _requested(self, turn: AcpTurn | None, message: wire.Message, params: wire.Params) -> Iterator[Delivery]:
         """Answer a request of the agent, or ask the user. Nobody is asked before a prompt and after an interrupt."""
         if turn and turn.is_prompted and not turn.is_dropped:
             yield from self._report_start(turn)
@@ -167,9 +164,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
                 return
         yield self._withdraw(message)
 
-    def _permission(
-        self, turn: AcpTurn, message: Message[wire.Params, wire.Result], tool: wire.Tool
-    ) -> Iterator[Delivery]:
+    def _permission(self, turn: AcpTurn, message: wire.Message, tool: wire.Tool) -> Iterator[Delivery]:
         for event in turn.call(tool):
             yield turn.run, event
         interaction = turn.interaction(_text(message.id), tool, self._choices(message))
@@ -183,14 +178,14 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
             yield turn.run, Progress("denied", f"1 action was denied: {interaction.title}")
         yield self._decide(turn, message, "allow" if is_allowed else "deny")
 
-    def _form(self, turn: AcpTurn, message: Message[wire.Params, wire.Result], title: str, form: Form) -> Delivery:
+    def _form(self, turn: AcpTurn, message: wire.Message, title: str, form: Form) -> Delivery:
         question = Interaction(
             id=_text(message.id), kind="question", title=title, fields=form.questions, choices=QUESTION_CHOICES
         )
         turn.pending[question.id] = Pending(message)
         return turn.run, InteractionRequested(question)
 
-    def _withdraw(self, request: Message[wire.Params, wire.Result]) -> bytes:
+    def _withdraw(self, request: wire.Message) -> bytes:
         """Answer a request that nobody will answer; refuse a request that clinvk does not know."""
         return self._answer(request, _WITHDRAWN.get(request.method))
 
@@ -204,23 +199,23 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
             return True
         return request.approval_mode == "auto" and kind == "edit" and request.sandbox_mode != "read-only"
 
-    def _option(self, choice: Choice, request: Message[wire.Params, wire.Result]) -> wire.PermissionOption | None:
+    def _option(self, choice: Choice, request: wire.Message) -> wire.PermissionOption | None:
         """Return the option of a permission request for a choice, which holds once; None if there is none."""
         kind = "allow_once" if choice.startswith("allow") else "reject_once"
         options = request.params.options if request.params else ()
         return next((option for option in options if option.kind == kind), None)
 
-    def _choices(self, request: Message[wire.Params, wire.Result]) -> tuple[Choice, ...]:
+    def _choices(self, request: wire.Message) -> tuple[Choice, ...]:
         """Return the choices that the agent can honour; any request can be denied."""
         return tuple(each for each in APPROVAL_CHOICES if each.startswith("deny") or self._option(each, request))
 
-    def _decide(self, turn: AcpTurn, request: Message[wire.Params, wire.Result], choice: Choice) -> bytes:
+    def _decide(self, turn: AcpTurn, request: wire.Message, choice: Choice) -> bytes:
         """Answer a permission request; cancel the request if it has no option for the choice."""
         if choice.startswith("deny") and request.params and request.params.tool_call:
             turn.denied.add(request.params.tool_call.tool_call_id)
         return self._answer(request, wire.chosen(self._option(choice, request)))
 
-    def _answered(self, call: Call, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+    def _answered(self, call: Call, message: wire.Message) -> Iterator[Delivery]:
         turn, result = call.turn, message.result or wire.Result()
         if turn.run not in self._open:
             return
@@ -238,7 +233,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         else:
             yield self._proceed(turn)
 
-    def _ending(self, call: Call, message: Message[wire.Params, wire.Result]) -> Ending | None:
+    def _ending(self, call: Call, message: wire.Message) -> Ending | None:
         """Return the ending of a turn if a response ends it; a missing result is that of a successful load."""
         turn, result = call.turn, message.result or wire.Result()
         if turn.is_dropped or (call.method == "session/prompt" and not message.error):

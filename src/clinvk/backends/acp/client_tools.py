@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Host
-from clinvk.backends.mcp_tools import SERVER
+from clinvk.backends.mcp import SERVER
 from clinvk.backends.shared import MODEL_PROMPT
 from clinvk.types.errors import Unsupported
 from clinvk.types.request import RunRequest

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk.backends import acp_wire as wire
-from clinvk.backends.jsonrpc import Message
-from clinvk.backends.mcp_tools import SERVER
+from clinvk.backends.mcp import SERVER
 from clinvk.backends.shared import MessageJoiner, NewText, approval_note, input_paths
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, Cancelled
@@ -27,7 +26,7 @@ _USES_FILES = ("read", "edit", "delete", "move", "search", "execute")
 class Pending(NamedTuple):
     """A permission request, or a form, that waits for an answer; `scope` is what `allow_session` covers."""
 
-    request: Message[wire.Params, wire.Result]
+    request: wire.Message
     scope: str = ""
 
 

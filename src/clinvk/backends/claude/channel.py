@@ -7,6 +7,10 @@ the process.
 Claude Code asks for permission (`can_use_tool`) only with `--permission-prompt-tool=stdio`, which belongs to approval
 mode `ask`. Without the flag, every action that is not allowed is denied, as in a one-shot process. The channel denies
 any request for permission that arrives nevertheless.
+
+The client's tools are an SDK server: MCP messages inside control requests. Claude Code asks for the list of tools once
+and sends every call with the id that the model chose. The answer to a call may come at any later time; Claude Code has
+no time limit for SDK servers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,11 +19,10 @@ import msgspec
 
 from clinvk.backends.base import Channel, Delivery
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.approvals import Approvals, PermissionRequest, control_response, denial
-from clinvk.backends.claude.client_tools import ToolServer
+from clinvk.backends.claude.approvals import Approvals, PermissionRequest, control_response, denial, success
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import initialize, message
-from clinvk.backends.mcp_tools import McpMessage
+from clinvk.backends.mcp import SERVER, McpMessage, ToolServer, call_result
 from clinvk.backends.shared import decode_line
 from clinvk.types.events import AwaitingTools, RunFailed, RunFinished
 from clinvk.types.interaction import InteractionAnswer
@@ -34,6 +37,9 @@ _DENIED = "nobody is there to allow it"
 
 PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtype":"ping"}}\n'
 """An unknown request, which Claude Code refuses immediately, even during a turn."""
+
+_RESERVED_NAMES = ("ToolSearch", "StructuredOutput")
+"""Names of tools that Claude Code does not offer, or whose calls it does not pass on."""
 
 _INTERRUPT = b'{"type":"control_request","request_id":"clinvk-interrupt","request":{"subtype":"interrupt"}}\n'
 
@@ -51,6 +57,33 @@ class _Control(msgspec.Struct, frozen=True):
 _CONTROLS = msgspec.json.Decoder(_Control)
 
 
+class SdkServer(ToolServer):
+    """The server of the client's tools of one process, whose messages come inside control requests."""
+
+    def __init__(self, tools: tuple[ClientTool, ...]) -> None:
+        super().__init__(tools, lambda name: f"{SERVER}_{name}" if name in _RESERVED_NAMES else name)
+        self._waiting: dict[str, tuple[str, int | str | None]] = {}
+
+    def is_waiting(self, call_id: str) -> bool:
+        """Return whether Claude Code waits for the output of a call."""
+        return call_id in self._waiting
+
+    def receive(self, request_id: str, message: McpMessage) -> Iterator[bytes]:
+        """Yield the answer to a message; a call is answered later."""
+        if message.is_call:
+            self._waiting[str(message.params.meta.get("claudecode/toolUseId"))] = request_id, message.id
+        else:  # notifications must be answered too
+            yield _mcp_answer(request_id, 0 if message.id is None else message.id, self.result(message))
+
+    def answer(self, output: ToolOutput) -> bytes:
+        """Return the answer to a call."""
+        return _mcp_answer(*self._waiting.pop(output.call_id), call_result(output))
+
+
+def _mcp_answer(request_id: str, id_: int | str | None, result: dict[str, object]) -> bytes:
+    return success(request_id, {"mcp_response": {"jsonrpc": "2.0", "id": id_, "result": result}})
+
+
 class ConversationChannel(Channel):
     """The channel of a long-lived process, with one run at a time. Each run begins with the warning, if any."""
 
@@ -59,7 +92,7 @@ class ConversationChannel(Channel):
     ) -> None:
         """Without `approvals`, requests for permission are denied."""
         self._run = ""
-        self._tools = ToolServer(tools)
+        self._tools = SdkServer(tools)
         self._is_initialized = False
         self._warning = warning
         self._approvals = approvals

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends import mcp_tools
+from clinvk.backends import mcp
 from clinvk.backends.base import PRIVATE
-from clinvk.backends.claude import client_tools as client_tools_server
 from clinvk.backends.claude.permissions import PermissionFlags
 from clinvk.backends.shared import EFFORT_LEVELS, MODEL_PROMPT, aliases, base64_data, conversation_id, native_effort
 from clinvk.policy.rules import Flags
@@ -31,7 +30,7 @@ def initialize(client_tools: bool = False) -> bytes:
     """
     request: dict[str, object] = {"subtype": "initialize", "systemPromptSnapshot": False}
     if client_tools:
-        request["sdkMcpServers"] = [mcp_tools.SERVER]
+        request["sdkMcpServers"] = [mcp.SERVER]
     control = {"type": "control_request", "request_id": "clinvk-initialize", "request": request}
     return msgspec.json.encode(control) + b"\n"
 
@@ -52,6 +51,13 @@ The third stops the garbage collection timer of Bun, Claude Code's JavaScript ru
 grows. The timer costs half of the processor time of an idle process, and a fifth of the prompts per second while
 several processes start at once. The peak memory of long conversations is the same without the timer.
 """
+
+_CLIENT_TOOLS = (
+    f'--mcp-config={{"mcpServers":{{"{mcp.SERVER}":{{"type":"sdk","name":"{mcp.SERVER}"}}}}}}',
+    f"--allowed-tools=mcp__{mcp.SERVER}",
+)
+_CLIENT_TOOLS_ENVIRONMENT = {"CLAUDE_AGENT_SDK_MCP_NO_PREFIX": "1", "ENABLE_TOOL_SEARCH": "false"}
+"""The model sees the client's own names, and sees all tools from the start."""
 
 MAX_ARGUMENT_BYTES = 128_000
 """Limit for one value; Linux accepts 131071 bytes per argument, including the flag's name."""
@@ -115,11 +121,11 @@ def command(
         flag = "--append-system-prompt-file" if request.own_tools else "--system-prompt-file"
         argv.append(f"{flag}={PRIVATE}/{_SYSTEM_PROMPT}")
     if request.client_tools:
-        argv += client_tools_server.FLAGS
+        argv += _CLIENT_TOOLS
     argv += _unguarded_extra(request.extra) if permissions.is_unguarded else _guarded_extra(request.extra)
     env = {} if permissions.sources is None else {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
     if request.client_tools:
-        env |= client_tools_server.ENVIRONMENT
+        env |= _CLIENT_TOOLS_ENVIRONMENT
     return tuple(argv), files, _ENVIRONMENT | env
 
 

@@ -26,7 +26,7 @@ from clinvk import __version__
 from clinvk.backends.base import Delivery, SteerReply
 from clinvk.backends.codex import approvals, client_tools, failures, wire
 from clinvk.backends.codex.conversation import Conversation, Thread, full_prompt, supports_schema
-from clinvk.backends.jsonrpc import Message, RpcChannel
+from clinvk.backends.jsonrpc import RpcChannel
 from clinvk.backends.shared import base64_data
 from clinvk.types import events
 from clinvk.types.errors import Cancelled
@@ -173,7 +173,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
         lost = failures.exited(exit_code, stderr, run.decoder.last_error)
         return run.ending or msgspec.structs.replace(lost, usage=run.decoder.usage)
 
-    def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+    def _notified(self, message: wire.Message) -> Iterator[Delivery]:
         method, params = message.method, message.params
         conversation = params and next((run for run in self._open.values() if run.thread == params.thread_id), None)
         if method == "item/tool/call" and conversation and params:
@@ -200,7 +200,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
         runs = self._open.values() if thread else ()
         return next((run for run in runs if thread in (run.thread, *run.active_turns)), None)
 
-    def _asked(self, message: Message[wire.Params, wire.Result]) -> Delivery:
+    def _asked(self, message: wire.Message) -> Delivery:
         """Ask the user of the run, or refuse the request if nobody is to be asked."""
         params = message.params
         run = self._run_of(params.thread_id) if params and self._asks else None
@@ -288,9 +288,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
         for conversation in closing.waiting:
             yield self._ask_thread(conversation)
 
-    def _answered(
-        self, call: Conversation | _Closing | _Steering, message: Message[wire.Params, wire.Result]
-    ) -> Iterator[Delivery]:
+    def _answered(self, call: Conversation | _Closing | _Steering, message: wire.Message) -> Iterator[Delivery]:
         if isinstance(call, _Closing):
             yield from self._closed(call)
         elif isinstance(call, _Steering):

@@ -10,7 +10,6 @@ import msgspec
 
 from clinvk.backends.codex import wire
 from clinvk.backends.codex.turn import TurnDecoder
-from clinvk.backends.jsonrpc import Message
 from clinvk.backends.shared import with_schema, with_system_prompt
 from clinvk.types.events import Ending, Usage
 from clinvk.types.record import Resume
@@ -57,7 +56,7 @@ class Conversation:
         self.ending: Ending | None = None
         self.calls: set[str] = set()
         self.requests: dict[str, int | str | None] = {}
-        self.asked: dict[str, Message[wire.Params, wire.Result]] = {}
+        self.asked: dict[str, wire.Message] = {}
         self.changes: dict[str, tuple[wire.Change, ...]] = {}
         self.answer_usage: Usage | None = None
         before = (thread.used if thread else None) if resume else Usage()

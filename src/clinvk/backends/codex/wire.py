@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from clinvk.backends.forms import Form
-from clinvk.backends.jsonrpc import Message
+from clinvk.backends import jsonrpc
+from clinvk.backends.mcp import Form
 from clinvk.backends.shared import EpochSeconds, decode_line, edit_title, unified_diff
 from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
 from clinvk.types.record import LimitWindow
@@ -361,7 +361,8 @@ class Result(msgspec.Struct, frozen=True):
     turn: Turn | None = None
 
 
-MESSAGES = msgspec.json.Decoder(Message[Params, Result])
+Message = jsonrpc.Message[Params, Result]
+MESSAGES = msgspec.json.Decoder(Message)
 
 
 def is_read(method: str, params: Params) -> bool:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Delivery, Host, Report
 from clinvk.backends.gemini import prompt_delivery
 from clinvk.backends.gemini.decoder import GeminiDecoder
-from clinvk.backends.mcp_tools import SERVER, BridgedServer
+from clinvk.backends.mcp import SERVER, BridgedServer
 from clinvk.backends.shared import OneShotChannel
 from clinvk.types.events import ToolCall, ToolResult
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput

@@ -5,8 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 
 from clinvk.backends.base import Backend
-from clinvk.backends.presets import PRESETS, enabling_command
-from clinvk.backends.registry import Backends
+from clinvk.backends.registry import PRESETS, Backends, enabling_command
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.terminal.output import columns, print_json, print_text

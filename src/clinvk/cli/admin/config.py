@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clinvk.backends.presets import PRESETS
-from clinvk.backends.registry import unknown_backend
+from clinvk.backends.registry import PRESETS, unknown_backend
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import CommandContext, redefinitions
 from clinvk.cli.terminal.output import WOULD_EXECUTE, print_json, print_text

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from clinvk.backends.presets import PRESETS
-from clinvk.backends.registry import BUILT_IN, KEPT_BY_DEFAULT, Backends, Definition, unknown_backend, with_definitions
+from clinvk.backends import registry
+from clinvk.backends.registry import BUILT_IN, PRESETS, Backends
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
@@ -31,9 +31,9 @@ def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backen
         return built_in
     settings = trace(config, environ, {}, [*BUILT_IN, *names], ignore_invalid).settings
     own = {name: settings.backend(name) for name in names}
-    return with_definitions(
+    return registry.with_definitions(
         {
-            name: Definition(each.acp, each.command, each.folders)
+            name: registry.Definition(each.acp, each.command, each.folders)
             for name, each in own.items()
             if each.acp or each.command or name in PRESETS
         }
@@ -95,7 +95,7 @@ class CommandContext:
         """Load the settings with the source of each one; pass every error to `reject`."""
         flags = self.flags
         if flags.backend is not None and flags.backend not in self.backends:
-            raise BackendUnavailable(unknown_backend(flags.backend, self.backends))
+            raise BackendUnavailable(registry.unknown_backend(flags.backend, self.backends))
         given: dict[str, object] = {
             "default_backend": flags.backend,
             "output.format": flags.output_format,
@@ -103,7 +103,7 @@ class CommandContext:
             "warm.command_line": False if getattr(flags, "no_server", False) else None,
             **self._more,
         }
-        defaults = {("warm", "kept_backends"): KEPT_BY_DEFAULT}
+        defaults = {("warm", "kept_backends"): registry.KEPT_BY_DEFAULT}
         found = trace(flags.config, self.environ, given, self.backends, reject, defaults)
         for keys, mistake in redefinitions(found.settings).items():
             reject(ConfigError(f"{found.places[keys]}: {mistake}"))
