@@ -1,6 +1,5 @@
 """OpenAI's own Python SDK, unmodified, against the server on a real socket with a scripted agent behind it."""
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 import openai
 import pydantic
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from scripted import Scripted
@@ -57,19 +56,6 @@ async def test_chat_completion_is_answered(scripted: Scripted) -> None:
     assert again.created >= got.created > 1_700_000_000
 
 
-async def test_blocking_client_works(scripted: Scripted) -> None:
-    scripted.play(claude_says("Hello"))
-
-    def ask(port: int) -> str | None:
-        with OpenAI(base_url=f"http://127.0.0.1:{port}/openai/v1", api_key="x", max_retries=0) as sdk:
-            streamed = sdk.chat.completions.create(model="claude", messages=HI, stream=True)
-            text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
-            return text + (sdk.chat.completions.create(model="claude", messages=HI).choices[0].message.content or "")
-
-    async with serving(scripted.env) as server:
-        assert await asyncio.to_thread(ask, server.port) == "HelloHello"
-
-
 async def test_chunks_arrive_while_the_agent_runs(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
@@ -98,20 +84,6 @@ async def test_stream_chunks_follow_openai_order(scripted: Scripted) -> None:
     assert [chunk.usage is None for chunk in chunks] == [True, True, True, False]
     assert {chunk.model for chunk in chunks} == {"opus"}
     assert len({(chunk.id, chunk.created) for chunk in chunks}) == 1
-
-
-async def test_sdk_stream_helper_collects_the_answer(scripted: Scripted) -> None:
-    scripted.play(claude_says("Hello ", "you"))
-    async with serving(scripted.env) as server, client(server) as sdk:
-        async with sdk.chat.completions.stream(
-            model="claude", messages=HI, stream_options={"include_usage": True}
-        ) as stream:
-            deltas = [event.delta async for event in stream if event.type == "content.delta"]
-        completion = await stream.get_final_completion()
-    assert "".join(deltas) == "Hello you"
-    assert completion.choices[0].message.content == "Hello you"
-    assert completion.usage
-    assert completion.usage.total_tokens == 17
 
 
 class Point(pydantic.BaseModel):

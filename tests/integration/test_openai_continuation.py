@@ -242,13 +242,3 @@ async def test_system_message_is_sent_again_after_a_failed_turn(scripted: Script
         await client.responses.create(model=backend, input="so?", previous_response_id=second.id)
         assert await store.count() == 1
     assert ["be kind" in whole(call) for call in scripted.calls()[-2:]] == [True, False]
-
-
-async def test_retrieved_instructions_are_unaffected_by_earlier_system_messages(scripted: Scripted) -> None:
-    scripted.play(claude_says("hello", session=SESSION))
-    async with clients(scripted) as (client, _):
-        first = await client.responses.create(model="claude", input=[developer("be kind"), user("hi")])
-        second = await client.responses.create(
-            model="claude", instructions="be long", input="and?", previous_response_id=first.id
-        )
-        assert await client.responses.retrieve(second.id) == second

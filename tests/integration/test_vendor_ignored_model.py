@@ -27,6 +27,9 @@ async def test_unknown_model_name_is_reported_as_ignored(
             for stream in (False, True):
                 answer = await server.client.post(path, json={**body, "model": "cluade", "stream": stream})
                 assert (answer.status_code, answer.headers.get("x-clinvk-ignored")) == (200, "model"), path
+                assert '"model":"cluade"' in answer.text
+    assert {call.name for call in scripted.calls()} == {"claude"}
+    assert not [call for call in scripted.calls() if "cluade" in call.argv]
 
 
 async def test_effective_model_name_is_not_reported_as_ignored(scripted: Scripted) -> None:
