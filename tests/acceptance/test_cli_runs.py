@@ -19,9 +19,6 @@ from clinvk.cli.sessions.runs import list_all
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.table import width
 from clinvk.dialects.rest.views import RunItem, RunView
-from clinvk.store.protocol import Page, RunQuery
-from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.types.record import RunRecord
 from scripted.steps import claude_says, exits, says, stderr, wait_for
 
 T = TypeVar("T")
@@ -157,25 +154,6 @@ def test_paged_list_skips_parts_and_repeats_no_run(
         assert [run.id for run in told.runs] == runs[: limit or None]
 
 
-def test_list_reads_only_one_extra_run_unless_it_skips_parts(clinvk: Clinvk, monkeypatch: pytest.MonkeyPatch) -> None:
-    pages: list[tuple[int, int]] = []
-    read = SqliteStore.runs
-
-    async def runs(store: SqliteStore, query: RunQuery) -> Page[RunRecord]:
-        pages.append((query.limit, query.offset))
-        return await read(store, query)
-
-    monkeypatch.setattr(SqliteStore, "runs", runs)
-    for prompt in ("one", "two", "three"):
-        asked(clinvk, prompt)
-    for with_parts in (True, False):
-        assert list_in_process(clinvk, RunsFlags(limit=1, parts=with_parts)) == 0
-    assert pages == [(2, 0), (2, 0)]
-    assert clinvk.run("parallel", stdin=json.dumps([{"prompt": "one"}] * 3).encode()).returncode == 0
-    assert list_in_process(clinvk, RunsFlags(limit=1)) == 0
-    assert pages[2:] == [(2, 0), (500, 2)]
-
-
 def test_run_of_another_process_is_listed_as_running_until_that_process_dies(clinvk: Clinvk) -> None:
     clinvk.agent.play([wait_for(clinvk.folder / "never")])
     with clinvk.started("hello") as process:
@@ -253,11 +231,3 @@ def test_output_fits_the_terminal_and_escapes_control_characters(clinvk: Clinvk,
     assert b"\x1b" not in terminal.read + shown.read
     head = shown.read.decode().partition("── prompt ──")[0]
     assert "長" not in head
-
-
-def test_state_is_colored_on_a_terminal_unless_no_color_is_set(clinvk: Clinvk) -> None:
-    failed_chain(clinvk)
-    for arguments, env, is_colored in ((["list"], {}, True), (["list"], {"NO_COLOR": "1"}, False)):
-        with on_terminal(clinvk, "runs", *arguments, env=env) as terminal:
-            assert terminal.ended() == 0
-        assert (b"\x1b[31mfailed" in terminal.read) is is_colored

@@ -58,13 +58,9 @@ def test_doctor_reports_a_database_that_is_away_and_continues(clinvk: Clinvk) ->
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://u:unspoken@ss@h/d",
-        "postgresql://u:un/spoken@h/d",
-        "mysql://u:unspoken@h",
-        "postgresql://h/d?password=unspoken",
-        "postgresql://u:unspoken@127.0.0.1:1/d",
-        "postgresql://u:unspoken@h/d?nonsense=1",
-        "postgresql://u:unsp%oken@h/d",
+        *("postgresql://u:unspoken@ss@h/d", "postgresql://u:un/spoken@h/d", "mysql://u:unspoken@h"),
+        *("postgresql://h/d?password=unspoken", "postgresql://u:unspoken@127.0.0.1:1/d"),
+        *("postgresql://u:unspoken@h/d?nonsense=1", "postgresql://u:unsp%oken@h/d"),
         "postgresql://u:unspoken@h:x/d",
     ],
 )

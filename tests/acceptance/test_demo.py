@@ -31,11 +31,6 @@ SHOWN = (
     "With your own login",
     "The server and its agents have stopped",
 )
-BROKEN = """#!/bin/sh
-[ "$1" = --version ] && exec echo codex-cli 0.0.0
-echo "a broken agent" >&2
-exit 9
-"""
 
 
 @pytest.fixture
@@ -127,19 +122,4 @@ def test_demo_without_an_agent_names_the_missing_agent_and_the_fix(folder: Path)
         shown, complaints = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, shown) == (1, "")
     assert complaints == f"\ndemo: {folder}/claude is missing: run `make demo`, which installs claude\n"
-    assert leftovers(folder) == []
-
-
-def test_demo_with_a_failing_agent_prints_the_agents_output(folder: Path) -> None:
-    agents = folder / "agents"
-    agents.mkdir()
-    (agents / "claude").symlink_to(AGENTS / "claude")
-    (agents / "codex").write_text(BROKEN)
-    (agents / "codex").chmod(0o755)
-    with demo(folder, agents) as process:
-        shown, complaints = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1
-    assert complaints.startswith("\ndemo: `clinvk --no-server --new -b codex ")
-    assert "exited with 9" in complaints
-    assert "a broken agent" in shown
     assert leftovers(folder) == []

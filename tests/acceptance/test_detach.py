@@ -61,13 +61,6 @@ def test_followed_prompt_on_a_terminal_shows_a_status_line_until_its_answer_and_
     assert "·" not in terminal.all_read.decode()
 
 
-def test_prompt_in_the_background_prints_only_its_id_in_a_pipe(clinvk: Clinvk, server: Server) -> None:
-    clinvk.agent.play(claude_says("x"))
-    run_id = clinvk.run("--detach", "hello").stdout.removesuffix("\n")
-    assert len(run_id) == 32
-    until(lambda: state(clinvk, run_id) == "finished")
-
-
 def test_prompt_in_the_background_prints_json_if_the_flags_say_so(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     told = json.loads(clinvk.run("--detach", "-o", "json", "hello").stdout)

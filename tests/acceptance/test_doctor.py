@@ -162,13 +162,6 @@ def test_invalid_settings_are_all_reported_and_exit_with_3(clinvk: Clinvk) -> No
     assert done.stdout.endswith("not usable: the settings are invalid (agents: claude)\n")
 
 
-def test_invalid_yaml_exits_with_3(clinvk: Clinvk) -> None:
-    clinvk.settings("server: [")
-    code, report = doctor(clinvk)
-    assert (code, report["usable"]) == (3, False)
-    assert said(report, "invalid")[0][1].startswith(f"{clinvk.config}:2: is not valid YAML")
-
-
 def test_disabled_agent_is_skipped(clinvk: Clinvk) -> None:
     clinvk.settings("backends: {claude: {enabled: false}}")
     code, report = doctor(clinvk)
@@ -277,13 +270,7 @@ def test_agent_that_cannot_stay_warm_is_usable_with_a_warning(clinvk: Clinvk) ->
                 "none of gemini (warm.kept_backends)",
             ),
         ),
-        (
-            "warm: {kept_backends: [gemini, codex, claude], max_memory_mb: 0}",
-            ("ok", "clinvk serve keeps up to 4 processes of gemini, codex, claude"),
-        ),
         ("warm: {enabled: false}", ("skipped", "each prompt starts a new process: warm.enabled: false")),
-        ("warm: {max_processes: 0}", ("skipped", "each prompt starts a new process: warm.max_processes: 0")),
-        ("warm: {kept_backends: []}", ("skipped", "each prompt starts a new process: warm.kept_backends: []")),
         (
             "agents: {max_open_files: 500}",
             ("skipped", "each prompt starts a new process: limits such as agents.max_memory_mb apply to each run"),
@@ -294,13 +281,6 @@ def test_warm_processes_and_their_agents_are_reported(clinvk: Clinvk, settings: 
     clinvk.settings(settings)
     env = {} if "enabled" in settings else KEPT
     assert said(json.loads(clinvk.run("doctor", "--json", env=env).stdout), "warm") == [told]
-
-
-def test_prestart_of_an_agent_that_is_not_kept_is_reported(clinvk: Clinvk) -> None:
-    clinvk.settings("warm: {prestart: [gemini, codex]}")
-    told = said(json.loads(clinvk.run("doctor", "--json", env=KEPT).stdout), "warm")
-    assert [status for status, _ in told] == ["ok", "warning"]
-    assert told[1][1] == "warm.prestart does not start gemini: not in warm.kept_backends"
 
 
 def test_directory_that_the_server_would_refuse_is_reported(clinvk: Clinvk) -> None:
@@ -382,12 +362,6 @@ def test_use_of_a_running_server_is_reported_with_the_reason(clinvk: Clinvk) -> 
     assert clinvk.agent.calls() == []
 
 
-def test_variable_with_a_missing_underscore_is_reported(clinvk: Clinvk) -> None:
-    done = clinvk.run("doctor", env={"CLINVK_SERVER_PORT": "1", "CLINVK_DEFAULT_BACKEND": "claude"})
-    assert "CLINVK_SERVER_PORT has no effect; did you mean CLINVK_SERVER__PORT?" in done.stdout
-    assert done.stdout.count("has no effect") == 1
-
-
 def test_configured_cgroup_is_checked(clinvk: Clinvk) -> None:
     """The machine decides whether there can be one: then a prompt runs, and else neither does."""
     clinvk.settings("agents: {cgroup: true}\n")
@@ -418,13 +392,3 @@ def _answer(server: socket.socket, pieces: Sequence[bytes]) -> None:
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(0.05)
-
-
-def test_run_limit_is_reported_with_its_reason(clinvk: Clinvk) -> None:
-    ((status, message),) = said(doctor(clinvk)[1], "runs")
-    assert status == "ok"
-    assert "MB of memory" in message
-    clinvk.settings("server: {max_concurrent_runs: 400, max_concurrent_per_backend: 5}\n")
-    assert said(doctor(clinvk)[1], "runs") == [
-        ("ok", "up to 400 runs at once (5 per agent): set by server.max_concurrent_runs")
-    ]

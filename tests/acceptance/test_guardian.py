@@ -198,21 +198,6 @@ def _is_at_work(pid: int) -> bool:
     return bool(int(ignored.split()[1], 16) & 1 << signal.SIGHUP - 1)
 
 
-def test_killed_guardian_is_replaced(scripted: Scripted) -> None:
-    scripted.play([*BEGUN, spawn("all"), hang()])
-    with Server(scripted) as server:
-        server.ready().detached("hello")
-        first = guardian(server.process.pid)
-        first.kill()
-        until(lambda: [found for found in guardians(server.process.pid) if found.pid != first.pid] != [])
-        assert len(scripted.alive()) >= 1
-        second = guardian(server.process.pid)
-        until(lambda: len(scripted.grandchildren()) == 1)
-        server.kill()
-        until(lambda: gone(second))
-    assert scripted.alive() == []
-
-
 def test_guardian_is_small_and_inherits_nothing_from_clinvk(scripted: Scripted) -> None:
     with Server(scripted, {"CLINVK_API_KEYS": "sk-secret"}) as server:
         guarding = guardian(server.ready().process.pid)
@@ -229,14 +214,4 @@ def test_guardian_exits_with_its_server(scripted: Scripted) -> None:
     with Server(scripted) as server:
         guarding = guardian(server.ready().process.pid)
         assert server.stop() == 0
-        assert gone(guarding)
-
-
-def test_guardian_exits_with_its_command(clinvk: Clinvk) -> None:
-    go = clinvk.folder / "go"
-    clinvk.agent.play([wait_for(go), *claude_says("x")])
-    with clinvk.started("-o", "text", "hello") as process:
-        guarding = guardian(process.pid)
-        go.touch()
-        assert process.wait(30) == 0
         assert gone(guarding)

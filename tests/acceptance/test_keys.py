@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from acceptance.command import Clinvk
 from acceptance.server import Server
 from scripted import Scripted
@@ -41,6 +39,9 @@ def test_create_rejects_invalid_arguments(clinvk: Clinvk) -> None:
         ["a", "--allow-dir", ""],
         ["a", "--allow-dir", "/no/such/place"],
         ["a", "--burst", "3"],
+        ["a", "--rate", "0.0000001"],
+        ["a", "--rate", "1000000.5"],
+        ["a", "--rate", "1", "--burst", "1000001"],
         ["a", "--expires", "0"],
         ["a", "--expires", "soon"],
         ["a", "--expires", "999999w"],
@@ -51,26 +52,6 @@ def test_create_rejects_invalid_arguments(clinvk: Clinvk) -> None:
     assert json.loads(clinvk.run("keys", "list", "--json").stdout) == {"keys": []}
 
 
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["--rate", "0.0000001"], "--rate: 1e-07 is not from 0.0001 to 1,000,000"),
-        (["--rate", "1000000.5"], "--rate: 1000000.5 is not from 0.0001 to 1,000,000"),
-        (["--rate", "1", "--burst", "1000001"], "--burst: 1000001 is not from 1 to 1,000,000"),
-    ],
-)
-def test_create_rejects_out_of_range_rates_and_bursts(clinvk: Clinvk, words: list[str], why: str) -> None:
-    done = clinvk.run("keys", "create", "ana", *words)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {why}\n")
-
-
-@pytest.mark.parametrize(("rate", "burst"), [("0.0001", "1000000"), ("1e6", "1")])
-def test_create_accepts_rates_at_both_limits(clinvk: Clinvk, rate: str, burst: str) -> None:
-    assert clinvk.run("keys", "create", "ana", "--rate", rate, "--burst", burst).returncode == 0
-    (item,) = json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]
-    assert item["limits"] == {"rate_rps": float(rate), "burst": int(burst)}
-
-
 def test_dry_run_creates_and_revokes_nothing(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "create", "ana", "--dry-run").stdout == ""
     assert clinvk.run("keys", "create", "ana").returncode == 0
@@ -78,14 +59,6 @@ def test_dry_run_creates_and_revokes_nothing(clinvk: Clinvk) -> None:
     for words in (["create", "ana"], ["create", "a b"], ["revoke", "ben"]):
         assert clinvk.run("keys", *words, "--dry-run").returncode == 1, words
     assert len(json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]) == 1
-
-
-def test_server_does_not_start_with_an_empty_key_file(clinvk: Clinvk) -> None:
-    clinvk.run("keys", "create", "ana")
-    assert clinvk.run("keys", "revoke", "ana").returncode == 0
-    done = clinvk.run("serve", "--port", "0")
-    assert done.returncode == 3
-    assert "keys.json contains no key. Create one: clinvk keys create NAME. To require none: rm /" in done.stderr
 
 
 def test_server_requires_the_created_key(clinvk: Clinvk, scripted: Scripted) -> None:

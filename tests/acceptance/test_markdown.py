@@ -49,11 +49,6 @@ def test_answer_is_not_rendered_if_the_user_does_not_want_that(
     assert b"**bold**" in terminal.all_read
 
 
-def test_answer_is_not_rendered_in_a_pipe(clinvk: Clinvk) -> None:
-    clinvk.agent.play(claude_says(ANSWER))
-    assert clinvk.run("-o", "text", "hello").stdout == ANSWER
-
-
 def test_followed_run_is_rendered_on_a_terminal(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says(ANSWER))
     assert clinvk.run("hello").returncode == 0

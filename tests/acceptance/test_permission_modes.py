@@ -6,7 +6,6 @@ import os
 import pytest
 
 from acceptance.command import Clinvk
-from acceptance.terminal import on_terminal
 from scripted.steps import claude_says
 
 
@@ -29,12 +28,6 @@ def test_flags_are_accepted_before_and_after_the_prompt(clinvk: Clinvk, argument
     assert (done.returncode, done.stdout) == (0, "x\n")
     assert clinvk.prompts == ["a prompt"]
     assert any("opus" in word for word in clinvk.agent.calls()[0].argv)
-
-
-@pytest.mark.parametrize("words", [["--", "--help"], ["--", "sessions"], ["serve the people"], ["Hi"]])
-def test_prompt_may_look_like_a_flag_or_a_command(clinvk: Clinvk, words: list[str]) -> None:
-    assert clinvk.run(*words).returncode == 0
-    assert clinvk.prompts == [words[-1]]
 
 
 @pytest.mark.parametrize(
@@ -88,14 +81,6 @@ def test_version_is_printed(clinvk: Clinvk, arguments: list[str]) -> None:
 def test_help_is_printed(clinvk: Clinvk, arguments: list[str], shown: str) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stderr, shown in done.stdout) == (0, "", True)
-
-
-@pytest.mark.parametrize(("env", "is_bold"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
-def test_help_has_bold_headings_on_a_terminal(clinvk: Clinvk, env: dict[str, str], is_bold: bool) -> None:
-    with on_terminal(clinvk, "help", env=env) as terminal:
-        assert terminal.ended() == 0
-    assert (b"\x1b[1mrun agents and see what happened:\x1b[0m" in terminal.all_read) is is_bold
-    assert (b"\x1b" in terminal.all_read) is is_bold
 
 
 def test_help_is_utf_8_in_any_locale(clinvk: Clinvk) -> None:

@@ -98,6 +98,7 @@ def test_stop_and_interrupt_cancel_the_run(clinvk: Clinvk, key: bytes) -> None:
     assert not any(answer["behavior"] == "allow" for answer in clinvk.agent.approvals())
 
 
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 def test_keys_typed_ahead_answer_nothing(clinvk: Clinvk) -> None:
     play(clinvk, bash(COMMAND))
     with on_terminal(clinvk, *ASK) as terminal:
@@ -111,6 +112,7 @@ def test_keys_typed_ahead_answer_nothing(clinvk: Clinvk) -> None:
         assert terminal.ended() == 0
 
 
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 def test_edited_command_is_shown_and_allowed(clinvk: Clinvk, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\ngrep -qx "pytest -x" "$1" && echo "pytest -q" > "$1"\n')
@@ -127,6 +129,7 @@ def test_edited_command_is_shown_and_allowed(clinvk: Clinvk, tmp_path: Path) -> 
     assert clinvk.agent.approvals() == [{"behavior": "allow", "updatedInput": {"command": "pytest -q"}}]
 
 
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 def test_command_is_edited_on_a_line_without_an_editor(clinvk: Clinvk) -> None:
     play(clinvk, bash(COMMAND))
     with on_terminal(clinvk, *ASK) as terminal:
@@ -161,6 +164,7 @@ def test_expired_question_is_denied(clinvk: Clinvk) -> None:
     assert clinvk.agent.approvals() == [{"behavior": "deny", "message": "nobody answered in time"}]
 
 
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 def test_hostile_content_cannot_control_the_terminal(clinvk: Clinvk, tmp_path: Path) -> None:
     pager = tmp_path / "pager"
     pager.write_text('#!/bin/sh\nwc -c < "$1"\n')
@@ -189,6 +193,7 @@ def test_hostile_content_cannot_control_the_terminal(clinvk: Clinvk, tmp_path: P
         assert terminal.ended() == 7
 
 
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 @pytest.mark.parametrize("mode", ["default", "auto"])
 def test_setting_makes_the_default_mode_ask_on_a_terminal(clinvk: Clinvk, mode: str) -> None:
     clinvk.settings("interactions: {ask_on_terminal: true}\n")
@@ -246,6 +251,7 @@ def test_show_and_follow_say_what_is_asked_and_how_it_ended(clinvk: Clinvk) -> N
     assert (again.returncode, "answered before: allow, by this machine's user" in again.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -280,28 +280,6 @@ def test_apply_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, reposi
     assert repository.branches() == ["main"]
 
 
-def test_apply_keeps_the_current_directory_when_its_contents_are_replaced(
-    clinvk: Clinvk, repository: Repository
-) -> None:
-    worktree = changed_worktree(repository, **{"inner/new": "new\n"}, without=("inner/b",))
-    inner = repository.path / "inner"
-    directory = os.open(inner, os.O_RDONLY)  # while it is open, no other gets its number
-    try:
-        done = clinvk.run("worktrees", "apply", worktree.id, before="cd project/inner")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert os.path.samestat(os.fstat(directory), inner.stat())
-    finally:
-        os.close(directory)
-    assert [file.name for file in inner.iterdir()] == ["new"]
-
-
-def test_apply_works_from_a_deleted_directory(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = changed_worktree(repository)
-    done = clinvk.run("worktrees", "apply", worktree.id, before="mkdir gone; cd gone; rmdir ../gone")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert repository.files()["a.txt"] == b"two\n"
-
-
 def test_apply_json_reports_the_files_and_the_repository(clinvk: Clinvk, repository: Repository) -> None:
     worktree = changed_worktree(repository)
     done = clinvk.json(WorktreeApplied, "worktrees", "apply", worktree.id, "--keep")
