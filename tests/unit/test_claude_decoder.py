@@ -1,7 +1,6 @@
 """Recordings of Claude Code 2.1.197 and 2.1.332 as events."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,280 +21,24 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.request import RunRequest
+from recordings import decoded, expected_events, recorded
 
 NO_LOGIN = "claude is not logged in, or not allowed (run claude and /login, or set ANTHROPIC_API_KEY): "
-RECORDINGS = Path(__file__).parent / "recordings" / "claude"
-NAMES = sorted(path.stem for path in RECORDINGS.glob("*.stdout"))
-OPUS = "claude-opus-4-8[1m]"
-NEWER = "claude-opus-5-5"
-
-
-def recorded(name: str) -> tuple[list[bytes], int, bytes]:
-    stderr = RECORDINGS / f"{name}.stderr"
-    return (
-        (RECORDINGS / f"{name}.stdout").read_bytes().splitlines(),
-        int((RECORDINGS / f"{name}.exit").read_text()),
-        stderr.read_bytes() if stderr.exists() else b"",
-    )
+EXPECTED = expected_events("claude")
 
 
 def decode(lines: Iterable[bytes], exit_code: int = 0, stderr: bytes = b"") -> list[Event]:
-    channel = Claude().channel(Launch(argv=("claude",)), Host())
-    channel.start("run", RunRequest(prompt="x"), None)
-    deliveries = [delivery for line in lines for delivery in channel.receive(line)]
-    deliveries += channel.closed(exit_code, stderr)
-    return [delivery[1] for delivery in deliveries if isinstance(delivery[1], Event)]
+    return decoded(Claude().channel(Launch(argv=("claude",)), Host()), lines, exit_code, stderr)
 
 
-def words(*texts: str) -> list[Event]:
-    return [TextDelta(text) for text in texts]
-
-
-def finished(inputs: int, outputs: int, cached: int, cost: float, turns: int = 1) -> RunFinished:
-    return RunFinished("end_turn", Usage(inputs, outputs, cached), cost, None, turns)
-
-
-def failed(code: str, message: str, usage: Usage | None = None, cost: float = 0) -> RunFailed:
-    return RunFailed(code, message, None, usage or Usage(), cost)
-
-
-GOLDEN: dict[str, list[Event]] = {
-    "text": [
-        RunStarted(OPUS, "345b9cfa-a9a1-4ad2-b3c1-7aedd7ca9721"),
-        *words("word1 ", "word2 ", "word3 ", "word4 ", "word5"),
-        finished(19004, 5, 7, 0.0951135),
-    ],
-    "think": [
-        RunStarted(OPUS, "0f0c35d3-568c-4b04-b33e-6a0bb3386011"),
-        *[ThinkingDelta(text) for text in ("think1 ", "think2 ", "think3 ")],
-        *words("word1 ", "word2 ", "word3"),
-        finished(19005, 3, 7, 0.0950685),
-    ],
-    "tool_allowed": [
-        RunStarted(OPUS, "bb8f202a-5110-4956-9262-593b606d0c70"),
-        ToolCall("toolu_174bfdd3fa394746", "Bash", {"command": "echo hi-from-tool", "description": "run"}),
-        ToolResult("toolu_174bfdd3fa394746", "hi-from-tool"),
-        *words("word1 ", "word2 ", "word3"),
-        finished(38098, 6, 14, 0.190577, turns=2),
-    ],
-    "tool_denied": [
-        RunStarted(OPUS, "5ba202d0-343d-4804-89e7-99e4f8000656"),
-        ToolCall("toolu_56b3dd4eb1b146b3", "Bash", {"command": "touch made1", "description": "run"}),
-        ToolResult(
-            "toolu_56b3dd4eb1b146b3",
-            "touch in '/home/claude/project/made1' was blocked. For security, Claude Code may only create or modify "
-            "files in the allowed working directories for this session: '/home/claude/project'.",
-            is_error=True,
-        ),
-        *words("word1 ", "word2 ", "word3"),
-        Progress("denied", "1 action was denied: Bash; approval_mode and sandbox_mode say what is allowed"),
-        finished(38141, 6, 14, 0.190792, turns=2),
-    ],
-    "tool_write": [
-        RunStarted(OPUS, "1780d5e2-d633-4e1b-87ed-86f245065f03"),
-        ToolCall("toolu_c37823eb1ab14336", "Write", {"file_path": "/home/claude/project/w1.txt", "content": "abc"}),
-        ToolResult(
-            "toolu_c37823eb1ab14336",
-            "File created successfully at: /home/claude/project/w1.txt "
-            "(file state is current in your context — no need to Read it back)",
-        ),
-        *words("word1 ", "word2 ", "word3"),
-        finished(38143, 6, 14, 0.190802, turns=2),
-    ],
-    "stream_no_partial": [
-        RunStarted(OPUS, "a7312e4b-4675-499b-8578-f76257a455fe"),
-        *words("word1 word2 word3"),
-        finished(19003, 3, 7, 0.0950585),
-    ],
-    "drop": [
-        RunStarted(OPUS, "d8797275-f945-41c0-826f-4bb791dc579c"),
-        *words("word1 ", "word2 ", "word3 word4 word5 word6 word7 word8 word9"),
-        finished(19001, 9, 7, 0.0951985),
-    ],
-    "drop_nofallback": [
-        RunStarted(OPUS, "2bf2d768-8a1f-4168-9a41-77624c716ddd"),
-        failed(
-            "agent_overloaded",
-            "API Error: Connection to the API was lost (ECONNRESET). This is usually temporary — try again.",
-            Usage(input_tokens=19005, cached_tokens=7),
-        ),
-    ],
-    "midstream": [
-        RunStarted(OPUS, "a98ca77d-32c5-41e5-96e9-8ec270309b87"),
-        *words("word1 word2 word3 word4 word5"),
-        finished(76013, 8, 28, 0.380139),
-    ],
-    "maxturns": [
-        RunStarted(OPUS, "db2239b7-2516-49e6-939c-db629e14768a"),
-        ToolCall("toolu_b0e42aaa7fea4c6c", "Bash", {"command": "echo a", "description": "run"}),
-        ToolResult("toolu_b0e42aaa7fea4c6c", "a"),
-        ToolCall("toolu_83ca0ff420094d7a", "Bash", {"command": "echo a", "description": "run"}),
-        ToolResult("toolu_83ca0ff420094d7a", "a"),
-        RunFinished("max_turns", Usage(38091, 6, 14), 0.190542, None, 3),
-    ],
-    "budget": [
-        RunStarted(OPUS, "96e65ac4-482e-4b89-9836-952a22ab1223"),
-        ToolCall("toolu_e7b0275903b34690", "Bash", {"command": "echo a", "description": "run"}),
-        ToolResult("toolu_e7b0275903b34690", "a"),
-        ToolCall("toolu_4621d1872a4948c7", "Bash", {"command": "echo a", "description": "run"}),
-        ToolResult("toolu_4621d1872a4948c7", "a"),
-        ToolCall("toolu_b0251810970648c3", "Bash", {"command": "echo a", "description": "run"}),
-        RunFinished("max_budget", Usage(57336, 9, 21), 0.2868105, None, 3),
-    ],
-    "err400": [
-        RunStarted(OPUS, "743749ca-fa0d-4380-9389-987aebed03a2"),
-        failed("agent_rejected", "API Error: 400 bad request (fake)"),
-    ],
-    "err401_retries0": [
-        RunStarted(OPUS, "3f92f53f-b37d-4af0-82be-4083ca8fe7d4"),
-        failed("agent_unauthenticated", f"{NO_LOGIN}Invalid API key · Fix external API key"),
-    ],
-    "err429_retries1": [
-        RunStarted(OPUS, "29967a28-ec42-4138-a017-e45a5653b5b3"),
-        Progress("retry", "the model API answered 429 (rate_limit); retry 1 of 1 in 0.6 s"),
-        failed("agent_rate_limited", "API Error: Request rejected (429) · rate limited (fake)"),
-    ],
-    "err500_retries1": [
-        RunStarted(OPUS, "0856efb7-2613-4ba6-8b48-973c1087e9f7"),
-        Progress("retry", "the model API answered 500 (server_error); retry 1 of 1 in 0.6 s"),
-        failed(
-            "agent_overloaded",
-            "API Error: 500 internal (fake). This is a server-side issue, usually temporary — try again in a moment. "
-            "If it persists, check your inference gateway (127.0.0.1:18099).",
-        ),
-    ],
-    "err500_then_ok": [
-        RunStarted(OPUS, "85ad7456-753d-48cc-976f-2d13614afad5"),
-        Progress("retry", "the model API answered 500 (server_error); retry 1 of 10 in 0.5 s"),
-        Progress("retry", "the model API answered 500 (server_error); retry 2 of 10 in 1.2 s"),
-        *words("word1 ", "word2 ", "word3"),
-        finished(19009, 3, 7, 0.0950885),
-    ],
-    "nokey": [
-        RunStarted(OPUS, "4784ccb5-9cef-4836-ae19-d7a6fc8e1883"),
-        failed("agent_unauthenticated", f"{NO_LOGIN}Not logged in · Please run /login"),
-    ],
-    "sig_INT": [
-        RunStarted(OPUS, "2aea240e-8493-4b0f-90d0-7898be2ed611"),
-        *words(*(f"word{number} " for number in range(1, 24))),
-        failed("cancelled", "claude was interrupted", Usage(input_tokens=19006, cached_tokens=7)),
-    ],
-    "sigtool_INT": [
-        RunStarted(OPUS, "840a26c3-ad6f-4798-9911-3a1c26945cbf"),
-        ToolCall("toolu_d4485421fc9645ea", "Bash", {"command": "sleep 61", "description": "run"}),
-        ToolResult(
-            "toolu_d4485421fc9645ea",
-            "The user doesn't want to proceed with this tool use. The tool use was rejected (eg. if it was a file "
-            "edit, the new_string was NOT written to the file). STOP what you are doing and wait for the user to tell "
-            "you how to proceed.",
-            is_error=True,
-        ),
-        failed("cancelled", "claude was interrupted", Usage(19010, 2, 7), 0.0950685),
-    ],
-    "sig_TERM": [
-        RunStarted(OPUS, "5792d316-ecda-4cb9-898d-44146c7e48f6"),
-        *words(*(f"word{number} " for number in range(1, 31))),
-        RunFailed(
-            "agent_crashed",
-            "claude was killed by signal 15 before it reported a result and printed nothing on stderr",
-            143,
-            Usage(19006, 0, 7),
-        ),
-    ],
-    "bad_flag": [
-        RunFailed(
-            "agent_crashed",
-            "claude exited with code 1 before it reported a result: error: unknown option '--no-such-flag'",
-            1,
-        )
-    ],
-    "empty_stdin": [
-        RunFailed(
-            "agent_crashed",
-            "claude exited with code 1 before it reported a result: Error: Input must be provided either through "
-            "stdin or as a prompt argument when using --print",
-            1,
-        )
-    ],
-    "resume_other_cwd": [
-        RunFailed(
-            "session_not_found",
-            "claude no longer knows the conversation: "
-            "No conversation found with session ID: aaaaaaaa-2222-4333-8444-555555555555",
-            1,
-        )
-    ],
-    "unknown_session": [
-        failed(
-            "session_not_found",
-            "claude no longer knows the conversation: "
-            "No conversation found with session ID: 00000000-0000-4000-8000-000000000000",
-        )
-    ],
-    "refusal": [
-        RunStarted(OPUS, "d1d27a71-8268-47bd-a750-98e71e759309"),
-        *words("word1 ", "word2"),
-        Progress(
-            "warning",
-            "API Error: Claude Code is unable to respond to this request, which appears to violate our Usage Policy "
-            "(https://www.anthropic.com/legal/aup). Try rephrasing the request in a new session or change your model.",
-        ),
-        RunFinished("refusal", Usage(14827, 2, 7), 0.0741535, None, 1),
-    ],
-    "refusal_retried": [
-        RunStarted(NEWER, "4a775524-aab1-474c-8ca3-731ea02ce655"),
-        *words("word1 ", "word2 ", "word3", "\n\nword1 ", "word2 ", "word3"),
-        Progress(
-            "warning",
-            "API Error: Opus 5.5's safeguards flagged this message (https://www.anthropic.com/legal/aup). This "
-            "sometimes happens with safe, normal conversations. Claude Code can't respond to this message with Opus "
-            "5.5.\n\nTry rephrasing the request in a new session or change your model.\n\n"
-            "Learn more: https://support.claude.com/en/articles/8106465\n\nMessage ID: msg_3bad91f6cda44a7aba56",
-        ),
-        RunFinished("refusal", Usage(24739, 6, 14), 0.0990228, None, 2),
-    ],
-    "max_output": [
-        RunStarted(NEWER, "53942a34-06f1-46da-9c37-ef304bd6ab11"),
-        *words("word1 ", "word2 ", "word3", *["\n\nword1 ", "word2 ", "word3"] * 3),
-        Progress(
-            "warning",
-            "API Error: Claude's response exceeded the 128000 output token maximum. To configure this behavior, set "
-            "the CLAUDE_CODE_MAX_OUTPUT_TOKENS environment variable.",
-        ),
-        RunFinished("max_tokens", Usage(49795, 12, 28), 0.1993136, None, 4),
-    ],
-    "resumed": [
-        RunStarted(NEWER, "827d1e03-b8f2-4f29-8c59-d0f3e09c672d"),
-        *words("word1"),
-        finished(100, 30, 20, 0.000924),
-    ],
-}
-
-
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_recording_is_decoded_to_the_expected_events(name: str) -> None:
-    assert decode(*recorded(name)) == GOLDEN[name]
-
-
-def test_unknown_slash_command_fails_with_a_hint() -> None:
-    ending = decode(*recorded("unknown_command"))[-1]
-    assert isinstance(ending, RunFailed)
-    assert ending.code == "invalid_request"
-    assert "'Unknown command: /nonexistent'" in ending.message
-    assert "with a space before its '/'" in ending.message
-
-
-def test_structured_output_is_emitted_once_and_not_as_a_tool_call() -> None:
-    started, text, ending = decode(*recorded("schema"))
-    assert isinstance(started, RunStarted)
-    assert text == TextDelta('{"a":"b"}')
-    assert isinstance(ending, RunFinished)
-    assert ending.structured_output == {"a": "b"}
+    assert decode(*recorded("claude", name)) == EXPECTED[name]
 
 
 def test_tokens_are_reported_with_each_request_and_each_printed_message_of_subagents() -> None:
     """Claude Code prints the messages of a sub-agent with tool calls, but not the last one."""
-    lines, *_ = recorded("subagent")
+    lines, *_ = recorded("claude", "subagent")
     channel = Claude().channel(Launch(argv=("claude",)), Host())
     channel.start("run", RunRequest(prompt="x"), None)
     used = [delivery[1] for line in lines for delivery in channel.receive(line) if isinstance(delivery[1], Usage)]
@@ -308,15 +51,6 @@ def test_tokens_are_reported_with_each_request_and_each_printed_message_of_subag
     ]
 
 
-def test_subagent_work_is_one_tool_call() -> None:
-    events = decode(*recorded("subagent"))
-    calls = [event.name for event in events if isinstance(event, ToolCall)]
-    results = [event.output for event in events if isinstance(event, ToolResult)]
-    assert calls == ["Task"]
-    assert results[0].startswith("word1 word2")
-    assert next(event.text for event in events if isinstance(event, TextDelta)).startswith("RESULTS")
-
-
 def obeys_the_stream_law(events: list[Event]) -> bool:
     *others, ending = events
     return (
@@ -326,9 +60,9 @@ def obeys_the_stream_law(events: list[Event]) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_every_prefix_of_a_recording_obeys_the_stream_law(name: str) -> None:
-    lines, code, stderr = recorded(name)
+    lines, code, stderr = recorded("claude", name)
     for count in range(len(lines) + 1):
         assert obeys_the_stream_law(decode(lines[:count], code, stderr))
 
@@ -350,18 +84,11 @@ NOISE = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_noise_lines_are_ignored(name: str) -> None:
-    lines, code, stderr = recorded(name)
+    lines, code, stderr = recorded("claude", name)
     noisy = [noise for line in lines for noise in (*NOISE, line)]
     assert decode(noisy, code, stderr) == decode(lines, code, stderr)
-
-
-@pytest.mark.parametrize("name", ["text", "think", "tool_allowed", "drop", "midstream", "err500_then_ok", "subagent"])
-def test_text_deltas_add_up_to_the_result(name: str) -> None:
-    lines, code, stderr = recorded(name)
-    deltas = [event.text for event in decode(lines, code, stderr) if isinstance(event, TextDelta)]
-    assert "".join(deltas) == msgspec.json.decode(lines[-1], type=dict[str, object])["result"]
 
 
 INIT = b'{"type":"system","subtype":"init","session_id":"s","model":"m"}'
@@ -531,16 +258,18 @@ def test_result_with_null_fields_ends_the_run() -> None:
     assert ending == RunFinished("end_turn", Usage(), None, None, 1)
 
 
-OPTIONAL = sorted({*msgspec.json.decode(recorded("text")[0][-1], type=dict[str, object]), "errors"} - {"type"})
+OPTIONAL = sorted(
+    {*msgspec.json.decode(recorded("claude", "text")[0][-1], type=dict[str, object]), "errors"} - {"type"}
+)
 
 
 @pytest.mark.parametrize("odd", [None, 5, 1.5, "odd", [None], [{"x": 1}], {"x": [1]}], ids=repr)
 @pytest.mark.parametrize("field", OPTIONAL)
 def test_invalid_field_of_a_result_is_ignored(field: str, odd: object) -> None:
-    (*lines, result), code, stderr = recorded("text")
+    (*lines, result), code, stderr = recorded("claude", "text")
     changed = msgspec.json.encode({**msgspec.json.decode(result, type=dict[str, object]), field: odd})
     *said, ending = decode([*lines, changed], code, stderr)
-    *expected, _ = GOLDEN["text"]
+    *expected, _ = EXPECTED["text"]
     assert said == expected
     assert isinstance(ending, RunFinished)
     assert ending.stop_reason == "end_turn"
