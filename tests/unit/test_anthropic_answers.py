@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from clinvk.dialects import dialect
-from clinvk.dialects.anthropic import Anthropic, Model
+from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Call
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -133,13 +133,6 @@ def test_answer_without_text_has_an_empty_text_block() -> None:
     assert answer(CALL, *events)["content"] == [{"type": "text", "text": ""}]
 
 
-def test_each_event_is_encoded_immediately() -> None:
-    encoder = Anthropic().encoder(CALL, FACTS)
-    assert encoder.feed(RunStarted(), 1.0)
-    assert encoder.feed(TextDelta("a"), 1.0)
-    assert encoder.feed(TextDelta("b"), 1.0)
-
-
 def test_failed_stream_ends_with_the_error() -> None:
     events = (RunStarted(), TextDelta("a"), RunFailed("agent_overloaded", "busy", 1))
     open_block = text_block(0, "a").partition("event: content_block_stop")[0]
@@ -203,10 +196,6 @@ def test_stop_reason_is_mapped_to_the_api(ending: RunFinished, reason: str, sequ
     assert f'"delta":{delta}' in stream(CALL, RunStarted(), ending)
 
 
-def test_keepalive_is_a_ping_event() -> None:
-    assert Anthropic.pulse == b'event: ping\ndata: {"type":"ping"}\n\n'
-
-
 @pytest.mark.parametrize(
     ("error", "status", "type_"),
     [
@@ -262,19 +251,6 @@ def test_error_has_the_status_and_type_of_the_api(error: ClinvkError, status: in
 def test_error_message_uses_the_field_names_of_the_api(error: InvalidRequest, message: str) -> None:
     _, body = Anthropic().error(dialect.renamed(error, Anthropic.fields), "req_1")
     assert msgspec.json.decode(body)["error"]["message"] == message
-
-
-MODELS = [Model(id=name, display_name=name.title()) for name in ("a", "b", "c", "d")]
-
-
-def test_model_has_every_field_required_by_the_api() -> None:
-    assert msgspec.json.decode(msgspec.json.encode(MODELS[0])) == {
-        "type": "model",
-        "id": "a",
-        "display_name": "A",
-        "created_at": "1970-01-01T00:00:00Z",
-        "lifecycle": "active",
-    }
 
 
 def test_arguments_of_a_call_stream_in_pieces_as_one_block() -> None:

@@ -303,24 +303,13 @@ IMAGE: dict[str, object] = {"type": "image", "source": PNG_SOURCE}
     ("body", "field"),
     [
         ({"model": ""}, "model"),
-        ({"model": 5}, "model"),
         ({"messages": []}, "messages"),
-        ({"messages": "hello"}, "messages"),
         ({"messages": [{"role": "user", "content": ""}]}, "messages"),
-        ({"messages": [{"role": "user"}]}, "messages"),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages"),
-        ({"messages": [{"role": "system", "content": "s"}]}, "messages"),
         ({"messages": [QUESTION, {"role": "tool", "content": "x"}]}, "messages[1].role"),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": user("x")}, "messages[0].content[0]"),
-        ({"messages": user({"text": "x"})}, "messages[0].content[0].type"),
         ({"messages": user({"type": "text", "text": "a"}, {"type": "text"})}, "messages[0].content[1].text"),
-        ({"messages": user({"type": "image", "source": {}})}, "messages[0].content[0].source.type"),
         ({"messages": user({"type": "image", "source": {"type": "base64"}})}, "messages[0].content[0].source.data"),
-        (
-            {"messages": user({"type": "image", "source": {"type": "base64", "data": "####"}})},
-            "messages[0].content[0].source.data",
-        ),
         (
             {"messages": user({"type": "image", "source": {"type": "base64", "data": "aGVsbG8="}})},
             "messages[0].content[0].source.data",
@@ -329,7 +318,6 @@ IMAGE: dict[str, object] = {"type": "image", "source": PNG_SOURCE}
             {"messages": user({"type": "image", "source": {"type": "url", "url": "https://a.example/b.png"}})},
             "messages[0].content[0].source.type",
         ),
-        ({"messages": user({"type": "image", "source": {"type": "file"}})}, "messages[0].content[0].source.type"),
         (
             {"messages": user({"type": "document", "source": {"type": "base64", "data": "JVBERi0="}})},
             "messages[0].content[0].source.type",
@@ -338,49 +326,17 @@ IMAGE: dict[str, object] = {"type": "image", "source": PNG_SOURCE}
             {"messages": user({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text"}]})},
             "messages[0].content[0].content[0].text",
         ),
-        (
-            {
-                "messages": user(
-                    {
-                        "type": "tool_result",
-                        "tool_use_id": "t",
-                        "content": [{"type": "image", "source": {"type": "url"}}],
-                    }
-                )
-            },
-            "messages[0].content[0].content[0].source.type",
-        ),
-        (
-            {
-                "messages": user(
-                    {
-                        "type": "tool_result",
-                        "tool_use_id": "t",
-                        "content": [{"type": "tool_use", "id": "t", "name": "n"}],
-                    }
-                )
-            },
-            "messages[0].content[0].content[0]",
-        ),
-        ({"system": 5}, "system"),
         ({"system": [{"type": "text", "text": None}]}, "system[0].text"),
         ({"max_tokens": -1}, "max_tokens"),
-        ({"max_tokens": "many"}, "max_tokens"),
-        ({"stream": "yes"}, "stream"),
         ({"stop_sequences": ["a", ""]}, "stop_sequences[1]"),
-        ({"stop_sequences": ["a"] * 101}, "stop_sequences"),
         ({"system": [{"type": "text", "text": "a"}, IMAGE]}, "system[1]"),
         (
             {"messages": [{"role": "system", "content": [IMAGE]}, {"role": "user", "content": "hi"}]},
             "messages[0].content[0]",
         ),
-        ({"stop_sequences": "a"}, "stop_sequences"),
         ({"thinking": {"budget_tokens": 5}}, "thinking.type"),
-        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
-        ({"output_config": {"format": {"type": "json_schema", "schema": []}}}, "output_config.format.schema"),
         ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
-        ({"metadata": []}, "metadata"),
     ],
 )
 def test_error_names_the_invalid_field_of_the_body(body: dict[str, object], field: str) -> None:

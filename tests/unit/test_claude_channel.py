@@ -10,7 +10,7 @@ from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import message
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
 from clinvk.types.record import Resume
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import RunRequest
 
 RECORDINGS = Path(__file__).parent / "recordings" / "claude_stream"
 HELLO = RunRequest(prompt="hello", backend="claude", workdir="/p")
@@ -198,10 +198,3 @@ def test_options_of_a_whole_process_limit_it_to_one_run(request_: RunRequest) ->
     launch = Claude().launch(request_, None, Host()).warm
     assert launch
     assert launch.max_runs == 1
-
-
-def test_images_and_text_are_sent_as_one_message() -> None:
-    request = msgspec.structs.replace(HELLO, images=(Image("image/png", b"x"),))
-    sent = Process().channel.start("r0", request, None)
-    content = msgspec.json.decode(sent)["message"]["content"]
-    assert [block["type"] for block in content] == ["image", "text"]

@@ -1,7 +1,6 @@
 """Denied tools of Claude Code are reported once, right before the ending."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,10 +10,9 @@ from clinvk.backends.claude import Claude
 from clinvk.backends.claude.approvals import Approvals
 from clinvk.backends.claude.channel import ConversationChannel
 from clinvk.types.choices import SandboxMode
-from clinvk.types.events import Event, Progress, RunFailed, RunFinished
+from clinvk.types.events import Event, Progress, RunFailed
 from clinvk.types.request import RunRequest
 
-RECORDING = Path(__file__).parent / "recordings" / "claude" / "tool_denied.stdout"
 INIT = b'{"type":"system","subtype":"init","session_id":"s","model":"m"}'
 HOW = "approval_mode and sandbox_mode say what is allowed"
 
@@ -41,12 +39,6 @@ def turns(*turns: Iterable[bytes]) -> list[list[Event]]:
 
 def denials_told(events: list[Event]) -> list[str]:
     return [event.message for event in events if isinstance(event, Progress) and event.stage == "denied"]
-
-
-def test_denial_is_reported_just_before_the_ending() -> None:
-    (events,) = turns(RECORDING.read_bytes().splitlines())
-    assert events[-2] == Progress("denied", f"1 action was denied: Bash; {HOW}")
-    assert isinstance(events[-1], RunFinished)
 
 
 def test_denial_report_names_each_tool_once_and_counts_actions() -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import PRIVATE, Host, Launch, describe
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import stdin
-from clinvk.types.choices import APPROVAL_MODES, EFFORTS, SANDBOX_MODES
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
 from clinvk.types.record import Resume
 from clinvk.types.request import Image, RunRequest
@@ -241,17 +241,6 @@ def test_allowed_tool_that_is_not_built_in_is_rejected(name: str) -> None:
     assert refused.value.field == "allowed_tools[1]"
 
 
-@pytest.mark.parametrize(
-    ("model", "given"),
-    [
-        *(("fast", "haiku"), ("quick", "haiku"), ("balanced", "sonnet"), ("default", "sonnet")),
-        *(("best", "opus"), ("powerful", "opus"), ("claude-x[1m]", "claude-x[1m]")),
-    ],
-)
-def test_model_alias_is_mapped_to_the_alias_of_claude(model: str, given: str) -> None:
-    assert flags(launch(model=model))["--model"] == [given]
-
-
 def test_without_a_model_no_model_flag_is_passed() -> None:
     assert "--model" not in flags(launch())
 
@@ -302,12 +291,6 @@ def test_options_become_flags() -> None:
 @pytest.mark.parametrize("turns", [0, None])
 def test_unlimited_turns_pass_no_flag(turns: int | None) -> None:
     assert "--max-turns" not in flags(launch(max_turns=turns))
-
-
-@pytest.mark.parametrize("effort", EFFORTS)
-def test_effort_is_mapped_to_the_nearest_level_of_claude(effort: str) -> None:
-    nearest = {"none": "low", "minimal": "low"}
-    assert flags(launch(effort=effort))["--effort"] == [nearest.get(effort, effort)]
 
 
 def test_unknown_effort_is_rejected() -> None:

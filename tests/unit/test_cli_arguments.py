@@ -105,7 +105,6 @@ def test_flags_after_a_group_are_those_of_its_list(argv: list[str], message: str
 
 
 SESSIONS = "list, show, delete, clean, fork, tag, rename, export"
-CONFIG = "show, get, set, unset, path, edit"
 WRONG = [
     (["--modle", "opus", "hello"], "unknown flag '--modle'; did you mean --model?"),
     (["hello", "--dry"], "unknown flag '--dry'; did you mean --dry-run?"),
@@ -121,54 +120,26 @@ WRONG = [
         "unknown flag '--xyzzy'; see clinvk help prompt; put -- before a prompt that begins with -",
     ),
     (["- a list"], "unknown flag '- a list'; see clinvk help prompt; put -- before a prompt that begins with -"),
-    (["-5"], "unknown flag '-5'; see clinvk help prompt; put -- before a prompt that begins with -"),
     (["hello", "world"], "the prompt must be one argument, got 2; put it in quotes"),
-    (["hello", "--", "world"], "the prompt must be one argument, got 2; put it in quotes"),
     (["hello", "-m"], "--model/-m: expected one argument"),
     (["-o", "xml", "hello"], "--output-format/-o: 'xml' is not one of auto, text, json, stream-json"),
     (["--approval-mode", "never", "x"], "--approval-mode: 'never' is not one of default, auto, ask, none, always"),
     (["--max-turns", "-1", "x"], "--max-turns: '-1' is not a whole number of at least 0"),
     (["--timeout", "soon", "x"], "--timeout: 'soon' is not a number of seconds, 0 or more"),
-    (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),
     (["serv"], "'serv' is not a command; did you mean `clinvk serve`? To send it as a prompt: clinvk -- serv"),
-    (["Help"], "'Help' is not a command; did you mean `clinvk help`? To send it as a prompt: clinvk -- Help"),
-    (
-        ["paralel"],
-        "'paralel' is not a command; did you mean `clinvk parallel`? To send it as a prompt: clinvk -- paralel",
-    ),
-    (
-        ["sesions"],
-        "'sesions' is not a command; did you mean `clinvk sessions`? To send it as a prompt: clinvk -- sesions",
-    ),
     (["sessions", "lst"], f"unknown command 'sessions lst' (available: {SESSIONS}); did you mean 'list'?"),
     (["sessions", "list", "--status", "done"], "--status: 'done' is not one of active, completed, error, paused"),
     (["sessions", "delete"], "sessions delete needs ID...; usage: clinvk sessions delete [flags] ID..."),
-    (["--continu", "hello"], "unknown flag '--continu'; did you mean --continue?"),
-    (["resume", "1234", "go", "on"], "resume takes no argument 'on'; see clinvk help resume"),
-    (["serve", "--prot", "1"], "unknown flag '--prot'; did you mean --port?"),
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
     (["compare", "--fallback", "codex", "hi"], "compare has no flag '--fallback'; see clinvk help compare"),
-    (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
     (
         ["config", "set", "backends.codex.extra_flags", "--strict-config"],
         "unknown flag '--strict-config'; put -- before a value that begins with -; did you mean --config?",
     ),
-    (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
-    (["doctr"], "'doctr' is not a command; did you mean `clinvk doctor`? To send it as a prompt: clinvk -- doctr"),
-    (["config", "shwo"], f"unknown command 'config shwo' (available: {CONFIG}); did you mean 'show'?"),
-    (["config", "get"], "config get needs KEY; usage: clinvk config get [flags] KEY"),
     (["config", "set", "server.port"], "config set needs VALUE; usage: clinvk config set [flags] KEY VALUE"),
-    (["config", "set", "a", "b", "c"], "config set takes no argument 'c'; see clinvk help config set"),
-    (
-        ["config", "set", "backends.codex.extra_flags", "--search"],
-        "config set has no flag '--search'; see clinvk help config set; put -- before a value that begins with -",
-    ),
     (["keys", "create", "a", "--rate", "-0.5"], "--rate: '-0.5' is not a number above 0"),
-    (["keys", "create", "a", "--rate", "inf"], "--rate: 'inf' is not a number above 0"),
     (["keys", "create", "a", "--cost-per-day", "nan"], "--cost-per-day: 'nan' is not a number above 0"),
-    (["keys", "create", "a", "--burst", "1e300"], "--burst: '1e300' is not a whole number of at least 1"),
-    (["keys", "create", "a", "--max-runs", "0"], "--max-runs: '0' is not a whole number of at least 1"),
     (["keys", "create", "a", "--right", "everything"], "--right: 'everything' is not one of answer"),
 ]
 

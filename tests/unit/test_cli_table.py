@@ -46,10 +46,6 @@ def test_one_line_keeps_joiners_of_a_script() -> None:
         assert one_line(text) == text
 
 
-def test_one_line_keeps_the_text_of_escape_sequences() -> None:
-    assert one_line("safe\x1b]0;evil\x07.py") == "safe?]0;evil?.py"
-
-
 def test_columns_fit_their_content_without_a_width_limit() -> None:
     rows = [("1234", "7", "/a", "first"), ("5", "12345", "/much/longer", "")]
     assert table(COLUMNS, rows, None) == [

@@ -39,10 +39,6 @@ def sources(tmp_path: Path) -> Sources:
     return Sources(tmp_path)
 
 
-def test_defaults_apply_without_any_source(sources: Sources) -> None:
-    assert sources.load() == Settings()
-
-
 def test_environment_overrides_file_and_flags_override_both(sources: Sources) -> None:
     text = "server: {port: 1, host: file}\noutput: {format: text}"
     settings = sources.load(text, {"CLINVK_SERVER__PORT": "2", "CLINVK_SERVER__HOST": "env"}, {"server.port": 3})
@@ -158,43 +154,27 @@ def test_named_config_file_must_exist(sources: Sources, as_flag: bool) -> None:
 MISTAKES = [
     ("a: 1", "FILE:1: unknown key 'a' (= '1'); allowed: default_backend, unified_flags"),
     ("server:\n  prot: 1", "FILE:2: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
-    ("server:\n  zoo: 1", "FILE:2: unknown key 'server.zoo' (= '1'); allowed: host, port,"),
     ('server:\n  host: ""', "FILE:2: server.host = '': must be an address or a name, such as 127.0.0.1, or 0.0.0.0"),
-    ("server:\n\n  port: 70000", "FILE:3: server.port = '70000': must be a whole number from 0 to 65535"),
     ("server:\n  port: abc", "FILE:2: server.port = 'abc': must be a whole number from 0 to 65535"),
-    ("server: {port: true}", "FILE:1: server.port = 'true': must be a whole number"),
     ("server: {port: 8080.0}", "FILE:1: server.port = '8080.0': must be a whole number"),
     ("server: {port: {a: 1}}", "FILE:1: server.port has no key 'a'; it must be a whole number"),
     ("server: 5", "FILE:1: server = '5': must be a section"),
-    ("server: '{}'", "FILE:1: server = '{}': must be a section"),
-    ("unified_flags: {max_turns: -1}", "FILE:1: unified_flags.max_turns = '-1': must be a whole number of at least 0"),
-    ("unified_flags: {verbose: 1}", "FILE:1: unified_flags.verbose = '1': must be true or false"),
-    ("unified_flags: {sandbox_mode: rw}", "= 'rw': must be one of default, full, read-only, workspace"),
-    ("output: {format: xml}", "FILE:1: output.format = 'xml': must be one of auto, json, stream-json, text"),
     (
         "backends: {claude: {env: {'A=B': x}}}",
         "FILE:1: backends.claude.env.A=B = 'x': must be a variable: a name without",
     ),
     ('backends: {claude: {env: {A: "x\\0"}}}', "FILE:1: backends.claude.env.A = 'x\\x00': must be a variable"),
-    ("backends: {claude: {env: {'': x}}}", "FILE:1: backends.claude.env. = 'x': must be a variable"),
     ("backends: {claud: {model: x}}", "unknown backend 'backends.claud' (= 'x'); did you mean 'claude'? allowed: cl"),
     ("backends: {claude: {model: 4.5}}", "backends.claude.model = '4.5': must be a text (a number or a yes/no"),
     ("backends: {claude: {extra_flags: --a}}", "extra_flags = '--a': must be a list of texts"),
-    ("backends: {claude: {extra_flags: [a, 1]}}", "extra_flags = '[a, 1]': must be a list of texts"),
     ("backends: {claude: {env: {A: [1]}}}", "backends.claude.env.A = '[1]': must be a text"),
     ("agents: {env_allow: FOO BAR}", "FILE:1: agents.env_allow = 'FOO BAR': must be a list of texts"),
     ("agents:\n  env_allow: [A_*, FOO BAR]", "FILE:2: agents.env_allow = 'FOO BAR': must be names of variables"),
-    ("agents: {env_allow: [$FOO]}", "FILE:1: agents.env_allow = '$FOO': must be names of variables, each"),
-    ("agents: {env_allow: ['FOO,BAR']}", "FILE:1: agents.env_allow = 'FOO,BAR': must be names of variables"),
-    ("agents: {env_allow: [FOO=1]}", "FILE:1: agents.env_allow = 'FOO=1': must be names of variables"),
-    ("agents: {env_allow: ['']}", "FILE:1: agents.env_allow = '': must be names of variables"),
     ("session: {default_tags: [[a]]}", "default_tags = '[…]': must be a list of texts"),
     ("default_backend: cluade", "FILE:1: default_backend = 'cluade'; did you mean 'claude'? allowed: claude, codex"),
     ("server: {default_workdir: here}", "FILE:1: server.default_workdir = 'here': must be an absolute path"),
-    ("server: {allowed_workdir_prefixes: [a]}", "allowed_workdir_prefixes = '[a]': must be an absolute path"),
     ("server:\n  port: 1\n  port: 2", "FILE:3: 'server.port' is duplicated; first on line 2"),
     ("- x", "FILE:1: must be keys with values"),
-    ("just text", "FILE:1: must be keys with values"),
     ("a: b: c", "FILE:1: is not valid YAML: mapping values are not allowed"),
     ("server:\n\tport: 1", "FILE:2: is not valid YAML: found character that cannot start any token; YAML is indented"),
     ("---\na: 1\n---\nb: 2", "FILE:3: is not valid YAML"),
@@ -217,10 +197,6 @@ def test_file_error_names_line_key_value_and_allowed_values(sources: Sources, te
     [
         ("CLINVK_SERVER__PORT", "abc", "CLINVK_SERVER__PORT: server.port = 'abc': must be a whole number from 0"),
         ("CLINVK_SERVER__PROT", "1", "CLINVK_SERVER__PROT: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
-        ("CLINVK_SRVER__PORT", "1", "CLINVK_SRVER__PORT: unknown key 'srver' (= '1'); did you mean 'server'?"),
-        ("CLINVK_OUTPUT__COLOR", "maybe", "CLINVK_OUTPUT__COLOR: output.color = 'maybe': must be true or false"),
-        ("CLINVK_BACKEND", "cluade", "CLINVK_BACKEND: default_backend = 'cluade'; did you mean 'claude'?"),
-        ("CLINVK_AGENTS__ENV_ALLOW", "FOO BAR", "agents.env_allow = 'FOO BAR': must be names of variables"),
         ("CLINVK_BACKENDS__CLAUDE__ENV", "{", "backends.claude.env = '{': must be a section"),
         (
             "CLINVK_BACKENDS__CLAUDE__EXTRA_FLAGS",
@@ -231,10 +207,6 @@ def test_file_error_names_line_key_value_and_allowed_values(sources: Sources, te
 )
 def test_environment_error_names_the_variable(sources: Sources, variable: str, value: str, expected: str) -> None:
     assert expected in sources.error(env={variable: value})
-
-
-def test_unknown_key_error_suggests_only_the_nearest_key(sources: Sources) -> None:
-    assert sources.error("server: {prot: 1}") == "FILE:1: unknown key 'server.prot' (= '1'); did you mean 'port'?"
 
 
 def test_unreadable_or_non_utf8_file_is_reported(sources: Sources) -> None:

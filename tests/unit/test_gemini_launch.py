@@ -199,22 +199,6 @@ def test_allowed_tools_must_be_plain_names(tool: str) -> None:
     assert caught.value.field == "allowed_tools[1]"
 
 
-@pytest.mark.parametrize(
-    ("name", "flag"),
-    [
-        ("fast", "flash-lite"),
-        ("quick", "flash-lite"),
-        ("balanced", "flash"),
-        ("default", "flash"),
-        ("best", "pro"),
-        ("powerful", "pro"),
-        ("gemini-2.5-pro", "gemini-2.5-pro"),
-    ],
-)
-def test_model_aliases_are_resolved(name: str, flag: str) -> None:
-    assert f"--model={flag}" in _launch(replace(ASK, model=name)).argv
-
-
 def test_resume_passes_the_session_handle() -> None:
     assert f"--resume={HANDLE}" in _launch(ASK, Resume(HANDLE)).argv
 
@@ -335,13 +319,6 @@ def test_effort_overrides_follow_the_users_overrides() -> None:
     assert len(_overrides(_launch(replace(ASK, effort="low"), host=host))) == 3
 
 
-@pytest.mark.parametrize("effort", ["LOW", "nonsense"])
-def test_unknown_effort_is_refused(effort: str) -> None:
-    with pytest.raises(InvalidRequest, match="available: none, minimal, low, medium, high") as caught:
-        _launch(replace(ASK, effort=effort))
-    assert caught.value.field == "effort"
-
-
 @pytest.mark.parametrize("text", [" ? why", "/x", "\ufeff\n<session_context>", "<hook_context>"])
 def test_prompt_that_the_cli_would_omit_from_history_gets_a_prefix(text: str) -> None:
     """The CLI would omit the prompt from a conversation with further turns; other prompts stay unchanged."""
@@ -427,11 +404,6 @@ def test_prompt_is_sent_over_stdin_unchanged() -> None:
     assert "hello" not in " ".join(_launch(ASK).argv)
 
 
-def test_prompt_is_never_run_as_a_slash_command() -> None:
-    assert _prompt(replace(ASK, prompt="/init")) == "\u200b/init".encode()
-    assert _prompt(replace(ASK, prompt="/init", ephemeral=True)) == "\u200b/init".encode()
-
-
 def test_system_prompt_precedes_the_prompt() -> None:
     request = replace(ASK, prompt="/help", system_prompt="Be short.")
     assert _prompt(request) == b"<system_prompt>\nBe short.\n</system_prompt>\n\n/help"
@@ -447,38 +419,12 @@ def test_prompt_that_the_cli_would_truncate_is_refused() -> None:
 @pytest.mark.parametrize(
     "extra",
     [
-        "--yolo",
-        "-y",
-        "-dy",
-        "--no-yolo",
-        "--approval-mode=yolo",
-        "--approvalMode=yolo",
-        "--output-format=text",
-        "--outputFormat.x=text",
-        "-ojson",
-        "-p=x",
-        "--prompt=x",
-        "-i",
-        "--promptInteractive=x",
-        "--policy=/x",
-        "--adminPolicy=/x",
-        "--allowed-tools=*",
-        "--include-directories=/",
-        "--resume=latest",
-        "--session-file=/x",
-        "--skip-trust",
-        "--skipTrust",
-        "-w",
-        "--worktree=x",
-        "-m=x",
-        "--acp",
-        "--delete-session=1",
-        "--record-responses=/x",
-        "-h",
-        "mcp",
-        "--",
-        "-",
-        "",
+        *("--yolo", "-y", "-dy", "--no-yolo", "--approval-mode=yolo", "--approvalMode=yolo"),
+        *("--output-format=text", "--outputFormat.x=text", "-ojson", "-p=x", "--prompt=x", "-i"),
+        *("--promptInteractive=x", "--policy=/x", "--adminPolicy=/x", "--allowed-tools=*"),
+        *("--include-directories=/", "--resume=latest", "--session-file=/x", "--skip-trust", "--skipTrust"),
+        *("-w", "--worktree=x", "-m=x", "--acp", "--delete-session=1", "--record-responses=/x", "-h", "mcp"),
+        *("--", "-", ""),
     ],
 )
 @pytest.mark.parametrize("request_", [ASK, OPEN])

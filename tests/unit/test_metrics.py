@@ -112,31 +112,6 @@ def test_gauges_report_the_current_state() -> None:
     assert (after["clinvk_slots"], after["clinvk_store_up"]) == (1, 0)
 
 
-def test_warm_processes_are_reported_by_backend_only_if_enabled() -> None:
-    values = samples(everything())
-    kept = {name: value for name, value in values.items() if name.startswith("clinvk_warm_")}
-    assert kept == {
-        'clinvk_warm_processes{backend="claude"}': 2,
-        'clinvk_warm_processes{backend="codex"}': 0,
-        'clinvk_warm_ready{backend="claude"}': 1,
-        'clinvk_warm_ready{backend="codex"}': 0,
-        'clinvk_warm_runs{backend="claude"}': 1,
-        'clinvk_warm_runs{backend="codex"}': 0,
-        'clinvk_warm_hits_total{backend="claude"}': 9,
-        'clinvk_warm_hits_total{backend="codex"}': 0,
-        'clinvk_warm_misses_total{backend="claude"}': 3,
-        'clinvk_warm_misses_total{backend="codex"}': 0,
-        'clinvk_warm_memory_bytes{backend="claude"}': 400_000_000,
-        'clinvk_warm_memory_bytes{backend="codex"}': 0,
-        'clinvk_warm_one_shot{backend="claude"}': 0,
-        'clinvk_warm_one_shot{backend="codex"}': 1,
-        "clinvk_warm_slots": 4,
-        "clinvk_warm_memory_limit_bytes": 2**31,
-    }
-    without = samples(everything(), GAUGES._replace(warm=None))
-    assert not [name for name in without if name.startswith("clinvk_warm_")]
-
-
 def exposed() -> set[str]:
     """Return the names of our metrics as used in queries, histograms without a suffix."""
     families = re.findall(r"^# TYPE (\S+) ", everything().generate(GAUGES).decode(), re.MULTILINE)

@@ -72,10 +72,8 @@ PLAIN = [
     "unexpected status 401 Unauthorized: Missing bearer or basic authentication in header",
     "bearer authentication is asked for",
     "task-force-with-a-very-long-name-and-more, risk-adjusted-and-so-on-and-on",
-    "input_tokens: 123456789, max_tokens=100000000",
-    "http://127.0.0.1:8080/a/b@c, mail to ana@example.com",
-    "the run was cancelled",
-    "extra flag '--effort' must have a value that matches [a-z]+, got ''",
+    *("input_tokens: 123456789, max_tokens=100000000", "http://127.0.0.1:8080/a/b@c, mail to ana@example.com"),
+    *("the run was cancelled", "extra flag '--effort' must have a value that matches [a-z]+, got ''"),
     "no session '0123456789abcdef0123456789abcdef'",
 ]
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from clinvk.dialects import sse
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest.rest import Rest
-from clinvk.dialects.rest.unified import PULSE, UnifiedEncoder
+from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.types import errors
 from clinvk.types.errors import (
     BackendUnavailable,
@@ -153,12 +153,6 @@ def test_finished_run_without_usage_reports_zeros_in_the_last_line_only() -> Non
 def test_result_of_an_unknown_tool_call_has_an_empty_name() -> None:
     _, line = stream(RunStarted(), ToolResult("t9", "x"))
     assert line["content"] == {"tool_id": "t9", "tool_name": "", "output": "x", "is_error": False}
-
-
-def test_keep_alive_does_not_break_line_parsing() -> None:
-    line = PULSE + PULSE + UnifiedEncoder(FACTS).feed(TextDelta("x"), 1.0)
-    assert msgspec.json.decode(line, type=Line)["type"] == "message"
-    assert line.count(b"\n") == 1
 
 
 def test_success_returns_all_fields() -> None:

@@ -15,13 +15,6 @@ def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Slot:
     return slots.acquire(SlotRequest(backend), lambda: granted.append(name))
 
 
-def test_free_slot_is_granted_immediately() -> None:
-    granted: list[str] = []
-    slots = Slots(QueueLimits(1, 1, 0))
-    assert enter(slots, "claude", granted, "a").held
-    assert (slots.busy, slots.queued) == (1, 0)
-
-
 def test_the_queue_is_first_come_first_served() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(1, 1, 9))
@@ -326,11 +319,6 @@ def test_machine_reports_its_clients_with_the_most_slots_and_changes_of_those_wi
     assert (len(found), found["ben"].held) == (200, 2)
     second.release()
     assert len(changes) == 4
-
-
-def test_backend_without_a_limit_can_use_all_slots() -> None:
-    slots = Slots(QueueLimits(50))
-    assert all(place.held for place in queue(slots, "ana", 50))
 
 
 def test_queue_position_counts_the_turns_of_all_clients() -> None:
