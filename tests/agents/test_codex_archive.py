@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agents.machine import Machine
-from clinvk.backends.codex.app_server import AppServerChannel
+from clinvk.backends.base import Launch
+from clinvk.backends.codex.app_server import PING, AppServerChannel
 from clinvk.backends.registry import BACKENDS
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
@@ -111,7 +112,9 @@ def talk(process: "subprocess.Popen[bytes]", channel: AppServerChannel, request:
 
 
 async def test_thread_opened_for_a_cancelled_run_can_be_resumed_by_another_process(machine: Machine) -> None:
-    channel = AppServerChannel({"cwd": str(machine.project), "approvalPolicy": "never"}, is_kept=True)
+    channel = AppServerChannel(
+        Launch(argv=(), session_params={"cwd": str(machine.project), "approvalPolicy": "never"}, ping=PING)
+    )
     pipe, server = subprocess.PIPE, ("codex", "app-server")
     async with machine.runs() as runs:
         _, session = await run_events(machine, runs, ask("first [[words=2]]"))

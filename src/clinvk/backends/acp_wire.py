@@ -245,7 +245,6 @@ class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     modes: Modes | None = None
     config_options: list[ConfigOption] | None = None
     sessions: object = None
-    next_cursor: object = None
     stop_reason: str = ""
     usage: Tokens | None = None
     meta: msgspec.Raw = msgspec.field(name="_meta", default=msgspec.Raw(b"null"))
@@ -262,7 +261,6 @@ class Request(msgspec.Struct, frozen=True, rename="camel"):
     mode_id: str = ""
     config_id: str = ""
     value: str | bool = ""
-    cursor: str | None = None
 
 
 Message = jsonrpc.Message[Params, Result]

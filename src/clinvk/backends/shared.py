@@ -77,7 +77,7 @@ class OneShotChannel(Channel):
         self._run = run
         return self._prompt(request)
 
-    def receive(self, line: bytes) -> Iterable[Delivery]:
+    def receive(self, line: bytes) -> Iterable[tuple[str, Report]]:
         """Yield the events of one line, up to the ending."""
         if self._ended:
             return

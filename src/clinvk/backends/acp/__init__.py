@@ -54,7 +54,7 @@ class AcpBackend(Backend):
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
-        return AcpChannel(self.name, launch.session_params, self._login, launch.client_tools)
+        return AcpChannel(self.name, launch, self._login)
 
     def checkup(self, host: Host) -> "Checkup":
         """Return a checkup without probes: the protocol reports a missing login only with a session."""

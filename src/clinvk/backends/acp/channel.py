@@ -19,7 +19,7 @@ import msgspec
 
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.acp.turn import AcpTurn, Pending
-from clinvk.backends.base import Delivery, ProtocolNotSupported
+from clinvk.backends.base import Delivery, Launch, ProtocolNotSupported
 from clinvk.backends.jsonrpc import Failure, RpcChannel
 from clinvk.backends.mcp import BridgedServer, Form
 from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, plain_prompt
@@ -27,7 +27,7 @@ from clinvk.types import errors
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
 from clinvk.types.interaction import APPROVAL_CHOICES, QUESTION_CHOICES, Choice, Interaction, InteractionAnswer
 from clinvk.types.record import Resume
-from clinvk.types.request import ClientTool, RunRequest, ToolOutput
+from clinvk.types.request import RunRequest, ToolOutput
 
 _VERSION = 1
 _CAPABILITIES: dict[str, object] = {"elicitation": {"form": {}}}
@@ -53,21 +53,19 @@ class Call(NamedTuple):
 
 
 class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
-    """The channel of one process. `session_params` are those of `session/new`; `login` says how to log in."""
+    """The channel of one process. The launch has the parameters of `session/new`; `login` says how to log in."""
 
     configures = True
     """Whether requests set the mode and the model of a session; otherwise arguments of the process do."""
 
     turn_type: type[AcpTurn] = AcpTurn
 
-    def __init__(
-        self, name: str, session_params: dict[str, object], login: str, tools: tuple[ClientTool, ...] = ()
-    ) -> None:
+    def __init__(self, name: str, launch: Launch, login: str) -> None:
         super().__init__(wire.MESSAGES, {"protocolVersion": _VERSION, "clientCapabilities": _CAPABILITIES})
         self._name = name
-        self._session_params = session_params
+        self._session_params = launch.session_params
         self._login = login
-        self._tools = BridgedServer(tools)
+        self._tools = BridgedServer(launch.client_tools)
         self._agent: wire.Result | None = None
         self._sessions: dict[str, wire.Result] = {}
         self._allowed: set[tuple[str, str]] = set()

@@ -19,7 +19,7 @@ from clinvk.backends.claude.approvals import Approvals
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
-from clinvk.backends.claude.permissions import FILE_TOOLS, NO_SHELL, permission_flags
+from clinvk.backends.claude.permissions import DEFAULT_FOLDER, FILE_TOOLS, NO_SHELL, config_folder, permission_flags
 from clinvk.backends.shared import OneShotChannel, conversation_id, parent_directories
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
@@ -31,9 +31,6 @@ _FAMILIES = frozenset({"sonnet", "opus", "haiku", "fable", "opusplan"})
 
 _NOT_ALPHANUMERIC = re.compile("[^a-zA-Z0-9]")
 """Characters that Claude replaces with a dash in the name of a project's folder."""
-
-_DEFAULT_FOLDER = "~/.claude"
-"""Claude's default folder for the user's settings."""
 
 _MANAGED = ("/etc/claude-code/", "/Library/Application Support/ClaudeCode/")
 """Folders for an administrator's settings for all users, on Linux and on macOS."""
@@ -115,7 +112,7 @@ class Claude(Backend):
 
     def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the path of the transcript."""
-        return host.find(f"{_folder(host)}/projects", f"*/{handle}.jsonl")
+        return host.find(f"{config_folder(host)}/projects", f"*/{handle}.jsonl")
 
 
 def _affects_later_prompts(request: RunRequest) -> bool:
@@ -127,20 +124,16 @@ def _affects_later_prompts(request: RunRequest) -> bool:
     return bool(request.ephemeral or limits or request.output_schema is not None or request.extra)
 
 
-def _folder(host: Host) -> str:
-    return host.env.get("CLAUDE_CONFIG_DIR") or _DEFAULT_FOLDER
-
-
 def _read_at_start(places: Sequence[str], host: Host) -> Iterator[str]:
     """Yield the instructions and settings that a new process reads, an administrator's files first."""
     for managed in _MANAGED:
         yield from (f"{managed}{name}" for name in _MANAGED_FILES)
         yield from (f"{managed}.claude/{name}" for name in _FOLDER_FILES)
-    user, home = _folder(host), f"{host.env.get('HOME')}/"
+    user, home = config_folder(host), f"{host.env.get('HOME')}/"
     yield from (f"{user}/{name}" for name in _FOLDER_FILES)
     for place in places:
         yield from (f"{place}{name}" for name in _PROJECT_FILES)
-        if place != home or user != _DEFAULT_FOLDER:
+        if place != home or user != DEFAULT_FOLDER:
             yield from (f"{place}.claude/{name}" for name in _FOLDER_FILES)
 
 
@@ -151,4 +144,4 @@ def _read_at_first_prompt(places: Sequence[str], host: Host) -> Iterator[str]:
     """
     for place in places:
         yield f"{place}.git/logs/HEAD"
-        yield f"{_folder(host)}/projects/{_NOT_ALPHANUMERIC.sub('-', place[:-1] or place)}/memory/MEMORY.md"
+        yield f"{config_folder(host)}/projects/{_NOT_ALPHANUMERIC.sub('-', place[:-1] or place)}/memory/MEMORY.md"

@@ -246,15 +246,11 @@ class ClaudeDecoder(shared.Decoder):
         self.result = line
         reached_model = line.num_turns != 0 or self._compacted
         end = ending(line, self._before, error=self._error, reached_model=reached_model, streamed=self.usage)
-        match end:
-            case events.RunFinished(
-                stop_reason="refusal" | "max_tokens"
-            ):  # a synthetic message is not part of the answer
-                yield from (events.Progress("warning", text) for text in self._synthetic)
-            case events.RunFinished():
-                yield from self._final_text(line)
-            case events.RunFailed():
-                pass
+        if isinstance(end, events.RunFinished) and end.stop_reason in ("refusal", "max_tokens"):
+            # A synthetic message is not part of the answer.
+            yield from (events.Progress("warning", text) for text in self._synthetic)
+        elif isinstance(end, events.RunFinished):
+            yield from self._final_text(line)
         if denials := denied(line, self._before, self._asked):
             yield events.Progress("denied", denials)
         yield end

@@ -58,6 +58,9 @@ from clinvk.backends.shared import decode_line
 from clinvk.types.errors import Unsupported
 from clinvk.types.request import RunRequest
 
+DEFAULT_FOLDER = "~/.claude"
+"""Claude's default folder for the user's settings."""
+
 READ_TOOLS = ("Read", "Grep", "Glob")
 FILE_TOOLS = (*READ_TOOLS, "Write", "Edit", "NotebookEdit")
 CONFINED_TOOLS = (
@@ -203,7 +206,9 @@ def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dic
     A failing `WorktreeCreate` hook replaces `git worktree add`, which would run the repository's hooks and filters. No
     other setting prevents a sub-agent from requesting a worktree.
     """
-    permissions: dict[str, list[str]] = {"deny": [f"Edit({_config_folder(host)}/**)"]}
+    folder = config_folder(host)
+    root = "" if folder == DEFAULT_FOLDER else "/"  # in a rule, `//` begins an absolute path
+    permissions: dict[str, list[str]] = {"deny": [f"Edit({root}{folder.rstrip('/')}/**)"]}
     if request.approval_mode == "always":
         permissions["ask"] = ["*"]
     elif allow:
@@ -217,16 +222,14 @@ def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dic
     }
 
 
-def _config_folder(host: Host) -> str:
-    """Return Claude's settings folder in the syntax of permission rules, where `//` begins an absolute path."""
-    own = host.env.get("CLAUDE_CONFIG_DIR")
-    return "/" + own.rstrip("/") if own else "~/.claude"
+def config_folder(host: Host) -> str:
+    """Return the folder of the user's settings."""
+    return host.env.get("CLAUDE_CONFIG_DIR") or DEFAULT_FOLDER
 
 
 def _are_hooks_disabled(host: Host) -> bool:
     """Return whether the user sets `disableAllHooks`, which would also disable the hook that prevents worktrees."""
-    own = host.env.get("CLAUDE_CONFIG_DIR") or "~/.claude"
-    data = host.read(f"{own}/settings.json") or b""
+    data = host.read(f"{config_folder(host)}/settings.json") or b""
     settings = decode_line(_SETTINGS, data.decode("utf-8-sig", errors="replace").encode()) or {}
     return settings.get("disableAllHooks") is True
 

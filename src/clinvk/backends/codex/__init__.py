@@ -125,9 +125,7 @@ class Codex(Backend):
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine of one process."""
-        missing = launch.files.get(_INSTRUCTIONS_FILE, b"").decode()
-        is_kept = bool(launch.ping)
-        return AppServerChannel(launch.session_params, missing, is_kept, launch.client_tools, asks=launch.asks)
+        return AppServerChannel(launch, launch.files.get(_INSTRUCTIONS_FILE, b"").decode())
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""
@@ -137,7 +135,7 @@ class Codex(Backend):
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         """Return the command that opens a thread in Codex."""
-        name = _ALIASES.get(model, model) if model else None
+        name = _model(model)
         return (self.executable, "resume", *([f"--model={name}"] if name else []), conversation_id(resume, "codex"))
 
     def claims_model(self, model: str) -> bool:
@@ -146,7 +144,7 @@ class Codex(Backend):
 
     def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the path of the thread's rollout file."""
-        return host.find(f"{user_files.folder(host, host.resolve(''))}/sessions", f"*/*/*/rollout-*{handle}.jsonl")
+        return user_files.rollouts(host, host.resolve(""), handle)
 
 
 def _session_params(request: RunRequest, resume: Resume | None, restrictions: Sandbox, host: Host) -> dict[str, object]:
@@ -158,7 +156,7 @@ def _session_params(request: RunRequest, resume: Resume | None, restrictions: Sa
         "approvalsReviewer": "user" if restrictions.policy != "never" else None,
         "sandbox": restrictions.mode,
         ROOTS: [place, *restrictions.directories] if restrictions.directories else None,
-        "model": _model(request),
+        "model": _model(request.model),
         "ephemeral": request.ephemeral,
         _THREAD: conversation_id(resume, "codex") if resume else None,
     }
@@ -173,8 +171,8 @@ def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
     return (*_MANAGED, *own, *(f"{place}{name}" for place in parent_directories(workdir) for name in INSTRUCTIONS))
 
 
-def _model(request: RunRequest) -> str | None:
-    return _ALIASES.get(request.model, request.model) if request.model else None
+def _model(name: str | None) -> str | None:
+    return _ALIASES.get(name, name) if name else None
 
 
 def _config(request: RunRequest, begun: Sandbox | None) -> dict[str, str]:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import msgspec
 
 from clinvk import __version__
-from clinvk.backends.base import Delivery, SteerReply
+from clinvk.backends.base import Delivery, Launch, SteerReply
 from clinvk.backends.codex import approvals, client_tools, failures, wire
 from clinvk.backends.codex.conversation import Conversation, Thread, full_prompt, supports_schema
 from clinvk.backends.jsonrpc import RpcChannel
@@ -32,7 +32,7 @@ from clinvk.types import events
 from clinvk.types.errors import Cancelled
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.record import Resume
-from clinvk.types.request import ClientTool, RunRequest, ToolOutput
+from clinvk.types.request import RunRequest, ToolOutput
 
 _PROVIDER = "openai"
 """The model provider if the settings name none."""
@@ -84,33 +84,25 @@ def _awaiting_tools(conversation: Conversation) -> Iterator[Delivery]:
 
 
 class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Closing | _Steering, Conversation]):
-    """The channel of one process. All runs share the thread parameters `session_params`."""
+    """The channel of one process. All runs share the launch, and get the `instructions` if they resume a thread."""
 
     capacity = 16
     _has_version = False
     _ready = b'{"method":"initialized"}\n'
 
-    def __init__(
-        self,
-        session_params: dict[str, object],
-        instructions: str = "",
-        is_kept: bool = False,
-        tools: tuple[ClientTool, ...] = (),
-        *,
-        asks: bool = False,
-    ) -> None:
+    def __init__(self, launch: Launch, instructions: str = "") -> None:
         capabilities: dict[str, object] = {"optOutNotificationMethods": _SKIPPED_NOTIFICATIONS}
-        if tools:
+        if launch.client_tools:
             self.capacity = _WAITING_CAPACITY
-        if ROOTS in session_params or client_tools.TOOLS in session_params:
+        if ROOTS in launch.session_params or client_tools.TOOLS in launch.session_params:
             capabilities["experimentalApi"] = True
         client = {"name": "clinvk", "version": __version__}
         super().__init__(wire.MESSAGES, {"clientInfo": client, "capabilities": capabilities})
-        self._tools = {called: name for name, called in client_tools.names(tools).items()}
-        self._keeps = is_kept and not session_params.get("ephemeral")
+        self._tools = {called: name for name, called in client_tools.names(launch.client_tools).items()}
+        self._keeps = bool(launch.ping) and not launch.session_params.get("ephemeral")
         self._provider: dict[str, object] = {}
-        self._session_params = session_params
-        self._asks = asks
+        self._session_params = launch.session_params
+        self._asks = launch.asks
         self._instructions = instructions
         self._idle: dict[str, Thread] = {}
         self._closing: dict[str, _Closing] = {}

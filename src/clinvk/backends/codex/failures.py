@@ -5,6 +5,7 @@ the model API, and the text identifies every other message.
 """
 
 import re
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -27,34 +28,23 @@ _REASONS: dict[str, StopReason] = {"max_output_tokens": "max_tokens", "content_f
 """The model API's reasons for an incomplete response."""
 
 _STATUS = re.compile(r"\bstatus:? (\d{3})\b")
-_PHRASES = (
-    (_MISSING_PROVIDER_KEY, errors.AgentUnauthenticated),
-    ("Not logged in", errors.AgentUnauthenticated),
-    ("sign in again", errors.AgentUnauthenticated),
-    ("codex login", errors.AgentUnauthenticated),
-    ("usage limit", errors.AgentRateLimited),
-    ("Quota exceeded", errors.AgentRateLimited),
-    ("high demand", errors.AgentOverloaded),
-    ("at capacity", errors.AgentOverloaded),
-    ("Connection failed", errors.AgentOverloaded),
-    ("stream disconnected", errors.AgentOverloaded),
-    ("context window", errors.AgentRejected),
-    ("already has an active writer", errors.SessionBusy),
-)
+_PHRASES = {
+    errors.AgentUnauthenticated.code: (_MISSING_PROVIDER_KEY, "Not logged in", "sign in again", "codex login"),
+    errors.AgentRateLimited.code: ("usage limit", "Quota exceeded"),
+    errors.AgentOverloaded.code: ("high demand", "at capacity", "Connection failed", "stream disconnected"),
+    errors.AgentRejected.code: ("context window",),
+    errors.SessionBusy.code: ("already has an active writer",),
+}
+"""Parts of messages by the code of the ending; the first that a message has counts."""
+
 _KINDS = {
-    "unauthorized": errors.AgentUnauthenticated,
-    "usageLimitExceeded": errors.AgentRateLimited,
-    "rateLimitExceeded": errors.AgentRateLimited,
-    "serverOverloaded": errors.AgentOverloaded,
-    "internalServerError": errors.AgentOverloaded,
-    "httpConnectionFailed": errors.AgentOverloaded,
-    "responseStreamConnectionFailed": errors.AgentOverloaded,
-    "responseStreamDisconnected": errors.AgentOverloaded,
-    "contextWindowExceeded": errors.AgentRejected,
-    "badRequest": errors.AgentRejected,
-    "modelNotFound": errors.AgentRejected,
-    "cyberPolicy": errors.AgentRejected,
-    "bioPolicy": errors.AgentRejected,
+    errors.AgentUnauthenticated.code: ("unauthorized",),
+    errors.AgentRateLimited.code: ("usageLimitExceeded", "rateLimitExceeded"),
+    errors.AgentOverloaded.code: (
+        *("serverOverloaded", "internalServerError", "httpConnectionFailed"),
+        *("responseStreamConnectionFailed", "responseStreamDisconnected"),
+    ),
+    errors.AgentRejected.code: ("contextWindowExceeded", "badRequest", "modelNotFound", "cyberPolicy", "bioPolicy"),
 }
 """The error kinds of `codex app-server`, for failures with an unknown message."""
 
@@ -84,8 +74,12 @@ def failed(message: str, exit_code: int | None = None) -> RunFailed:
         return RunFailed(errors.AgentRejected.code, body, exit_code)
     if status := _STATUS.search(message):
         return _failed(errors.agent_code(int(status[1])), message, exit_code)
-    code = next((error.code for phrase, error in _PHRASES if phrase in message), errors.AgentFailed.code)
-    return _failed(code, message, exit_code)
+    return _failed(_code(_PHRASES, lambda phrase: phrase in message), message, exit_code)
+
+
+def _code(table: Mapping[str, tuple[str, ...]], fits: Callable[[str], bool]) -> str:
+    """Return the first code with a text that fits."""
+    return next((code for code, texts in table.items() if any(map(fits, texts))), errors.AgentFailed.code)
 
 
 def _failed(code: str, message: str, exit_code: int | None) -> RunFailed:
@@ -104,7 +98,7 @@ def server_failure(message: str, kind: bytes) -> RunFailed:
         return ending
     name, status = (names, None) if isinstance(names, str) else next(iter(names.items()))
     code = errors.agent_code(status.http_status_code) if status and status.http_status_code else None
-    return _failed(code or _KINDS.get(name, errors.AgentFailed).code, message, 1)
+    return _failed(code or _code(_KINDS, lambda known: known == name), message, 1)
 
 
 def is_archived(message: str) -> bool:

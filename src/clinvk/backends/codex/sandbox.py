@@ -54,15 +54,8 @@ _WORKSPACE_ONLY = {
     "sandbox_workspace_write.exclude_slash_tmp": "true",
     "sandbox_workspace_write.exclude_tmpdir_env_var": "false",
 }
-_READ_ONLY = {
-    "notify": "[]",
-    "features.hooks": "false",
-    "features.plugins": "false",
-    "features.apps": "false",
-    "features.memories": "false",
-    "features.image_generation": "false",
-    "features.shell_snapshot": "false",
-}
+_NO_FEATURES = ("hooks", "plugins", "apps", "memories", "image_generation", "shell_snapshot")
+_READ_ONLY = {"notify": "[]", **{f"features.{name}": "false" for name in _NO_FEATURES}}
 _OLDER_NAMES = ("connectors", "memory_tool")
 """The older names of `apps` and `memories`. Codex warns about them, so clinvk sets only the names that the user set."""
 
@@ -160,16 +153,13 @@ def _restrictions(request: RunRequest, settings: "_EffectiveSettings") -> Sandbo
         case "workspace", _:
             config = {**_WORKSPACE_ONLY, **settings.untrusted_projects()}
             return settings.against_rules(Sandbox(_WORKSPACE, directories, has_folder=True, config=config))
-        case "full", _:
-            return Sandbox(_FULL, directories, config=settings.untrusted_projects())
-        case "default", "none":
+        case ("full", _) | ("default", "none"):
             return Sandbox(_FULL, directories, config=settings.untrusted_projects())
         case "default", "auto":
             return Sandbox(_WORKSPACE, directories, config=settings.untrusted_projects())
         case _:
-            return Sandbox(
-                "", directories, config=settings.untrusted_projects() if settings.settings.names_a_sandbox else {}
-            )
+            config = settings.untrusted_projects() if settings.settings.names_a_sandbox else {}
+            return Sandbox("", directories, config=config)
 
 
 class _EffectiveSettings:
@@ -181,9 +171,8 @@ class _EffectiveSettings:
         self._problem: user_files.ConfigUnreadable | None = None
         try:
             self.settings = user_files.read(host, self._named)
-        except (
-            user_files.ConfigUnreadable
-        ) as exc:  # Codex reports the error itself, unless clinvk relies on the settings
+        except user_files.ConfigUnreadable as exc:
+            # Codex reports the error itself, unless clinvk relies on the settings.
             self._problem = exc
             self.settings = user_files.CodexConfig()
 

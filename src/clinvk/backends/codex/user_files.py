@@ -8,7 +8,7 @@ A thread keeps the developer instructions from its start. If Codex had read the 
 a marked turn that "the previously provided AGENTS.md instructions no longer apply".
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 import msgspec
@@ -104,6 +104,11 @@ def load(host: Host, path: str) -> CodexConfig:
         raise ConfigUnreadable(f"{path} is not valid: {exc}") from exc
 
 
+def rollouts(host: Host, workdir: str, thread: str) -> Sequence[str]:
+    """Return the paths of the files in which Codex records a thread."""
+    return host.find(f"{folder(host, workdir)}/sessions", f"*/*/*/rollout-*{thread}.jsonl")
+
+
 INSTRUCTIONS = ("AGENTS.override.md", "AGENTS.md")
 """The names of instruction files. In each directory, Codex reads the first file that exists."""
 
@@ -120,7 +125,8 @@ def project_instructions(host: Host, settings: CodexConfig, workdir: PurePath) -
     most = _MAX_BYTES if settings.project_doc_max_bytes is None else settings.project_doc_max_bytes
     left = min(most, _FIT_IN_AN_ARGUMENT)
     texts: list[str] = []
-    for place in _folders(host, settings.project_root_markers, workdir):
+    top = root(host, settings.project_root_markers, workdir) or workdir
+    for place in (place for place in reversed((workdir, *workdir.parents)) if place.is_relative_to(top)):
         data = _first(host, place, (*INSTRUCTIONS, *(settings.project_doc_fallback_filenames or ())), left)
         text = data.decode(errors="replace")
         if text.strip():
@@ -133,7 +139,7 @@ def project_instructions(host: Host, settings: CodexConfig, workdir: PurePath) -
 def knows_instructions(host: Host, workdir: str, thread: str, instructions: str) -> bool:
     """Return whether a thread has the instructions as developer instructions that Codex has not retracted."""
     text = msgspec.json.encode(instructions.partition("<INSTRUCTIONS>\n")[2].removesuffix("\n</INSTRUCTIONS>"))[1:-1]
-    found = host.find(f"{folder(host, workdir)}/sessions", f"*/*/*/rollout-*{thread}.jsonl")
+    found = rollouts(host, workdir, thread)
     lines = (host.read_range(found[0], 0, _SEARCHED_BYTES) or b"").splitlines() if found else []
     ours = any(b'"role":"developer"' in line and _FRAME.encode() in line for line in lines)
     return ours and not any(b'"role":"user"' in line and (text in line or _RETRACTED in line) for line in lines)
@@ -144,11 +150,6 @@ def root(host: Host, markers: list[str] | None, workdir: PurePath) -> PurePath |
     names = [name for name in ([".git"] if markers is None else markers) if name and not name.startswith("/")]
     places = (workdir, *workdir.parents)
     return next((place for place in places if any(host.find(str(place), name) for name in names)), None)
-
-
-def _folders(host: Host, markers: list[str] | None, workdir: PurePath) -> Iterator[PurePath]:
-    top = root(host, markers, workdir) or workdir
-    yield from (place for place in reversed((workdir, *workdir.parents)) if place.is_relative_to(top))
 
 
 def _first(host: Host, place: PurePath, names: tuple[str, ...], size: int) -> bytes:

@@ -26,18 +26,12 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
-from clinvk.backends.gemini import client_tools, home, prompt_delivery
+from clinvk.backends.gemini import client_tools, home, permissions, prompt_delivery
 from clinvk.backends.gemini.acp import PING, GeminiChannel
 from clinvk.backends.gemini.client_tools import ClientToolsChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
-from clinvk.backends.gemini.permissions import (
-    ToolPermissions,
-    allow_rules,
-    deny_rules,
-    tool_permissions,
-    without_asking,
-)
+from clinvk.backends.gemini.permissions import ToolPermissions
 from clinvk.backends.refusals import refuse_cost_limit
 from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id
 from clinvk.types.errors import InvalidRequest, Unsupported
@@ -95,8 +89,8 @@ class Gemini(Backend):
         allowed = _permissions(request)
         check_extra(request.extra, is_open=allowed.is_unrestricted and allowed.only is None)
         if allowed.asks:
-            return _asking_launch(self.executable, request, resume, allowed, host)
-        launch = _launch((self.executable, _STREAM_JSON), request, resume, allowed, host)
+            return _asking_launch(request, resume, allowed, host)
+        launch = _launch(_STREAM_JSON, request, resume, allowed, host)
         attached = prompt_delivery.files(request)
         own = (f"--include-directories={folder}" for folder in prompt_delivery.directories(attached))
         return replace(
@@ -106,13 +100,13 @@ class Gemini(Backend):
             client_tools=request.client_tools,
             tool_socket=client_tools.SOCKET if request.client_tools else "",
             retries_schema=True,
-            warm=_warm_launch(self.executable, request, resume, allowed, host),
+            warm=_warm_launch(request, resume, allowed, host),
         )
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
         if launch.session_params:
-            return GeminiChannel(launch.session_params, host)
+            return GeminiChannel(launch, host)
         if launch.client_tools:
             return ClientToolsChannel(launch.client_tools)
         return OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)
@@ -144,7 +138,7 @@ def _permissions(request: RunRequest) -> ToolPermissions:
     """
     if not request.own_tools:
         return ToolPermissions()  # the settings permit the client's tools only
-    allowed = tool_permissions(request)
+    allowed = permissions.tool_permissions(request)
     if request.client_tools and not (allowed.is_unrestricted and allowed.only is None):
         raise Unsupported(
             "gemini offers the client's tools besides its own only with approval_mode none and no sandbox; "
@@ -154,9 +148,7 @@ def _permissions(request: RunRequest) -> ToolPermissions:
     return allowed
 
 
-def _warm_launch(
-    executable: str, request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
-) -> Launch | None:
+def _warm_launch(request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host) -> Launch | None:
     """Return the launch of a process for many prompts, or None if only a process of one prompt behaves as requested.
 
     A process for many prompts runs no hooks, and hooks may be the only restriction on an agent that acts without
@@ -177,12 +169,10 @@ def _warm_launch(
         return None
     if (resume and resume.fork) or (allowed.only is None and home.has_rules(host)):
         return None
-    return _acp_launch(executable, request, without_asking(allowed), host)
+    return _acp_launch(request, permissions.without_asking(allowed), host)
 
 
-def _asking_launch(
-    executable: str, request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
-) -> Launch:
+def _asking_launch(request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host) -> Launch:
     """Return the launch of a process that asks its user, which only a process for many prompts does.
 
     Raises:
@@ -194,16 +184,16 @@ def _asking_launch(
         )
     if resume and resume.fork:
         raise Unsupported("gemini cannot fork a conversation if it asks for approval", "approval_mode")
-    kept = replace(_acp_launch(executable, request, allowed, host), asks=True)
+    kept = replace(_acp_launch(request, allowed, host), asks=True)
     own = replace(kept, argv=(*kept.argv, *request.extra), reads=(), resumes="any", ping=b"")
     return replace(own, warm=None if request.extra or home.limits_turns(host) else kept)
 
 
-def _acp_launch(executable: str, request: RunRequest, allowed: ToolPermissions, host: Host) -> Launch:
+def _acp_launch(request: RunRequest, allowed: ToolPermissions, host: Host) -> Launch:
     """Return the launch of a process for many prompts."""
     place = host.resolve(request.workdir or "")  # the CLI takes any other spelling for a different project
     return replace(
-        _launch((executable, "--acp"), replace(request, literal=False), None, allowed, host),
+        _launch("--acp", replace(request, literal=False), None, allowed, host),
         long_lived=True,
         session_params={"cwd": place, "mcpServers": []},
         reads=home.read_at_start(place, host),
@@ -213,11 +203,9 @@ def _acp_launch(executable: str, request: RunRequest, allowed: ToolPermissions, 
     )
 
 
-def _launch(
-    command: tuple[str, ...], request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
-) -> Launch:
-    """Return the launch of a command with the arguments, the private home and the environment for a request."""
-    rules = {"limits.toml": deny_rules(allowed), "grants.toml": allow_rules(allowed)}
+def _launch(mode: str, request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host) -> Launch:
+    """Return the launch of the CLI in a mode: arguments, private home and environment for a request."""
+    rules = {"limits.toml": permissions.deny_rules(allowed), "grants.toml": permissions.allow_rules(allowed)}
     settings, links = (
         home.mirrored(request, host) if allowed.is_unrestricted else home.restricted(allowed, request, host)
     )
@@ -230,7 +218,7 @@ def _launch(
     elif allowed.is_unrestricted:
         env = {**env, "TMPDIR": PRIVATE}
     return Launch(
-        argv=(*command, *_arguments(request, resume, allowed, host)),
+        argv=(Gemini.executable, mode, *_arguments(request, resume, allowed, host)),
         env={**_TERMINAL, **env},
         cwd=request.workdir,
         files={name: text for name, text in rules.items() if text} | settings,
@@ -260,7 +248,7 @@ def _arguments(request: RunRequest, resume: Resume | None, allowed: ToolPermissi
     if resume:
         arguments.append(_resume_arg(resume, host))
     arguments += [f"--include-directories={folder}" for folder in request.add_dirs]
-    if deny_rules(allowed):
+    if permissions.deny_rules(allowed):
         # These rules override the user's, unless the administrator has rules: then the CLI ignores these.
         arguments.append(f"--admin-policy={PRIVATE}/limits.toml")
         if allowed.denies_all or allowed.may_edit or allowed.only is not None:

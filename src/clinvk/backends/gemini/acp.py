@@ -31,7 +31,7 @@ from msgspec.structs import replace
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.acp.channel import AcpChannel, Call
 from clinvk.backends.acp.turn import AcpTurn
-from clinvk.backends.base import Delivery, Host
+from clinvk.backends.base import Delivery, Host, Launch
 from clinvk.backends.gemini import decoder, prompt_delivery
 from clinvk.backends.gemini.home import conversation_files
 from clinvk.backends.gemini.permissions import tool_permissions
@@ -184,8 +184,8 @@ class GeminiChannel(AcpChannel):
     configures = False
     turn_type = GeminiTurn
 
-    def __init__(self, session_params: dict[str, object], host: Host) -> None:
-        super().__init__("gemini", session_params, decoder.LOG_IN)
+    def __init__(self, launch: Launch, host: Host) -> None:
+        super().__init__("gemini", launch, decoder.LOG_IN)
         self._host = host
         self._opening: deque[AcpTurn] = deque()
         self._records: dict[str, ConversationRecord] = {}

@@ -55,13 +55,10 @@ class ClientToolsChannel(OneShotChannel):
         self._printed: dict[str, tuple[str, dict[str, object]]] = {}
         self._call_ids: dict[str, str] = {}
 
-    def receive(self, line: bytes) -> Iterable[Delivery]:
+    def receive(self, line: bytes) -> Iterable[tuple[str, Report]]:
         """Yield the events of one line, without the calls of client tools."""
-        for delivery in super().receive(line):
-            if isinstance(delivery, bytes):
-                yield delivery
-            else:
-                yield from ((self._run, event) for event in self._translated(delivery[1]))
+        for run, event in super().receive(line):
+            yield from ((run, each) for each in self._translated(event))
 
     def receive_tool_message(self, line: bytes) -> Iterable[Delivery]:
         """Answer a message to the MCP server, or yield a call and, after the last call, that the agent waits."""
