@@ -15,36 +15,6 @@ def prompt_flags(*argv: str) -> PromptFlags:
     return flags
 
 
-def test_every_prompt_flag_sets_its_field() -> None:
-    flags = prompt_flags(
-        *("-b", "codex", "-m", "best", "-w", "/w", "-o", "text", "--config", "c", "--dry-run", "--ephemeral"),
-        *("--approval-mode", "auto", "--sandbox-mode", "read-only", "--system-prompt=-s", "--max-turns", "3"),
-        *("--max-total-tokens", "4", "--max-cost-usd", "0.5"),
-        *("--allowed-tools", "A,B", "--add-dir", "x", "--add-dir=y", "--timeout", "1.5", "-v", "--no-stdin", "go on"),
-    )
-    assert flags == PromptFlags(
-        words=("go on",),
-        backend="codex",
-        model="best",
-        workdir="/w",
-        output_format="text",
-        config="c",
-        dry_run=True,
-        ephemeral=True,
-        approval_mode="auto",
-        sandbox_mode="read-only",
-        system_prompt="-s",
-        max_turns=3,
-        max_total_tokens=4,
-        max_cost_usd=0.5,
-        allowed_tools=["A,B"],
-        add_dir=["x", "y"],
-        timeout=1.5,
-        verbose=1,
-        no_stdin=True,
-    )
-
-
 def test_without_flags_all_fields_have_defaults() -> None:
     assert prompt_flags() == PromptFlags(words=())
 

@@ -15,7 +15,6 @@ from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Dialect
 from clinvk.dialects.openai.chat import OpenAIChat, OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses
-from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.dialects.rest.rest import STATUSES, Rest
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.record import TAG_PATTERN, TITLE_PATTERN, valid_tag, valid_title
@@ -83,14 +82,6 @@ def test_every_operation_has_a_unique_id_a_summary_and_a_success_response() -> N
         responses = keys("paths", path, method, "responses")
         success = next(status for status in responses if status.startswith("2"))
         assert at("paths", path, method, "responses", success, "description")
-
-
-def test_every_prompt_field_has_a_description() -> None:
-    assert keys("components", "schemas", "PromptBody", "properties") == list(PromptBody.__struct_fields__)
-    for name in PromptBody.__struct_fields__:
-        assert at("components", "schemas", "PromptBody", "properties", name, "description"), name
-    assert at("components", "schemas", "PromptBody", "required") == ["prompt"]
-    assert at("components", "schemas", "PromptBody", "additionalProperties") is False
 
 
 def test_prompt_examples_are_valid() -> None:

@@ -7,7 +7,7 @@ from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.dialects.rest.rest import Rest
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image, Placement, RunRequest
+from clinvk.types.request import RunRequest
 
 
 def parse(body: bytes | dict[str, object], **headers: str) -> Call:
@@ -26,73 +26,6 @@ def mistake(body: bytes | dict[str, object]) -> tuple[str, str | None]:
 
 def test_only_backend_and_prompt_are_required() -> None:
     assert parse(asked()) == Call(request=RunRequest(prompt="hi", backend="claude"))
-
-
-def test_every_field_reaches_the_request() -> None:
-    call = parse(
-        asked(
-            model="fast",
-            workdir="/w",
-            add_dirs=["/a"],
-            approval_mode="none",
-            sandbox_mode="read-only",
-            allowed_tools=["Read"],
-            ephemeral=True,
-            output_format="json",
-            max_turns=3,
-            max_total_tokens=4,
-            max_cost_usd=0.5,
-            max_tokens=100,
-            effort="high",
-            thinking=True,
-            stop=["END"],
-            images=["iVBORw0KGgo=", "data:image/gif;base64,R0lGODlh"],
-            output_schema={"type": "object"},
-            system_prompt="be brief",
-            session_id="abc",
-            timeout_secs=1.5,
-            verbose=True,
-            dry_run=True,
-            detach=True,
-            node="web",
-            labels=["gpu", "x"],
-            extra=["--x", "y"],
-            tags=["t"],
-            metadata={"k": [1, None]},
-        )
-    )
-    assert call == Call(
-        dry_run=True,
-        detach=True,
-        placement=Placement("web", frozenset({"gpu", "x"})),
-        request=RunRequest(
-            prompt="hi",
-            backend="claude",
-            model="fast",
-            workdir="/w",
-            add_dirs=("/a",),
-            approval_mode="none",
-            sandbox_mode="read-only",
-            allowed_tools=("Read",),
-            ephemeral=True,
-            max_turns=3,
-            max_total_tokens=4,
-            max_cost_usd=0.5,
-            max_tokens=100,
-            effort="high",
-            thinking=True,
-            stop=("END",),
-            images=(Image("image/png", b"\x89PNG\r\n\x1a\n"), Image("image/gif", b"GIF89a")),
-            output_schema={"type": "object"},
-            system_prompt="be brief",
-            session_id="abc",
-            timeout_s=1.5,
-            verbose=True,
-            extra=("--x", "y"),
-            tags=("t",),
-            metadata={"k": [1, None]},
-        ),
-    )
 
 
 def test_backend_is_optional_with_a_session_id() -> None:

@@ -39,10 +39,6 @@ def first_cells(header: str) -> list[str]:
     return re.findall(r"^\| `(\w+)` \|", table.partition("\n\n")[0], re.MULTILINE)
 
 
-def test_page_documents_each_field_of_a_prompt() -> None:
-    assert sorted(first_cells("| field | | |")) == sorted(PromptBody.__struct_fields__)
-
-
 def test_page_documents_each_field_of_an_answer() -> None:
     assert sorted(first_cells("| field | |")) == sorted(PromptAnswer.__struct_fields__)
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from clinvk.types.choices import ApprovalMode, OutputFormat, SandboxMode
 from clinvk.types.errors import ConfigError, InvalidRequest
-from clinvk.types.request import Dollars, RunRequest, agent_options, fallback_of
+from clinvk.types.request import Dollars, RunRequest, fallback_of
 from clinvk.types.text import unknown_name
 
 LogFormat = Literal["console", "json"]
@@ -315,6 +315,12 @@ class Settings(_Section, frozen=True, kw_only=True):
         return self.backends.get(name, BackendSettings())
 
 
+_OPTIONS = {*BackendSettings.__struct_fields__, *UnifiedFlags.__struct_fields__}.intersection(
+    RunRequest.__struct_fields__
+) - {"model", "fallback", "verbose"}
+"""The options of a request that have a setting of the same name."""
+
+
 def complete(request: RunRequest, settings: Settings) -> RunRequest:
     """Fill the open fields of a request from the settings of its backend, then from the unified settings.
 
@@ -328,23 +334,24 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
         raise InvalidRequest(message, "notify")
     refuse_nesting("metadata", request.metadata)
     refuse_nesting("output_schema", request.output_schema)
-    own = settings.backend(request.backend)
-    unified = settings.unified_flags
+    own, unified = settings.backend(request.backend), settings.unified_flags
     return msgspec.structs.replace(
         request,
-        model=request.model or own.model or None,
+        **{name: _first_given(name, request, own, unified) for name in _OPTIONS | {"model"}},
         fallback=tuple(complete(candidate, settings) for candidate in candidates(request, settings)),
-        system_prompt=request.system_prompt or own.system_prompt or None,
-        approval_mode=request.approval_mode or own.approval_mode or unified.approval_mode,
-        sandbox_mode=request.sandbox_mode or own.sandbox_mode or unified.sandbox_mode,
-        allowed_tools=own.allowed_tools if request.allowed_tools is None else request.allowed_tools,
-        max_turns=unified.max_turns if request.max_turns is None else request.max_turns,
-        max_total_tokens=unified.max_total_tokens if request.max_total_tokens is None else request.max_total_tokens,
-        max_cost_usd=own.max_cost_usd if request.max_cost_usd is None else request.max_cost_usd,
-        max_tokens=unified.max_tokens if request.max_tokens is None else request.max_tokens,
         extra=own.extra_flags + request.extra,
         verbose=request.verbose or unified.verbose,
     )
+
+
+def _first_given(name: str, *sources: object) -> object:
+    values = (getattr(source, name, None) for source in sources)
+    return next((value for value in values if value not in (None, "")), None)
+
+
+def agent_options(request: RunRequest) -> dict[str, object]:
+    """Return the options of a request that the settings of an agent complete, except model and flags."""
+    return {name: getattr(request, name) for name in _OPTIONS.intersection(BackendSettings.__struct_fields__)}
 
 
 def candidates(request: RunRequest, settings: Settings) -> tuple[RunRequest, ...]:

@@ -164,13 +164,10 @@ def call(
         images=prompt.images,
         system_prompt=prompt.system_prompt,
         literal=True,
-        session_id=options.session_id,
         on_busy=options.on_busy or "reject",
         ephemeral=not (options.session_id or options.starts_session or options.chat),
-        workdir=options.workdir,
-        approval_mode=options.approval_mode,
-        sandbox_mode=options.sandbox_mode,
         thinking=request.thinking or options.shows_work,
+        **{name: getattr(options, name) for name in FIELDS},
     )
     chat = _chat(options.chat, conversation, field) if options.chat and not options.session_id else None
     return Call(

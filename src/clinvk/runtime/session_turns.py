@@ -13,18 +13,11 @@ from clinvk.runtime.run.task import RunTask
 from clinvk.store.protocol import SessionStore, settled_record
 from clinvk.types.errors import NodeUnavailable, SessionBusy
 from clinvk.types.record import Resume, Session
-from clinvk.types.request import RunRequest
+from clinvk.types.request import Group, RunRequest
 from clinvk.types.run import RunFacts
 
 ReleaseElsewhere = Callable[[str], Awaitable[None]]
 """Make another clinvk close the conversation of a session."""
-
-_NO_OPTIONS: dict[str, object] = {
-    **{"prompt": "", "images": (), "on_busy": "reject", "session_id": None, "workdir": None},
-    **{"tags": (), "metadata": {}, "client": "", "depth": 0, "warm": True},
-    **{"fallback": None, "fell_back": (), "on_limit": "fail"},
-}
-"""The fields of a request that say nothing about how the agent works in a session."""
 
 
 class SessionTurns(NamedTuple):
@@ -92,7 +85,7 @@ class SessionTurns(NamedTuple):
         """
         request, _, _ = await self.resolve(request, waits=True)
         run = self.working_in(request.session_id)
-        if run and run.conversation and replace(request, **_NO_OPTIONS) == replace(run.request, **_NO_OPTIONS):
+        if run and run.conversation and request.without(Group.TURN) == run.request.without(Group.TURN):
             await run.spec.relaunch(request, Resume(run.conversation))  # checks the prompt
             if await run.steer(request):
                 return replace(run.facts, is_steered=True)

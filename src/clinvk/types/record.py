@@ -1,7 +1,7 @@
 """clinvk's records: runs with their requests and outcomes, and sessions, the conversations with one backend each."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from collections.abc import Collection, Iterable, Iterator, Sized
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -16,9 +16,6 @@ RunKind = Literal["prompt", "parallel", "chain", "compare"]
 
 SCHEMA_FIELD = "output_schema"
 """The name of the answer's schema in error messages."""
-
-_TEXT_FIELDS = ("system_prompt", "stop", SCHEMA_FIELD, "extra", "answer_as")
-"""Fields of a `RunRequest` that may contain user text besides the prompt: a flag can be a system prompt too."""
 
 
 class SteeringPrompt(msgspec.Struct, frozen=True):
@@ -109,11 +106,6 @@ def run_messages(run: RunRecord) -> Iterator[RunMessage]:
         start = prompt.answer_chars
     if run.ended_at is not None:
         yield RunMessage("assistant", run.output[start:].lstrip("\n") if start else run.output, run.ended_at)
-
-
-def recorded_options(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:
-    """Return the options of a request as the store keeps them."""
-    return {name: value for name, value in options.items() if keeps_text or name not in _TEXT_FIELDS}
 
 
 def recorded_result(message: str, keeps_text: bool) -> str:

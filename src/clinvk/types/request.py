@@ -1,7 +1,8 @@
 """The request for a run: every API and every command produces a `RunRequest`."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, Any
+from enum import Enum
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -105,6 +106,21 @@ class FailedAgent(msgspec.Struct, frozen=True):
     error_code: Annotated[str, Meta(description="The code of the error, e.g. agent_rate_limited.")]
 
 
+class Group(Enum):
+    """A group of the fields of `RunRequest`: the annotation of a field names its groups.
+
+    A field without a group is an option of the agent: a prompt that steers a run has the same value, and the record
+    of the run lists the option.
+    """
+
+    TURN = 1
+    """The field says nothing about how the agent works in a session."""
+    TEXT = 2
+    """The field may contain user text besides the prompt, and is not stored for an ephemeral run."""
+    UNLISTED = 3
+    """The options of the record omit the field: it has a column of its own or another form, or is not stored."""
+
+
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt for one agent.
 
@@ -152,18 +168,18 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         depth: the number of nested agents around the client; 0 for a person. Not stored.
     """
 
-    prompt: str
-    images: tuple[Image, ...] = ()
-    backend: str = ""
-    model: str | None = None
-    system_prompt: str | None = None
-    fallback: "tuple[RunRequest, ...] | None" = None
-    fell_back: tuple[FailedAgent, ...] = ()
-    on_limit: OnLimit = "fail"
-    session_id: str | None = None
-    new_session_id: str = ""
-    on_busy: OnBusy = "reject"
-    workdir: str | None = None
+    prompt: Annotated[str, Group.TURN, Group.UNLISTED] = ""
+    images: Annotated[tuple[Image, ...], Group.TURN, Group.UNLISTED] = ()
+    backend: Annotated[str, Group.UNLISTED] = ""
+    model: Annotated[str | None, Group.UNLISTED] = None
+    system_prompt: Annotated[str | None, Group.TEXT] = None
+    fallback: Annotated["tuple[RunRequest, ...] | None", Group.TURN, Group.UNLISTED] = None
+    fell_back: Annotated[tuple[FailedAgent, ...], Group.TURN] = ()
+    on_limit: Annotated[OnLimit, Group.TURN] = "fail"
+    session_id: Annotated[str | None, Group.TURN] = None
+    new_session_id: Annotated[str, Group.TURN, Group.UNLISTED] = ""
+    on_busy: Annotated[OnBusy, Group.TURN] = "reject"
+    workdir: Annotated[str | None, Group.TURN, Group.UNLISTED] = None
     add_dirs: tuple[str, ...] = ()
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None
@@ -178,32 +194,32 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     effort: str | None = None
     thinking: bool = False
     literal: bool = False
-    stop: tuple[str, ...] = ()
-    output_schema: dict[str, object] | None = None
-    extra: tuple[str, ...] = ()
+    stop: Annotated[tuple[str, ...], Group.TEXT] = ()
+    output_schema: Annotated[dict[str, object] | None, Group.TEXT] = None
+    extra: Annotated[tuple[str, ...], Group.TEXT] = ()  # a flag can be a system prompt too
     timeout_s: float | None = None
     ephemeral: bool = False
-    warm: bool = True
+    warm: Annotated[bool, Group.TURN] = True
     notify: tuple[str, ...] | None = None
     verbose: bool = False
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, object] = {}
+    tags: Annotated[tuple[str, ...], Group.TURN] = ()
+    metadata: Annotated[dict[str, object], Group.TURN] = {}
     part: PartPosition | None = None
-    answer_as: dict[str, object] = {}
-    key_name: str = ""
-    client: str = ""
-    depth: int = 0
+    answer_as: Annotated[dict[str, object], Group.TEXT] = {}
+    key_name: Annotated[str, Group.UNLISTED] = ""
+    client: Annotated[str, Group.TURN, Group.UNLISTED] = ""
+    depth: Annotated[int, Group.TURN, Group.UNLISTED] = 0
 
     @property
     def backends(self) -> tuple[str, ...]:
         """The backends that may run the request, in order of preference."""
         return (self.backend, *(each.backend for each in self.fallback or ()))
 
-
-def agent_options(request: RunRequest) -> dict[str, Any]:
-    """Return the options of a request that the settings of an agent complete, except model and flags."""
-    names = ("system_prompt", "approval_mode", "sandbox_mode", "allowed_tools", "max_cost_usd")
-    return {name: getattr(request, name) for name in names}
+    def without(self, *groups: Group) -> "RunRequest":
+        """Return the request with the defaults of all fields of the groups."""
+        fields = RunRequest.__annotations__.items()
+        kept = [name for name, type_ in fields if not {*groups}.intersection(getattr(type_, "__metadata__", ()))]
+        return RunRequest(**{name: getattr(self, name) for name in kept})
 
 
 def fallback_of(names: Iterable[str]) -> tuple[RunRequest, ...]:

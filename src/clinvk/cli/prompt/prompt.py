@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -44,28 +44,20 @@ def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
         InvalidRequest: a directory or file is missing or invalid; the message names the flag.
     """
     timeout_s = settings.unified_flags.command_timeout_secs if flags.timeout is None else flags.timeout
-    return RunRequest(
-        prompt="",
-        backend=settings.default_backend,
-        model=flags.model,
-        system_prompt=flags.system_prompt,
-        workdir=real_directory(flags.workdir),
-        add_dirs=tuple(directory(path, "--add-dir") for path in flags.add_dir),
-        approval_mode=flags.approval_mode,
-        sandbox_mode=flags.sandbox_mode,
-        allowed_tools=None if flags.allowed_tools is None else split_list(flags.allowed_tools),
-        max_turns=flags.max_turns,
-        max_total_tokens=flags.max_total_tokens,
-        on_budget=flags.on_budget or "stop",
-        max_cost_usd=flags.max_cost_usd,
-        effort=flags.effort,
-        images=tuple(map(_image, flags.image)),
-        output_schema=None if flags.output_schema is None else _schema(flags.output_schema),
-        timeout_s=timeout_s or None,
-        ephemeral=flags.ephemeral,
-        notify=tuple(flags.notify) or None,
-        verbose=flags.verbose > 1,
-    )
+    given = {name: value for name in RunRequest.__struct_fields__ if (value := getattr(flags, name, None)) is not None}
+    converted: dict[str, Any] = {
+        "backend": settings.default_backend,
+        "fallback": None,
+        "workdir": real_directory(flags.workdir),
+        "add_dirs": tuple(directory(path, "--add-dir") for path in flags.add_dir),
+        "allowed_tools": None if flags.allowed_tools is None else split_list(flags.allowed_tools),
+        "images": tuple(map(_image, flags.image)),
+        "output_schema": None if flags.output_schema is None else _schema(flags.output_schema),
+        "timeout_s": timeout_s or None,
+        "notify": tuple(flags.notify) or None,
+        "verbose": flags.verbose > 1,
+    }
+    return RunRequest(**given | converted)
 
 
 def _image(path: str) -> Image:
@@ -198,8 +190,7 @@ class PromptJob(NamedTuple):
 
     def request_in(self, session: Session | None) -> RunRequest:
         """Return the request in a session, or in a new one, completed from the settings."""
-        on_busy, on_limit = self.flags.on_busy or "reject", self.flags.on_limit or "fail"
-        request = replace(self.request, on_busy=on_busy, on_limit=on_limit)
+        request = self.request
         if session:
             workdir = session.working_dir or None
             request = replace(request, backend=session.backend, session_id=session.id, workdir=workdir)

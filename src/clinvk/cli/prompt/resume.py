@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from msgspec.structs import replace
 
-from clinvk.cli.parse.flags import ResumeFlags
+from clinvk.cli.parse.flags import ConversationFlags, Flags, ResumeFlags, flags_of
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.prompt import PromptJob, refuse_detached, release, request_of, run
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
@@ -34,10 +34,9 @@ from clinvk.types.errors import ClinvkError, InvalidRequest, NotResumable, Sessi
 from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
 
-_PROMPT_FLAGS = (
-    *("system_prompt", "max_turns", "max_total_tokens", "max_cost_usd", "on_budget", "allowed_tools", "add_dir"),
-    *("image", "output_schema", "effort", "timeout", "no_stdin", "detach", "on_busy", "on_limit"),
-)
+_ACCEPTED = ("approval_mode", "sandbox_mode", "no_server", "verbose")
+"""Flags that `--interactive` accepts, besides the common flags. `_refuse_rules` checks the modes."""
+
 _RULES = ("approval_mode", "sandbox_mode", "allowed_tools")
 
 
@@ -51,11 +50,12 @@ def refuse_prompt_flags(flags: ResumeFlags, prompt: str | None) -> None:
         raise InvalidRequest(
             "--interactive opens the agent's own program, where the prompt is typed; leave the prompt out"
         )
-    for name in _PROMPT_FLAGS:
-        if getattr(flags, name) not in (None, (), False):
-            flag = f"--{name.replace('_', '-')}"
+    for flag in flags_of(ConversationFlags, {}):
+        is_refused = not hasattr(Flags, flag.field) and flag.field not in _ACCEPTED
+        if is_refused and getattr(flags, flag.field):
+            name = flag.names[0]
             raise InvalidRequest(
-                f"{flag} is for a prompt: --interactive opens the agent's own program, which does not take it", flag
+                f"{name} is for a prompt: --interactive opens the agent's own program, which does not take it", name
             )
 
 

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
+from clinvk.config.model import agent_options
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.types import errors
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 from clinvk.types.events import Ending, Event, Progress, RunFinished, RunStarted
 from clinvk.types.record import LimitWindow
-from clinvk.types.request import FailedAgent, RunRequest, agent_options
+from clinvk.types.request import FailedAgent, RunRequest
 
 _TRUSTED_S = 600.0
 """How long a reported limit keeps an agent from being started: its user may log in to another account."""

@@ -13,16 +13,8 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
-from clinvk.types.record import (
-    LimitWindow,
-    Resume,
-    RunRecord,
-    Session,
-    SteeringPrompt,
-    recorded_options,
-    recorded_result,
-)
-from clinvk.types.request import RunRequest
+from clinvk.types.record import LimitWindow, Resume, RunRecord, Session, SteeringPrompt, recorded_result
+from clinvk.types.request import Group, RunRequest
 
 logger = logging.getLogger(__name__)
 
@@ -220,16 +212,14 @@ class RunRecorder:
 
 
 def _options(request: RunRequest) -> dict[str, object]:
-    """Return the options of the request for the record: everything except the prompt."""
-    bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="", depth=0)
-    bare = replace(bare, fallback=None, new_session_id="")  # the record of the run has the session
-    options: dict[str, object] = msgspec.to_builtins(bare)
-    del options["prompt"]
+    """Return the options of the request for the record."""
+    listed = request.without(Group.UNLISTED, *((Group.TEXT,) if request.ephemeral else ()))
+    options: dict[str, object] = msgspec.to_builtins(listed)
     if request.fallback:
         options["fallback"] = ["/".join(filter(None, (each.backend, each.model))) for each in request.fallback]
     if request.client:
         options["over_http"] = True
-    return recorded_options(options, not request.ephemeral)
+    return options
 
 
 def state_of(ending: Ending) -> RunState:
