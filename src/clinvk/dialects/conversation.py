@@ -18,7 +18,7 @@ import msgspec
 from clinvk.dialects.client_tools import ToolChoice
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.prompt_xml import element, unused_tag
-from clinvk.types.request import Image, ToolOutput
+from clinvk.types.request import Image, RunRequest, ToolOutput
 
 Content = tuple[str | Image, ...]
 """Texts and images, in order."""
@@ -148,22 +148,13 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
         return outputs
 
 
-def tool_turn(conversation: Conversation, tools: bytes, setup: bytes, choice: ToolChoice) -> ToolTurn:
-    """Return the conversation of a request.
-
-    `tools` are the model and the tools, `setup` everything else besides the turns on which the answer depends.
-    """
-    import hashlib  # a slow import, which lists of sessions do not need
-
-    hashed = hashlib.sha256(tools)
-    of_tools = hashed.hexdigest()
-    hashed.update(_encode((conversation.system[: len(conversation.system) - len(conversation.late)], setup)))
+def tool_turn(conversation: Conversation, request: RunRequest, choice: ToolChoice) -> ToolTurn:
+    """Return the conversation of a request with client tools."""
+    tools = _encode((request.model, request.client_tools))
+    system = conversation.system[: len(conversation.system) - len(conversation.late)]
     turns = tuple(_without_answers(conversation.messages))
-    digests: list[str] = []
-    for turn in turns:
-        hashed.update(_encode(turn))
-        digests.append(hashed.hexdigest())
-    return ToolTurn(turns=turns, digests=tuple(digests), choice=choice, tools=of_tools)
+    _, *digests = _digests(turns, tools + _encode((system, _encode(request.output_schema))))
+    return ToolTurn(turns=turns, digests=tuple(digests), choice=choice, tools=_digests((), tools)[0])
 
 
 def _without_answers(turns: Iterable[Turn]) -> Iterator[Turn]:
@@ -203,7 +194,7 @@ def agent_prompt(conversation: Conversation, *, only_last: bool = False, field: 
     """
     turns = without_blank_answers(conversation.turns)
     if only_last:
-        turns = _since_answer(turns)
+        turns = turns[last_answer(turns) + 1 :]
     if not any(_needs_answer(turn) for turn in turns):
         where = " after the assistant's last turn" if only_last and conversation.turns else ""
         raise InvalidRequest(f"{field}: nothing is asked{where}; a user turn that is not empty is needed", field)
@@ -229,19 +220,26 @@ def without_blank_answers(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     return turns[:end]
 
 
-def last_answer(turns: Sequence[Turn]) -> int | None:
-    """Return the index of the assistant's last turn, or None."""
-    return max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=None)
+def last_answer(turns: Sequence[Turn]) -> int:
+    """Return the index of the assistant's last turn, or -1."""
+    return max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
 
 
-def digest(turns: Iterable[Turn], setup: bytes = b"") -> str:
-    """Return a hash of the turns and the setup; different turns have different hashes."""
+def digest(turns: Iterable[Turn]) -> str:
+    """Return a hash of the turns; different turns have different hashes."""
+    return _digests(turns)[-1]
+
+
+def _digests(turns: Iterable[Turn], setup: bytes = b"") -> list[str]:
+    """Return a hash of the setup, then for each turn a hash of the setup and the turns up to this one."""
     import hashlib  # a slow import, which lists of sessions do not need
 
     hashed = hashlib.sha256(setup)
+    digests = [hashed.hexdigest()]
     for turn in turns:
         hashed.update(_encode(turn))
-    return hashed.hexdigest()
+        digests.append(hashed.hexdigest())
+    return digests
 
 
 def without_images(prompt: str) -> str:
@@ -312,11 +310,6 @@ def decoded(source: str, media_type: str | None, field: str) -> tuple[bytes, str
     if not data:
         raise InvalidRequest(f"{field} is empty", field)
     return data, (head["type"] if head else media_type) or ""
-
-
-def _since_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    at = last_answer(turns)
-    return turns if at is None else turns[at + 1 :]
 
 
 def _needs_answer(turn: Turn) -> bool:

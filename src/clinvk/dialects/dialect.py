@@ -216,11 +216,9 @@ def renamed(error: ClinvkError, fields: Mapping[str, str]) -> ClinvkError:
 
     Errors from `Dialect.parse` have the client's names already, which may equal names of other request fields.
     """
-    match error:
-        case InvalidRequest(field=str(field)) if field in fields:
-            error.field = fields[field]
-            if error.message.startswith(f"{field} "):
-                error.message = error.field + error.message.removeprefix(field)
-        case _:
-            pass
+    field = error.field
+    if isinstance(error, InvalidRequest) and field and field in fields:
+        error.field = fields[field]
+        if error.message.startswith(f"{field} "):
+            error.message = error.field + error.message.removeprefix(field)
     return error

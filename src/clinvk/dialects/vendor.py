@@ -4,25 +4,17 @@ Request bodies ignore unknown fields at every level, since clients add fields ev
 `msgspec.json.Decoder`s over structs that allow unknown fields, and `json_bodies.decode` explains invalid values.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from clinvk.dialects import conversation as conversations
 from clinvk.dialects import dialect, json_bodies, sse
 from clinvk.dialects.client_tools import ToolChoice, check_names
-from clinvk.dialects.conversation import (
-    Conversation,
-    ToolTurn,
-    agent_prompt,
-    check_calls,
-    digest,
-    last_answer,
-    tool_turn,
-    without_blank_answers,
-)
+from clinvk.dialects.conversation import Conversation
 from clinvk.dialects.dialect import AnsweredChat, Call, Chat, ToolsMode
 from clinvk.types import errors, events
 from clinvk.types.allowed_values import NOT_BLANK
@@ -62,8 +54,8 @@ FIELDS = {"session_id": SESSION, "workdir": WORKDIR, "approval_mode": APPROVAL, 
 NEW_SESSION = "new"
 """The value of the session header that starts a session to continue later."""
 
-CHATS = ("x-openwebui-chat-id",)
-"""Headers that contain the client's name for a conversation."""
+_CHAT = "x-openwebui-chat-id"
+"""The header with the client's name for a conversation."""
 
 _TEMPORARY = "local:"
 """Prefix of Open WebUI's names for temporary chats, which must not be kept."""
@@ -128,7 +120,8 @@ def header_options(headers: Mapping[str, str]) -> HeaderOptions:
         InvalidRequest: names the header.
     """
     values = {name: value for name in HEADERS if (value := _value(headers, name))}
-    chat = next((name[:_MAX_CHAT_CHARS] for name in _names(headers) if not name.startswith(_TEMPORARY)), "")
+    name = headers.get(_CHAT, "").strip()
+    chat = "" if name.startswith(_TEMPORARY) else name[:_MAX_CHAT_CHARS]
     options = json_bodies.converted(values, HeaderOptions, "header") if values else HeaderOptions()
     is_new = options.session_id == NEW_SESSION
     return replace(options, chat=chat, starts_session=is_new, session_id=None if is_new else options.session_id)
@@ -152,12 +145,12 @@ def call(
     """
     choice = choice or ToolChoice()
     if not has_earlier_calls:
-        check_calls(conversation, field)
+        conversations.check_calls(conversation, field)
     check_names(request.client_tools, "tools")
     has_tools = bool(request.client_tools)
     if choice.mode == "none":
         request = replace(request, client_tools=())
-    prompt = agent_prompt(conversation, only_last=options.session_id is not None, field=field)
+    prompt = conversations.agent_prompt(conversation, only_last=options.session_id is not None, field=field)
     request = replace(
         request,
         prompt=prompt.prompt,
@@ -176,25 +169,20 @@ def call(
         chat=chat,
         tools_mode=options.tools_mode,
         has_tools=has_tools,
-        tool_turn=_tool_turn(conversation, request, choice) if request.client_tools else None,
+        tool_turn=conversations.tool_turn(conversation, request, choice) if request.client_tools else None,
     )
 
 
-def _tool_turn(conversation: Conversation, request: RunRequest, choice: ToolChoice) -> ToolTurn:
-    tools = _encoder.encode((request.model, request.client_tools))
-    return tool_turn(conversation, tools, _encoder.encode(request.output_schema), choice)
-
-
 def _chat(name: str, conversation: Conversation, field: str) -> Chat:
-    turns = without_blank_answers(conversation.turns)
-    chat = Chat(name=name, digest=digest(turns))
-    at = last_answer(turns)
-    if at is None or at == len(turns) - 1:
+    turns = conversations.without_blank_answers(conversation.turns)
+    chat = Chat(name=name, digest=conversations.digest(turns))
+    at = conversations.last_answer(turns)
+    if at in (-1, len(turns) - 1):
         return chat
     answered = AnsweredChat(
-        digest=digest(turns[:at]),
+        digest=conversations.digest(turns[:at]),
         answer="".join(part for part in turns[at].content if isinstance(part, str)),
-        latest=agent_prompt(conversation, only_last=True, field=field),
+        latest=conversations.agent_prompt(conversation, only_last=True, field=field),
     )
     return replace(chat, answered=answered)
 
@@ -256,10 +244,6 @@ def waiting_comment(event: events.Event) -> bytes:
 
 def _shown(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
-
-
-def _names(headers: Mapping[str, str]) -> Iterator[str]:
-    return (name for header in CHATS if (name := headers.get(header, "").strip()))
 
 
 def _value(headers: Mapping[str, str], name: str) -> str | None:

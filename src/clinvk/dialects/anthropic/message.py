@@ -82,9 +82,8 @@ def error_object(error: ClinvkError) -> tuple[int, ErrorObject]:
 def _error_message(error: ClinvkError) -> str:
     """Return the message with the name of the field, since the API has no other place for the field."""
     message = redacted(error.message)
-    if not isinstance(error, InvalidRequest) or error.field is None:
-        return message
-    return message if error.field in message else f"{error.field}: {message}"
+    is_named = not isinstance(error, InvalidRequest) or error.field is None or error.field in message
+    return message if is_named else f"{error.field}: {message}"
 
 
 MessageStop = Literal["end_turn", "max_tokens", "stop_sequence", "refusal", "tool_use"]

@@ -196,10 +196,10 @@ def _tool_choice(body: bodies.ChatBody) -> ToolChoice:
     match body.tool_choice:
         case "none" | "required" as mode:
             return ToolChoice(mode, parallel=parallel)
-        case bodies.FunctionChoice(name=name) | bodies.CustomChoice(name=name):
-            return ToolChoice("required", (name,), parallel)
+        case bodies.FunctionChoice(tool=tool) | bodies.CustomChoice(tool=tool):
+            return ToolChoice("required", (tool.name,), parallel)
         case bodies.AllowedTools(allowed_tools=allowed):
-            return ToolChoice(allowed.mode, tuple(tool.name for tool in allowed.tools), parallel)
+            return ToolChoice(allowed.mode, tuple(each.tool.name for each in allowed.tools), parallel)
         case _:
             return ToolChoice(parallel=parallel)
 

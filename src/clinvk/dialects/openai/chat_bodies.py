@@ -163,26 +163,16 @@ class ToolName(msgspec.Struct, frozen=True):
     name: _Name
 
 
-class FunctionChoice(msgspec.Struct, frozen=True, tag="function"):
+class FunctionChoice(msgspec.Struct, frozen=True, tag="function", rename={"tool": "function"}):
     """A function that the model must call."""
 
-    function: ToolName
-
-    @property
-    def name(self) -> str:
-        """The name of the tool."""
-        return self.function.name
+    tool: ToolName
 
 
-class CustomChoice(msgspec.Struct, frozen=True, tag="custom"):
+class CustomChoice(msgspec.Struct, frozen=True, tag="custom", rename={"tool": "custom"}):
     """A tool for a text that the model must call."""
 
-    custom: ToolName
-
-    @property
-    def name(self) -> str:
-        """The name of the tool."""
-        return self.custom.name
+    tool: ToolName
 
 
 class ToolChoiceMode(msgspec.Struct, frozen=True):

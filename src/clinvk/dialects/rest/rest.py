@@ -7,14 +7,14 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects import dialect, json_bodies
-from clinvk.dialects.dialect import Call
+from clinvk.dialects.dialect import Call, copy_as
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.batch_bodies import placement
 from clinvk.dialects.rest.bodies import PromptBody, request_of
 from clinvk.dialects.rest.views import QueuePosition
 from clinvk.types import errors
 from clinvk.types.errors import AmbiguousId, ClinvkError
-from clinvk.types.events import RunFailed, RunFinished, RunResult, StopReason, Usage
+from clinvk.types.events import RunFailed, RunResult, StopReason, Usage
 from clinvk.types.redaction import redacted
 from clinvk.types.request import FailedAgent, RunRequest
 from clinvk.types.run import RunFacts
@@ -160,8 +160,9 @@ def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts, durat
     """Return the answer to a prompt."""
     ending = result.ending
     failed = ending if isinstance(ending, RunFailed) else None
-    finished = ending if isinstance(ending, RunFinished) else None
-    return PromptAnswer(
+    return copy_as(  # an ending has the cost, and unless the run failed, the reason and the JSON of the answer
+        PromptAnswer,
+        ending,
         session_id=facts.session_id,
         backend=facts.backend,
         exit_code=result.exit_code,
@@ -173,10 +174,6 @@ def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts, durat
         error=failed.message if failed else None,
         error_code=failed.code if failed else None,
         model=(result.started.model if result.started else None) or facts.model,
-        cost_usd=ending.cost_usd,
-        stop_reason=finished.stop_reason if finished else None,
-        stop_sequence=finished.stop_sequence if finished else None,
-        structured_output=finished.structured_output if finished else None,
         stderr=result.stderr if request.verbose else None,
     )
 

@@ -12,18 +12,10 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from clinvk.dialects import conversation as conversations
 from clinvk.dialects import json_bodies
 from clinvk.dialects.client_tools import qualified
-from clinvk.dialects.conversation import (
-    Content,
-    Conversation,
-    ToolCallMade,
-    Turn,
-    conversation_of,
-    document,
-    image_of,
-    system_text,
-)
+from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, Turn
 from clinvk.dialects.openai.chat_bodies import ImagePart, ImageUrl, RefusalPart, TextPart
 from clinvk.types.request import Image, ToolOutput
 
@@ -154,7 +146,7 @@ def conversation(instructions: str | None, items: str | Sequence[msgspec.Raw]) -
             turns.append(Turn("assistant", calls=(_call(json_bodies.decode(raw, _calls, at=place)),)))
         elif item.type in OUTCOMES:
             turns.append(Turn("tool", outcomes=(_outcome(json_bodies.decode(raw, _outcomes, at=place), place),)))
-    return conversation_of(system, late, turns)
+    return conversations.conversation_of(system, late, turns)
 
 
 def _message(message: InputMessage, place: str, system: list[tuple[int, str]], turns: list[Turn]) -> None:
@@ -165,7 +157,7 @@ def _message(message: InputMessage, place: str, system: list[tuple[int, str]], t
     if message.role == "user" or message.role == "assistant":
         turns.append(Turn(message.role, content))
     else:
-        texts = [system_text(part, f"{place}.content[{index}]") for index, part in enumerate(content)]
+        texts = [conversations.system_text(part, f"{place}.content[{index}]") for index, part in enumerate(content)]
         system += [(len(turns), text) for text in texts]
 
 
@@ -178,9 +170,9 @@ def _content(parts: Iterable[Part], place: str) -> Iterator[str | Image]:
                 yield part.refusal
             case InputImagePart() | ImagePart():
                 address = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url
-                yield image_of(address, None, f"{place}[{index}].image_url")
+                yield conversations.image_of(address, None, f"{place}[{index}].image_url")
             case InputFilePart():
-                yield document(part.file_data, part.filename, f"{place}[{index}].file_data")
+                yield conversations.document(part.file_data, part.filename, f"{place}[{index}].file_data")
 
 
 def _call(call: InputCall) -> ToolCallMade:

@@ -13,15 +13,7 @@ from clinvk.dialects import vendor
 from clinvk.dialects.client_tools import OPENAI, arguments, client_name, takes_text, text_input
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses import response_object
-from clinvk.dialects.openai.responses.response_object import (
-    CustomCallItem,
-    FunctionCallItem,
-    Item,
-    ItemStatus,
-    MessageItem,
-    OutputText,
-    Response,
-)
+from clinvk.dialects.openai.responses.response_object import Item, ItemStatus, OutputText, Response
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall, ToolCallDelta
 
 _ARGUMENTS = "response.function_call_arguments"
@@ -58,7 +50,7 @@ class _OpenItem:
     def item(self, status: ItemStatus) -> Item:
         parts = () if status == "in_progress" else ("".join(self._pieces),)
         if self.is_message:
-            return MessageItem(id=self._id, status=status, content=tuple(map(OutputText, parts)))
+            return response_object.MessageItem(id=self._id, status=status, content=tuple(map(OutputText, parts)))
         return response_object.ReasoningItem(id=self._id, summary=tuple(map(response_object.SummaryText, parts)))
 
     def begin(self) -> Iterator[StreamEvent]:
@@ -146,11 +138,11 @@ class Output:
         place = f"{self._run_id}_{index}"
         namespace = space or UNSET
         item = (
-            CustomCallItem(
+            response_object.CustomCallItem(
                 id=f"ctc_{place}", call_id=call.id, name=name, input="", status="in_progress", namespace=namespace
             )
             if takes_text(call.name, request)
-            else FunctionCallItem(
+            else response_object.FunctionCallItem(
                 id=f"fc_{place}", call_id=call.id, name=name, arguments="", status="in_progress", namespace=namespace
             )
         )
@@ -166,7 +158,7 @@ class Output:
             yield from self._begin_call(call)
         index = self._calls[call.id]
         begun = self._items[index]
-        if isinstance(begun, CustomCallItem):
+        if isinstance(begun, response_object.CustomCallItem):
             kind, whole = "response.custom_tool_call_input", {"input": text_input(call)}
         else:
             kind, whole = _ARGUMENTS, {"arguments": arguments(call)}
@@ -217,4 +209,4 @@ class Output:
 
     def _has_message(self) -> bool:
         is_open = self._open is not None and self._open.is_message
-        return is_open or any(isinstance(item, MessageItem) for item in self._items)
+        return is_open or any(isinstance(item, response_object.MessageItem) for item in self._items)
