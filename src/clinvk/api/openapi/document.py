@@ -20,12 +20,8 @@ from clinvk.dialects.rest.rest import STATUSES, Problem, Rest, title
 from clinvk.types import errors
 
 _RETRIED = (
-    errors.RateLimited,
-    errors.BudgetSpent,
-    errors.ResourcesExhausted,
-    errors.QueueFull,
-    errors.ShuttingDown,
-    errors.StoreUnavailable,
+    *(errors.RateLimited, errors.BudgetSpent, errors.ResourcesExhausted),
+    *(errors.QueueFull, errors.ShuttingDown, errors.StoreUnavailable),
 )
 _OF_COMMANDS = (errors.SessionError, errors.TimedOut)
 """Errors of commands only: over HTTP, a timed-out run has an ordinary response."""

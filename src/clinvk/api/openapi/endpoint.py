@@ -147,7 +147,6 @@ def json_endpoint(
     refusals: ErrorDocs,
     *,
     returns: Answers | None = None,
-    query: type[msgspec.Struct] | None = None,
     body: type[msgspec.Struct] | None = None,
     examples: Mapping[str, Json] = {},
     owner: Owner = "store",
@@ -163,7 +162,7 @@ def json_endpoint(
         returns or types["return"],
         refusals,
         description and f"{description}.",
-        query or types.get("query"),
+        types.get("query"),
         body=body,
         examples=examples,
     )

@@ -12,27 +12,8 @@ from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import LiveEventsEndpoint, RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import REST
-from clinvk.api.openapi.endpoint import (
-    ANY_PROMPT,
-    BODY,
-    EVENT,
-    GUARDED,
-    OPEN,
-    POLICY,
-    STORED,
-    Endpoint,
-    ErrorDocs,
-    Json,
-    Operation,
-    Returns,
-    Route,
-    examples,
-    header,
-    json_endpoint,
-    openapi_document,
-    ref,
-    sse_event,
-)
+from clinvk.api.openapi import endpoint as doc
+from clinvk.api.openapi.endpoint import Endpoint, Json, Operation, Returns, Route, examples, header, json_endpoint
 from clinvk.api.openapi.model_endpoints import MODEL_APIS
 from clinvk.dialects import sse
 from clinvk.dialects.rest import batch_answers, batch_bodies, bodies, rest, unified, views
@@ -42,17 +23,17 @@ from clinvk.types.orchestration import Kind
 
 METRICS_PATH = "/metrics"
 
-_SESSION: ErrorDocs = (errors.SessionNotFound, errors.AmbiguousId, *STORED)
-_FORK: ErrorDocs = (errors.ForeignOrigin, errors.NotResumable, errors.BackendUnavailable, errors.Unsupported)
-_RUN: ErrorDocs = (errors.RunNotFound, errors.AmbiguousId, *STORED)
-_PROMPT: ErrorDocs = (*ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
-_WORKTREE: ErrorDocs = (errors.InvalidRequest, errors.WorktreeNotFound, *STORED)
-_CHANGE_WORKTREE: ErrorDocs = (*_WORKTREE, *POLICY, errors.ForeignOrigin, errors.BeyondPolicy)
-_CANCEL: ErrorDocs = (*_RUN, errors.ForeignOrigin, errors.NotCancellable)
+_SESSION = (errors.SessionNotFound, errors.AmbiguousId, *doc.STORED)
+_FORK = (errors.ForeignOrigin, errors.NotResumable, errors.BackendUnavailable, errors.Unsupported)
+_RUN = (errors.RunNotFound, errors.AmbiguousId, *doc.STORED)
+_PROMPT = (*doc.ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
+_WORKTREE = (errors.InvalidRequest, errors.WorktreeNotFound, *doc.STORED)
+_CHANGE_WORKTREE = (*_WORKTREE, *doc.POLICY, errors.ForeignOrigin, errors.BeyondPolicy)
+_CANCEL = (*_RUN, errors.ForeignOrigin, errors.NotCancellable)
 
-_INTERACTION: ErrorDocs = (errors.InteractionNotFound, errors.AmbiguousId, *STORED)
-_ANSWER: ErrorDocs = (
-    *(*_INTERACTION, *BODY, errors.ForeignOrigin, errors.BeyondPolicy),
+_INTERACTION = (errors.InteractionNotFound, errors.AmbiguousId, *doc.STORED)
+_ANSWER = (
+    *(*_INTERACTION, *doc.BODY, errors.ForeignOrigin, errors.BeyondPolicy),
     *(errors.AgentCannotAnswer, errors.InteractionAnswered, errors.InteractionEnded),
 )
 
@@ -63,7 +44,7 @@ _TEXT: Json = {"schema": {"type": "string"}}
 
 _MINIMAL: dict[str, Json] = {"backend": "claude", "prompt": "What does this project do?"}
 _READ_ONLY: Json = {**_MINIMAL, "sandbox_mode": "read-only", "output_format": "stream-json"}
-_NDJSON: Json = {"schema": EVENT, "x-stream": "One event a line. Spaces before an event keep the connection alive."}
+_NDJSON: Json = {"schema": doc.EVENT, "x-stream": "One event a line. Spaces before an event keep the connection alive."}
 _PRIME: Json = {"backend": "claude", "prompt": "Name a prime."}
 _ANOTHER: Json = {"backend": "codex", "prompt": "Name another."}
 _USES_PREVIOUS: Json = {"backend": "codex", "prompt": "Is this one: {{previous}}?"}
@@ -91,14 +72,17 @@ def _batch(
     *more: type[errors.ClinvkError],
 ) -> Endpoint:
     """Return the endpoint for several agents of one kind; `last` is the last line of the stream."""
-    line: Json = {"anyOf": [EVENT, ref(last)]}
+    line: Json = {"anyOf": [doc.EVENT, doc.ref(last)]}
     result = Returns(
         "All parts ended or were skipped. The `exit_code` of each part is its outcome.",
         answer,
         {"x-clinvk-run-id": "The id of the run that contains the parts; absent in a dry run."},
         {
             unified.MEDIA_TYPE: {"schema": line, "x-stream": "One event a line, of all runs as they happen."},
-            sse.MEDIA_TYPE: {"schema": sse_event(line), "x-stream": "The same as server-sent events, without `id`."},
+            sse.MEDIA_TYPE: {
+                "schema": doc.sse_event(line),
+                "x-stream": "The same as server-sent events, without `id`.",
+            },
         },
         (last,),
     )
@@ -182,8 +166,8 @@ _LAST_EVENT_ID = header(
     type="integer",
     minimum=0,
 )
-_SSE: Json = {"schema": sse_event(EVENT), "x-stream": "Server-sent events. Comments keep the connection alive."}
-_LINES: Json = {"schema": EVENT, "x-stream": "One event a line, when the header `accept` asks for it."}
+_SSE: Json = {"schema": doc.sse_event(doc.EVENT), "x-stream": "Server-sent events. Comments keep the connection alive."}
+_LINES: Json = {"schema": doc.EVENT, "x-stream": "One event a line, when the header `accept` asks for it."}
 _EVENT_RESPONSES = {
     200: Returns("The events, to the run's end.", content={sse.MEDIA_TYPE: _SSE, unified.MEDIA_TYPE: _LINES}),
     204: Returns("The run has ended, and nothing comes after this event."),
@@ -191,10 +175,10 @@ _EVENT_RESPONSES = {
 _RUN_EVENT: Json = {
     "type": "object",
     "required": ["run"],
-    "properties": {"run": {"type": "string"}, "event": EVENT, "problem": ref(rest.Problem)},
+    "properties": {"run": {"type": "string"}, "event": doc.EVENT, "problem": doc.ref(rest.Problem)},
 }
-_CHANGED: Json = {"anyOf": [ref(views.RunItem), ref(interaction_views.InteractionView), _RUN_EVENT]}
-_LIVE_EVENT: Json = {"schema": sse_event(_CHANGED), "x-stream": "Named events; `reset` has an empty object."}
+_CHANGED: Json = {"anyOf": [doc.ref(views.RunItem), doc.ref(interaction_views.InteractionView), _RUN_EVENT]}
+_LIVE_EVENT: Json = {"schema": doc.sse_event(_CHANGED), "x-stream": "Named events; `reset` has an empty object."}
 _LIVE = Returns("The changes, until the server stops.", content={sse.MEDIA_TYPE: _LIVE_EVENT}, also=(views.RunItem,))
 
 
@@ -203,23 +187,25 @@ def _live_events(services: Services) -> ASGIApp:
 
 
 _SESSIONS_AND_RUNS = (
-    json_endpoint("GET", "/api/v1/sessions", sessions.list_sessions, STORED),
+    json_endpoint("GET", "/api/v1/sessions", sessions.list_sessions, doc.STORED),
     json_endpoint("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
     json_endpoint(
         "PATCH",
         "/api/v1/sessions/{id}",
         sessions.describe_session,
-        (*_SESSION, *POLICY, *BODY),
+        (*_SESSION, *doc.POLICY, *doc.BODY),
         body=views.SessionPatch,
         examples=examples("title", "A title and tags", {"title": "Parser", "tags": ["a"]}),
     ),
-    json_endpoint("DELETE", "/api/v1/sessions/{id}", sessions.delete_session, (*_SESSION, *POLICY, errors.SessionBusy)),
+    json_endpoint(
+        "DELETE", "/api/v1/sessions/{id}", sessions.delete_session, (*_SESSION, *doc.POLICY, errors.SessionBusy)
+    ),
     json_endpoint("GET", "/api/v1/sessions/{id}/messages", sessions.list_messages, _SESSION),
     json_endpoint(
         "POST",
         "/api/v1/sessions/{id}/fork",
         sessions.fork_session,
-        (*_SESSION, *POLICY, *_FORK),
+        (*_SESSION, *doc.POLICY, *_FORK),
         returns={201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)},
     ),
     json_endpoint("GET", "/api/v1/runs", runs.list_runs, _SESSION),
@@ -243,7 +229,7 @@ _SESSIONS_AND_RUNS = (
             "followServer",
             "Follow all runs and interactions of this server",
             _LIVE,
-            (errors.InvalidRequest, *GUARDED),
+            (errors.InvalidRequest, *doc.GUARDED),
             "The event `run` has a run whose state or model has changed, `interaction` an interaction that was "
             "requested or resolved. The event `reset` begins the stream, and replaces events that are lost: load the "
             "lists again. The header `last-event-id` continues a stream. The event `run_event` has an `event` of a "
@@ -252,7 +238,7 @@ _SESSIONS_AND_RUNS = (
             headers=(_LAST_EVENT_ID,),
         ),
     ),
-    json_endpoint("GET", "/api/v1/worktrees", worktrees.list_worktrees, GUARDED, owner="worktrees"),
+    json_endpoint("GET", "/api/v1/worktrees", worktrees.list_worktrees, doc.GUARDED, owner="worktrees"),
     json_endpoint("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE, owner="worktree"),
     json_endpoint("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE, owner="worktree"),
     json_endpoint("DELETE", "/api/v1/worktrees/{id}", worktrees.discard_worktree, _CHANGE_WORKTREE, owner="worktree"),
@@ -295,15 +281,15 @@ _HEALTH = {
 }
 _READY = {200: Returns("Send prompts here.", health.Health), 503: Returns("Send no prompts here.", health.Health)}
 _SERVER = (
-    json_endpoint("GET", "/api/v1/backends", health.list_backends, GUARDED),
-    json_endpoint("GET", "/api/v1/nodes", health.list_nodes, GUARDED),
-    json_endpoint("GET", "/api/v1/usage", runs.list_usage, STORED),
-    json_endpoint("GET", "/api/v1/me", login.get_me, OPEN),
+    json_endpoint("GET", "/api/v1/backends", health.list_backends, doc.GUARDED),
+    json_endpoint("GET", "/api/v1/nodes", health.list_nodes, doc.GUARDED),
+    json_endpoint("GET", "/api/v1/usage", runs.list_usage, doc.STORED),
+    json_endpoint("GET", "/api/v1/me", login.get_me, doc.OPEN),
     json_endpoint(
         "POST",
         "/api/v1/login",
         login.log_in,
-        (errors.InvalidRequest, errors.ForeignOrigin, *BODY, *GUARDED),
+        (errors.InvalidRequest, errors.ForeignOrigin, *doc.BODY, *doc.GUARDED),
         returns=Returns("The client is logged in.", login.Me, _COOKIE),
         body=login.LoginBody,
         examples=examples("key", "With an API key", {"key": "clinvk_..."}),
@@ -312,19 +298,20 @@ _SERVER = (
         "POST",
         "/api/v1/logout",
         login.log_out,
-        (errors.ForeignOrigin, *GUARDED),
+        (errors.ForeignOrigin, *doc.GUARDED),
         returns={204: Returns("The login has ended.", headers=_COOKIE)},
     ),
-    json_endpoint("GET", "/api/v1/limits", runs.list_limits, STORED),
-    json_endpoint("GET", METRICS_PATH, health.metrics, (errors.NoSuchPath, *GUARDED), returns=_METRICS),
+    json_endpoint("GET", "/api/v1/limits", runs.list_limits, doc.STORED),
+    json_endpoint("GET", METRICS_PATH, health.metrics, (errors.NoSuchPath, *doc.GUARDED), returns=_METRICS),
     json_endpoint("GET", "/health", health.health, (), returns=_HEALTH),
     json_endpoint("GET", "/health/ready", health.ready, (), returns=_READY),
     json_endpoint("GET", "/health/live", health.live, ()),
     Endpoint(
-        Route("GET", "/openapi.json", openapi_document), Operation("openapi", "Get this document", _DOCUMENT, OPEN)
+        Route("GET", "/openapi.json", doc.openapi_document),
+        Operation("openapi", "Get this document", _DOCUMENT, doc.OPEN),
     ),
-    Endpoint(Route("GET", "/docs", partial(_docs, "docs.html")), Operation("docs", _SHOW_PAGE, _PAGE, OPEN)),
-    Endpoint(Route("GET", "/", _root), Operation("root", _SHOW_CONSOLE, _PAGE, OPEN)),
+    Endpoint(Route("GET", "/docs", partial(_docs, "docs.html")), Operation("docs", _SHOW_PAGE, _PAGE, doc.OPEN)),
+    Endpoint(Route("GET", "/", _root), Operation("root", _SHOW_CONSOLE, _PAGE, doc.OPEN)),
     Endpoint(Route("GET", CONSOLE_PATH, _console)),
     *(Endpoint(Route("GET", f"/docs/{name}", partial(_docs, name))) for name in ("docs.css", "docs.js")),
 )

@@ -9,22 +9,8 @@ import msgspec
 from clinvk.api.endpoints import model_apis
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.http.middleware import ANTHROPIC, OPENAI
-from clinvk.api.openapi.endpoint import (
-    ANY_PROMPT,
-    BODY,
-    GUARDED,
-    STORED,
-    Endpoint,
-    ErrorDocs,
-    Json,
-    Operation,
-    Returns,
-    Route,
-    examples,
-    header,
-    json_app,
-    json_endpoint,
-)
+from clinvk.api.openapi import endpoint as doc
+from clinvk.api.openapi.endpoint import Endpoint, Json, Operation, Returns, Route, examples, header, json_endpoint
 from clinvk.dialects import dialect, sse, vendor
 from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
@@ -35,13 +21,13 @@ from clinvk.dialects.openai.responses import body as response_body
 from clinvk.types import errors
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 
-_MODEL_PROMPT: ErrorDocs = (
-    *(*ANY_PROMPT, errors.ModelNotFound, errors.TimedOut),
+_MODEL_PROMPT = (
+    *(*doc.ANY_PROMPT, errors.ModelNotFound, errors.TimedOut),
     *(errors.AgentRejected, errors.AgentUnauthenticated, errors.AgentUnpaid),
     *(errors.AgentRateLimited, errors.AgentOverloaded),
 )
-_RESPONSE: ErrorDocs = (errors.RunNotFound, *STORED)
-_MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
+_RESPONSE = (errors.RunNotFound, *doc.STORED)
+_MODEL = (errors.ModelNotFound, *doc.GUARDED)
 
 _REQUEST_HEADERS = (
     header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
@@ -119,7 +105,7 @@ MODEL_APIS = (
         (*_RESPONSE, errors.ForeignOrigin),
         owner="response",
     ),
-    json_endpoint("GET", "/openai/v1/models", model_apis.list_models, GUARDED),
+    json_endpoint("GET", "/openai/v1/models", model_apis.list_models, doc.GUARDED),
     json_endpoint("GET", "/openai/v1/models/{id:path}", model_apis.get_model, _MODEL),
     _model_run(
         Route("POST", "/anthropic/v1/messages", partial(PromptEndpoint, ANTHROPIC), "prompt"),
@@ -133,14 +119,14 @@ MODEL_APIS = (
         "POST",
         "/anthropic/v1/messages/count_tokens",
         model_apis.count_tokens,
-        (errors.InvalidRequest, *BODY, *GUARDED),
+        (errors.InvalidRequest, *doc.BODY, *doc.GUARDED),
         body=anthropic_body.MessagesBody,
         examples=_minimal(_QUESTION),
     ),
-    json_endpoint("GET", "/anthropic/v1/models", model_apis.list_anthropic_models, GUARDED),
+    json_endpoint("GET", "/anthropic/v1/models", model_apis.list_anthropic_models, doc.GUARDED),
     json_endpoint("GET", "/anthropic/v1/models/{id:path}", model_apis.get_anthropic_model, _MODEL),
-    Endpoint(Route("GET", "/v1/models", partial(json_app, model_apis.list_models_of_either))),
-    Endpoint(Route("GET", "/v1/models/{id:path}", partial(json_app, model_apis.get_model_of_either))),
+    Endpoint(Route("GET", "/v1/models", partial(doc.json_app, model_apis.list_models_of_either))),
+    Endpoint(Route("GET", "/v1/models/{id:path}", partial(doc.json_app, model_apis.get_model_of_either))),
 )
 
 _NOT_OFFERED: Mapping[str, str] = {
