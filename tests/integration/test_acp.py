@@ -20,7 +20,6 @@ from clinvk.backends.base import Host
 from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
-from clinvk.runtime.run.phase import Phase
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import Unsupported
 from clinvk.types.events import (
@@ -205,7 +204,7 @@ async def test_session_without_an_id_fails(tmp_path: Path) -> None:
 async def test_agent_that_never_opens_a_session_is_cancelled_or_times_out(tmp_path: Path) -> None:
     async with running(tmp_path, "silent") as runs:
         async with asyncio.timeout(LIMIT_S), runs.run(request(tmp_path, "say hi")) as run:
-            await until(lambda: run.phase is Phase.RUNNING)
+            await until(lambda: run.started_at)
             runs.stop(run.id)
             await run.log.result()
             assert run.state == "cancelled"

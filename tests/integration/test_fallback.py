@@ -10,7 +10,7 @@ import pytest
 
 from clinvk.config.model import BackendSettings, ServerSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.run import failover
+from clinvk.runtime.run import turn_end
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
 from clinvk.types.errors import AgentRateLimited, BackendUnavailable, InvalidRequest, QueueFull, Unsupported
@@ -191,7 +191,7 @@ async def test_next_agent_waits_for_a_slot_of_its_backend(tmp_path: Path) -> Non
 
 async def test_waiting_run_starts_when_the_limit_has_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first agent fails for a limit that the store knows to reset soon, and is asked again afterwards."""
-    monkeypatch.setattr(failover, "RESET_MARGIN_S", 0.1)
+    monkeypatch.setattr(turn_end, "RESET_MARGIN_S", 0.1)
     store, tried = MemoryStore(), tmp_path / "tried"
     first = f"if [ -e {tried} ]; then\n{ANSWER}else touch {tried}\n{LIMITED}fi"
     await store.update_limit(window("first", 1.5, age_s=1200))

@@ -163,9 +163,8 @@ class LocalRuns:
         """Refuse new runs, stop the current runs, and wait until all their processes are gone."""
         self._closing = True
         for run in self._live.values():
-            if run.started_at is None:
-                run.refusal = ShuttingDown("the server is stopping")
-            run.stop(RunFailed(Cancelled.code, "the server is stopping"))
+            refusal = ShuttingDown("the server is stopping")
+            run.stop(RunFailed(Cancelled.code, refusal.message), refusal=refusal)
         await self._opened.aclose()
 
     def _end_guardian(self, _: object, error: BaseException | None, __: object) -> None:

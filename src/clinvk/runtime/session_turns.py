@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from clinvk.runtime import sessions
 from clinvk.runtime.process.waiting import Lookups
-from clinvk.runtime.run.phase import Phase
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.protocol import SessionStore, settled_record
 from clinvk.types.errors import NodeUnavailable, SessionBusy
@@ -64,7 +63,7 @@ class SessionTurns(NamedTuple):
     async def wait_for_exit(self, session: Session) -> None:
         """Wait for the agents of a session's runs that have an ending and are about to exit."""
         for run in [*self.live.values()]:
-            if run.session_id == session.id and run.phase >= Phase.ENDING:
+            if run.session_id == session.id and run.is_ending:
                 await asyncio.wait([run.task])
 
     async def catch_up(self, run: RunTask, session: Session) -> None:

@@ -20,7 +20,6 @@ from clinvk.dialects.client_tools import TEXT, ToolChoice
 from clinvk.dialects.conversation import ToolTurn, check_calls
 from clinvk.dialects.dialect import Call, Previous
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.run.phase import Phase
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import AgentFailed
 from clinvk.types.events import (
@@ -96,7 +95,7 @@ class ParkedRun:
     @property
     def is_parked(self) -> bool:
         """Whether the agent waits for outputs."""
-        return bool(self.calls) and self.run.phase is Phase.RUNNING
+        return bool(self.calls) and self.run.is_open
 
     def has_answer(self, turn: ToolTurn) -> bool:
         """Return whether the run has answered a request, or can answer the request next."""

@@ -59,6 +59,11 @@ class EventLog:
         return len(self._entries)
 
     @property
+    def ended_at(self) -> float | None:
+        """When the run ended; None before."""
+        return self._entries[-1].at if self.ending else None
+
+    @property
     def model(self) -> str | None:
         """The model that the agent reported; None if the agent reported none."""
         return next((entry.event.model for entry in self._entries if isinstance(entry.event, RunStarted)), None)

@@ -16,12 +16,10 @@ from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import LINGER_S, Process
 from clinvk.runtime.process.tool_socket import ToolSocket, tool_socket
 from clinvk.runtime.process.waiting import finish_shielded
-from clinvk.runtime.run.failover import can_fall_back, fall_back
 from clinvk.runtime.run.own_process import OwnProcess
-from clinvk.runtime.run.phase import Phase
 from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.run.turn_end import finish_turn
+from clinvk.runtime.run.turn_end import can_fall_back, fall_back, finish_turn
 from clinvk.types.errors import AgentCrashed, ClinvkError, exhausted
 from clinvk.types.events import RunFailed, RunFinished, RunStarted
 
@@ -49,7 +47,7 @@ async def drive(task: RunTask) -> None:
     logs.add_fields(run_id=task.id)
     try:
         await task.wait_for_turn()
-        while task.phase < Phase.ENDED:
+        while not task.log.ending:
             await task.wait_for_slot()
             try:
                 await _run(task)
@@ -58,13 +56,10 @@ async def drive(task: RunTask) -> None:
                     raise
                 await fall_back(task, exc)
     except ClinvkError as exc:
-        task.refusal = exhausted(exc) or exc
-        await task.end(RunFailed(task.refusal.code, task.refusal.message))
+        await task.refuse(exhausted(exc) or exc)
     except Exception as exc:
         logger.exception("run %s failed inside clinvk", task.id)
-        task.refusal = exhausted(exc)
-        failed = task.refusal or ClinvkError("clinvk itself failed; its log has the details")
-        await task.end(RunFailed(failed.code, failed.message))
+        await task.refuse(exhausted(exc) or ClinvkError("clinvk itself failed; its log has the details"))
     finally:
         task.alarm.close()
         task.slot.release()
@@ -74,8 +69,7 @@ async def _run(task: RunTask) -> None:
     """Run the current agent, in a warm process or in the run's own process."""
     async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
         try:
-            if task.stopped_by:  # while the run waited for the slot or for the worktree
-                await task.end(task.stopped_by)
+            if await task.end_if_stopped():  # while the run waited for the slot or for the worktree
                 return
             await task.candidates.check_limits()
             if not await _run_pooled(task):
@@ -95,7 +89,7 @@ async def _run_own(task: RunTask) -> None:
     try:
         await folder.prepare()
         await _run_process(task, folder)
-        while task.phase < Phase.ENDED:
+        while not task.log.ending:
             await finish_shielded(asyncio.to_thread(folder.add, task.spec.launch))
             await _run_process(task, folder)
     except ProtocolNotSupported as exc:
@@ -105,8 +99,7 @@ async def _run_own(task: RunTask) -> None:
 
 
 async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
-    if task.stopped_by:  # while the run waited for its start, or during the preparation
-        await task.end(task.stopped_by)
+    if await task.end_if_stopped():  # while the run waited for its start, or during the preparation
         return
     spec = task.spec
     name = spec.launch.tool_socket
@@ -122,7 +115,7 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
         try:
             await task.started()
             await _converse(task, process, replace(spec.launch, session_params=folder.session_params()), socket)
-            if task.phase is Phase.ENDED:
+            if task.log.ending:
                 task.slot.release()
         finally:
             task.last_process = None  # the process refers to the task: a cycle would keep the prompt in memory
@@ -165,7 +158,7 @@ async def _interrupt(task: RunTask, io: RunIO) -> None:
         is_interrupting = handle.interrupt()
     until = task.now() + INTERRUPTED_TIMEOUT_S
     await task.drain(io)
-    while is_interrupting and not (io.costs or handle.is_lost or task.no_grace) and task.now() < until:
+    while is_interrupting and not (io.reported or handle.is_lost or task.no_grace) and task.now() < until:
         await task.alarm.wait_until(until)
         await task.drain(io)
 
@@ -203,7 +196,7 @@ async def _wait_for_exit(task: RunTask, process: Process) -> None:
     """Wait up to `LINGER_S` for the exit: the agent may still be writing its conversation record."""
     until = task.now() + LINGER_S
     while process.exit_code is None and task.now() < until:
-        if task.no_grace or task.phase is Phase.STOPPING:
+        if task.no_grace or (task.stopped_by and not task.log.ending):
             return
         await task.alarm.wait_until(until)
         process.take()
@@ -226,9 +219,9 @@ async def _run_pooled(task: RunTask) -> bool:
             warm, turns = WarmSpec(spec.backend, spec.host, spec.path, launch), _turn_count(task)
             if process := await pool.admit(warm, spec.resume, turns, task.id, task.wake, task.wait_to_start):
                 await _run_in_pool(task, pool, process, launch)
-    if task.phase < Phase.ENDED and spec.resume and not spec.resume.fork:
+    if not task.log.ending and spec.resume and not spec.resume.fork:
         await pool.forget(spec.resume.handle)  # the conversation continues in the run's own process
-    return task.phase is Phase.ENDED
+    return task.log.ending is not None
 
 
 def _turn_count(task: RunTask) -> int:
@@ -241,7 +234,7 @@ async def _run_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launch
     is_trusted = is_reported = False
     try:
         is_trusted, is_reported = await _converse_in_pool(task, pool, process, launch)
-        if task.phase is Phase.ENDED:
+        if task.log.ending:
             task.slot.release()
     finally:
         is_whole = is_reported and isinstance(task.log.ending, RunFinished)
@@ -256,8 +249,7 @@ async def _converse_in_pool(task: RunTask, pool: Pool, process: PooledProcess, l
     If the log has no ending afterwards, the process was lost or does not speak its protocol, and no event was logged.
     """
     await task.started()
-    if task.stopped_by:  # before the prompt was sent
-        await task.end(task.stopped_by)
+    if await task.end_if_stopped():  # before the prompt was sent
         return not process.is_lost, False
     io = task.open_io(process, launch, ANSWER_TIMEOUT_S if process.agent.is_ready else START_TIMEOUT_S)
     try:

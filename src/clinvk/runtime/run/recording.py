@@ -171,14 +171,16 @@ class RunRecorder:
         """Record the state of a limit."""
         await self._store_safely(self._store.update_limit(replace(window, updated_at=time.time())))
 
-    async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
-        """Record the ending of the run; `entries` are the unsaved events, `output` is the whole answer."""
+    async def ended(self, entries: Sequence[Logged], output: str) -> None:
+        """Record the end of the run; `entries` are the unsaved events and the ending, `output` is the whole answer."""
         self._autosave.forget(self.record.id)
+        _, at, ending = entries[-1]
+        assert isinstance(ending, Ending)
         failure = ending if isinstance(ending, RunFailed) else None
         self.record = replace(
             self.record,
             state=state_of(ending),
-            ended_at=time.time(),
+            ended_at=at,
             usage=ending.usage,
             cost_usd=ending.cost_usd,
             stop_reason=ending.stop_reason if isinstance(ending, RunFinished) else None,
@@ -193,7 +195,7 @@ class RunRecorder:
             session = self.session = replace(
                 session,
                 status=_STATUSES[state_of(ending)],
-                last_used=time.time(),
+                last_used=at,
                 token_usage=session.token_usage + used if self._counts_usage else session.token_usage,
                 counted=used + (self._resume.used if self._resume else Usage()),
                 error_message=failure.message if failure else None,

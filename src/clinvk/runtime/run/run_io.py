@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from math import inf
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.backends.base import HELD, Backend, Host, Launch, ProtocolNotSupported, Report, SteerReply
 from clinvk.runtime.pool.pool import Pool
@@ -122,9 +123,7 @@ class RunIO:
 
     Attributes:
         process: the handle on the process.
-        ending: the ending that the agent reported, or that follows from the exit. None for a run that was cut at a
-            stop sequence or at the maximum number of turns.
-        costs: the first ending that the agent reported, even for a run that was cut.
+        reported: the first ending that the agent reported, or that follows from the exit, even for a run that was cut.
         text_filter: the filter of the answer's text; None passes the text on.
         activity: the turns and open tool calls.
         raw: the last line of JSON.
@@ -151,8 +150,7 @@ class RunIO:
         The process must answer in its channel's protocol within `answer_timeout_s`.
         """
         self.process = process
-        self.ending: Ending | None = None
-        self.costs: Ending | None = None
+        self.reported: Ending | None = None
         self.text_filter = text_filter
         self.activity = ActivityCounter()
         self.raw = b""
@@ -176,6 +174,12 @@ class RunIO:
         self._waits = 0
         self._waits_since = inf
         process.begin(spec.request, spec.resume)
+
+    @property
+    def ending(self) -> Ending | None:
+        """The reported ending; None for a run that was cut at a stop sequence or at the maximum number of turns."""
+        is_cut = self.activity.turns_ended >= self._max_turns or (self.text_filter and self.text_filter.matched)
+        return None if is_cut else self.reported
 
     def read(self, now: float) -> None:
         """Read new output into `events` and `ending`.
@@ -241,7 +245,7 @@ class RunIO:
 
     def limit(self, now: float) -> Ending | None:
         """Return the ending of a run that has reached a limit, else None."""
-        if self.text_filter and self.text_filter.matched is not None:
+        if self.text_filter and self.text_filter.matched:
             return RunFinished("stop_sequence", stop_sequence=self.text_filter.matched)
         if self._is_over_budget or self.activity.turns_ended >= self._max_turns:
             return RunFinished("max_budget" if self._is_over_budget else "max_turns")
@@ -325,11 +329,56 @@ class RunIO:
         self._is_over_budget = self._is_over_budget or (agent_continues and used >= self._max_tokens)
 
     def _end(self, ending: Ending) -> None:
-        self.costs = self.costs or ending
-        is_cut = self.activity.turns_ended >= self._max_turns or (
-            self.text_filter and self.text_filter.matched is not None
-        )
-        if not is_cut:
-            self.ending = self.ending or ending
+        self.reported = self.reported or ending
         if self._own:
             self._own.finish()
+
+
+class Spending:
+    """What the turns of a run have used.
+
+    Attributes:
+        earlier: the ending of the earlier turns together; None in the first turn.
+        budgets: how many times the run may use the budget of its request.
+    """
+
+    def __init__(self) -> None:
+        self.earlier: Ending | None = None
+        self.budgets = 1
+
+    def total(self, ending: Ending) -> Ending:
+        """Return the ending of the current turn with the usage, cost and turns of all turns."""
+        earlier = self.earlier
+        if not earlier:
+            return ending
+        used = [each.usage for each in (earlier, ending) if each.usage]
+        costs = [each.cost_usd for each in (earlier, ending) if each.cost_usd is not None]
+        total = replace(ending, usage=sum(used[1:], used[0]) if used else None, cost_usd=sum(costs) if costs else None)
+        if isinstance(total, RunFinished) and isinstance(earlier, RunFinished) and total.turns is not None:
+            return replace(total, turns=total.turns + (earlier.turns or 0))
+        return total
+
+    def begin_turn(self, ending: Ending) -> None:
+        """Count the ended turn. A run that continues beyond its budget may use the budget once more."""
+        self.earlier = self.total(ending)
+        if isinstance(ending, RunFinished) and ending.stop_reason == "max_budget":
+            self.budgets += 1
+
+    def tokens(self, io: RunIO | None) -> int:
+        """Return the tokens that the agent has reported so far; `io` is the conversation of the current turn."""
+        used = [self.earlier.usage] if self.earlier else []
+        if io and not (self.earlier and io.reported):  # else the turn is one of the earlier turns
+            used.append(io.used)
+        return sum(usage.total_tokens for usage in used if usage)
+
+    def tokens_left(self, request: RunRequest) -> float:
+        """Return how many tokens the next turn may use."""
+        return (request.max_total_tokens or inf) * self.budgets - self.tokens(None)
+
+    def used_budget(self, request: RunRequest, ending: Ending) -> str:
+        """Return the used part of the budget that ended the run, and the budget, as text."""
+        total = self.total(ending)
+        tokens = total.usage.total_tokens if total.usage else 0
+        if request.max_total_tokens and tokens >= (most := request.max_total_tokens * self.budgets):
+            return f"{tokens:,} tokens; its budget is {most:,}"
+        return f"${total.cost_usd or 0:.2f}; its budget is ${(request.max_cost_usd or 0) * self.budgets:.2f}"

@@ -1,4 +1,4 @@
-"""A run: its phases, event log and ending."""
+"""A run: its states, event log and ending."""
 
 import asyncio
 import time
@@ -19,10 +19,8 @@ from clinvk.runtime.run.answer_filter import answer_filter
 from clinvk.runtime.run.candidates import Candidates
 from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.own_process import OwnProcess
-from clinvk.runtime.run.phase import Phase
 from clinvk.runtime.run.recording import RunRecorder, state_of
-from clinvk.runtime.run.run_io import RunIO, RunSpec
-from clinvk.runtime.run.spending import Spending
+from clinvk.runtime.run.run_io import RunIO, RunSpec, Spending
 from clinvk.runtime.run.strict_calls import StrictCalls
 from clinvk.runtime.slots import Slot
 from clinvk.types.errors import Cancelled, ClinvkError
@@ -59,9 +57,10 @@ class RunTask:
 
     Attributes:
         spec: what to do. The spec is replaced if the answer is asked for again, and for another agent.
-        refusal: why the agent could not start, if the run failed because no agent started.
+        refusal: the error to report if the run ended before its agent started; None if a caller has stopped the run.
         stopped_by: the ending that a caller of `stop` asked for.
         no_grace: whether the agent gets no time to stop by itself.
+        is_ending: whether the ending is known. From here on another run may claim the session.
         raw: the last line of JSON that the agent printed.
         alarm: wakes the task, at the latest at the next deadline.
         task: the asyncio task that drives the run; set by the owner.
@@ -92,10 +91,9 @@ class RunTask:
         self.candidates = candidates
         self.spawner = spawner
         self.recorder = recorder
-        self.created_at = time.time()
+        self.created_at = recorder.record.created_at
         self.started_at: float | None = None
-        self.ended_at: float | None = None
-        self.phase = Phase.QUEUED
+        self.is_ending = False
         self.refusal: ClinvkError | None = None
         self.stopped_by: Ending | None = None
         self.no_grace = False
@@ -129,6 +127,16 @@ class RunTask:
         return "queued" if self.started_at is None else "running"
 
     @property
+    def is_open(self) -> bool:
+        """Whether the run has not been stopped, and its ending is unknown."""
+        return not (self.stopped_by or self.is_ending)
+
+    @property
+    def ended_at(self) -> float | None:
+        """When the run ended; None before."""
+        return self.log.ended_at
+
+    @property
     def session_id(self) -> str | None:
         """The session that this run is a turn of; None for an ephemeral run."""
         session = self.recorder.session
@@ -150,10 +158,10 @@ class RunTask:
             started_at=self.started_at,
             ended_at=self.ended_at,
             has_exited=self.task.done(),
-            queue_position=self.slot.position if self.phase is Phase.QUEUED else None,
+            queue_position=self.slot.position,
             fallback=request.fell_back,
             used_tokens=self.spending.tokens(self._io),
-            raw=self.raw if self.ended_at else b"",
+            raw=self.raw if self.log.ending else b"",
             warnings=tuple(self.recorder.warnings),
         )
 
@@ -166,13 +174,14 @@ class RunTask:
         self.spec = replace(self.spec, resume=resume, launch=launch)
         self.recorder.resume_from(resume)
 
-    def stop(self, ending: Ending = CANCELLED, at_once: bool = False) -> None:
+    def stop(self, ending: Ending = CANCELLED, at_once: bool = False, refusal: ClinvkError | None = None) -> None:
         """End the run with `ending`, unless the run has ended or was stopped before.
 
-        With `at_once` the agent gets no time to stop by itself. Later calls can only withdraw that time.
+        With `at_once` the agent gets no time to stop by itself. Later calls can only withdraw that time. `refusal` is
+        the error to report if no agent has started.
         """
-        if self.phase < Phase.STOPPING:
-            self.phase, self.stopped_by = Phase.STOPPING, ending
+        if self.is_open:
+            self.stopped_by, self.refusal = ending, refusal
         self.no_grace = self.no_grace or at_once
         self.wake()
 
@@ -183,7 +192,7 @@ class RunTask:
 
     async def steer(self, request: RunRequest) -> bool:
         """Give the agent a further prompt within its turn. Return False if the agent has not received the prompt."""
-        reply = self._io.steer(request) if self._io and self.phase is Phase.RUNNING else None
+        reply = self._io.steer(request) if self._io and self.is_open else None
         if reply:
             await asyncio.wait([reply, self.task], return_when=asyncio.FIRST_COMPLETED)
         return reply is not None and reply.done() and reply.result()
@@ -200,7 +209,7 @@ class RunTask:
 
     async def wait_for_turn(self) -> None:
         """Wait until the run holds its session or was stopped. Runs of other processes are awaited by polling."""
-        while self._take_turn and self.phase is Phase.QUEUED:
+        while self._take_turn and not self.stopped_by:
             if await self._take_turn(self):
                 self._take_turn = None
                 self.slot.unblock()
@@ -209,9 +218,8 @@ class RunTask:
 
     async def wait_for_slot(self) -> None:
         """Wait until the run has its slot or was stopped."""
-        while not self.slot.held and self.phase is Phase.QUEUED:
+        while not (self.slot.held or self.stopped_by):
             await self.alarm.wait_until(inf)
-        self.phase = max(self.phase, Phase.STARTING)
         self._left_queue.set()
 
     async def wait_to_start(self) -> bool:
@@ -239,7 +247,8 @@ class RunTask:
 
     def begin_turn(self, spec: RunSpec, ending: Ending) -> None:
         """Begin one more turn of the conversation after the ending of a turn."""
-        self.spending.earlier, self.spec = self.spending.total(ending), spec
+        self.spending.begin_turn(ending)
+        self.spec = spec
 
     async def reassign(self, spec: RunSpec) -> None:
         """Go back to the queue with another agent, unless the run was stopped."""
@@ -247,11 +256,9 @@ class RunTask:
         self._interactions.run["backend"] = spec.request.backend
         await self.recorder.reassign(spec.request)
         self._requeue()
-        self.phase = self.phase if self.stopped_by else Phase.QUEUED
 
     async def started(self) -> None:
         """Record that an agent process works on the run; only the first process sets the start time."""
-        self.phase = max(self.phase, Phase.RUNNING)
         self.started_at = self.started_at or time.time()
         await self.recorder.spawned(self.started_at)
 
@@ -288,7 +295,7 @@ class RunTask:
 
     def _log_inline(self, io: RunIO) -> bool:
         """Log new events; return False if the run's task must handle the output as well."""
-        if self.log.is_ahead or self.phase is Phase.STOPPING:
+        if self.log.is_ahead or self.stopped_by:
             return False
         now = self.now()
         io.read(now)
@@ -403,7 +410,9 @@ class RunTask:
         """Store the ending and append the ending to the log; do nothing if the run has already ended."""
         if self.log.ending:
             return
-        self.phase, self._io = Phase.ENDING, None
+        self.is_ending = True
+        if self._io:
+            self.raw, self._io = self._io.raw, None
         self.candidates.is_open = False
         if self.candidates.held:
             await self.record([], 0)
@@ -412,11 +421,20 @@ class RunTask:
             ending = replace(ending, message=self.redacted(ending.message))
         last = self.log.numbered([*self._interactions.end(), ending])
         try:
-            await self.recorder.ended(ending, [*self.log.unsaved(), *last], self.log.text)
+            await self.recorder.ended([*self.log.unsaved(), *last], self.log.text)
         finally:
-            self.ended_at = time.time()
             self.log.append(last)
-            self.phase = Phase.ENDED
+
+    async def refuse(self, error: ClinvkError) -> None:
+        """End the run with the error for which no agent can work on it."""
+        self.refusal = error
+        await self.end(RunFailed(error.code, error.message))
+
+    async def end_if_stopped(self) -> bool:
+        """End a run that was stopped before its agent has received the prompt; return whether the run has ended."""
+        if self.stopped_by:
+            await self.end(self.stopped_by)
+        return self.log.ending is not None
 
     def redacted(self, text: str) -> str:
         """Return an agent's message without secrets, including the secrets of the agent's environment."""
