@@ -16,8 +16,8 @@ from msgspec.structs import asdict
 
 from clinvk.backends.base import Launch
 from clinvk.config.model import WarmSettings
-from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.pool.reaper import MIB, HealthTimeouts, Reaper, record_fingerprint
+from clinvk.runtime.pool.run_process import PooledProcess
 from clinvk.runtime.pool.warm_agent import HeldConversation, WarmAgent
 from clinvk.runtime.pool.warm_set import MAX_HELD, WarmGroup, WarmSpec, best_agent, can_begin
 from clinvk.runtime.process.spawn import Spawner

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clinvk.backends.base import Channel, Delivery, Launch, ProtocolNotSupported
 from clinvk.runtime.pool.file_fingerprints import Fingerprint
-from clinvk.runtime.pool.pooled_process import PAUSE_BYTES, PooledProcess
+from clinvk.runtime.pool.run_process import PAUSE_BYTES, PooledProcess
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
 from clinvk.runtime.process.spawn import Spawner

@@ -10,13 +10,12 @@ from msgspec.structs import replace
 from clinvk import logs
 from clinvk.backends.base import PRIVATE, Launch, ProtocolNotSupported
 from clinvk.runtime.pool.pool import Pool
-from clinvk.runtime.pool.pooled_process import PooledProcess
+from clinvk.runtime.pool.run_process import OwnProcess, PooledProcess
 from clinvk.runtime.pool.warm_set import WarmSpec
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import LINGER_S, Process
 from clinvk.runtime.process.tool_socket import ToolSocket, tool_socket
 from clinvk.runtime.process.waiting import finish_shielded
-from clinvk.runtime.run.own_process import OwnProcess
 from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.run.turn_end import can_fall_back, fall_back, finish_turn

@@ -10,10 +10,9 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import HELD, Backend, Host, Launch, ProtocolNotSupported, Report, SteerReply
 from clinvk.runtime.pool.pool import Pool
-from clinvk.runtime.pool.pooled_process import PooledProcess
+from clinvk.runtime.pool.run_process import OwnProcess, PooledProcess
 from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES
 from clinvk.runtime.run.answer_filter import AnswerFilter
-from clinvk.runtime.run.own_process import OwnProcess
 from clinvk.types.errors import AgentCrashed, InvalidRequest, TimedOut
 from clinvk.types.events import (
     Ending,

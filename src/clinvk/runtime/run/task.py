@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Launch, ProtocolNotSupported
 from clinvk.runtime.interactions import Interactions, ReadyAnswer, RunInteractions
-from clinvk.runtime.pool.pooled_process import PooledProcess
+from clinvk.runtime.pool.run_process import OwnProcess, PooledProcess
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.starts import Start
@@ -18,7 +18,6 @@ from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import answer_filter
 from clinvk.runtime.run.candidates import Candidates
 from clinvk.runtime.run.event_log import EventLog
-from clinvk.runtime.run.own_process import OwnProcess
 from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import RunIO, RunSpec, Spending
 from clinvk.runtime.run.strict_calls import StrictCalls
