@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import backend_named
 from clinvk.config.model import Settings, candidates, complete
-from clinvk.policy.rules import APPROVAL, SANDBOX, NotListed, check_listed, modes_up_to, permission_rank
+from clinvk.policy.rules import APPROVAL, SANDBOX, check_listed, modes_up_to, permission_rank
 from clinvk.types.errors import BackendNotAllowed, BeyondPolicy
 from clinvk.types.request import RunRequest
 
@@ -98,10 +98,7 @@ class RequestPolicy:
         """Return the checked extra flags of a request. Extra flags of the settings are added later, unchecked."""
         if not self._policy.extra_flags:
             raise BeyondPolicy("extra must be empty: requests may send no flags (policy.extra_flags: false)", "extra")
-        try:
-            return check_listed(request.extra, self._registry[request.backend].safe_flags)
-        except NotListed as exc:
-            raise BeyondPolicy(str(exc), f"extra[{exc.index}]") from exc
+        return check_listed(request.extra, self._registry[request.backend].safe_flags)
 
     def _limited_modes(self, original: RunRequest, request: RunRequest) -> RunRequest:
         """Return the completed `request` within the allowed modes; a mode of the `original` is never changed."""
