@@ -102,14 +102,15 @@ class RequestPolicy:
 
     def _limited_modes(self, original: RunRequest, request: RunRequest) -> RunRequest:
         """Return the completed `request` within the allowed modes; a mode of the `original` is never changed."""
-        if request.approval_mode not in self._approval:
-            if original.approval_mode:
-                raise _too_permissive("approval_mode", original.approval_mode, self._approval)
-            request = replace(request, approval_mode=self._approval[-1])
-        if request.sandbox_mode not in self._sandbox:
-            if original.sandbox_mode:
-                raise _too_permissive("sandbox_mode", original.sandbox_mode, self._sandbox)
-            request = replace(request, sandbox_mode=self._sandbox[-1])
+        for field, allowed in (("approval_mode", self._approval), ("sandbox_mode", self._sandbox)):
+            if getattr(request, field) not in allowed:
+                if mode := getattr(original, field):
+                    raise BeyondPolicy(
+                        f"{field} {mode!r} is looser than requests may ask for; allowed are {', '.join(allowed)} "
+                        f"(policy.max_{field})",
+                        field,
+                    )
+                request = replace(request, **{field: allowed[-1]})
         if permission_rank(request.approval_mode, request.sandbox_mode) in self._sandbox:
             return request
         if original.approval_mode or original.sandbox_mode:
@@ -119,10 +120,3 @@ class RequestPolicy:
                 "approval_mode" if original.approval_mode else "sandbox_mode",
             )
         return replace(request, sandbox_mode="workspace")
-
-
-def _too_permissive(field: str, mode: str, allowed: tuple[str, ...]) -> BeyondPolicy:
-    return BeyondPolicy(
-        f"{field} {mode!r} is looser than requests may ask for; allowed are {', '.join(allowed)} (policy.max_{field})",
-        field,
-    )
