@@ -20,14 +20,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 """What the browser may be called."""
 
 _FLAGS = (
-    "--headless=new",
-    "--remote-debugging-pipe",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-    "--window-size=1200,1000",
+    *("--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage"),
+    *("--disable-background-networking", "--disable-component-update", "--no-first-run", "--window-size=1200,1000"),
 )
 
 _AS_3_AND_4 = """

@@ -35,16 +35,8 @@ MAY_BLOCK = (
     (
         "clinvk/api/access/workdirs.py",
         {
-            "_current_directory",
-            "check_workdir",
-            "_server_directory",
-            "_resolved",
-            "_resolve_fast",
-            "original",
-            "_built_in",
-            "_with_targets",
-            "_directories",
-            "_check_same",
+            *("_current_directory", "check_workdir", "_server_directory", "_resolved", "_resolve_fast", "original"),
+            *("_built_in", "_with_targets", "_directories", "_check_same"),
         },
     ),
     ("<frozen importlib._bootstrap>", {"_find_and_load"}),

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import ALL_CAPABILITIES, MAX_RUNS, Backend, Channel, Delivery, Host, Launch
 from clinvk.backends.shared import OneShotChannel, crash_ending, decode_line
-from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
+from clinvk.types.events import Event, RunFailed, RunFinished
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
 
@@ -203,7 +203,3 @@ class Lasting(Backend):
         if launch.long_lived:
             return LastingChannel(self._capacity, self._tells_tools)
         return OneShotChannel(_Alone(), lambda request: request.prompt.encode())
-
-
-def text_of(events: Iterable[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))

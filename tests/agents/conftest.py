@@ -20,15 +20,8 @@ from standin.process import Address
 REPOSITORY = Path(__file__).parents[2]
 CLIS = ("claude", "codex", "gemini")
 IN_BOTH_WAYS = (
-    "claude",
-    "claude_permissions",
-    "codex",
-    "codex_instructions",
-    "codex_streaming",
-    "codex_permissions",
-    "large",
-    "options",
-    "sessions",
+    *("claude", "claude_permissions", "codex", "codex_instructions", "codex_streaming", "codex_permissions"),
+    *("large", "options", "sessions"),
 )
 """The modules with tests of the backends. The others are of what asks them: servers, commands, SDKs.
 

@@ -19,7 +19,7 @@ from clinvk.config.model import Settings, WarmSettings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionStore
-from clinvk.types.events import Event, RunResult
+from clinvk.types.events import Event, RunResult, TextDelta
 from clinvk.types.request import RunRequest
 from standin.document import Record
 from standin.process import Address
@@ -59,6 +59,26 @@ GEMINI_SETTINGS = {
     "telemetry": {"enabled": False},
     "security": {"auth": {"selectedType": "gemini-api-key"}},
 }
+
+MCP_SERVER = """\
+import json, pathlib, sys
+pathlib.Path(sys.argv[1]).touch()
+for line in sys.stdin:
+    message = json.loads(line)
+    tool = {"name": "write", "description": "w", "inputSchema": {"type": "object"}}
+    result = {
+        "initialize": lambda: {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
+                               "serverInfo": {"name": "e", "version": "1"}},
+        "tools/list": lambda: {"tools": [tool]},
+        "tools/call": lambda: pathlib.Path(sys.argv[1] + "-called").touch() or {"content": []},
+    }.get(message["method"], dict)()
+    if "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+"""
+"""An MCP server that touches a file, whose path is its argument; another, `…-called`, when its tool is called."""
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A picture of one pixel, in base64."""
 
 SETTINGS = Settings(warm=WarmSettings(kept_backends=("claude", "codex")))
 
@@ -118,6 +138,11 @@ class Machine:
         """Complete a request as the front ends do; its directory is the project where it names none."""
         return complete(replace(request, workdir=request.workdir or str(self.project)), self.settings)
 
+    async def run_in(self, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str]:
+        """Run one prompt to its end; return its events and its session."""
+        async with runs.run(self.completed(request)) as run:
+            return [logged.event async for logged in run.log.follow()], run.session_id or ""
+
     async def run(self, request: RunRequest) -> RunResult:
         """Run one prompt to its end."""
         async with self.runs() as runs, runs.run(self.completed(request)) as run:
@@ -125,8 +150,8 @@ class Machine:
 
     async def events(self, request: RunRequest) -> list[Event]:
         """Run one prompt; return its events."""
-        async with self.runs() as runs, runs.run(self.completed(request)) as run:
-            return [logged.event async for logged in run.log.follow()]
+        async with self.runs() as runs:
+            return (await self.run_in(runs, request))[0]
 
     def leftover_processes(self) -> list[psutil.Process]:
         """Return the processes that still run in this home or in one of its directories."""
@@ -144,6 +169,11 @@ class Machine:
                 if process.cmdline() == ["sleep", str(seconds)]:
                     return True
         return False
+
+
+def text_of(events: list[Event]) -> str:
+    """Return the text of an answer."""
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 def _environment(home: Path, path: str, url: str) -> dict[str, str]:

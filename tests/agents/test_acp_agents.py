@@ -13,8 +13,7 @@ import pytest
 from msgspec.structs import replace
 from openai import AsyncOpenAI
 
-from agents.machine import Machine, clinvk
-from agents.test_claude_permissions import MCP_SERVER
+from agents.machine import MCP_SERVER, Machine, clinvk, text_of
 from agents.test_frameworks import INSTALLED
 from clinvk.backends.acp import AcpBackend
 from clinvk.cli.prompt.interaction_text import content, headline, subject
@@ -28,7 +27,6 @@ from clinvk.types.events import (
     RunFailed,
     RunFinished,
     RunStarted,
-    TextDelta,
     ToolCall,
     ToolResult,
 )
@@ -106,10 +104,6 @@ async def events(runs: LocalRuns, asked: RunRequest) -> list[Event]:
         return [logged.event async for logged in run.log.follow()]
 
 
-def text(found: list[Event]) -> str:
-    return "".join(event.text for event in found if isinstance(event, TextDelta))
-
-
 @ALL
 @pytest.mark.parametrize("keeps_warm", [False, True])
 async def test_conversation_continues(machine: Machine, name: str, keeps_warm: bool) -> None:
@@ -120,7 +114,7 @@ async def test_conversation_continues(machine: Machine, name: str, keeps_warm: b
             session = run.recorder.session.id
         asked = replace(request(machine, name, "again [[words=3]]"), session_id=session)
         found = await events(runs, asked)
-    assert text(found) == "word1 word2 word3"
+    assert text_of(found) == "word1 word2 word3"
     ending = found[-1]
     assert isinstance(ending, RunFinished)
     assert ending.usage
@@ -212,7 +206,7 @@ async def test_opencode_changes_the_model(machine: Machine) -> None:
     async with running(machine) as runs:
         found = await events(runs, replace(request(machine, "opencode", "hi [[words=1]]"), model="standin/m2"))
         assert isinstance(found[0], RunStarted)
-        assert (found[0].model, text(found)) == ("standin/m2", "word1")
+        assert (found[0].model, text_of(found)) == ("standin/m2", "word1")
         assert machine.requests("hi")[-1]["model"] == "m2"
         found = await events(runs, replace(request(machine, "opencode", "hi"), model="nobody/none"))
     assert isinstance(found[-1], RunFailed)

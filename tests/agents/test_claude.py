@@ -23,12 +23,7 @@ from clinvk.types.events import (
     ToolResult,
     Usage,
 )
-from clinvk.types.request import Image, RunRequest
-
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001"
-    "a5f645400000000049454e44ae426082"
-)
+from clinvk.types.request import RunRequest
 
 
 def ask(prompt: str, **options: object) -> RunRequest:
@@ -168,12 +163,6 @@ async def test_model_alias_and_effort_reach_the_model_api(machine: Machine) -> N
     sent = machine.requests("hello")[0]
     assert str(sent["model"]).startswith("claude-opus")
     assert sent["output_config"] == {"effort": "low"}
-
-
-async def test_an_image_reaches_the_model(machine: Machine) -> None:
-    result = await machine.run(ask("look [[words=1]]", images=(Image("image/png", PNG),)))
-    assert result.text == "word1"
-    assert '"media_type": "image/png"' in json.dumps(machine.requests("look")[0]["messages"])
 
 
 async def test_schema_returns_structured_output(machine: Machine) -> None:

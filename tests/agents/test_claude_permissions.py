@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agents.machine import Machine
+from agents.machine import MCP_SERVER, Machine
 from clinvk.types.choices import ApprovalMode
 from clinvk.types.errors import Unsupported
 from clinvk.types.events import RunFinished, RunResult, ToolResult
@@ -26,21 +26,6 @@ HOOKS = (
     *("SessionStart", "Setup", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SessionEnd"),
     *("InstructionsLoaded", "ConfigChange", "SubagentStop"),
 )
-MCP_SERVER = """\
-import json, pathlib, sys
-pathlib.Path(sys.argv[1]).touch()
-for line in sys.stdin:
-    message = json.loads(line)
-    tool = {"name": "write", "description": "w", "inputSchema": {"type": "object"}}
-    result = {
-        "initialize": lambda: {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
-                               "serverInfo": {"name": "e", "version": "1"}},
-        "tools/list": lambda: {"tools": [tool]},
-        "tools/call": lambda: pathlib.Path(sys.argv[1] + "-called").touch() or {"content": []},
-    }.get(message["method"], dict)()
-    if "id" in message:
-        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
-"""
 SOCAT = f"""\
 #!{sys.executable}
 import signal, socket, sys

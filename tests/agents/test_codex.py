@@ -8,7 +8,7 @@ from shutil import rmtree
 import pytest
 from msgspec.structs import replace
 
-from agents.machine import Machine
+from agents.machine import PNG, Machine, text_of
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import (
     Event,
@@ -26,15 +26,9 @@ from clinvk.types.events import (
 from clinvk.types.request import Image, RunRequest
 from polling import until
 
-PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
-
 
 def ask(prompt: str) -> RunRequest:
     return RunRequest(prompt=prompt, backend="codex")
-
-
-def text_of(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 def comparable(events: list[Event]) -> list[Event]:
@@ -160,25 +154,6 @@ async def test_missing_api_key_is_reported_as_unauthenticated(machine: Machine) 
     assert "STANDIN_KEY" in result.error.message
 
 
-async def test_resumed_thread_remembers_and_counts_tokens_per_turn(machine: Machine) -> None:
-    first, second, third = await conversation(
-        machine,
-        ask("one [[words=1 usage=100,20,30,10]]"),
-        ask("two [[info usage=200,50,40,5]]"),
-        ask("three [[info usage=7,6,5,4]]"),
-    )
-    assert (first.usage, second.usage, third.usage) == (
-        Usage(100, 30, 20, 10),
-        Usage(200, 40, 50, 5),
-        Usage(7, 5, 6, 4),
-    )
-    assert first.started
-    assert second.started
-    assert first.started.backend_session_id == second.started.backend_session_id
-    (body,) = machine.requests("two")
-    assert "one [[words=1" in json.dumps(body)
-
-
 async def test_lost_codex_thread_is_reported(machine: Machine) -> None:
     store = MemoryStore()
     async with machine.runs(store=store) as runs, runs.run(machine.completed(ask("one"))) as run:
@@ -226,9 +201,7 @@ async def test_schema_returns_structured_output(machine: Machine) -> None:
 
 
 async def test_images_reach_the_model_on_resume(machine: Machine) -> None:
-    await conversation(
-        machine, ask("one"), replace(ask("two"), images=(Image("image/png", PNG), Image("image/png", PNG)))
-    )
+    await conversation(machine, ask("one"), replace(ask("two"), images=(Image("image/png", b64decode(PNG)),) * 2))
     (body,) = machine.requests("two")
     assert json.dumps(body).count('"input_image"') == 2
 

@@ -6,30 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from agents.machine import Machine
+from agents.machine import Machine, text_of
 from clinvk.backends.base import Launch
 from clinvk.backends.codex.app_server import PING, AppServerChannel
 from clinvk.backends.registry import BACKENDS
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
-from clinvk.types.events import Event, RunFailed, TextDelta
+from clinvk.types.events import RunFailed
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
 
 
 def ask(prompt: str, session: str | None = None) -> RunRequest:
     return RunRequest(prompt=prompt, backend="codex", session_id=session)
-
-
-async def run_events(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str]:
-    async with runs.run(machine.completed(request)) as run:
-        events = [logged.event async for logged in run.log.follow()]
-    return events, run.session_id or ""
-
-
-def text(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 def rollouts(machine: Machine, folder: str) -> list[Path]:
@@ -57,14 +47,14 @@ def archive(machine: Machine) -> None:
 async def test_archived_conversation_can_be_resumed(machine: Machine, fork: bool, keeps: bool) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, BACKENDS) as runs:
-        _, session = await run_events(machine, runs, ask("first [[words=2]]"))
+        _, session = await machine.run_in(runs, ask("first [[words=2]]"))
     archive(machine)
     async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=keeps) as runs:
         after = (await sessions.fork(store, session, "f" * 32, BACKENDS)).id if fork else session
-        second, _ = await run_events(machine, runs, ask("second [[info]]", after))
-        assert "prompts=2" in text(second)
-        third, _ = await run_events(machine, runs, ask("third [[info]]", session))
-        assert f"prompts={2 if fork else 3}" in text(third)
+        second, _ = await machine.run_in(runs, ask("second [[info]]", after))
+        assert "prompts=2" in text_of(second)
+        third, _ = await machine.run_in(runs, ask("third [[info]]", session))
+        assert f"prompts={2 if fork else 3}" in text_of(third)
 
 
 async def closing(machine: Machine, runs: LocalRuns) -> "asyncio.Task[None]":
@@ -78,18 +68,18 @@ async def closing(machine: Machine, runs: LocalRuns) -> "asyncio.Task[None]":
 async def test_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=True) as runs:
-        _, session = await run_events(machine, runs, ask("first [[words=2]]"))
+        _, session = await machine.run_in(runs, ask("first [[words=2]]"))
         fork = await sessions.fork(store, session, "f" * 32, BACKENDS)
         closed = await closing(machine, runs)
-        second, _ = await run_events(machine, runs, ask("second [[info]]", fork.id))
+        second, _ = await machine.run_in(runs, ask("second [[info]]", fork.id))
         await closed
-    assert "prompts=2" in text(second)
+    assert "prompts=2" in text_of(second)
 
 
 async def test_process_finishes_closing_its_thread_before_it_exits(machine: Machine) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=True) as runs:
-        await run_events(machine, runs, ask("first [[words=2]]"))
+        await machine.run_in(runs, ask("first [[words=2]]"))
         closed = await closing(machine, runs)
     await closed
     assert rollouts(machine, "sessions")
@@ -117,12 +107,12 @@ async def test_thread_opened_for_a_cancelled_run_can_be_resumed_by_another_proce
     )
     pipe, server = subprocess.PIPE, ("codex", "app-server")
     async with machine.runs() as runs:
-        _, session = await run_events(machine, runs, ask("first [[words=2]]"))
+        _, session = await machine.run_in(runs, ask("first [[words=2]]"))
         request = channel.start("dropped", ask("dropped"), Resume(thread(machine)))
         assert channel.interrupt("dropped") == b""
         with subprocess.Popen(server, stdin=pipe, stdout=pipe, env=machine.env, cwd=machine.project) as process:
             await asyncio.to_thread(talk, process, channel, request)
-            second, _ = await run_events(machine, runs, ask("second [[info]]", session))
+            second, _ = await machine.run_in(runs, ask("second [[info]]", session))
             assert process.poll() is None
             process.kill()
-    assert "prompts=2" in text(second)
+    assert "prompts=2" in text_of(second)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agents.machine import Machine
+from agents.machine import MCP_SERVER, Machine
 from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import Unsupported
 from clinvk.types.events import RunFinished
@@ -24,22 +24,6 @@ from clinvk.types.request import RunRequest
 
 pytestmark = pytest.mark.slow
 
-MCP_SERVER = """\
-import json, pathlib, sys
-mark = pathlib.Path(sys.argv[1])
-mark.touch()
-for line in sys.stdin:
-    message = json.loads(line)
-    tool = {"name": "write", "description": "w", "inputSchema": {"type": "object"}}
-    result = {
-        "initialize": lambda: {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
-                               "serverInfo": {"name": "e", "version": "1"}},
-        "tools/list": lambda: {"tools": [tool]},
-        "tools/call": lambda: mark.with_name(mark.name + "-called").touch() or {"content": []},
-    }.get(message["method"], dict)()
-    if "id" in message:
-        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
-"""
 RULES = 'prefix_rule(pattern=["touch"], decision="allow")\nprefix_rule(pattern=["sh"], decision="allow")\n'
 ALL_MARKS = {
     *("notify", "user-hook", "project-hook", "user-mcp", "user-mcp-called", "project-mcp", "project-mcp-called")
@@ -101,10 +85,7 @@ class Battlefield:
     def _script(self, project: Path, code_mode: bool) -> Path:
         outside, home = self.machine.outside, self.machine.home
         shells = [
-            "touch in-touch",
-            "touch .git/git-touch",
-            "echo x > in-redirect",
-            "sh -c 'sleep 0.2; touch in-slow'",
+            *("touch in-touch", "touch .git/git-touch", "echo x > in-redirect", "sh -c 'sleep 0.2; touch in-slow'"),
             f"touch {outside}/out-touch",
             f"touch {home}/.codex/out-home",
             f"touch {self._temporary}",

@@ -14,13 +14,11 @@ from clinvk.store.memory import MemoryStore
 from clinvk.types.choices import SandboxMode
 from clinvk.types.events import (
     Event,
-    RunFailed,
     RunFinished,
     RunResult,
     RunStarted,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
     Usage,
 )
 from clinvk.types.request import RunRequest
@@ -148,16 +146,6 @@ async def test_fork_is_independent_and_counts_its_own_tokens(machine: Machine) -
     assert forked.started.backend_session_id != again.started.backend_session_id
     assert "one [[" in json.dumps(machine.requests("two [[")[0])
     assert "two [[" not in json.dumps(machine.requests("three [[")[0])
-
-
-async def test_abandoned_run_stops_its_tools(machine: Machine) -> None:
-    prompt = 'x [[tool=shell cmd="sleep 77"]]'
-    async with machine.runs() as runs, runs.run(machine.completed(ask(prompt))) as run:
-        async for logged in run.log.follow():
-            if isinstance(logged.event, ToolCall):
-                break
-    assert isinstance((await run.log.result()).ending, RunFailed)
-    assert not machine.leftover_processes()
 
 
 async def test_concurrent_runs_are_independent(machine: Machine) -> None:

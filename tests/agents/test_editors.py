@@ -7,13 +7,12 @@ from acp import RequestError, image_block, text_block
 from acp.schema import UserMessageChunk
 
 from acceptance.editor import Editor, editing
-from agents.machine import Machine
+from agents.machine import PNG, Machine
 from polling import until
 
 pytestmark = pytest.mark.slow
 
 each_agent = pytest.mark.parametrize("backend", ["claude", "codex"])
-PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 @each_agent

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from acceptance.command import Clinvk, until
 from acceptance.terminal import started_on_terminal
 from agents.machine import Machine, clinvk, served
-from clinvk.config.model import InteractionSettings, Settings, WarmSettings
+from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
@@ -132,30 +132,6 @@ async def test_run_that_waits_can_be_cancelled(machine: Machine, backend: str) -
     assert isinstance(events[-1], RunFailed)
     assert statuses(events) == ["withdrawn"]
     assert not (machine.project / "asked.txt").exists()
-
-
-@each_agent
-async def test_expired_interaction_denies(machine: Machine, backend: str) -> None:
-    settings = replace(SETTINGS, interactions=InteractionSettings(timeout_secs=1))
-    async with machine.runs(settings) as runs, runs.run(writes(machine, backend)) as run:
-        async with asyncio.timeout(LIMIT_S):
-            events = [logged.event async for logged in run.log.follow()]
-    assert isinstance(events[-1], RunFinished)
-    assert statuses(events) == ["expired"]
-    assert not (machine.project / "asked.txt").exists()
-
-
-@pytest.mark.parametrize("way", ["kept"], indirect=True)
-@each_agent
-async def test_other_run_goes_on_while_one_waits(machine: Machine, backend: str) -> None:
-    other = machine.completed(RunRequest(prompt="hi [[words=2]]", backend=backend, approval_mode="ask", warm=True))
-    async with machine.runs(SETTINGS) as runs, runs.run(writes(machine, backend)) as run:
-        interaction = await asked(run)
-        async with runs.run(other) as second:
-            assert (await second.log.result()).text == "word1 word2"
-        await runs.interactions.answer(interaction.id, InteractionAnswer(choice="allow"))
-        assert isinstance((await run.log.result()).ending, RunFinished)
-    assert (machine.project / "asked.txt").exists()
 
 
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])

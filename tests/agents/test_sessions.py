@@ -13,11 +13,9 @@ from clinvk.backends import registry
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.sessions import fork
 from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.types.errors import SessionBusy
-from clinvk.types.events import RunFailed, RunFinished, RunResult, Usage
+from clinvk.types.events import RunFinished, RunResult, Usage
 from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
-from polling import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -134,20 +132,6 @@ async def test_fork_knows_earlier_turns_and_does_not_change_its_parent(conversat
     assert [turn for turn in ("alpha", "beta", "gamma", "delta") if turn in said["delta"]] == ["alpha", "beta", "delta"]
 
 
-async def test_conversation_lost_by_its_cli_fails_with_an_error(conversation: Conversation) -> None:
-    session = await conversation.first("alpha [[words=1]]")
-    for path in conversation.records():
-        path.unlink()
-    await conversation.fork(session)
-    for reference in (session.id, FORK):
-        result, kept = await conversation.turn("beta [[words=1]]", session_id=reference)
-        assert isinstance(result.ending, RunFailed)
-        assert result.ending.code == "session_not_found"
-        assert result.ending.message.startswith(f"{conversation.backend} no longer knows the conversation: ")
-        assert (kept.status, kept.error_message) == ("error", result.ending.message)
-    assert not conversation.machine.requests("beta")
-
-
 async def test_each_turn_uses_its_own_permissions_and_system_prompt(conversation: Conversation) -> None:
     made = conversation.machine.project / "made"
     write = f"[[tool=write path={made} content=hi]]"
@@ -162,22 +146,6 @@ async def test_each_turn_uses_its_own_permissions_and_system_prompt(conversation
     assert "You are a poet." in conversation.sent("beta")
     await conversation.turn(f"gamma {write.replace('made', 'more')}", session_id=session.id, sandbox_mode="read-only")
     assert not (conversation.machine.project / "more").exists()
-
-
-async def test_session_runs_one_turn_at_a_time_and_resumes_after_a_cancelled_turn(conversation: Conversation) -> None:
-    async with conversation.process() as (runs, store), conversation.process() as (others, _):
-        run = await runs.start(conversation.request("alpha [[hang=60]]"))
-        await until(lambda: conversation.machine.requests("alpha"), 60)
-        assert run.session_id
-        with pytest.raises(SessionBusy):
-            await others.start(conversation.request("beta [[words=1]]", session_id=run.session_id))
-        await runs.cancel(run.id)
-        assert (await store.session(run.session_id)).status == "paused"
-    result, session = await conversation.turn("gamma [[say=three hang=0]]", session_id=run.session_id)
-    assert "beta" not in conversation.sent("gamma")
-    assert "alpha" in conversation.sent("gamma")
-    assert (session.turn_count, session.status) == (2, "completed")
-    assert result.text == "three"
 
 
 @pytest.mark.parametrize("approval", ["default", "none"])

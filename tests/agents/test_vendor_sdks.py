@@ -1,10 +1,7 @@
 """The official Python SDKs of OpenAI and Anthropic, unmodified, with the real CLIs behind the server."""
 
 import asyncio
-import base64
 import json
-import struct
-import zlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from anthropic.types import Message, MessageParam
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from agents.machine import Machine
+from agents.machine import PNG, Machine
 from serving import LiveServer, serving
 from standin.document import Record
 
@@ -56,17 +53,6 @@ def to_claude(text: str) -> list[MessageParam]:
 
 def text_of(message: Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
-
-
-def picture() -> str:
-    """A PNG of one red pixel, in base64."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head, pixel = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0), zlib.compress(b"\0\xff\0\0")
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
-    return base64.b64encode(data).decode()
 
 
 def requests_to_model(machine: Machine, text: str) -> str:
@@ -110,7 +96,6 @@ async def test_sdks_return_the_complete_answer_with_usage(
 
 @pytest.mark.parametrize("backend", CLIS)
 async def test_conversation_turns_and_images_reach_the_model(machine: Machine, backend: str) -> None:
-    data = picture()
     async with clients(machine) as sdk:
         await asyncio.gather(
             sdk.openai.chat.completions.create(
@@ -123,7 +108,7 @@ async def test_conversation_turns_and_images_reach_the_model(machine: Machine, b
                         "role": "user",
                         "content": [
                             {"type": "text", "text": "a chat [[words=2]]"},
-                            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+                            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
                         ],
                     },
                 ],
@@ -138,7 +123,7 @@ async def test_conversation_turns_and_images_reach_the_model(machine: Machine, b
                         "role": "user",
                         "content": [
                             {"type": "input_text", "text": "a response [[words=2]]"},
-                            {"type": "input_image", "image_url": f"data:image/png;base64,{data}", "detail": "auto"},
+                            {"type": "input_image", "image_url": f"data:image/png;base64,{PNG}", "detail": "auto"},
                         ],
                     },
                 ],
@@ -154,7 +139,7 @@ async def test_conversation_turns_and_images_reach_the_model(machine: Machine, b
                         "role": "user",
                         "content": [
                             {"type": "text", "text": "a message [[words=2]]"},
-                            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
+                            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
                         ],
                     },
                 ],
@@ -163,5 +148,5 @@ async def test_conversation_turns_and_images_reach_the_model(machine: Machine, b
     for text in ("a chat", "a response", "a message"):
         reached = requests_to_model(machine, text)
         assert "be brief" in reached
-        assert data in reached
+        assert PNG in reached
         assert reached.index("\\none\\n") < reached.index("\\ntwo\\n") < reached.index(f"{text} [[")

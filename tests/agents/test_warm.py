@@ -9,13 +9,13 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from agents.machine import Machine
+from agents.machine import Machine, text_of
 from clinvk.backends import registry
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
-from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ToolCall, Usage
+from clinvk.types.events import RunFailed, RunFinished, ToolCall, Usage
 from clinvk.types.request import RunRequest
 from polling import until
 
@@ -29,15 +29,6 @@ def warm_runs(machine: Machine) -> LocalRuns:
 
 def ask(backend: str, prompt: str, session: str | None = None) -> RunRequest:
     return RunRequest(prompt=prompt, backend=backend, session_id=session)
-
-
-async def run_events(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str | None]:
-    async with runs.run(machine.completed(request)) as run:
-        return [logged.event async for logged in run.log.follow()], run.session_id
-
-
-def text(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 async def ready(runs: LocalRuns, backend: str) -> None:
@@ -65,23 +56,21 @@ async def test_warm_process_lacks_tools_that_continue_without_a_run(
 ) -> None:
     prompt = f"later [[call {call}]] [[say=done]]"
     async with warm_runs(machine) as runs:
-        await run_events(machine, runs, replace(ask(backend, prompt), approval_mode="none", sandbox_mode="full"))
+        await machine.run_in(runs, replace(ask(backend, prompt), approval_mode="none", sandbox_mode="full"))
         assert refusal in json.dumps(machine.requests("later")[-1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_warm_and_cold_processes_report_the_same_events(machine: Machine, backend: str) -> None:
     async with warm_runs(machine) as runs:
-        cold, _ = await run_events(
-            machine, runs, replace(ask(backend, "x [[words=3]]"), warm=False, model=MODELS[backend])
-        )
-        await run_events(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
+        cold, _ = await machine.run_in(runs, replace(ask(backend, "x [[words=3]]"), warm=False, model=MODELS[backend]))
+        await machine.run_in(runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
         await ready(runs, backend)
-        warm, _ = await run_events(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
+        warm, _ = await machine.run_in(runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
         assert runs.pool
         assert runs.pool.stats.hits == 1
     assert [type(event) for event in warm] == [type(event) for event in cold]
-    assert text(warm) == text(cold)
+    assert text_of(warm) == text_of(cold)
     ends = [events[-1] for events in (cold, warm)]
     assert all(isinstance(end, RunFinished) and end.turns == 1 for end in ends)
 
@@ -92,33 +81,33 @@ MODELS = {"claude": "sonnet", "codex": "gpt-5.5", "gemini": "gemini-2.5-flash"}
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_warm_conversation_sees_only_its_own_prompts(machine: Machine, backend: str) -> None:
     async with warm_runs(machine) as runs:
-        _, session = await run_events(machine, runs, ask(backend, "the first prompt"))
-        second, _ = await run_events(machine, runs, ask(backend, "second [[info]]", session))
-        other, _ = await run_events(machine, runs, ask(backend, "other [[info]]"))
-        assert "prompts=2" in text(second)
-        assert "prompts=1" in text(other)
-        third, _ = await run_events(machine, runs, replace(ask(backend, "third [[info]]", session), warm=False))
-        assert "prompts=3" in text(third)
-        fourth, _ = await run_events(machine, runs, ask(backend, "fourth [[info]]", session))
-        assert "prompts=4" in text(fourth)
+        _, session = await machine.run_in(runs, ask(backend, "the first prompt"))
+        second, _ = await machine.run_in(runs, ask(backend, "second [[info]]", session))
+        other, _ = await machine.run_in(runs, ask(backend, "other [[info]]"))
+        assert "prompts=2" in text_of(second)
+        assert "prompts=1" in text_of(other)
+        third, _ = await machine.run_in(runs, replace(ask(backend, "third [[info]]", session), warm=False))
+        assert "prompts=3" in text_of(third)
+        fourth, _ = await machine.run_in(runs, ask(backend, "fourth [[info]]", session))
+        assert "prompts=4" in text_of(fourth)
 
 
 async def test_codex_conversation_is_released_some_time_after_its_last_turn(machine: Machine) -> None:
     """Until then Codex locks the conversation against other clinvks, and reports the lock."""
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, registry.BACKENDS, keeps_warm=True) as runs:
-        _, session = await run_events(machine, runs, ask("codex", "the first prompt"))
+        _, session = await machine.run_in(runs, ask("codex", "the first prompt"))
         deadline = time.monotonic() + 60
         async with LocalRuns(machine.settings, store, machine.env, registry.BACKENDS) as others:  # ends with its agents
             while True:
-                second, _ = await run_events(machine, others, ask("codex", "second [[info]]", session))
-                if "prompts=2" in text(second):
+                second, _ = await machine.run_in(others, ask("codex", "second [[info]]", session))
+                if "prompts=2" in text_of(second):
                     break
                 assert isinstance(second[-1], RunFailed)
                 assert second[-1].code == "session_busy"
                 assert time.monotonic() < deadline
-        third, _ = await run_events(machine, runs, ask("codex", "third [[info]]", session))
-    assert "prompts=3" in text(third)
+        third, _ = await machine.run_in(runs, ask("codex", "third [[info]]", session))
+    assert "prompts=3" in text_of(third)
 
 
 async def test_instructions_changed_between_turns_are_read(machine: Machine) -> None:
@@ -126,9 +115,9 @@ async def test_instructions_changed_between_turns_are_read(machine: Machine) -> 
     (machine.project / ".git").mkdir()
     async with warm_runs(machine) as runs:
         instructions.write_text("say marmalade\n")
-        _, session = await run_events(machine, runs, ask("codex", "one"))
+        _, session = await machine.run_in(runs, ask("codex", "one"))
         instructions.write_text("say honey\n")
-        await run_events(machine, runs, ask("codex", "two", session))
+        await machine.run_in(runs, ask("codex", "two", session))
     assert "say honey" in str(machine.requests("two")[-1])
 
 
@@ -152,13 +141,13 @@ async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) ->
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_killed_process_is_replaced(machine: Machine, backend: str) -> None:
     async with warm_runs(machine) as runs:
-        await run_events(machine, runs, ask(backend, "x"))
+        await machine.run_in(runs, ask(backend, "x"))
         await ready(runs, backend)
         for process in machine.leftover_processes():
             with suppress(psutil.NoSuchProcess):  # it went with the one that had started it
                 process.kill()
-        events, _ = await run_events(machine, runs, ask(backend, "again [[words=2]]"))
-        assert text(events) == "word1 word2"
+        events, _ = await machine.run_in(runs, ask(backend, "again [[words=2]]"))
+        assert text_of(events) == "word1 word2"
     assert not machine.leftover_processes()
 
 
@@ -166,8 +155,8 @@ async def test_killed_process_is_replaced(machine: Machine, backend: str) -> Non
 async def test_ephemeral_runs_leave_nothing_on_disk_and_share_nothing(machine: Machine, backend: str) -> None:
     async with warm_runs(machine) as runs:
         for word in ("one", "two"):
-            events, _ = await run_events(machine, runs, replace(ask(backend, f"{word} [[info]]"), ephemeral=True))
-            assert "prompts=1" in text(events)
+            events, _ = await machine.run_in(runs, replace(ask(backend, f"{word} [[info]]"), ephemeral=True))
+            assert "prompts=1" in text_of(events)
     kept = [path for path in machine.home.rglob("*.jsonl") if "one [[info" in path.read_text(errors="replace")]
     assert [path for path in kept if path.name != "history.jsonl"] == []
 
@@ -177,13 +166,13 @@ async def test_gemini_reports_usage_and_interrupted_answers(machine: Machine, ep
     """The protocol omits cached and reasoning tokens, and reports an interrupted answer as complete."""
     whole = replace(ask("gemini", "one [[words=2 think=2 usage=100,20,30,10]]"), model="fast", ephemeral=ephemeral)
     async with warm_runs(machine) as runs:
-        events, _ = await run_events(machine, runs, whole)
-        broken, _ = await run_events(machine, runs, replace(whole, prompt="two [[midstream=2 words=4]]"))
+        events, _ = await machine.run_in(runs, whole)
+        broken, _ = await machine.run_in(runs, replace(whole, prompt="two [[midstream=2 words=4]]"))
         assert runs.warm_stats
         assert runs.warm_stats.hits
     assert isinstance(events[-1], RunFinished)
     assert events[-1].usage == Usage(input_tokens=100, output_tokens=30, cached_tokens=20, reasoning_tokens=10)
-    assert text(broken) == "word1 word2 "
+    assert text_of(broken) == "word1 word2 "
     assert isinstance(broken[-1], RunFailed)
     assert broken[-1].code == "agent_failed"
 
@@ -191,13 +180,8 @@ async def test_gemini_reports_usage_and_interrupted_answers(machine: Machine, ep
 @pytest.mark.parametrize(
     "file",
     [
-        "project/CLAUDE.md",
-        "project/AGENTS.md",
-        "project/.claude/CLAUDE.md",
-        "project/.claude/rules/style.md",
-        "project/.claude/agents/cook.md",
-        "project/.claude/skills/cook/SKILL.md",
-        "home/.claude/rules/style.md",
+        *("project/CLAUDE.md", "project/AGENTS.md", "project/.claude/CLAUDE.md", "project/.claude/rules/style.md"),
+        *("project/.claude/agents/cook.md", "project/.claude/skills/cook/SKILL.md", "home/.claude/rules/style.md"),
     ],
 )
 async def test_instructions_changed_after_process_start_are_read(machine: Machine, file: str) -> None:
@@ -208,10 +192,10 @@ async def test_instructions_changed_after_process_start_are_read(machine: Machin
     path.write_text("---\nname: cook\ndescription: makes honey\n---\nmake honey\n")
     request = replace(ask("claude", "x"), approval_mode="none")  # it has all tools, and so skills and agents
     async with warm_runs(machine) as runs:
-        await run_events(machine, runs, request)
+        await machine.run_in(runs, request)
         await ready(runs, "claude")
         path.write_text("---\nname: cook\ndescription: makes marmalade\n---\nmake marmalade\n")
-        await run_events(machine, runs, replace(request, prompt="with instructions"))
+        await machine.run_in(runs, replace(request, prompt="with instructions"))
     assert "marmalade" in str(machine.requests("with instructions")[0])
 
 
@@ -220,10 +204,10 @@ async def test_approval_rules_changed_after_process_start_apply(machine: Machine
     settings.parent.mkdir()
     async with warm_runs(machine) as runs:
         request = replace(ask("claude", 'x [[tool=shell cmd="touch made"]]'), approval_mode="none")
-        await run_events(machine, runs, replace(request, prompt="x"))
+        await machine.run_in(runs, replace(request, prompt="x"))
         await ready(runs, "claude")
         settings.write_text('{"permissions": {"deny": ["Bash"]}}')
-        await run_events(machine, runs, request)
+        await machine.run_in(runs, request)
     assert not (machine.project / "made").exists()
 
 
@@ -235,11 +219,11 @@ async def test_conversation_starts_with_the_branch_and_continues_across_commits(
     git("init", "--initial-branch=honey")
     git("commit", "--allow-empty", "--message=first")
     async with warm_runs(machine) as runs:
-        _, session = await run_events(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
+        _, session = await machine.run_in(runs, replace(ask("claude", "one"), approval_mode="none"))
         await ready(runs, "claude")
         git("switch", "--create", "marmalade")
-        await run_events(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
-        await run_events(machine, runs, replace(ask("claude", "two", session), approval_mode="none"))
+        await machine.run_in(runs, replace(ask("claude", "another"), approval_mode="none"))
+        await machine.run_in(runs, replace(ask("claude", "two", session), approval_mode="none"))
         assert runs.pool
         assert runs.pool.stats.hits == 1
     assert "marmalade" in str(machine.requests("another")[0])
@@ -247,11 +231,11 @@ async def test_conversation_starts_with_the_branch_and_continues_across_commits(
 
 async def test_new_conversation_reads_notes_that_claude_wrote_in_others(machine: Machine) -> None:
     async with warm_runs(machine) as runs:
-        await run_events(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
+        await machine.run_in(runs, replace(ask("claude", "one"), approval_mode="none"))
         await ready(runs, "claude")
         (notes,) = (machine.home / ".claude" / "projects").glob("*/memory")
         (notes / "MEMORY.md").write_text("- say marmalade\n")
-        await run_events(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
+        await machine.run_in(runs, replace(ask("claude", "another"), approval_mode="none"))
     assert "marmalade" in str(machine.requests("another")[0])
 
 
@@ -262,7 +246,7 @@ async def test_login_changed_after_process_start_is_used(machine: Machine) -> No
     async with warm_runs(machine) as runs:
         for name in ("one", "two"):
             login.write_text(json.dumps({"auth_mode": "apikey", "OPENAI_API_KEY": f"sk-account-{name}"}))
-            await run_events(machine, runs, ask("codex", f"as {name}"))
+            await machine.run_in(runs, ask("codex", f"as {name}"))
             await ready(runs, "codex")
     assert "sk-account-one" in str(machine.exchanges("as one"))
     assert "sk-account-two" in str(machine.exchanges("as two"))

@@ -5,8 +5,8 @@ import json
 import re
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,18 +16,15 @@ from msgspec.structs import replace
 
 from acceptance.command import Clinvk
 from acceptance.command import until as wait_until
-from agents.machine import CODEX_CONFIG, Machine
+from agents.machine import Machine
 from clinvk.backends import registry
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.pool.reaper import HealthTimeouts
-from clinvk.runtime.run import execution
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
-from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ToolResult
+from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
 from clinvk.types.request import RunRequest
-from integration.pool_server import gone
-from network import reserved_port
 from polling import until, until_told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -97,22 +94,6 @@ async def test_process_killed_mid_stream_fails_only_its_own_run(machine: Machine
 
 
 @ALL_BACKENDS
-async def test_killing_an_idle_process_affects_no_run(machine: Machine, backend: str) -> None:
-    async with warm_runs(machine) as runs:
-        await text(runs, ask(machine, backend, "a [[words=2]]"))
-        await one_ready(runs)
-        idle = kept(machine)
-        bystander = replace(ask(machine, backend, "b [[words=60 delay=0.05]]"), workdir=elsewhere(machine))
-        async with runs.run(bystander) as other:
-            await seen(other, TextDelta)
-            for process in idle:
-                process.kill()
-            await until(lambda: all(gone(process.pid) for process in idle))  # a wrapper's CLI answers until it is
-            assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
-            assert (await other.log.result()).text.split() == [f"word{number}" for number in range(1, 61)]
-
-
-@ALL_BACKENDS
 async def test_turn_whose_process_is_killed_before_any_output_is_retried_and_counted_once(
     machine: Machine, backend: str
 ) -> None:
@@ -173,110 +154,6 @@ async def test_process_waiting_for_its_model_answers_health_checks(machine: Mach
             await asyncio.sleep(0.05)
         assert await answer == "word1 word2"
     assert len(asked) > 1
-
-
-@ALL_BACKENDS
-@pytest.mark.parametrize("warm", [False, True], ids=["alone", "kept"])
-async def test_cancel_ends_the_tool_however_long_the_agent_takes(
-    machine: Machine, backend: str, warm: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module, grace in ((execution, "STOP_GRACE_S"), (execution, "INTERRUPTED_TIMEOUT_S")):
-        monkeypatch.setattr(module, grace, 60.0)
-    seconds = 7200 + 10 * BACKENDS.index(backend) + warm
-    request = ask(machine, backend, f'x [[tool=shell cmd="sleep {seconds}"]]')
-    async with warm_runs(machine) as runs:
-        run = await runs.start(replace(request, approval_mode="none", sandbox_mode="full", warm=warm))
-        await until(lambda: machine.is_sleeping(seconds), within_s=TIMEOUT_S)
-        cancelling = asyncio.create_task(runs.cancel(run.id))
-        await until(lambda: not machine.is_sleeping(seconds))
-        await cancelling
-
-
-@ALL_BACKENDS
-async def test_background_processes_of_tools_end_with_their_run(machine: Machine, backend: str) -> None:
-    """And the conversation goes on. Gemini CLI takes up to two seconds to exit, and has its tools until then."""
-    seconds = 7300 + BACKENDS.index(backend)
-    left = f"setsid sleep {seconds} >/dev/null 2>&1 & echo begun"
-    request = ask(machine, backend, f'x [[tool=shell cmd="{left}" words=2]]')
-    async with warm_runs(machine) as runs:
-        async with runs.run(replace(request, approval_mode="none", sandbox_mode="full")) as run:
-            result = await run.log.result()
-            assert isinstance(result.ending, RunFinished)
-            assert any(isinstance(event, ToolResult) and "begun" in event.output for event in result.said)
-        await until(lambda: not machine.is_sleeping(seconds))
-        again = replace(ask(machine, backend, "y [[words=2]]", run.session_id), approval_mode="none")
-        assert await text(runs, replace(again, sandbox_mode="full")) == "word1 word2"
-
-
-class Gate:
-    """A proxy for the model API on a reserved port that can be closed."""
-
-    def __init__(self, behind: int, port: int) -> None:
-        self._behind = behind
-        self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
-        self.port = port
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
-
-    async def shut(self) -> None:
-        """Refuse new connections and break the open ones."""
-        assert self._server
-        self._server.close()
-        for writer in [*self._open]:
-            writer.close()
-        await until(lambda: not self._open)
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        onward, back = await asyncio.open_connection("127.0.0.1", self._behind)
-        self._open |= {writer, back}
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_pour(reader, back))
-                group.create_task(_pour(onward, writer))
-        finally:
-            self._open -= {writer, back}
-
-
-async def _pour(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await source.read(65536):
-            sink.write(data)
-            await sink.drain()
-    sink.close()
-
-
-@asynccontextmanager
-async def gated(machine: Machine) -> AsyncGenerator[Gate]:
-    """Put a gate between the CLIs of a machine and the model API."""
-    port = int(machine.model_api.root.rpartition(":")[2])
-    with reserved_port() as reserved:
-        gate = Gate(port, reserved)
-        await gate.open()
-        url = machine.model_api.url.replace(f":{port}", f":{gate.port}")
-        machine.env.update(ANTHROPIC_BASE_URL=url, GOOGLE_GEMINI_BASE_URL=url)
-        await asyncio.to_thread((machine.home / ".codex" / "config.toml").write_text, CODEX_CONFIG.format(url=url))
-        try:
-            yield gate
-        finally:
-            await gate.shut()
-
-
-@ALL_BACKENDS
-async def test_model_api_outage_fails_its_runs_and_later_runs_succeed(machine: Machine, backend: str) -> None:
-    """Codex waits for the network as long as it is let."""
-    async with gated(machine) as gate, warm_runs(machine) as runs:
-        await text(runs, ask(machine, backend, "a [[words=2]]"))
-        await one_ready(runs)
-        async with runs.run(replace(ask(machine, backend, "b [[words=600 delay=0.05]]"), timeout_s=20)) as run:
-            await seen(run, TextDelta)
-            await gate.shut()
-            ending = (await run.log.result()).ending
-        assert isinstance(ending, RunFailed)
-        assert ending.message
-        await gate.open()
-        assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
 
 
 @ALL_BACKENDS

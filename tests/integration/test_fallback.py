@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.config.model import BackendSettings, ServerSettings, Settings, complete
+from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import turn_end
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
-from clinvk.types.errors import AgentRateLimited, BackendUnavailable, InvalidRequest, QueueFull, Unsupported
+from clinvk.types.errors import AgentRateLimited, BackendUnavailable, QueueFull, Unsupported
 from clinvk.types.events import Progress, RunFailed, RunStarted
 from clinvk.types.record import LimitWindow
 from clinvk.types.request import FailedAgent, RunRequest, fallback_of
@@ -161,18 +161,6 @@ async def test_agent_with_a_used_up_limit_is_not_started(tmp_path: Path, limit: 
             assert (await run.log.result()).text == "hello"
         assert run.request.backend == "second"
     assert mark.exists() != is_skipped
-
-
-async def test_settings_choose_the_fallback_unless_the_request_does() -> None:
-    settings = Settings(backends={"first": BackendSettings(fallback=("second/large",)), "second": BackendSettings()})
-    request = complete(RunRequest(prompt="hi", backend="first"), settings)
-    assert request.backends == ("first", "second")
-    assert prompt(settings=settings).backends == ("first",)
-    flags = complete(RunRequest(prompt="hi", backend="first", extra=("--flag",)), settings)
-    assert flags.backends == ("first",)
-    assert complete(RunRequest(prompt="hi", backend="second"), settings).backends == ("second",)
-    with pytest.raises(InvalidRequest, match="flags of one agent"):
-        prompt("second", extra=("--flag",))
 
 
 async def test_next_agent_waits_for_a_slot_of_its_backend(tmp_path: Path) -> None:

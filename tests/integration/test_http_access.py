@@ -1,7 +1,6 @@
 """API keys and lists of directories, over real sockets."""
 
 import asyncio
-import json
 import os
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -153,17 +152,8 @@ def folders(tmp_path: Path) -> Folders:
 
 ALLOWED = ["home/a", "home/a/", "home/a/in", "home/a/in/../in", "home//a/./in", "links/in", "links/in/"]
 FORBIDDEN = [
-    "home/ab",
-    "home",
-    "home/a/../ab",
-    "home/a/in/../../ab",
-    "home/a/escape",
-    "links/out",
-    "home/a/secret",
-    "home/a/secret/deep",
-    "home/a/in/../secret",
-    "home/nothing",
-    "",
+    *("home/ab", "home", "home/a/../ab", "home/a/in/../../ab", "home/a/escape", "links/out", "home/a/secret"),
+    *("home/a/secret/deep", "home/a/in/../secret", "home/nothing", ""),
 ]
 
 
@@ -295,15 +285,3 @@ def test_forbidden_default_directory_prevents_startup(folders: Folders) -> None:
     server = ServerSettings(default_workdir=folders / "home/ab", allowed_workdir_prefixes=(folders / "home/a",))
     with pytest.raises(ConfigError, match=r"server\.default_workdir .* is in none of"):
         serve(Settings(server=server), {}, BACKENDS, print)
-
-
-async def test_events_of_a_run_need_a_key(scripted: Scripted) -> None:
-    scripted.play(claude_says("x"))
-    async with serving(scripted.env, keys=KEYS) as server:
-        key = {"x-api-key": "k1"}
-        body = {"backend": "claude", "prompt": "hi"}
-        answer = (await server.client.post("/api/v1/prompt", json=body, headers=key)).json()
-        path = f"/api/v1/runs/{answer['run_id']}/events"
-        refused, allowed = await asyncio.gather(server.client.get(path), server.client.get(path, headers=key))
-    assert (refused.status_code, allowed.status_code) == (401, 200)
-    assert "hi" not in json.dumps(refused.json())

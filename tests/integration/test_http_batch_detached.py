@@ -8,11 +8,10 @@ import msgspec
 import pytest
 
 from clinvk.dialects.rest.views import RunView
-from clinvk.store.memory import MemoryStore
 from polling import until, until_told
 from repositories import Repository
 from scripted import Scripted
-from scripted.steps import claude_says, hang, wait_for
+from scripted.steps import claude_says, wait_for
 from serving import LiveServer, serving
 
 TASK = {"backend": "claude", "prompt": "hi"}
@@ -88,28 +87,6 @@ async def test_background_agents_continue_after_their_client_disconnects(
         (run_id,) = [run["id"] for run in runs if run["kind"] == kind]
         whole = await ended(server, run_id)
     assert (whole.state, whole.total_runs) == ("finished", 2)
-
-
-@KINDS
-async def test_cancel_ends_background_agents(scripted: Scripted, kind: str) -> None:
-    scripted.play([hang()])
-    async with serving(scripted.env) as server:
-        run_id = (await detached(server, kind)).json()["run_id"]
-        await until(scripted.calls)
-        told = (await server.client.post(f"/api/v1/runs/{run_id}/cancel")).json()
-        assert told["state"] == "cancelled"
-        await until(lambda: not scripted.alive())
-
-
-async def test_server_that_stops_ends_background_agents_and_records_that(scripted: Scripted) -> None:
-    scripted.play([hang()])
-    store = MemoryStore()
-    async with serving(scripted.env, store=store) as server:
-        run_id = (await detached(server, "chain")).json()["run_id"]
-        await until(scripted.calls)
-    run = await store.run(run_id)
-    assert (run.state, run.error_message) == ("cancelled", "the server is stopping")
-    assert not scripted.alive()
 
 
 async def test_background_agents_that_cannot_run_are_refused_as_usual(scripted: Scripted) -> None:

@@ -19,14 +19,8 @@ ASKING = {
 }
 LOCAL = ["http://localhost:3000", "https://localhost", "http://127.0.0.1:5173", "http://[::1]:80"]
 FOREIGN = [
-    "https://example.com",
-    "null",
-    "http://localhost.example.com",
-    "http://127.0.0.1.example.com:80",
-    "http://localhost:3000.example.com",
-    "http://xlocalhost",
-    "file://localhost",
-    "http://127.0.0.2",
+    *("https://example.com", "null", "http://localhost.example.com", "http://127.0.0.1.example.com:80"),
+    *("http://localhost:3000.example.com", "http://xlocalhost", "file://localhost", "http://127.0.0.2"),
 ]
 
 

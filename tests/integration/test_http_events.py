@@ -17,7 +17,7 @@ from clinvk.types.events import Logged, RunFinished, RunStarted, TextDelta, Usag
 from clinvk.types.record import RunRecord
 from polling import until
 from scripted import Scripted
-from scripted.steps import Step, claude_says, exits, hang, line, wait_for
+from scripted.steps import Step, claude_says, hang, line, wait_for
 from serving import LiveServer, serving
 
 ANSWER = [f"word{number} " for number in range(40)]
@@ -53,35 +53,14 @@ async def events(server: LiveServer, run_id: str, after: int | None = None, **he
 
 def tool_steps() -> list[Step]:
     """Claude uses a tool and then answers."""
-    says = claude_says("one ", "two")
+    begin, *answer = claude_says("one ", "two")
     call = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "ls"}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": "a.txt"}
-    head = {"id": "msg_0", "type": "message", "role": "assistant", "model": "m", "stop_reason": None}
-    usage = {"input_tokens": 1, "output_tokens": 1}
-    return [
-        says[0],
-        line(
-            json.dumps(
-                {
-                    "type": "assistant",
-                    "message": {**head, "content": [call], "usage": usage},
-                    "session_id": "s",
-                    "parent_tool_use_id": None,
-                }
-            )
-        ),
-        line(
-            json.dumps(
-                {
-                    "type": "user",
-                    "message": {"role": "user", "content": [result]},
-                    "session_id": "s",
-                    "parent_tool_use_id": None,
-                }
-            )
-        ),
-        *says[1:],
+    works = [
+        line(json.dumps({"type": role, "message": {"id": "m", "role": role, "content": [block]}}))
+        for role, block in (("assistant", call), ("user", result))
     ]
+    return [begin, *works, *answer]
 
 
 async def test_replayed_events_equal_the_streamed_events(scripted: Scripted) -> None:
@@ -143,7 +122,6 @@ async def test_last_event_id_header_overrides_the_query(scripted: Scripted) -> N
     ("query", "headers", "field", "words"),
     [
         ("", {"last-event-id": "x"}, "last-event-id", "must be the id of an event, a whole number, got 'x'"),
-        ("", {"last-event-id": "-1"}, "last-event-id", "got '-1'"),
         ("?after=-1", {}, "after", "after must be a whole number from 0"),
         ("?since=1", {}, "since", "unknown parameter 'since'; known are after"),
     ],
@@ -225,16 +203,6 @@ async def test_viewer_of_a_queued_run_waits_for_it(scripted: Scripted, tmp_path:
             (tmp_path / "go").touch()
             types = [seen.type async for seen in lines_of(response)]
     assert (types[0], types[-1]) == ("init", "done")
-
-
-async def test_failed_run_ends_with_its_error(scripted: Scripted) -> None:
-    scripted.play([*claude_says("half")[:4], exits(9)])
-    async with serving(scripted.env) as server:
-        run_id = (await server.prompt()).json()["run_id"]
-        await server.ended(run_id)
-        seen = frames((await events(server, run_id)).text)
-    assert [one.type for one in seen] == ["init", "message", "token_usage", "error"]
-    assert json.loads(seen[-1].data)["content"]["details"]["exit_code"] == 9
 
 
 async def test_run_of_another_clinvk_is_followed_through_the_store(scripted: Scripted, tmp_path: Path) -> None:

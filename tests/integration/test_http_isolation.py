@@ -280,14 +280,6 @@ async def test_dry_run_reports_that_the_agent_would_use_a_worktree(scripted: Scr
     assert "worktree" not in plain["output"]
 
 
-async def test_uncommitted_changes_are_reported_as_missing_from_the_worktree(scripted: Scripted, project: Path) -> None:
-    scripted.play(claude_says("x"))
-    (project / "inner" / "kept.txt").write_text("changed\n")
-    async with serving(scripted.env) as server:
-        answer = (await post(server, "compare", compare(project, "claude"))).json()
-    assert "uncommitted changes" in answer["results"][0]["warnings"][0]
-
-
 async def test_session_cannot_be_isolated(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as server:
@@ -368,16 +360,6 @@ async def test_chain_resumes_in_the_source_directory_of_a_removed_unchanged_work
         answer = (await post(server, "chain", {"resume_from": failed["run_id"]})).json()
     assert [result["output"] for result in answer["results"]] == ["x", "y"]
     assert scripted.calls()[-1].cwd == str(project)
-
-
-async def test_check_runs_in_each_worktree(scripted: Scripted, project: Path) -> None:
-    scripted.play([touch(Path("good")), *claude_says("x")], when="edit")
-    async with serving(scripted.env) as server:
-        body = compare(project, "claude", check="echo looked; cat inner/kept.txt; test -e good")
-        answer = (await post(server, "compare", body)).json()
-        failing = (await post(server, "compare", compare(project, "claude", check="exit 3"))).json()
-    assert answer["results"][0]["check"] == {"passed": True, "exit_code": 0, "output": "looked\nkept\n"}
-    assert failing["results"][0]["check"] == {"passed": False, "exit_code": 3, "output": ""}
 
 
 async def test_check_over_http_gets_no_server_credentials(scripted: Scripted, project: Path) -> None:

@@ -119,9 +119,13 @@ async def test_metrics_require_a_key_when_keys_are_configured(scripted: Scripted
         assert (await samples(server, text))["clinvk_store_up"] == 1
 
 
-async def test_metrics_are_disabled_by_default(scripted: Scripted) -> None:
+async def test_disabled_metrics_error_names_the_setting(scripted: Scripted) -> None:
     async with serving(scripted.env) as server:
-        assert (await server.client.get("/metrics")).status_code == 404
+        response = await server.client.get("/metrics")
+        other = await server.client.get("/metricz")
+    assert response.status_code == 404
+    assert "server.metrics_enabled" in response.json()["detail"]
+    assert "server.metrics_enabled" not in other.json()["detail"]
 
 
 async def test_events_stream_at_once_with_metrics_logs_and_tracing_enabled(

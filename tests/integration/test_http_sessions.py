@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.store.memory import MemoryStore
-from clinvk.types.events import Usage
 from clinvk.types.record import Session
 from scripted import Scripted
 from scripted.steps import claude_says, codex_streams, exits, hang, wait_for
@@ -16,22 +15,9 @@ from serving import LiveServer, serving
 
 HANDLE = "11111111-1111-4111-8111-111111111112"
 FIELDS = [
-    "id",
-    "backend",
-    "created_at",
-    "last_used",
-    "working_dir",
-    "backend_session_id",
-    "model",
-    "initial_prompt",
-    "status",
-    "turn_count",
-    "token_usage",
-    "tags",
-    "title",
-    "parent_id",
-    "error_message",
-    "metadata",
+    *("id", "backend", "created_at", "last_used", "working_dir", "backend_session_id", "model"),
+    *("initial_prompt", "status", "turn_count", "token_usage", "tags", "title", "parent_id"),
+    *("error_message", "metadata"),
 ]
 JSON = dict[str, object]
 
@@ -139,13 +125,9 @@ async def test_list_truncates_a_long_prompt_and_the_session_shows_all_of_it(scri
 
 INVALID = [
     ("limit=1001", "limit", 'limit must be a whole number from 1 to 1000, got "1001"'),
-    ("limit=ten", "limit", 'got "ten"'),
-    ("offset=-1", "offset", 'offset must be a whole number from 0 to 2147483647, got "-1"'),
     ("status=done", "status", 'status must be one of active, completed, error, paused, got "done"'),
-    ("backend=gemni", "backend", "did you mean 'gemini'?"),
     ("limits=3", "limits", "unknown parameter 'limits'; did you mean 'limit'?"),
     ("limit=3&limit=4", "limit", "parameter 'limit' is given twice"),
-    ("q=%ff", None, "the query is not valid UTF-8"),
 ]
 
 
@@ -374,19 +356,3 @@ async def test_conversation_is_returned_turn_by_turn_with_tokens_and_errors(scri
     )
     assert (answer["session_id"], answer["total"], answer["limit"], answer["offset"]) == (session_id, 3, 100, 0)
     assert [message["text"] for message in newest["messages"]] == ["two", "half"]
-
-
-async def test_tags_of_a_prompt_are_validated(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as server:
-        response = await server.prompt(tags=["a", ""])
-    assert (response.status_code, response.json()["field"]) == (400, "tags[1]")
-
-
-async def test_token_usage_adds_up_over_turns(scripted: Scripted) -> None:
-    scripted.play(claude_says("x", session=HANDLE))
-    async with serving(scripted.env) as server:
-        first = (await server.prompt()).json()
-        second = (await server.prompt(session_id=first["session_id"])).json()
-        answer = (await get(server, f"/{first['session_id']}")).json()
-    for name in Usage.__struct_fields__:
-        assert answer["token_usage"][name] == first["token_usage"][name] + second["token_usage"][name]

@@ -113,24 +113,6 @@ def test_idle_server_stops_at_once_with_exit_code_0(server: Start, number: signa
     assert process.stopping == []
 
 
-def test_greeting_shows_the_address_and_the_routes(server: Start) -> None:
-    process = server()
-    process.stop()
-    assert process.greeting.startswith("clinvk ")
-    assert process.popen.stdout
-    rest = process.popen.stdout.read()
-    for path in (
-        "/api/v1/prompt",
-        "/api/v1/sessions",
-        "/api/v1/runs",
-        "/api/v1/backends",
-        "/health",
-        "/docs",
-        "/openapi.json",
-    ):
-        assert path in rest
-
-
 @pytest.mark.parametrize("output_format", ["json", "stream-json"])
 def test_active_request_finishes_while_new_ones_are_refused(
     server: Start, scripted: Scripted, tmp_path: Path, output_format: str
@@ -222,18 +204,6 @@ def test_detached_chain_finishes_its_next_steps_before_the_server_stops(
     assert (told["state"], [part["state"] for part in told["runs"]]) == ("finished", ["finished"] * 3)
 
 
-def test_detached_run_is_ended_after_the_grace_period(server: Start, scripted: Scripted) -> None:
-    scripted.play([*claude_says("half")[:4], spawn("setsid"), hang()])
-    process = server(grace_s=1)
-    run = detached(process)
-    until(scripted.grandchildren)
-    process.stop()
-    assert process.end() == (0, "")
-    assert scripted.alive() == []
-    answer = server().client.get(f"/api/v1/runs/{run['run_id']}").json()
-    assert (answer["state"], answer["output"]) == ("cancelled", "half")
-
-
 def test_killed_server_leaves_interrupted_runs_and_resumable_sessions(server: Start, scripted: Scripted) -> None:
     scripted.play(claude_says("again"), when="second")
     scripted.play([*claude_says("half")[:4], hang()], when="first")
@@ -279,17 +249,6 @@ def test_stopping_a_busy_server_reports_what_it_waits_for_and_how_long(
     assert re.search(r"runs may take \d\d s more; a second signal \(Ctrl-C\) ends them at once", line)
     assert answer.get().json()["output"] == "x"
     assert process.end() == (0, "")
-
-
-def test_log_reports_that_the_grace_period_was_too_short(server: Start, scripted: Scripted) -> None:
-    scripted.play([*claude_says("x")[:4], hang()])
-    process = server(grace_s=1)
-    answer = process.prompt()
-    until(scripted.calls)
-    process.stop()
-    answer.get()
-    assert process.end() == (0, "")
-    assert process.stopping[-1:] == ["stopping: 1 s are over; ending the remaining runs"]
 
 
 def test_runs_still_queued_after_the_grace_period_are_told_to_retry(server: Start, scripted: Scripted) -> None:

@@ -153,16 +153,6 @@ async def test_close_leaves_no_journal(home: Path) -> None:
     assert sorted(path.name for path in home.rglob("*")) == ["clinvk.db", "owners"]
 
 
-async def test_records_survive_reopening(home: Path) -> None:
-    given = session(tags=("t",))
-    async with SqliteStore(home) as store:
-        record = await turn(store, given)
-    async with SqliteStore(home) as store:
-        assert await store.run(record.id) == record
-        assert await store.events(record.id) == ANSWER
-        assert (await store.sessions(SessionQuery(tag="t"))).total == 1
-
-
 async def test_two_stores_of_one_home_see_the_changes_of_each_other(home: Path) -> None:
     async with SqliteStore(home) as one, SqliteStore(home) as other:
         given = session(status="active")
@@ -202,29 +192,6 @@ async def refused(home: Path, match: str) -> None:
         for ask in (store.count, lambda: turn(store, session()), lambda: store.sessions(SessionQuery())):
             with pytest.raises(StoreUnavailable, match=match):
                 await ask()
-
-
-@pytest.mark.parametrize(
-    "content", [b"not a database, but long enough to look like one" * 100, b"SQLite format 3\0" * 99]
-)
-async def test_file_that_is_not_a_database_is_left_unchanged(home: Path, content: bytes) -> None:
-    home.mkdir()
-    (home / "clinvk.db").write_bytes(content)
-    await refused(home, f"^{home}/clinvk.db: the database is damaged")
-    assert (home / "clinvk.db").read_bytes() == content
-
-
-async def test_damage_inside_the_database_is_reported(home: Path) -> None:
-    async with SqliteStore(home) as store:
-        await asyncio.gather(*(turn(store, session(initial_prompt="x" * 500)) for _ in range(200)))
-    file = home / "clinvk.db"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
-    async with SqliteStore(home) as store:
-        with pytest.raises(StoreUnavailable, match=r"clinvk\.db: the database is damaged"):
-            await store.sessions(SessionQuery())
-        file.write_bytes(whole)
-        assert (await store.sessions(SessionQuery())).total == 200
 
 
 async def test_database_of_a_newer_clinvk_is_left_unchanged(home: Path) -> None:

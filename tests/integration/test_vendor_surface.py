@@ -85,16 +85,9 @@ def error_of(path: str, response: httpx.Response) -> tuple[str, str]:
     "path",
     [
         *RUNS,
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/v1/messages",
-        "/anthropic/v1/v1/messages",
-        "/v1/v1/messages",
-        "/anthropic/v1/messages?beta=true",
-        "/anthropic//v1/messages",
-        "//openai/v1//chat/completions",
-        "/openai/v1/chat/completions/",
+        *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/anthropic/v1/v1/messages"),
+        *("/v1/v1/messages", "/anthropic/v1/messages?beta=true", "/anthropic//v1/messages"),
+        *("//openai/v1//chat/completions", "/openai/v1/chat/completions/"),
     ],
 )
 async def test_every_path_variant_answers_without_a_redirect(scripted: Scripted, path: str) -> None:

@@ -181,12 +181,6 @@ async def test_directory_without_repository_tree_or_commit_is_refused(
     assert left_over(repository) == []
 
 
-async def test_missing_git_is_reported(repository: Repository, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="worktrees need git") as error:
-        await another(repository, PATH=str(tmp_path)).make(str(repository.path), "agent")
-    assert error.value.field == "isolation"
-
-
 async def test_old_git_is_refused(repository: Repository, tmp_path: Path) -> None:
     old = tmp_path / "old" / "git"
     old.parent.mkdir()
@@ -512,19 +506,6 @@ async def test_several_processes_make_and_remove_worktrees_at_once(repository: R
     assert left_over(repository) == []
 
 
-async def test_worktree_in_use_is_neither_applied_nor_discarded(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
-    async with worktrees.isolated(str(repository.path), "agent") as worktree:
-        Path(worktree.path, "new").touch()
-        other = another(repository)
-        assert [item.state for item in await other.list()] == ["in use"]
-        for change in (other.apply, other.discard):
-            with pytest.raises(InvalidRequest, match="is in use: its agent is at work"):
-                await change(worktree.id)
-    assert [item.state for item in await other.list()] == ["changed"]
-
-
 async def test_apply_and_discard_refuse_what_an_agent_finishes_meanwhile(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
@@ -655,13 +636,6 @@ async def test_make_can_be_cancelled_at_any_moment(
     assert left_over(repository) == []
 
 
-async def test_leave_keeps_changes_without_an_outcome(repository: Repository, worktrees: KeptWorktrees) -> None:
-    worktree = await changed(worktrees, repository)
-    (listed,) = await another(repository).list()
-    assert (listed.id, listed.state, listed.path) == (worktree.id, "changed", worktree.path)
-    assert listed.files == (ChangedFile("a.txt", "modified"),)
-
-
 async def test_foreign_files_in_the_folder_stay(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     folder = home(repository) / "worktrees"
@@ -748,12 +722,6 @@ async def test_apply_changes_the_tree_and_removes_the_worktree(
     }
     assert repository.git("diff", "--cached") == ""
     assert left_over(repository) == []
-
-
-async def test_apply_can_keep_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
-    worktree = await changed(worktrees, repository)
-    assert not (await worktrees.apply(worktree.id, keep=True)).removed
-    assert Path(worktree.root, "a.txt").exists()
 
 
 async def test_apply_reports_changes_applied_already(repository: Repository, worktrees: KeptWorktrees) -> None:
@@ -887,17 +855,6 @@ async def test_discard_removes_commits_but_no_branch_checked_out_elsewhere(
         await worktrees.discard(worktree.id)
     assert repository.branches() == [second.branch, "main"]
     assert repository.worktrees() == []
-
-
-async def test_find_by_id_prefix_and_by_branch(repository: Repository, worktrees: KeptWorktrees) -> None:
-    one, other = [await changed(worktrees, repository), await changed(worktrees, repository)]
-    assert await worktrees.find(one.branch) == one.id
-    assert await worktrees.find(one.id[:-1]) == one.id
-    with pytest.raises(InvalidRequest, match=f"several worktrees: .*{other.id}"):
-        await worktrees.find("agent")
-    for reference in ("nothing", "", "clinvk/", "../.."):
-        with pytest.raises(WorktreeNotFound, match="no worktree"):
-            await worktrees.find(reference)
 
 
 async def test_sparse_checkout_stays_sparse_without_changes(repository: Repository, worktrees: KeptWorktrees) -> None:

@@ -48,34 +48,6 @@ async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository,
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_apply_keeps_the_directory_of_the_caller(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    worktrees = another(repository)
-    async with worktrees.isolated(str(repository.path), "agent") as worktree:
-        Path(worktree.root, "inner", "c.txt").unlink()
-        Path(worktree.root, "inner", "new").write_text("new\n")
-    inner = repository.path / "inner"
-    monkeypatch.chdir(inner)
-    directory = os.open(inner, os.O_RDONLY)  # while it is open, no other gets its number
-    try:
-        await worktrees.apply(worktree.id)
-        assert os.path.samestat(os.fstat(directory), inner.stat())
-    finally:
-        os.close(directory)
-    assert [file.name for file in inner.iterdir()] == ["new"]
-
-
-async def test_apply_from_a_removed_directory(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worktrees = another(repository)
-    worktree = await changed(worktrees, repository)
-    (tmp_path / "closed").mkdir()
-    monkeypatch.chdir(tmp_path / "closed")
-    (tmp_path / "closed").rmdir()
-    await worktrees.apply(worktree.id)
-    assert repository.files()["a.txt"] == b"two\n"
-
-
 async def test_two_applies_wait_for_each_other(repository: Repository) -> None:
     for _ in range(3):
         worktrees = [another(repository), another(repository)]

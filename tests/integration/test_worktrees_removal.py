@@ -87,14 +87,6 @@ def test_removal_does_not_follow_links(tmp_path: Path) -> None:
     assert outside.stat().st_mode & 0o777 == 0o555
 
 
-async def test_deep_folder_of_an_agent_is_removed(repository: Repository, worktrees: KeptWorktrees) -> None:
-    async with worktrees.isolated(str(repository.path), "agent") as worktree:
-        Path(worktree.root, "x.log").mkdir()
-        make_deep(Path(worktree.root, "x.log"), 1500)
-        assert not (await worktrees.outcome(worktree)).kept
-    assert left_over(repository) == []
-
-
 async def test_failed_leave_is_a_warning(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,13 +29,6 @@ async def test_show_leaves_no_temporary_files(repository: Repository, worktrees:
     assert listed.patch.endswith(b"\n-one\n+two\n")
 
 
-async def test_reverted_worktree_has_an_empty_patch(repository: Repository, worktrees: KeptWorktrees) -> None:
-    worktree = await changed(worktrees, repository)
-    Path(worktree.root, "a.txt").write_text("one\n")
-    listed = await worktrees.show(worktree.id)
-    assert (listed.state, listed.files, listed.patch) == ("unchanged", (), b"")
-
-
 async def test_show_removes_an_unchanged_worktree_of_a_dead_clinvk(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
