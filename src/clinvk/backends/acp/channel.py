@@ -66,14 +66,13 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         self._session_params = launch.session_params
         self._login = login
         self._tools = BridgedServer(launch.client_tools)
-        self._agent: wire.Result | None = None
+        self._agent = wire.Result()
         self._sessions: dict[str, wire.Result] = {}
         self._allowed: set[tuple[str, str]] = set()
 
     def login_hint(self) -> str:
         """Return how to log in: as the preset says, else as the agent says."""
-        methods = self._agent.auth_methods if self._agent else []
-        return self._login or "; ".join(method.description or method.name for method in methods)
+        return self._login or "; ".join(method.description or method.name for method in self._agent.auth_methods)
 
     def interrupt(self, run: str) -> bytes | None:
         """Return the request that ends the turn of a run, then the answers to the open requests of the agent."""
@@ -110,7 +109,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         handle = resume.handle if resume else ""
         turn = self._open[run] = self.turn_type(run, request, handle, self._tools.names)
-        return self._open_session(turn) if self._agent else b""
+        return self._open_session(turn) if self._speaks else b""
 
     def _initialized(self, message: wire.Message) -> bytes:
         ready = super()._initialized(message)
@@ -132,8 +131,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
             return self._request(turn, "session/new", self._session_params)
         if turn.session in self._sessions:
             return self._configure(turn)
-        claims = self._agent.agent_capabilities if self._agent else wire.AgentCapabilities()
-        method = "session/load" if claims.load_session else "session/resume"
+        method = "session/load" if self._agent.agent_capabilities.load_session else "session/resume"
         return self._request(turn, method, {"sessionId": turn.session, **self._session_params})
 
     def _notified(self, message: wire.Message) -> Iterator[Delivery]:
@@ -242,7 +240,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
             return RunFailed(errors.AgentFailed.code, f"{self._name} opened a session without an id", 1)
         if call.method == "session/load" and not turn.has_history:
             return RunFailed(errors.NotResumable.code, f"{self._name} no longer has the history of the conversation", 1)
-        if turn.request.images and not (self._agent and self._agent.agent_capabilities.prompt_capabilities.image):
+        if turn.request.images and not self._agent.agent_capabilities.prompt_capabilities.image:
             return RunFailed(errors.InvalidRequest.code, f"{self._name} accepts no images", 1)
         return None
 

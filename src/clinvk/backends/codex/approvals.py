@@ -9,14 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.codex.wire import Change, Params
 from clinvk.backends.shared import approval_note
-from clinvk.types.interaction import (
-    APPROVAL_CHOICES,
-    QUESTION_CHOICES,
-    FieldOption,
-    Interaction,
-    InteractionAnswer,
-    QuestionField,
-)
+from clinvk.types.interaction import QUESTION_CHOICES, FieldOption, Interaction, InteractionAnswer, QuestionField
 
 REFUSALS: dict[str, dict[str, object]] = {
     "item/commandExecution/requestApproval": {"decision": "decline"},
@@ -94,7 +87,7 @@ def _command(asked: Interaction, params: Params) -> Interaction:
         input={"command": params.command, **({"host": host.host} if host else {})},
         command=params.command,
         workdir=params.cwd,
-        choices=APPROVAL_CHOICES if is_acceptable else ("deny", "deny_and_stop"),
+        choices=asked.choices if is_acceptable else ("deny", "deny_and_stop"),
     )
 
 

@@ -268,17 +268,9 @@ class CompletionApi(OpenAIApi):
     chunk_type: str
     answer_struct: Callable[..., msgspec.Struct]
 
-    def templates(self, call: Call) -> ChunkTemplates:
-        """Return the templates of the chunks of a stream."""
-        raise NotImplementedError
-
     def choice(self, call: Call, result: RunResult, finish_reason: str) -> msgspec.Struct:
         """Return the choice of a whole answer."""
         raise NotImplementedError
-
-    def encoder(self, call: Call, facts: RunFacts) -> ChunkEncoder:
-        """Return the encoder of one stream."""
-        return ChunkEncoder(self.chunk_type, self.id_prefix + facts.run_id, call, facts, self.templates(call))
 
     def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the answer for a finished run."""

@@ -251,9 +251,12 @@ class OpenAICompletions(answers.CompletionApi):
         )
         return replace(answers.with_answer_options(call, parsed), echo=prompt if parsed.echo else "")
 
-    def templates(self, call: Call) -> answers.ChunkTemplates:
-        """Return the templates of the chunks of a stream, which starts with the echoed prompt if requested."""
-        return _TEXT_TEMPLATES._replace(start=_TEXT_TEMPLATES.text % _encode(call.echo) if call.echo else b"")
+    def encoder(self, call: Call, facts: RunFacts) -> answers.ChunkEncoder:
+        """Return the encoder of one stream, which starts with the echoed prompt if requested."""
+        templates = _TEXT_TEMPLATES
+        if call.echo:
+            templates = templates._replace(start=templates.text % _encode(call.echo))
+        return answers.ChunkEncoder(self.chunk_type, f"{self.id_prefix}{facts.run_id}", call, facts, templates)
 
     def choice(self, call: Call, result: RunResult, finish_reason: str) -> bodies.CompletionChoice:
         """Return the choice of a whole answer."""

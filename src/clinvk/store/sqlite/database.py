@@ -91,13 +91,6 @@ class Database:
             return None
         return status.st_dev, status.st_ino
 
-    def open_unchanged(self) -> "sqlite3.Connection":
-        """Open an existing database without migrating it. Raises `StoreUnavailable`."""
-        self.check()
-        with self.translated(), self._opened() as connection:
-            self._refuse_foreign(connection)
-            return connection
-
     def examine(self) -> int:
         """Read the whole database without changing it, and return the number of sessions.
 
@@ -106,7 +99,9 @@ class Database:
         """
         if self.identity() is None:
             return 0
-        with closing(self.open_unchanged()) as db, self.translated():
+        self.check()
+        with self.translated(), self._opened() as connection, closing(connection) as db:
+            self._refuse_foreign(db)
             (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if result != "ok":
                 raise Unreadable(result, self.path)

@@ -4,7 +4,7 @@ https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -40,11 +40,8 @@ class _OpenItem:
         self._pieces: list[str] = []
         self._part = "response.content_part" if is_message else "response.reasoning_summary_part"
         self._text = "response.output_text" if is_message else "response.reasoning_summary_text"
-        self._place = {
-            "item_id": self._id,
-            "output_index": index,
-            "content_index" if is_message else "summary_index": 0,
-        }
+        part_index = "content_index" if is_message else "summary_index"
+        self._place = {"item_id": self._id, "output_index": index, part_index: 0}
         self._more: dict[str, object] = {"logprobs": ()} if is_message else {}
 
     def item(self, status: ItemStatus) -> Item:
@@ -136,16 +133,16 @@ class Output:
         index = self._calls[call.id] = len(self._items)
         space, name = client_name(call.name, request)
         place = f"{self._run_id}_{index}"
-        namespace = space or UNSET
-        item = (
-            response_object.CustomCallItem(
-                id=f"ctc_{place}", call_id=call.id, name=name, input="", status="in_progress", namespace=namespace
-            )
-            if takes_text(call.name, request)
-            else response_object.FunctionCallItem(
-                id=f"fc_{place}", call_id=call.id, name=name, arguments="", status="in_progress", namespace=namespace
-            )
-        )
+        fields: dict[str, Any] = {
+            "call_id": call.id,
+            "name": name,
+            "status": "in_progress",
+            "namespace": space or UNSET,
+        }
+        if takes_text(call.name, request):
+            item = response_object.CustomCallItem(id=f"ctc_{place}", input="", **fields)
+        else:
+            item = response_object.FunctionCallItem(id=f"fc_{place}", arguments="", **fields)
         self._items.append(item)
         yield _event("response.output_item.added", output_index=index, item=item)
 
