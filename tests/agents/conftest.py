@@ -29,7 +29,7 @@ Gemini CLI is left out: what it tells over its other protocol is not the same, a
 for; `test_warm` says what it is like then.
 """
 
-WITH_EACH_AGENT = ("http", "interactions", "killed", "through_server", "vendor_going_on", "vendor_sdks", "warm")
+WITH_EACH_AGENT = ("http", "interactions", "killed", "through_server", "vendor_sdks", "warm")
 """The modules whose tests repeat one check for each agent. `make test` runs Codex, the fastest of the agents."""
 
 

@@ -1,9 +1,7 @@
 """Real agents that speak ACP: opencode, Qwen Code and the ACP adapter of Codex, with a stand-in model."""
 
 import asyncio
-import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 from openai import AsyncOpenAI
 
-from agents.machine import MCP_SERVER, Machine, clinvk, text_of
+from agents.machine import MCP_SERVER, Machine, text_of
 from agents.test_frameworks import INSTALLED
 from clinvk.backends.acp import AcpBackend
 from clinvk.cli.prompt.interaction_text import content, headline, subject
@@ -217,56 +215,6 @@ async def test_qwen_with_a_refused_key_is_not_logged_in(machine: Machine) -> Non
         ending = (await events(runs, request(machine, "qwen", "hi [[error=401]]")))[-1]
     assert isinstance(ending, RunFailed)
     assert ending.code == "agent_unauthenticated", ending.message
-
-
-@ALL
-async def test_every_api_answers(machine: Machine, name: str) -> None:
-    message = {"role": "user", "content": "hello [[words=2]]"}
-    backends = {name: BackendSettings()}
-    async with serving(environment(machine), BACKENDS, backends, default_workdir=str(machine.project)) as server:
-        done = await server.prompt(backend=name, prompt=message["content"])
-        assert done.json()["output"] == "word1 word2", done.text
-        session = done.json()["session_id"]
-        more = await server.prompt(backend=name, prompt="again [[words=3]]", session_id=session)
-        assert (more.json()["output"], more.json()["session_id"]) == ("word1 word2 word3", session), more.text
-        streamed = await server.prompt(backend=name, prompt=message["content"], output_format="stream-json")
-        assert '"text":"word2"' in streamed.text, streamed.text
-        chat = await server.client.post("/openai/v1/chat/completions", json={"model": name, "messages": [message]})
-        assert chat.json()["choices"][0]["message"]["content"] == "word1 word2", chat.text
-        body = {"model": name, "messages": [message], "stream": True}
-        chunks = await server.client.post("/openai/v1/chat/completions", json=body)
-        assert '"content":"word2"' in chunks.text, chunks.text
-        response = await server.client.post("/openai/v1/responses", json={"model": name, "input": message["content"]})
-        assert response.json()["output"][-1]["content"][0]["text"] == "word1 word2", response.text
-        body = {"model": name, "max_tokens": 9, "messages": [message]}
-        said = await server.client.post("/anthropic/v1/messages", json=body)
-        assert said.json()["content"][0]["text"] == "word1 word2", said.text
-        events = await server.client.post("/anthropic/v1/messages", json={**body, "stream": True})
-        assert '"text":"word2"' in events.text, events.text
-
-
-def test_command_line_answers_continues_and_compares(machine: Machine) -> None:
-    file = machine.home / ".clinvk" / "config.yaml"
-    file.parent.mkdir()
-    file.write_text(
-        """\
-backends:
-  opencode: {}
-  qwen: {acp: qwen --acp --auth-type anthropic}
-  codex-acp: {acp: codex-acp}
-"""
-    )
-    user = dataclasses.replace(machine, env=environment(machine))
-    subprocess.run(("opencode", "models"), env=user.env, check=True, capture_output=True)  # creates its database
-    for name in BACKENDS:
-        first = clinvk(user, "-b", name, "--new", "-o", "text", "hello [[words=2]]")
-        assert first.stdout == "word1 word2\n", first.stderr
-        second = clinvk(user, "resume", "--last", "-o", "text", "again [[words=3]]")
-        assert second.stdout == "word1 word2 word3\n", second.stderr
-        assert "hello [[words=2]]" in json.dumps(machine.requests("again")[-1])
-    done = clinvk(user, "compare", "--backends", ",".join(BACKENDS), "-o", "json", "hi [[words=1]]")
-    results = json.loads(done.stdout)["results"]
-    assert {each["backend"]: each["output"] for each in results} == dict.fromkeys(BACKENDS, "word1"), done.stdout
 
 
 def add_user_tool(machine: Machine, name: str) -> None:

@@ -75,18 +75,6 @@ async def test_claude_code_streams_the_answer_and_the_thinking(client: Client, m
 
 
 @pytest.mark.slow
-async def test_claude_code_continues_its_conversation(client: Client, machine: Machine) -> None:
-    async with serving(machine.env) as server:
-        first = await client.ask(server, "the first [[words=2]]", "--model=codex", "--output-format=json")
-        done = await client.ask(server, "the second [[words=3]]", "--model=codex", "--continue", "--output-format=json")
-    assert json.loads(first.stdout)["result"] == "word1 word2"
-    assert json.loads(done.stdout)["result"] == "word1 word2 word3", done.stdout + done.stderr
-    body = json.dumps(machine.requests("the second")[-1])
-    assert "the first" in body
-    assert "word1 word2" in body
-
-
-@pytest.mark.slow
 async def test_claude_code_reports_why_the_agent_failed(client: Client, machine: Machine) -> None:
     async with serving(machine.env) as server:
         done = await client.ask(server, "as a client [[error=400]]", "--model=opus")

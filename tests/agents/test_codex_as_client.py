@@ -1,6 +1,5 @@
 """The real Codex as a client of `clinvk serve`, with another agent in place of the model."""
 
-import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,22 +113,6 @@ async def test_codex_completes_a_turn(client: Client, machine: Machine, model: s
     assert last.usage
     assert min(last.usage.input_tokens, last.usage.output_tokens) > 0
     assert machine.requests("as a client")
-
-
-async def test_codex_resumes_a_conversation(client: Client, machine: Machine) -> None:
-    async with serving(machine.env) as server:
-        await client.ask("the first [[words=2]]", server.port, "claude")
-        done = await client.ask("the second [[words=3]]", server.port, "claude", "resume", "--last")
-    assert items(done) == [Item("agent_message", "word1 word2 word3")]
-    reported = json.dumps(machine.requests("the second")[-1])
-    assert reported.index("the first") < reported.index("word1 word2") < reported.index("the second")
-
-
-async def test_codex_shows_the_reasoning_of_the_model(client: Client, machine: Machine) -> None:
-    thinks = ("-c", 'model_reasoning_summary="auto"', "-c", "model_supports_reasoning_summaries=true")
-    async with serving(machine.env) as server:
-        done = await client.ask("thinking [[think=3 words=2]]", server.port, "claude", *thinks)
-    assert [item.type for item in items(done)] == ["reasoning", "agent_message"]
 
 
 async def test_codex_reports_why_the_agent_failed(client: Client, machine: Machine) -> None:

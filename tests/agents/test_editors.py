@@ -83,20 +83,6 @@ async def test_session_of_gemini_survives_a_failure_and_a_cancelled_prompt(machi
 
 
 @each_agent
-async def test_option_chooses_the_sandbox(machine: Machine, backend: str) -> None:
-    file = machine.project / "made.txt"
-    editor = Editor()
-    async with editing(editor, machine.project, machine.env, "-b", backend) as agent:
-        session = (await agent.new_session(cwd=str(machine.project))).session_id
-        await agent.set_config_option("sandbox_mode", session, "read-only")
-        await agent.prompt(session, [text_block(f"[[tool=write path={file} content=x say=Done.]]")])
-        assert not file.exists()
-        await agent.set_config_option("sandbox_mode", session, "workspace")
-        await agent.prompt(session, [text_block(f"[[tool=write path={file} content=x say=Again.]]")])
-        assert file.exists()
-
-
-@each_agent
 async def test_cancelled_turn_leaves_no_process(machine: Machine, backend: str) -> None:
     up = machine.project / "up"
     async with editing(Editor(), machine.project, machine.env, "-b", backend) as agent:
@@ -109,11 +95,3 @@ async def test_cancelled_turn_leaves_no_process(machine: Machine, backend: str) 
         assert (await turn).stop_reason == "cancelled"
         await until(lambda: not any("sleep" in process.name() for process in machine.leftover_processes()))
         assert (await agent.prompt(session, [text_block("hello [[words=1]]")])).stop_reason == "end_turn"
-
-
-async def test_missing_login_is_an_error_of_the_protocol(machine: Machine) -> None:
-    async with editing(Editor(), machine.project, machine.env, "-b", "claude") as agent:
-        session = (await agent.new_session(cwd=str(machine.project))).session_id
-        with pytest.raises(RequestError, match="not logged in") as failed:
-            await agent.prompt(session, [text_block("[[error=401]]")])
-    assert failed.value.code == -32000

@@ -2,20 +2,11 @@
 
 import asyncio
 import json
-import re
-import signal
-import subprocess
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from msgspec.structs import replace
 
-from acceptance.command import Clinvk
-from acceptance.command import until as wait_until
 from agents.machine import Machine
 from clinvk.backends import registry
 from clinvk.config.model import WarmSettings
@@ -25,7 +16,7 @@ from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
 from clinvk.types.request import RunRequest
-from polling import until, until_told
+from polling import until_told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -55,10 +46,6 @@ async def seen(run: RunTask, kind: type[Event]) -> None:
     async for logged in run.log.follow():
         if isinstance(logged.event, kind):
             return
-
-
-async def one_ready(runs: LocalRuns) -> None:
-    await until(lambda: runs.warm_stats is not None and runs.warm_stats.ready, within_s=TIMEOUT_S)
 
 
 def kept(machine: Machine) -> list[psutil.Process]:
@@ -154,79 +141,3 @@ async def test_process_waiting_for_its_model_answers_health_checks(machine: Mach
             await asyncio.sleep(0.05)
         assert await answer == "word1 word2"
     assert len(asked) > 1
-
-
-@ALL_BACKENDS
-async def test_replaced_cli_is_used_for_new_runs(machine: Machine, backend: str) -> None:
-    folder, real = machine.home.parent / "installed", _which(machine, backend)
-    folder.mkdir()
-
-    def install(version: str) -> None:
-        fresh = folder / "fresh"
-        fresh.write_text(f'#!/bin/sh\necho {version} >> "{folder}/started"\nexec "{real}" "$@"\n')
-        fresh.chmod(0o755)
-        fresh.rename(folder / backend)
-
-    await asyncio.to_thread(install, "old")
-    machine.env["PATH"] = f"{folder}:{machine.env['PATH']}"
-    async with warm_runs(machine) as runs:
-        await text(runs, ask(machine, backend, "a [[words=2]]"))
-        await one_ready(runs)
-        old = kept(machine)
-        async with runs.run(ask(machine, backend, "b [[words=60 delay=0.05]]")) as run:
-            await seen(run, TextDelta)
-            await asyncio.to_thread(install, "new")
-            assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
-            assert "new" in (folder / "started").read_text()
-            assert (await run.log.result()).text.split() == [f"word{number}" for number in range(1, 61)]
-        await until(lambda: not any(process.is_running() for process in old), within_s=TIMEOUT_S)
-
-
-def _which(machine: Machine, backend: str) -> str:
-    found = (Path(folder) / backend for folder in machine.env["PATH"].split(":"))
-    return str(next(path for path in found if path.exists()))
-
-
-@contextmanager
-def served(machine: Machine) -> Generator[tuple["subprocess.Popen[bytes]", httpx.Client]]:
-    """Start `clinvk serve`, and wait until it is up."""
-    command = [Clinvk.command, "serve", "--port", "0"]
-    log = machine.home / "server.log"
-    with (
-        log.open("w") as file,
-        subprocess.Popen(command, cwd=machine.project, env=machine.env, stdout=file, stderr=file) as server,
-    ):
-        try:
-            wait_until(lambda: re.search(r"listens on \S+\n", log.read_text()) is not None, TIMEOUT_S)
-            url = re.findall(r"listens on (\S+)", log.read_text())[0]
-            with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
-                yield server, client
-        finally:
-            server.kill()
-
-
-@pytest.mark.parametrize("end", ["kill", "stop"])
-async def test_stopped_server_leaves_no_processes(machine: Machine, end: str) -> None:
-    """Both idle and busy processes."""
-    settings = machine.home / ".clinvk"
-    settings.mkdir()
-    (settings / "config.yaml").write_text("warm:\n  kept_backends: [claude, codex, gemini]\n")
-
-    def serve() -> None:
-        with served(machine) as (server, client):
-            for backend in BACKENDS:
-                answer = client.post("/api/v1/prompt", json=_body(machine, backend, "a [[words=2]]"))
-                assert answer.json()["output"] == "word1 word2"
-            for backend in BACKENDS:
-                body = {**_body(machine, backend, "b [[hang=60]]"), "detach": True}
-                assert client.post("/api/v1/prompt", json=body, headers={"prefer": "respond-async"}).is_success
-            assert client.get("/health").json()["warm"]["processes"] >= len(BACKENDS)
-            server.send_signal(signal.SIGKILL if end == "kill" else signal.SIGTERM)
-            server.wait(60)
-
-    await asyncio.to_thread(serve)
-    await until(lambda: not machine.leftover_processes())
-
-
-def _body(machine: Machine, backend: str, prompt: str) -> dict[str, object]:
-    return {"backend": backend, "prompt": prompt, "workdir": str(machine.project)}

@@ -353,15 +353,6 @@ async def test_typing_at_a_request_does_not_answer_it(scripted: Scripted, finds_
 
 
 @needs_browser
-async def test_key_that_names_a_screen_does_not_answer_the_focused_request(scripted: Scripted) -> None:
-    async with inbox(scripted) as page:
-        await tab_to(page, ".interaction.pending")
-        await press(page, "g", "s")
-        await page.until(f"{text_of('h1')} === 'Sessions'")
-        assert await page.evaluate("window.sent") == []
-
-
-@needs_browser
 async def test_single_key_shortcuts_that_are_off_answer_no_request(scripted: Scripted) -> None:
     async with inbox(scripted) as page:
         await press(page, "?")
@@ -562,16 +553,6 @@ async def test_queued_prompts_are_withdrawn_while_the_agent_works_on(scripted: S
         assert await page.evaluate("document.querySelector('.problem')") is None
 
 
-@needs_browser
-async def test_prompt_steers_an_agent_that_works(scripted: Scripted, tmp_path: Path) -> None:
-    async with busy_session(scripted, tmp_path / "never") as page:
-        await send(page, "Steer", "go on")
-        await page.until("document.querySelector('.working') === null")
-        await page.until(f"{ANSWERS}.join() === 'two'")
-        assert await page.evaluate(text_of(".transcript .end")) == "Stopped for the next prompt"
-        assert await page.evaluate("document.querySelector('.problem')") is None
-
-
 def shown_texts(selector: str) -> str:
     """Return an expression for the texts of prompts and answers, without the times of the prompts."""
     return f"[...document.querySelectorAll('{selector}')].map(each => each.firstChild?.textContent.trim() ?? '').join()"
@@ -631,16 +612,6 @@ async def test_edit_has_line_numbers_if_they_are_known(
         await opened_in(page, server, f"/session/{answer['session_id']}", at=".diff .number")
         shown = "[...document.querySelectorAll('.diff td.number')].map(cell => cell.textContent)"
         assert await page.evaluate(shown) == numbers
-
-
-@needs_browser
-async def test_stop_that_comes_too_late_is_no_error(scripted: Scripted) -> None:
-    scripted.play(claude_says("x"))
-    async with serving(scripted.env) as server:
-        run = (await server.prompt()).json()["run_id"]
-        async with opened(server) as page:
-            stopped = f"import('/console/api.js').then(api => api.cancel('{run}')).then(() => 'ended')"
-            assert await page.evaluate(stopped) == "ended"
 
 
 @needs_browser
@@ -1048,17 +1019,6 @@ async def test_every_screen_fits_and_is_accessible(scripted: Scripted, width: in
                 assert await page.evaluate(UNNAMED) == [], path
                 assert await page.evaluate(FAINT) == [], path
                 assert await page.evaluate("document.querySelectorAll('main, main h1, nav').length") == 3, path
-
-
-@needs_browser
-async def test_inbox_is_painted_soon(scripted: Scripted) -> None:
-    """The limit is 300 ms on an idle machine; the test allows for a busy one."""
-    async with serving(scripted.env) as server, opened(server) as page:
-        paints = (
-            "Object.fromEntries(performance.getEntriesByType('paint').map(({name, startTime}) => [name, startTime]))"
-        )
-        await page.until(f"'first-contentful-paint' in {paints}")
-        assert float(str(await page.evaluate(f"{paints}['first-contentful-paint']"))) < 3000
 
 
 # --- the files -----------------------------------------------------------------------------------------------------

@@ -58,15 +58,6 @@ async def test_prompt_sent_from_the_page_streams_its_answer(scripted: Scripted, 
     assert [call.stdin for call in scripted.calls()] == [b"hi"]
 
 
-async def test_json_answer_is_pretty_printed(scripted: Scripted) -> None:
-    scripted.play(claude_says("hello"))
-    async with docs(scripted) as (page, _):
-        await ask(page)
-        await page.until(f"{STATUS}.startsWith('200 OK in ')")
-        shown = await page.evaluate("document.querySelector('#prompt pre').textContent")
-    assert '\n  "output": "hello"' in str(shown)
-
-
 async def test_stopping_a_prompt_stops_its_agent(scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
     async with docs(scripted) as (page, _):
@@ -75,15 +66,6 @@ async def test_stopping_a_prompt_stops_its_agent(scripted: Scripted) -> None:
         await page.click("#prompt button:not(.send):not([disabled])")
         await page.until(f"{STATUS} === 'stopped'")
         await until(lambda: not scripted.alive())
-
-
-async def test_rejected_prompt_shows_the_problem(scripted: Scripted) -> None:
-    async with docs(scripted) as (page, _):
-        await ask(page, sandbox_mod="read-only")
-        await page.until(f"{STATUS}.startsWith('400 Bad Request in ')")
-        shown = await page.evaluate("document.querySelector('#prompt pre').textContent")
-        assert await page.evaluate("document.querySelector('#prompt .status').classList.contains('bad')")
-    assert "did you mean 'sandbox_mode'?" in str(shown)
 
 
 async def test_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
@@ -115,21 +97,6 @@ async def test_operation_parameters_are_filled_in_and_sent(scripted: Scripted) -
     assert json.loads(shown)["id"] == answer["session_id"]
 
 
-async def test_page_follows_a_run(scripted: Scripted, tmp_path: Path) -> None:
-    says = claude_says("one ", "two")
-    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
-    answer = "document.querySelector('#followRun .answer').textContent"
-    async with docs(scripted) as (page, server):
-        run = await server.detached()
-        await open_operation(page, "followRun")
-        await page.write("#followRun [data-parameter=id]", run["run_id"])
-        await page.click("#followRun .send")
-        await page.until(f"{answer} === 'one '")
-        (tmp_path / "go").touch()
-        await page.until(f"{answer} === 'one two'")
-        await page.until("document.querySelector('#followRun .status').textContent.startsWith('200 OK in ')")
-
-
 async def test_problem_url_scrolls_to_its_description(scripted: Scripted) -> None:
     async with docs(scripted, "#queue_full") as (page, _):
         await page.until("scrollY > 0")
@@ -143,15 +110,6 @@ async def test_every_internal_link_has_a_target(scripted: Scripted) -> None:
         assert await page.evaluate(f"{named}.length > 10")
         broken = await page.evaluate(f"{named}.filter(id => !document.getElementById(id))")
         assert broken == []
-
-
-async def test_page_follows_the_color_scheme_of_the_system(scripted: Scripted) -> None:
-    async with docs(scripted) as (page, _):
-        colours: list[object] = []
-        for scheme in ("light", "dark"):
-            await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-            colours.append(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert colours == ["rgb(251, 251, 250)", "rgb(22, 24, 27)"]
 
 
 async def test_page_fits_a_phone_screen(scripted: Scripted) -> None:

@@ -42,19 +42,6 @@ async def log_in(page: Page, **body: JSON) -> JSON:
     return await status(page, "api/v1/login", method="POST", headers=headers, body=json.dumps(body))
 
 
-async def test_page_logs_in_and_out_and_cannot_read_the_cookie(scripted: Scripted) -> None:
-    async with console(scripted) as (page, server):
-        assert await status(page, "api/v1/runs") == 401
-        assert await log_in(page, token=server.logins.create_token()) == 200
-        assert await status(page, "api/v1/runs") == 200
-        assert await page.evaluate("document.cookie") == ""
-        assert await status(page, f"api/v1/runs/{'0' * 32}/cancel", method="POST") == 404
-        await show(page, server)
-        assert await status(page, "api/v1/runs") == 200
-        assert await status(page, "api/v1/logout", method="POST") == 204
-        assert await status(page, "api/v1/runs") == 401
-
-
 async def test_page_on_another_port_cannot_use_the_login(scripted: Scripted) -> None:
     """Such a page is of the same site, so the browser sends the cookie with its requests."""
     async with console(scripted) as (page, server):

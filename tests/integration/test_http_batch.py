@@ -81,21 +81,6 @@ async def test_fail_fast_cancels_running_tasks_and_skips_waiting_ones(scripted: 
     assert not agents_alive(scripted)
 
 
-@pytest.mark.parametrize(("value", "slots", "most"), [(2, 16, 2), (8, 3, 3), (None, 16, 3)])
-async def test_agents_at_once_are_limited_by_request_and_slots(
-    scripted: Scripted, tmp_path: Path, value: int | None, slots: int, most: int
-) -> None:
-    go = tmp_path / "go"
-    scripted.play([wait_for(go), *claude_says("x")])
-    body = {"tasks": [task("x") for _ in range(most + 2)], "max_parallel": value}
-    async with serving(scripted.env, max_concurrent_runs=slots) as server:
-        answering = asyncio.create_task(post(server, "parallel", body))
-        await until(lambda: len(scripted.calls()) == most)
-        assert (server.runs.busy, server.runs.queued) == (most, 0)
-        go.touch()
-        assert (await answering).json()["completed"] == most + 2
-
-
 @pytest.mark.one_machine
 async def test_as_many_agents_run_at_once_as_there_are_slots_after_a_reload(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
@@ -607,26 +592,6 @@ async def test_chain_resumes_at_the_first_unfinished_step(scripted: Scripted) ->
     assert unknown.json()["field"] == "resume_from"
     assert (no_chain.status_code, no_chain.json()["field"]) == (400, "resume_from")
     assert (both.status_code, both.json()["field"]) == (400, "steps")
-
-
-async def test_interrupted_chain_resumes_from_its_record_alone(scripted: Scripted, tmp_path: Path) -> None:
-    scripted.play(claude_says("first"), when="one")
-    scripted.play(claude_says("second"), when="two")
-    scripted.play([hang()], when="three")
-    async with serving(scripted.env) as server:
-        steps = [task("one", workdir=str(tmp_path)), task("two"), task("three")]
-        answering = asyncio.create_task(post(server, "chain", {"steps": steps, "pass_working_dir": True}))
-        await until(lambda: len(scripted.calls()) == 3)
-        chain = next(run for run in (await server.client.get("/api/v1/runs")).json()["runs"] if run["kind"] == "chain")
-        under_way = await post(server, "chain", {"resume_from": chain["id"]})
-        await server.client.post(f"/api/v1/runs/{chain['id']}/cancel")
-        cancelled = (await answering).json()
-        scripted.play(claude_says("third"), when="three")
-        body = (await post(server, "chain", {"resume_from": chain["id"]})).json()
-    assert (under_way.status_code, under_way.json()["field"]) == (400, "resume_from")
-    assert [result.get("error_code") for result in cancelled["results"]] == [None, None, "cancelled"]
-    assert [result["output"] for result in body["results"]] == ["first", "second", "third"]
-    assert [call.cwd for call in scripted.calls()][-1] == str(tmp_path)
 
 
 async def test_finished_steps_of_a_resumed_chain_are_not_examined(scripted: Scripted, tmp_path: Path) -> None:

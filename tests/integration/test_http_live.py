@@ -149,13 +149,6 @@ async def test_viewer_sees_interactions_requested_and_resolved(scripted: Scripte
         await viewer.until(has_ended)
 
 
-@pytest.mark.parametrize("last_id", ["x", "-1", "1.5"])
-async def test_invalid_event_id_is_refused(scripted: Scripted, last_id: str) -> None:
-    async with serving(scripted.env) as server:
-        refused = await server.client.get("/api/v1/events", headers={"last-event-id": last_id})
-    assert (refused.status_code, refused.json()["field"]) == (400, "last-event-id")
-
-
 async def test_quiet_stream_has_comments(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clinvk.api.endpoints.runs.QUIET_S", 0.02)
     async with (
@@ -230,12 +223,6 @@ async def test_quiet_stream_ends_with_the_key_of_its_login(scripted: Scripted, m
             for each in (viewer, other):
                 with pytest.raises(EOFError):
                     await each.next()
-
-
-async def test_head_of_the_stream_ends_at_once(scripted: Scripted) -> None:
-    async with serving(scripted.env) as server:
-        response = await server.client.head("/api/v1/events")
-    assert (response.status_code, response.content) == (200, b"")
 
 
 # --- events of named runs ------------------------------------------------------------------------------------------

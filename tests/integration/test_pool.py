@@ -23,13 +23,6 @@ from lasting_backend import Lasting
 from polling import until
 
 
-async def test_runs_of_one_kind_share_a_process(tmp_path: Path) -> None:
-    async with Server(Lasting(tmp_path)) as server:
-        answers = [(await server.ask("pid")).text for _ in range(3)]
-        assert len(set(answers)) == 1
-        assert (server.processes, server.misses) == (1, 1)
-
-
 async def test_concurrent_runs_share_a_starting_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         answers = await asyncio.gather(*(server.ask("pid") for _ in range(5)))
@@ -167,15 +160,6 @@ async def test_run_with_output_fails_when_its_process_dies(tmp_path: Path) -> No
         assert (await server.ask("say x")).text == "x"
 
 
-async def test_killed_idle_process_is_replaced(tmp_path: Path) -> None:
-    async with Server(Lasting(tmp_path)) as server:
-        pid = int((await server.ask("pid")).text)
-        os.kill(pid, signal.SIGKILL)
-        answer = await server.ask("pid")
-        assert answer.text.isdigit()
-        assert int(answer.text) != pid
-
-
 async def test_dying_process_fails_only_its_own_runs(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("wait", model="other")) as other:
         await begun(other)
@@ -246,12 +230,6 @@ async def test_pool_keeps_at_most_max_processes(tmp_path: Path) -> None:
 async def test_process_over_the_memory_limit_is_evicted(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path), WarmSettings(max_memory_mb=1)) as server:
         assert (await server.ask("say x")).text == "x"
-        await until(lambda: server.processes == 0)
-
-
-async def test_idle_process_is_evicted(tmp_path: Path) -> None:
-    async with Server(Lasting(tmp_path), WarmSettings(idle_secs=1)) as server:
-        await server.ask("say x")
         await until(lambda: server.processes == 0)
 
 

@@ -101,16 +101,6 @@ async def test_turn_resumes_from_the_handle_and_usage_of_earlier_turns() -> None
     assert (third.turn_count, third.token_usage) == (3, Usage(25, 3))
 
 
-async def test_turn_runs_in_the_session_directory_whatever_the_callers_directory(tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
-    (tmp_path / "other").mkdir()
-    place = Place()
-    first = await place.turn(says("abc"), workdir=str(tmp_path / "own"))
-    await place.turn(says("abc", more="touch made"), session_id=first.id, workdir=str(tmp_path / "other"))
-    assert (tmp_path / "own" / "made").exists()
-    assert not list((tmp_path / "other").iterdir())
-
-
 async def test_session_stores_the_resolved_directory(tmp_path: Path) -> None:
     """A link that changes later would separate the agent from its conversation."""
     (tmp_path / "real").mkdir()
@@ -300,14 +290,6 @@ async def test_fork_can_be_retried_after_its_first_run_fails_before_the_agent_st
     assert (failed.status, failed.turn_count) == ("error", 0)
     await place.turn(says("def"), session_id=FORK)
     assert place.backend.resumed[2] == Resume("abc", Usage(10, 1), fork=True)
-
-
-async def test_session_without_a_conversation_cannot_be_forked() -> None:
-    place = Place()
-    session = await place.turn(says(None))
-    with pytest.raises(NotResumable):
-        await place.fork(session.id)
-    assert await place.store.count() == 1
 
 
 @pytest.mark.parametrize("capabilities", [Capabilities(resume=True), Capabilities(fork=True)])
