@@ -10,15 +10,17 @@ import os
 import random
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
 import msgspec
 import uvloop
 from starlette.types import Receive, Scope, Send
 
 from bench.load import now_ns
-from clinvk.cluster.broker import Broker, connected
+from clinvk.cluster.broker import Broker, Received, connected
+from clinvk.cluster.carrier import Carrier
+from clinvk.cluster.members import Members
 from clinvk.cluster.messages import Announcement, Signer
-from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings, Settings
 from clinvk.store.opening import store_name
 
@@ -61,11 +63,17 @@ async def _announce(broker: Broker, number: int) -> None:
         await asyncio.sleep(1)
 
 
+def _note(members: Members, received: Received) -> None:
+    members.note(_SIGNER.announcement(received.data))
+
+
 async def _main(count: int, url: str) -> None:
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         for number in range(count):
             broker = await stack.enter_async_context(connected(ClusterSettings(url=url)))
-            await stack.enter_async_context(WorkerEnd(broker, _SIGNER, f"node{number}", _answer))
+            members = Members()
+            await broker.subscribe("members", partial(_note, members))
+            await stack.enter_async_context(Carrier(broker, _SIGNER, members, f"node{number}", app=_answer))
             group.create_task(_announce(broker, number))
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,7 +15,7 @@ from clinvk.api.access.clients import RateLimits
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.inventory import BackendInventory
-from clinvk.api.endpoints.parked_runs import ParkedRuns
+from clinvk.api.endpoints.parked_runs import Answer, ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.endpoints.services import Services, Setup
 from clinvk.api.http.middleware import RequestMiddleware, ServerState
@@ -39,6 +39,8 @@ from clinvk.config.model import (
     UnifiedFlags,
     WarmSettings,
 )
+from clinvk.dialects.conversation import ToolTurn
+from clinvk.dialects.dialect import Call
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
@@ -174,6 +176,10 @@ class _RunsOfNodes:
         for each in self._runs:
             await each.cancel(run_id)
 
+    async def __aexit__(self) -> None:
+        for each in self._runs:
+            await each.__aexit__()
+
     def __getattr__(self, name: str) -> object:
         return getattr(self._runs[0], name)
 
@@ -187,6 +193,13 @@ class _ParkedRunsOfNodes:
     @property
     def count(self) -> int:
         return sum(each.count for each in self._parked_runs)
+
+    def has(self, turn: ToolTurn, key_name: str) -> bool:
+        return any(each.has(turn, key_name) for each in self._parked_runs)
+
+    def answer(self, call: Call, turn: ToolTurn) -> AbstractAsyncContextManager[Answer]:
+        having = (each for each in self._parked_runs if each.has(turn, call.request.key_name))
+        return next(having, self._parked_runs[0]).answer(call, turn)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._parked_runs[0], name)

@@ -472,8 +472,12 @@ async def test_background_request_with_tools_leaves_the_agent_without_tools(scri
 
 async def test_cancel_stops_a_parked_run(scripted: Scripted) -> None:
     async with run_parked(scripted) as (server, messages):
-        [run] = (await server.client.get("/api/v1/runs")).json()["runs"]
-        assert run["state"] == "running"
+
+        async def running() -> list[dict[str, str]]:
+            return (await server.client.get("/api/v1/runs", params={"state": "running"})).json()["runs"]
+
+        await until_told(running)  # a gateway reads the record, which is stored a little later
+        [run] = await running()
         assert (await server.client.post(f"/api/v1/runs/{run['id']}/cancel")).status_code == 200
         await until(lambda: not scripted.alive())
         assert await parked(server) == 0
@@ -780,7 +784,8 @@ async def test_stream_is_kept_alive_while_a_required_call_is_awaited(
 
 
 async def test_system_texts_after_an_output_reach_the_agent(scripted: Scripted) -> None:
-    async with run_parked(scripted) as (server, _):
+    play(scripted)
+    async with serving(scripted.env) as server:
         early: Message = {"role": "system", "content": "be brief"}
         asks = answer(await send(server, [early, QUESTION, early]))
         late: Message = {"role": "system", "content": "and careful"}

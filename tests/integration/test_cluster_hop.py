@@ -7,27 +7,28 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import cast
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker import NatsServer
 from clinvk.api.endpoints.services import Services
-from clinvk.cluster import messages, worker_end
+from clinvk.cluster import carrier as carriers
 from clinvk.cluster.broker import Broker, connected
+from clinvk.cluster.carrier import Carrier
 from clinvk.cluster.gateway import Gateway
-from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
-from clinvk.cluster.members import Members, Target
-from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Announcement, Frame, Kind, RequestHead, ResponseHead, Signer
-from clinvk.cluster.worker_end import WorkerEnd
+from clinvk.cluster.members import Member, Members, Target, Undelivered
+from clinvk.cluster.messages import Announcement, Signer
+from clinvk.cluster.remote_response import RemoteResponse
 from clinvk.config.model import ClusterSettings
 from clinvk.dialects.rest.rest import Rest
-from clinvk.runtime.process.waiting import in_background
+from clinvk.remote.messages import ROOM_BYTES, Client, Holding, HttpPiece, HttpRequest, Stop
 from clinvk.types.errors import ConfigError, NodeUnavailable
 from polling import until
 
@@ -35,8 +36,9 @@ SIGNER = Signer(b"secret")
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Generator[NatsServer]:
-    """A NATS server."""
+def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[NatsServer]:
+    """A NATS server; what may be lost is repeated soon."""
+    monkeypatch.setattr(carriers, "HOLD_INTERVAL_S", 0.1)
     with NatsServer(tmp_path) as server:
         yield server
 
@@ -77,72 +79,67 @@ class Silent(App):
 class Ends:
     """The two ends of a connection between gateway and worker."""
 
-    app: App
-    gateway: GatewayEnd
-    worker: WorkerEnd
+    gateway: Carrier
     of_gateway: Broker
     of_worker: Broker
+    members: Members
+    members_of_worker: Members
 
-    def head(self, body: bytes = b"") -> RequestHead:
-        """Return the head of a request with a body."""
-        return RequestHead(
-            protocol=PROTOCOL,
-            method="POST",
-            path="/somewhere",
-            query=b"",
-            headers=((b"host", b"localhost"),),
-            address=("127.0.0.1", 1),
-            server=("127.0.0.1", 2),
-            scheme="http",
-            key_name="",
-            client="",
-            depth=0,
-            origin_named=None,
-            body_bytes=len(body),
+    def request(self, body: bytes = b"", process: str = "worker") -> AbstractAsyncContextManager[RemoteResponse]:
+        """Pass a request on to a node called one."""
+        request = HttpRequest(
+            run_id=os.urandom(16).hex(), method="POST", path="/somewhere", client=Client("", "", 0), body=body
         )
+        return self.gateway.request(Member(Announcement(process=process, node="one"), 0), request)
 
-    def request(self, reply: str) -> bytes:
-        """Return the signed frame of a request without a body."""
-        return SIGNER.sign_frame(Frame(Kind.REQUEST, 0, messages.encode(self.head())), reply, "to.worker")
+    def lose_gateway(self) -> None:
+        """Let the worker find the gateway silent, which returns at once."""
+        self.members_of_worker.note(Announcement(process="gateway", state="left"))
+        self.members_of_worker.note(Announcement(process="gateway"))
+
+    def lose_worker(self) -> None:
+        """Let the gateway find the worker silent."""
+        self.members.note(Announcement(process="worker", state="left"))
 
 
 @asynccontextmanager
 async def ends(
-    broker: NatsServer, app: App, signer: Signer = SIGNER, url_of_worker: str = "", max_body_bytes: int = 0
+    broker: NatsServer, app: ASGIApp, signer: Signer = SIGNER, url_of_worker: str = ""
 ) -> AsyncGenerator[Ends]:
-    """Connect both ends; after an interruption they resume as with announcements."""
+    """Connect both ends."""
+    of = Members(), Members()
+    for members in of:
+        for process in ("gateway", "worker", "killed"):
+            members.note(Announcement(process=process))
     async with (
         connected(ClusterSettings(url=broker.url)) as of_gateway,
         connected(ClusterSettings(url=url_of_worker or broker.url)) as of_worker,
-        WorkerEnd(of_worker, SIGNER, "worker", app, max_body_bytes) as worker,
+        Carrier(of_worker, SIGNER, of[1], "worker", app=app),
+        Carrier(of_gateway, signer, of[0], "gateway") as gateway,
     ):
-        members = Members()
-        for process in ("worker", "killed"):
-            members.note(Announcement(process=process))
-        gateway = GatewayEnd(of_gateway, signer, members, "gateway")
-        await gateway.open()
-        of_worker.on_reconnect.append(gateway.resume)
-        of_gateway.on_reconnect.append(worker.probe)
-        yield Ends(app, gateway, worker, of_gateway, of_worker)
+        yield Ends(gateway, of_gateway, of_worker, *of)
 
 
-async def body_of(response: Response) -> bytes:
-    return b"".join([piece async for piece, _ in response.body()])
+async def whole(response: RemoteResponse) -> bytes:
+    """Return the body of a response."""
+    async with asyncio.timeout(30):
+        await response.head()
+        return await response.read()
 
 
 @pytest.mark.parametrize("size", [0, 10, 3_000_000])
 async def test_request_and_response_arrive_complete(broker: NatsServer, size: int) -> None:
     sent, app = os.urandom(size), App([b"first", os.urandom(size), b"last"])
-    async with ends(broker, app) as both, both.gateway.request(both.head(sent), "worker", "one", sent) as response:
+    async with ends(broker, app) as both, both.request(sent) as response:
         head = await response.head()
         assert (head.status, dict(head.headers)) == (201, {b"x-path": b"/somewhere"})
-        assert await body_of(response) == b"".join(app.pieces)
+        assert await response.read() == b"".join(app.pieces)
     assert app.bodies == [sent]
 
 
 async def test_pieces_arrive_one_by_one_as_they_are_sent(broker: NatsServer) -> None:
     app = App(holds=True)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
+    async with ends(broker, app) as both, both.request() as response:
         pieces = response.body()
         await response.head()
         assert [(await anext(pieces))[0] for _ in app.pieces] == app.pieces
@@ -150,13 +147,13 @@ async def test_pieces_arrive_one_by_one_as_they_are_sent(broker: NatsServer) -> 
 
 async def test_slow_client_holds_the_application_back(broker: NatsServer) -> None:
     app = App([b"x" * 10_000] * 1000)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
+    async with ends(broker, app) as both, both.request() as response:
         await response.head()
         pieces = response.body()
         received = len((await anext(pieces))[0])
-        await until(lambda: app.sent >= WINDOW_BYTES)
-        await asyncio.sleep(0.2)
-        assert app.sent <= WINDOW_BYTES + 20_000
+        await until(lambda: app.sent >= ROOM_BYTES)
+        await asyncio.sleep(0.3)  # longer than what is repeated regularly
+        assert app.sent <= ROOM_BYTES + 20_000
         async for piece, _ in pieces:
             received += len(piece)
         assert received == 10_000_000
@@ -165,71 +162,61 @@ async def test_slow_client_holds_the_application_back(broker: NatsServer) -> Non
 async def test_client_that_disconnects_is_noticed_by_the_application(broker: NatsServer) -> None:
     app = App(holds=True)
     async with ends(broker, app) as both:
-        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+        async with both.request() as response:
             await response.head()
         await until(lambda: app.disconnects)
 
 
 async def test_lost_gateway_counts_as_a_client_that_disconnected(broker: NatsServer) -> None:
     app = App(holds=True)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
+    async with ends(broker, app) as both, both.request() as response:
         await response.head()
-        both.worker.on_lost("another")
+        both.members_of_worker.note(Announcement(process="killed", state="left"))
         assert not app.disconnects
-        both.worker.on_lost("gateway")
+        both.lose_gateway()
         await until(lambda: app.disconnects)
+        with pytest.raises(NodeUnavailable):  # a gateway that returns learns so
+            await asyncio.wait_for(response.read(), 30)
 
 
-async def test_stream_ends_if_the_worker_does_not_hear_a_gateway_that_is_alive(broker: NatsServer) -> None:
-    app = App(holds=True)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
-        await response.head()
-        both.worker.on_lost("gateway")
-        with pytest.raises(NodeUnavailable):
-            await asyncio.wait_for(body_of(response), 30)
-
-
-async def test_worker_sends_nothing_more_to_a_gateway_that_is_gone(
-    broker: NatsServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kept_s", [30, 0.1])
+async def test_request_whose_gateway_was_lost_before_the_answer_is_not_run_again(
+    broker: NatsServer, monkeypatch: pytest.MonkeyPatch, kept_s: float
 ) -> None:
-    async with ends(broker, App()) as both:
-        sent: list[str] = []
-        send = both.of_worker.send
-
-        def note(subject: str, data: bytes, reply: str = "") -> None:
-            sent.append(subject)
-            send(subject, data, reply)
-
-        monkeypatch.setattr(both.of_worker, "send", note)
-        both.of_gateway.send("to.worker", both.request("reply.gone.1"), "reply.gone.1")
-        await until(lambda: sent)
-        await asyncio.sleep(0.3)
-        assert set(sent) == {"reply.gone.1"}
+    monkeypatch.setattr(carriers, "_KEPT_S", kept_s)
+    app = Silent()
+    async with ends(broker, app) as both:
+        lose_some(both.of_worker, monkeypatch, 0)  # the answer that the request has been received
+        async with both.request() as response:
+            await until(lambda: app.bodies)
+            both.members_of_worker.note(Announcement(process="gateway", state="left"))
+            await asyncio.sleep(0.3)
+            both.members_of_worker.note(Announcement(process="gateway"))
+            with pytest.raises(NodeUnavailable):
+                await asyncio.wait_for(response.head(), 30)
+    assert len(app.bodies) == 1
 
 
 async def test_lost_worker_ends_its_responses_with_an_error(broker: NatsServer) -> None:
-    async with (
-        ends(broker, App(holds=True)) as both,
-        both.gateway.request(both.head(), "worker", "one", b"") as response,
-    ):
+    async with ends(broker, App(holds=True)) as both, both.request() as response:
         await response.head()
-        both.gateway.on_lost("worker")
+        both.lose_worker()
         with pytest.raises(NodeUnavailable, match="'one' is away"):
-            await body_of(response)
+            await response.read()
 
 
 async def test_request_that_nobody_receives_is_undelivered(broker: NatsServer) -> None:
     async with ends(broker, App()) as both:
-        async with both.gateway.request(both.head(), "killed", "one", b"") as response:
+        async with both.request(process="killed") as response:
             with pytest.raises(Undelivered):
                 await response.head()
         with pytest.raises(Undelivered, match="'one' is away"):  # its loss was reported before, and is not again
-            async with both.gateway.request(both.head(), "lost", "one", b""):
+            async with both.request(process="lost"):
                 pass
         await asyncio.to_thread(broker.kill)
         await until(lambda: not both.of_gateway.is_connected)
         with pytest.raises(NodeUnavailable, match="NATS server"):
-            async with both.gateway.request(both.head(), "worker", "one", b""):
+            async with both.request():
                 pass
 
 
@@ -247,7 +234,7 @@ async def test_only_a_request_that_changes_nothing_is_undelivered_if_its_node_is
     async with ends(broker, app) as both:
         answering = asyncio.create_task(answer_of_gateway(both, method, "worker"))
         await until(lambda: app.bodies)
-        both.gateway.on_lost("worker")
+        both.lose_worker()
         if method == "POST":
             assert (await answering)["status"] == 503
         else:
@@ -260,7 +247,11 @@ async def answer_of_gateway(both: Ends, method: str, *nodes: str) -> Message:
     members, sent = Members(), list[Message]()
     for process in nodes:
         members.note(Announcement(process=process, node=process))
-    gateway = Gateway(cast(Services, None), both.gateway, members)
+
+    async def process_at(_: str, __: float) -> str:
+        return ""
+
+    gateway = Gateway(cast(Services, None), both.gateway, members, process_at)
     state = {"request_id": "1", "key_name": "", "client": "", "dialect": Rest()}
     scope: Scope = {"type": "http", "method": method, "path": "/", "query_string": b"", "headers": [], "state": state}
     scope |= {"client": None, "server": None, "scheme": "http"}
@@ -281,100 +272,102 @@ async def test_application_that_fails_breaks_the_response_off(broker: NatsServer
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError("on purpose")
 
-    async with ends(broker, Failing()) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
+    async with ends(broker, Failing()) as both, both.request() as response:
         await response.head()
         with pytest.raises(NodeUnavailable, match="broke off the response"):
-            await body_of(response)
+            await response.read()
 
 
-async def test_request_that_is_cancelled_or_lost_before_its_body_is_complete_does_not_start(broker: NatsServer) -> None:
-    def send(stream: int, *frames: Frame) -> None:
-        reply = f"reply.gateway.{stream}"
-        for frame in frames:
-            both.of_gateway.send("to.worker", SIGNER.sign_frame(frame, reply, "to.worker"), reply)
+def lose_some(broker: Broker, monkeypatch: pytest.MonkeyPatch, *lost: int) -> None:
+    """Lose some of the next messages of a process, by number from 0."""
+    send, numbers = broker.send, count()
 
-    app = App()
+    def send_some(subject: str, data: bytes, reply: str = "") -> None:
+        if next(numbers) not in lost:
+            send(subject, data, reply)
+
+    monkeypatch.setattr(broker, "send", send_some)
+
+
+@pytest.mark.parametrize("end", ["of_gateway", "of_worker"])
+@pytest.mark.parametrize("lost", [(0,), (1,), (2, 3), (0, 1, 5), (6,)])
+@pytest.mark.parametrize("pieces", [[], [b"x" * ROOM_BYTES] * 3])
+async def test_message_that_is_lost_is_sent_again(
+    broker: NatsServer, monkeypatch: pytest.MonkeyPatch, end: str, lost: tuple[int, ...], pieces: list[bytes]
+) -> None:
+    app = App(pieces)
     async with ends(broker, app) as both:
-        first, second = Frame(Kind.BODY, 1, b"half"), Frame(Kind.BODY, 2, b"half")
-        head = Frame(Kind.REQUEST, 0, messages.encode(both.head(b"halfhalf")))
-        send(8, head, first, Frame(Kind.CANCEL, 0), second, head, first, second)
-        send(9, head, first)
-        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
-            await response.head()
-        both.worker.on_lost("gateway")
-        send(9, second, head, first, second)
-        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
-            await response.head()
-        assert app.bodies == [b"", b""]
+        lose_some(getattr(both, end), monkeypatch, *lost)
+        async with both.request(b"body") as response:
+            assert await whole(response) == b"".join(pieces)
+    assert app.bodies == [b"body"]
 
 
-async def test_body_above_the_limit_of_the_worker_is_not_kept(broker: NatsServer) -> None:
-    app = App()
-    async with ends(broker, app, max_body_bytes=10) as both:
-        for body in (b"x" * 10, b"x" * 11):
-            async with both.gateway.request(both.head(body), "worker", "one", body) as response:
-                await response.head()
-    assert app.bodies == [b"x" * 10, b""]
-
-
-async def test_lost_frame_is_requested_again(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = App([b"%d " % number for number in range(20)])
-    async with ends(broker, app) as both:
-        send, sent = both.of_worker.send, 0
-
-        def lose_some(subject: str, data: bytes, reply: str = "") -> None:
-            nonlocal sent
-            sent += 1
-            if sent not in (3, 4, 9):
-                send(subject, data, reply)
-
-        monkeypatch.setattr(both.of_worker, "send", lose_some)
-        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
-            await response.head()
-            assert await asyncio.wait_for(body_of(response), 30) == b"".join(app.pieces)
-
-
-async def test_acknowledgement_that_an_interruption_loses_is_repeated(
+async def test_process_without_the_secret_changes_neither_request_nor_response(
     broker: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(*_: object) -> None:
-        """Send nothing."""
+    app = App(holds=True)
+    async with ends(broker, app) as both, connected(ClusterSettings(url=broker.url)) as stranger:
+        other = Carrier(stranger, Signer(b"other"), both.members, "gateway")
+        async with both.request() as response:
+            send = partial(vars(Carrier)["_send"], other)
+            forged = HttpPiece(run_id=response.id, number=1, status=500, ending="complete")
+            for message in (Stop(response.id), Holding({}), forged):
+                for process in ("worker", "gateway"):
+                    send(process, message)
+            assert (await response.head()).status == 201
+            pieces = response.body()
+            assert [(await anext(pieces))[0] for _ in app.pieces] == app.pieces
+            assert not app.disconnects
 
-    app = App([b"x" * WINDOW_BYTES] * 3)
+
+async def test_copy_of_a_request_is_not_run_again(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, copies, send = App(), list[tuple[str, bytes]](), Broker.send
+
+    def note(self: Broker, subject: str, data: bytes, reply: str = "") -> None:
+        copies.append((subject, data))
+        send(self, subject, data, reply)
+
+    monkeypatch.setattr(Broker, "send", note)
     async with ends(broker, app) as both:
-        with monkeypatch.context() as interruption:
-            async with both.gateway.request(both.head(), "worker", "one", b"") as response:
-                await response.head()
-                await until(lambda: app.sent == WINDOW_BYTES)
-                interruption.setattr(both.of_gateway, "send", lose)
-                reading = asyncio.create_task(body_of(response))
-                await asyncio.sleep(0.3)
-                interruption.undo()
-                both.gateway.resume("worker")
-                assert await asyncio.wait_for(reading, 30) == b"".join(app.pieces)
+        for _ in range(4):
+            async with both.request() as response:
+                await whole(response)
+            for subject, data in [*copies]:
+                send(both.of_gateway, subject, data)
+        async with both.request() as response:
+            await whole(response)
+    assert len(app.bodies) == 5
 
 
-@pytest.mark.parametrize("lost", [{2}, {1, 2}])
-async def test_end_of_a_response_that_is_lost_is_repeated(
-    broker: NatsServer, monkeypatch: pytest.MonkeyPatch, lost: set[int]
-) -> None:
-    monkeypatch.setattr(worker_end, "_REPEAT_S", 0.1)
-    app = App([])
-    async with ends(broker, app) as both, in_background(both.worker.repeat_ends()):
-        send, sent = both.of_worker.send, 0
-
-        def lose_some(subject: str, data: bytes, reply: str = "") -> None:
-            nonlocal sent
-            sent += 1
-            if sent not in lost:
-                send(subject, data, reply)
-
-        monkeypatch.setattr(both.of_worker, "send", lose_some)
-        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
-            assert (await asyncio.wait_for(response.head(), 5)).status == 201
-            assert await asyncio.wait_for(body_of(response), 30) == b""
-        await until(lambda: not vars(both.worker)["_requests"])
+@pytest.mark.first(1)
+@pytest.mark.parametrize("outage_s", [1.0, 0])
+async def test_broker_that_restarts_costs_no_byte_of_a_stream(broker: NatsServer, outage_s: float) -> None:
+    app = App([b"%d " % number for number in range(2000)], pause_s=0.002)
+    async with ends(broker, app) as both, both.request() as response:
+        await response.head()
+        received = b""
+        pieces = response.body()
+        async for piece, _ in pieces:
+            received += piece
+            if received.endswith((b" 300 ", b" 1200 ")):
+                await asyncio.to_thread(broker.kill)
+                await asyncio.sleep(outage_s)
+                await asyncio.to_thread(broker.start)
+        assert received == b"".join(app.pieces)
     assert app.bodies == [b""]
+
+
+async def test_client_that_leaves_while_the_broker_is_away_is_noticed_afterwards(broker: NatsServer) -> None:
+    app = App(holds=True)
+    async with ends(broker, app) as both:
+        async with both.request() as response:
+            await response.head()
+            await asyncio.to_thread(broker.kill)
+            await until(lambda: not (both.of_gateway.is_connected or both.of_worker.is_connected))
+        assert not app.disconnects
+        await asyncio.to_thread(broker.start)
+        await until(lambda: app.disconnects)
 
 
 async def test_what_is_pending_at_the_end_is_sent(broker: NatsServer) -> None:
@@ -402,117 +395,6 @@ async def test_broker_with_a_small_limit_of_messages_is_refused(tmp_path: Path) 
     ):
         async with connected(ClusterSettings(url=small.url)):
             pass
-
-
-async def test_process_without_the_secret_changes_neither_request_nor_response(broker: NatsServer) -> None:
-    body, app = os.urandom(1_000_000), App(holds=True)
-    forged = [
-        ("to.worker", Frame(Kind.BODY, 1, b"forged")),
-        ("to.worker", Frame(Kind.CANCEL, 0)),
-        ("to.worker", Frame(Kind.ACK, 9)),
-        ("to.worker", Frame(Kind.REQUEST, 0, b"forged")),
-        ("reply.gateway.1", Frame(Kind.HEAD, 1, messages.encode(ResponseHead(200, ())))),
-        ("reply.gateway.1", Frame(Kind.END, 2, b"forged")),
-        ("reply.gateway.1", Frame(Kind.LOST, 0)),
-    ]
-
-    def forge(signer: Signer) -> None:
-        for subject, frame in forged:
-            of_worker = subject == "to.worker"
-            data = signer.sign_frame(frame, "reply.gateway.1", "to.worker")
-            for each in (data, frame.encode()):
-                both.of_gateway.send(subject, each, "reply.gateway.1" if of_worker else "to.worker")
-
-    async with ends(broker, app) as both:
-        forge(Signer(b"other"))
-        async with both.gateway.request(both.head(body), "worker", "one", body) as response:
-            forge(Signer(b"other"))
-            assert (await response.head()).status == 201
-            forge(Signer(b"other"))
-            pieces = response.body()
-            assert [(await anext(pieces))[0] for _ in app.pieces] == app.pieces
-            assert not app.disconnects
-    assert app.bodies == [body]
-
-
-async def test_request_of_another_secret_is_ignored(broker: NatsServer) -> None:
-    app = App()
-    async with (
-        ends(broker, app, Signer(b"other")) as both,
-        both.gateway.request(both.head(), "worker", "one", b"") as got,
-    ):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(got.head(), 0.5)
-    assert app.bodies == []
-
-
-async def test_copy_of_a_request_is_not_run_again(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_end, "_REMEMBERED_STREAMS", 2)
-    app, worker = App(), "to.worker"
-    async with ends(broker, app) as both:
-        copy = both.request("reply.gateway.1")
-        for _ in range(4):
-            async with both.gateway.request(both.head(), "worker", "one", b"") as response:
-                both.of_gateway.send(worker, copy, "reply.gateway.1")
-                await response.head()
-                await body_of(response)
-            both.of_gateway.send(worker, copy, "reply.gateway.1")
-            both.of_gateway.send(worker, copy, "reply.another.1")
-        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
-            await response.head()
-    assert len(app.bodies) == 5
-
-
-async def test_request_that_a_worker_may_have_received_is_not_undelivered_after_an_interruption(
-    broker: NatsServer,
-) -> None:
-    app = App([], holds=True)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "killed", "one", b"") as response:
-        response.resume()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await response.head()
-
-
-async def test_request_whose_gateway_was_lost_before_the_answer_is_not_run_again(broker: NatsServer) -> None:
-    app = Silent()
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
-        await until(lambda: app.bodies)
-        both.worker.on_lost("gateway")
-        response.resume()
-        with pytest.raises(NodeUnavailable):
-            await response.head()
-    assert len(app.bodies) == 1
-
-
-@pytest.mark.first(1)
-@pytest.mark.parametrize("outage_s", [1.0, 0])
-async def test_broker_that_restarts_costs_no_byte_of_a_stream(broker: NatsServer, outage_s: float) -> None:
-    app = App([b"%d " % number for number in range(2000)], pause_s=0.002)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
-        await response.head()
-        received = b""
-        pieces = response.body()
-        async for piece, _ in pieces:
-            received += piece
-            if received.endswith((b" 300 ", b" 1200 ")):
-                await asyncio.to_thread(broker.kill)
-                await asyncio.sleep(outage_s)
-                await asyncio.to_thread(broker.start)
-        assert received == b"".join(app.pieces)
-    assert app.bodies == [b""]
-
-
-async def test_client_that_leaves_while_the_broker_is_away_is_noticed_afterwards(broker: NatsServer) -> None:
-    app = App(holds=True)
-    async with ends(broker, app) as both:
-        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
-            await response.head()
-            await asyncio.to_thread(broker.kill)
-            await until(lambda: not (both.of_gateway.is_connected or both.of_worker.is_connected))
-        assert not app.disconnects
-        await asyncio.to_thread(broker.start)
-        await until(lambda: app.disconnects)
 
 
 class Proxy:
@@ -554,17 +436,17 @@ async def test_request_after_an_interruption_waits_for_a_worker_that_connects_la
             await until(lambda: not both.of_gateway.is_connected)
             await asyncio.to_thread(broker.start)
             await until(lambda: both.of_gateway.connections == 2)
-            async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+            async with both.request() as response:
                 head = asyncio.create_task(response.head())
                 await asyncio.sleep(0.3)
                 assert not head.done()
                 if returns:
                     async with await asyncio.start_server(proxy.connect, "127.0.0.1", port):
                         assert (await head).status == 201
-                        assert await body_of(response) == b"".join(app.pieces)
+                        assert await response.read() == b"".join(app.pieces)
                         proxy.cut()
                 else:
-                    both.gateway.on_lost("worker")
+                    both.lose_worker()
                     with pytest.raises(Undelivered):
                         await head
     assert app.bodies == [b""] * returns
@@ -576,7 +458,7 @@ async def test_network_that_drops_connections_costs_no_byte_of_a_stream(broker: 
         port: int = server.sockets[0].getsockname()[1]
         async with (
             ends(broker, app, url_of_worker=f"nats://127.0.0.1:{port}") as both,
-            both.gateway.request(both.head(), "worker", "one", b"") as response,
+            both.request() as response,
         ):
             await response.head()
             received = b""
@@ -599,7 +481,7 @@ def test_broker_with_tls_is_trusted_by_the_file_of_certificates_only(tmp_path: P
         settings = ClusterSettings(url=url, ca_file=ca_file)
         async with connected(settings) as broker, connected(settings) as other:
             await broker.subscribe("question", partial(broker.answer, "worker", SIGNER))
-            return await other.process_at("question", SIGNER, 5)
+            return await other.process_at(SIGNER, "question", 5)
 
     with NatsServer(tmp_path, "--tls", f"--tlscert={certificate}", f"--tlskey={key}") as broker:
         url = broker.url.replace("nats:", "tls:")
@@ -660,7 +542,7 @@ def test_account_of_nats_is_used_with_its_credentials_file_only(tmp_path: Path) 
         settings = ClusterSettings(url=broker.url, credentials=str(tmp_path / name) if name else "")
         async with connected(settings) as one, connected(settings) as other:
             await one.subscribe("question", partial(one.answer, "worker", SIGNER))
-            return await other.process_at("question", SIGNER, 5)
+            return await other.process_at(SIGNER, "question", 5)
 
     with NatsServer(tmp_path, "-c", str(config)) as broker:
         assert asyncio.run(connect("right")) == "worker"

@@ -16,8 +16,7 @@ from broker import NatsServer
 from clinvk.cluster import carrier as carriers
 from clinvk.cluster.broker import Broker, connected
 from clinvk.cluster.carrier import Carrier
-from clinvk.cluster.gateway_end import Undelivered
-from clinvk.cluster.members import Member, Members
+from clinvk.cluster.members import Member, Members, Undelivered
 from clinvk.cluster.messages import Announcement, Signer
 from clinvk.config.model import ClusterSettings
 from clinvk.remote import remote_run

@@ -10,7 +10,7 @@ from clinvk.api.endpoints import inventory
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.cluster.members import CHECK_INTERVAL_S, LOST_AFTER_S, MAX_OUTAGE_S, Members
-from clinvk.cluster.messages import PROTOCOL, Announcement, Frame, InvalidMessage, Kind, Signer, decode_frame
+from clinvk.cluster.messages import PROTOCOL, Announcement, InvalidMessage, Signer
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import in_background
@@ -129,25 +129,13 @@ def test_message_of_another_secret_or_in_another_format_is_refused() -> None:
         Signer(b"secret").change(signed)
 
 
-def test_signature_of_a_frame_holds_for_one_stream_and_one_worker() -> None:
-    signer, frame = Signer(b"secret"), Frame(Kind.DATA, 7, b"piece")
-    signed = signer.sign_frame(frame, "reply.g.1", "to.w")
-    assert signer.frame(signed, "reply.g.1", "to.w") == frame
-    for reply, worker, data in (
-        ("reply.g.2", "to.w", signed),
-        ("reply.g.1", "to.v", signed),
-        ("reply.g.1", "to.w", signed[:-1]),
-    ):
+def test_signature_of_a_piece_holds_for_one_subject() -> None:
+    signer = Signer(b"secret")
+    signed = signer.sign_piece(b"piece", "runs.a.b")
+    assert signer.piece(signed, "runs.a.b") == b"piece"
+    for subject, data in (("runs.b.a", signed), ("runs.a.b", signed[:-1])):
         with pytest.raises(InvalidMessage):
-            signer.frame(data, reply, worker)
-
-
-def test_frame_survives_its_encoding_and_garbage_is_refused() -> None:
-    frame = Frame(Kind.DATA, 7, b"piece")
-    assert decode_frame(frame.encode()) == frame
-    for garbage in (b"", b"\x01", b"\xff\x00\x00\x00\x01x"):
-        with pytest.raises(InvalidMessage):
-            decode_frame(garbage)
+            signer.piece(data, subject)
 
 
 async def test_agents_for_announcements_are_found_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ class Broker:
             if not self._is_closing:
                 await self._wake.wait()
 
-    async def process_at(self, subject: str, signer: Signer, timeout_s: float) -> str:
+    async def process_at(self, signer: Signer, subject: str, timeout_s: float) -> str:
         """Return the id of the process that answers at a subject; empty if none of this cluster answers in time."""
         nonce = os.urandom(16)
         with suppress(errors.Error, OSError, TimeoutError, InvalidMessage):

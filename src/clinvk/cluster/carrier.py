@@ -1,4 +1,4 @@
-"""The messages about runs over NATS, between the nodes of a cluster: see `clinvk.remote.messages`.
+"""The messages about runs and HTTP requests over NATS, between processes of a cluster: see `clinvk.remote.messages`.
 
 A message is split into pieces, and dropped if a piece is lost. The signature of a piece covers its subject, which names
 both processes, and the number of the message increases: a copy does nothing.
@@ -9,21 +9,23 @@ import logging
 import math
 import struct
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Protocol, Self
 
 import msgspec
+from starlette.types import ASGIApp
 
 from clinvk.cluster.broker import Broker, Received
-from clinvk.cluster.gateway_end import Undelivered
-from clinvk.cluster.members import LOST_AFTER_S, Member, Members
+from clinvk.cluster.members import LOST_AFTER_S, Member, Members, Undelivered
 from clinvk.cluster.messages import InvalidMessage, Signer, chunks
+from clinvk.cluster.remote_response import RemoteResponse
+from clinvk.cluster.served_request import ServedRequest
 from clinvk.remote import messages
-from clinvk.remote.messages import HOLD_INTERVAL_S, Admitted, BeginPart, Holding, Message
+from clinvk.remote.messages import HOLD_INTERVAL_S, Admitted, BeginPart, Holding, HttpRequest, Message
 from clinvk.remote.remote_run import RemoteRun
 from clinvk.remote.run_owner import RunOwner
 from clinvk.runtime.runs import Run
@@ -71,29 +73,52 @@ class _Peer:
 
 @dataclass
 class _Held:
-    """A run of another node; `sent` counts the requests to begin it that the node may have received."""
+    """A run of another node, or its response; `sent` counts the messages to begin it that the node may have received.
+
+    The message is kept until the node has answered.
+    """
 
     process: str
     node: str
-    command: BeginPart
-    run: RemoteRun
+    command: BeginPart | HttpRequest | None
+    run: RemoteRun | RemoteResponse
     sent: int = 0
+
+    def feed(self, message: Message, size: int) -> None:
+        """Take a message of the node."""
+        if isinstance(self.run, RemoteRun) and isinstance(message, messages.Answer):
+            self.run.feed(message, size)
+        elif isinstance(self.run, RemoteResponse) and isinstance(message, messages.HttpAnswer):
+            self.run.feed(message)
+        self.command = None if self.run.is_begun else self.command
 
     def lose(self) -> None:
         """End the run: the node is lost."""
-        is_undelivered = not (self.sent or self.run.begun.done())
+        is_undelivered = not (self.sent or self.run.is_begun)
         self.run.lose((Undelivered if is_undelivered else NodeUnavailable)(f"node {self.node!r} is away"))
 
 
 class Carrier:
-    """Carries the messages about runs to and from the other nodes, inside this context."""
+    """Carries messages to and from the other processes, inside this context.
 
-    def __init__(self, broker: Broker, signer: Signer, members: Members, process: str, runner: PartRunner) -> None:
+    A node runs the parts of others with `runner`, and serves the requests of gateways with `app`.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        signer: Signer,
+        members: Members,
+        process: str,
+        runner: PartRunner | None = None,
+        app: ASGIApp | None = None,
+    ) -> None:
         self._broker = broker
         self._signer = signer
         self._members = members
         self._process = process
         self._runner = runner
+        self._app = app
         self._peers: dict[str, _Peer] = {}
         self._owners: set[str] = set()
         self._held: dict[str, _Held] = {}
@@ -125,24 +150,50 @@ class Carrier:
         Raises:
             Undelivered: the broker or the node is away.
         """
+        process = member.announcement.process
+        run = RemoteRun(command.run_id, command.request, partial(self._send, process), logger.warning)
+        with self._held_open(member, command, run):
+            try:
+                yield run
+            finally:
+                run.lose(Cancelled(Cancelled.DEFAULT_MESSAGE))  # nobody learns any more how the run ends
+
+    @asynccontextmanager
+    async def request(self, member: Member, request: HttpRequest) -> AsyncGenerator[RemoteResponse]:
+        """Pass a request on to a node, and yield the response. Leaving the context early stops the response.
+
+        Raises:
+            Undelivered: the broker or the node is away.
+        """
+        process, node = member.announcement.process, member.announcement.node
+        response = RemoteResponse(request.run_id, node, partial(self._send, process))
+        with self._held_open(member, request, response):
+            try:
+                yield response
+            finally:
+                response.leave()
+
+    @contextmanager
+    def _held_open(
+        self, member: Member, command: BeginPart | HttpRequest, run: RemoteRun | RemoteResponse
+    ) -> Generator[None]:
         process, node = member.announcement.process, member.announcement.node
         if not self._broker.is_connected:
             raise Undelivered("the NATS server of the cluster (cluster.url) is away")
         if process not in self._members:  # `on_lost` has been called already
             raise Undelivered(f"node {node!r} is away")
-        run = RemoteRun(command.run_id, command.request, partial(self._send, process), logger.warning)
         held = self._held[run.id] = _Held(process, node, command, run)
         self._owners.add(process)
         try:
             self._begin(held)
-            yield run
+            yield
         finally:
             del self._held[run.id]
-            run.lose(Cancelled(Cancelled.DEFAULT_MESSAGE))  # nobody learns any more how the run ends
 
     def _begin(self, held: _Held) -> None:
-        held.sent += 1
-        self._send(held.process, held.command, f"runs.{self._process}.{held.run.id}")
+        if held.command:
+            held.sent += 1
+            self._send(held.process, held.command, f"runs.{self._process}.{held.run.id}")
 
     async def _hold(self) -> None:
         """Repeat regularly what may be lost, and tell each owner which of its runs this process holds."""
@@ -151,9 +202,9 @@ class Carrier:
             for process in filter(self._members.__contains__, self._owners):
                 runs = {held.run.id: held for held in self._held.values() if held.process == process}
                 for held in runs.values():
-                    if held.run.stopping:
+                    if isinstance(held.run, RemoteRun) and held.run.stopping:
                         self._send(process, held.run.stopping)
-                    elif not held.run.begun.done():
+                    else:
                         self._begin(held)
                 self._send(process, Holding({run_id: held.run.received for run_id, held in runs.items()}))
 
@@ -168,7 +219,7 @@ class Carrier:
         """Ask one node, or after an interruption here all, for the events that the interruption has lost."""
         self._reconnected_at = self._reconnected_at if process else time.monotonic()
         for held in self._held.values():
-            if process in (None, held.process) and held.run.begun.done():
+            if process in (None, held.process) and held.run.is_begun:
                 held.run.read_again()
 
     def _send(self, process: str, message: Message, reply: str = "") -> int:
@@ -203,20 +254,24 @@ class Carrier:
         """Nobody receives the request to begin a run. After an interruption the node may connect later."""
         if held := self._held.get(run_id):
             held.sent -= 1  # while the node may have received another one, only its silence tells that it is lost
-            if not (held.sent or held.run.begun.done()) and time.monotonic() - self._reconnected_at >= LOST_AFTER_S:
+            if not (held.sent or held.run.is_begun) and time.monotonic() - self._reconnected_at >= LOST_AFTER_S:
                 held.lose()
 
     def _take(self, sender: str, owner: RunOwner, message: Message, size: int) -> None:
         match message:
-            case BeginPart(is_check=True):
-                owner.work(message.run_id, lambda _: self._runner.admit(message))
-            case BeginPart():
+            case HttpRequest() if self._app:
+                served = ServedRequest(message, partial(self._send, sender))
+                owner.serve(message.run_id, served, partial(served.serve, self._app))
+            case BeginPart(is_check=True) if self._runner:
+                runner = self._runner
+                owner.work(message.run_id, lambda _: runner.admit(message))
+            case BeginPart() if self._runner:
                 owner.begin(message.run_id, partial(self._runner.run, message))
             case messages.Read() | messages.Stop() | Holding():
                 owner.take(message)
-            case _ if isinstance(message, messages.Answer):
+            case _ if isinstance(message, messages.Answer | messages.HttpAnswer):
                 held = self._held.get(message.run_id)
                 if held and held.process == sender:
-                    held.run.feed(message, size)
+                    held.feed(message, size)
             case _:
                 pass

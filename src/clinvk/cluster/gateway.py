@@ -5,8 +5,9 @@ its agents and labels. If a node refuses the directory, or is full, the next nod
 """
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,14 +33,15 @@ from clinvk.api.http.response import (
 )
 from clinvk.backends import registry as backends
 from clinvk.cluster import messages
-from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
-from clinvk.cluster.members import Member, Members, Target, is_retryable
-from clinvk.cluster.messages import RequestHead, ResponseHead
+from clinvk.cluster.carrier import Carrier
+from clinvk.cluster.members import Member, Members, Target, Undelivered, is_retryable
+from clinvk.cluster.remote_response import RemoteResponse
 from clinvk.dialects import sse
 from clinvk.dialects.dialect import Call, renamed
 from clinvk.dialects.openai.responses import stored
 from clinvk.dialects.rest import batch_answers
 from clinvk.dialects.rest.unified import UnifiedEncoder
+from clinvk.remote.messages import Client, HttpPiece, HttpRequest
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.worktrees import folders
 from clinvk.store.protocol import UNDER_WAY
@@ -60,6 +62,9 @@ _OWN_HEADERS = (b"x-request-id", b"request-id", b"connection")
 _DROPPED_HEADERS = (b"authorization", b"x-api-key", b"cookie", b"x-request-id", b"content-length", b"transfer-encoding")
 """Headers of a request that no node gets as they are."""
 
+ProcessAt = Callable[[str, float], Awaitable[str]]
+"""Returns the id of the process that answers at a subject within a time; see `Broker.process_at`."""
+
 _StreamError = Callable[[ClinvkError, str, int], bytes]
 """Returns the end of a stream that breaks off, for the error, the id of the run, and the number of lines so far."""
 
@@ -67,10 +72,11 @@ _StreamError = Callable[[ClinvkError, str, int], bytes]
 class Gateway:
     """Passes the requests of a server on to the nodes."""
 
-    def __init__(self, services: Services, gateway_end: GatewayEnd, members: Members) -> None:
+    def __init__(self, services: Services, carrier: Carrier, members: Members, process_at: ProcessAt) -> None:
         self._services = services
-        self._gateway_end = gateway_end
+        self._carrier = carrier
         self._members = members
+        self._process_at = process_at
 
     def wrap(self, owner: Owner, app: ASGIApp) -> ASGIApp:
         """Return the application for an endpoint that has the application `app` on one machine."""
@@ -226,7 +232,7 @@ class Gateway:
         if not turn or not turn.last_call:
             return ""
         subject = f"call.{messages.call_subject(key_name, turn.last_call)}"
-        return await self._gateway_end.process_at(subject, _CALL_TIMEOUT_S)
+        return await self._process_at(subject, _CALL_TIMEOUT_S)
 
     async def _node_of_session(self, request: RunRequest) -> str:
         return (await self._services.store.session(request.session_id)).node if request.session_id else ""
@@ -266,12 +272,13 @@ class Gateway:
                     await send_error(error, scope, send, [NO_RETRY] if is_model_api else ())
                     return
 
-    def _request(self, member: Member, body: bytes, scope: Scope) -> AbstractAsyncContextManager[Response]:
-        """Send a request to a node."""
+    def _request(self, member: Member, body: bytes, scope: Scope) -> AbstractAsyncContextManager[RemoteResponse]:
+        """Pass a request on to a node."""
         member.assigned += 1
-        state, announcement = scope["state"], member.announcement
+        state = scope["state"]
         own = ((b"x-request-id", state["request_id"].encode()), (b"content-length", b"%d" % len(body)))
-        head = RequestHead(
+        request = HttpRequest(
+            run_id=os.urandom(16).hex(),
             method=scope["method"],
             path=scope["path"],
             query=scope["query_string"],
@@ -279,17 +286,15 @@ class Gateway:
             address=scope["client"] and tuple(scope["client"]),
             server=scope["server"] and tuple(scope["server"]),
             scheme=scope["scheme"],
-            key_name=state["key_name"],
-            client=state["client"],
-            depth=state.get("depth", 0),
+            client=Client(state["key_name"], state["client"], state.get("depth", 0)),
             origin_named=state.get("origin_named"),
-            body_bytes=len(body),
+            body=body,
         )
-        return self._gateway_end.request(head, announcement.process, announcement.node, body)
+        return self._carrier.request(member, request)
 
 
 async def _relay(
-    head: ResponseHead, answer: Response, response: HttpResponse, node: str, stream_error: _StreamError
+    head: HttpPiece, answer: RemoteResponse, response: HttpResponse, node: str, stream_error: _StreamError
 ) -> None:
     """Send the response of a node to the client. A stream whose node is lost ends with an error of its format."""
     headers = [*(each for each in head.headers if each[0] not in _OWN_HEADERS), (b"x-clinvk-node", node.encode())]

@@ -44,6 +44,10 @@ _RETRYABLE_CODES = frozenset(
 """The codes of refusals that another node may not share; so does an invalid `workdir`."""
 
 
+class Undelivered(NodeUnavailable):
+    """No node has received the request, or the request changes nothing: it may be answered elsewhere."""
+
+
 class Target(NamedTuple):
     """Where a request may run: on the node with a name, or on any with the agents and labels."""
 

@@ -21,12 +21,10 @@ from clinvk.api.endpoints.services import Owner, Services
 from clinvk.cluster.broker import Broker, Received, connected, without_password
 from clinvk.cluster.carrier import Carrier
 from clinvk.cluster.gateway import Gateway
-from clinvk.cluster.gateway_end import GatewayEnd
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
 from clinvk.cluster.messages import CHUNK_BYTES, Announcement, Change, InvalidMessage, Signer
 from clinvk.cluster.parts import ClusterNodes, PartsHere
 from clinvk.cluster.worker import ParkedCalls, worker_app
-from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
@@ -118,32 +116,26 @@ class Membership:
         broker, signer, members = self._broker, self._signer, self._members
         await self._identify_store()
         await broker.subscribe("members", self._note)
-        gateway_end = GatewayEnd(broker, signer, members, self._process)
-        await gateway_end.open()
-        members.on_lost.append(gateway_end.on_lost)
-        members.on_interrupted.append(gateway_end.resume)
         async with AsyncExitStack() as stack:
+            runner, app = None, None
             if self.runs_agents:
-                carrier = Carrier(broker, signer, members, self._process, PartsHere(services))
-                await stack.enter_async_context(carrier)
-                self.part_nodes = partial(ClusterNodes, services, carrier, members, self._process)
-                limit = services.settings.server.max_request_body_bytes
-                serving = WorkerEnd(broker, signer, self._process, worker_app(services), limit)
-                worker = await stack.enter_async_context(serving)
-                await stack.enter_async_context(in_background(worker.repeat_ends()))
-                members.on_lost.append(worker.on_lost)
-                members.on_interrupted.append(worker.probe)
                 answer = partial(broker.answer, self._process, signer)
-                services.parked_runs.on_call = ParkedCalls(broker, answer, services.background).change
+                parked_calls = ParkedCalls(broker, answer, services.background)
+                services.parked_runs.on_call = parked_calls.change
+                runner, app = PartsHere(services), parked_calls.wrap(worker_app(services))
+                name = f"node.{self._settings.cluster.node}"
+                await broker.subscribe(name, answer)
+            carrier = Carrier(broker, signer, members, self._process, runner, app)
+            await stack.enter_async_context(carrier)
+            if self.runs_agents:
+                self.part_nodes = partial(ClusterNodes, services, carrier, members, self._process)
                 services.access.keys.trusts_gateways = True
                 services.live.forward = partial(self._forward_change, broker)
                 self._slots = services.runs.slots
                 self._slots.on_limited = self._announce_soon.set
                 members.on_lost.append(self._count_elsewhere)
-                name = f"node.{self._settings.cluster.node}"
-                await broker.subscribe(name, answer)
             if self.listens:
-                self._gateway = Gateway(services, gateway_end, members)
+                self._gateway = Gateway(services, carrier, members, partial(broker.process_at, signer))
                 services.inventory.of_cluster = partial(self._backends, broker)
                 services.live.only_forwarded = not self.runs_agents
                 broker.on_reconnect.append(services.live.reset)
@@ -260,7 +252,7 @@ class Membership:
 
     async def _refuse_duplicate(self, broker: Broker) -> None:
         node = self._settings.cluster.node
-        if node and await broker.process_at(f"node.{node}", self._signer, _ANSWER_TIMEOUT_S):
+        if node and await broker.process_at(self._signer, f"node.{node}", _ANSWER_TIMEOUT_S):
             raise self._name_is_used()
 
     def _backends(self, broker: Broker) -> list[BackendInfo]:

@@ -1,22 +1,18 @@
-"""The messages between the processes of a cluster, and their signatures. Pure.
+"""What the processes of a cluster tell all others, and the signatures of all their messages. Pure.
 
-A request and its response form a *stream*. A frame of a stream is a kind, a number and a payload. The frames of a
-response, from `HEAD` to `FAILED`, are numbered from 1, so that the gateway notices a lost frame. Each message is signed
-with the secret of the cluster, together with what the message belongs to.
+Each message is signed with the secret of the cluster, together with what the message belongs to.
 """
 
 import hashlib
 import hmac
-import struct
 from collections.abc import Iterator
-from enum import IntEnum
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
 from clinvk.api.endpoints.inventory import BackendInfo
 
-PROTOCOL = 2
+PROTOCOL = 3
 """The version of the messages. A gateway sends requests only to nodes with the same version.
 
 Every version can read the announcements of the others, which only gain fields.
@@ -28,13 +24,7 @@ CHUNK_BYTES = 512 * 1024
 MESSAGE_BYTES = CHUNK_BYTES + 1024
 """The maximum size of a message with its payload: NATS allows 1 MB by default."""
 
-WINDOW_BYTES = 256 * 1024
-"""How far a worker sends ahead of the client."""
-
-_FRAME = struct.Struct(">BI")
 _SIGNATURE_BYTES = 16
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 _T = TypeVar("_T")
 
@@ -43,99 +33,12 @@ class InvalidMessage(Exception):
     """A message without the signature of this cluster, or in another format."""
 
 
-class Kind(IntEnum):
-    """The kinds of frames: a gateway sends those up to `CANCEL`, a worker the others."""
-
-    REQUEST = 1
-    """A `RequestHead`."""
-    BODY = 2
-    """A part of the request's body, numbered from 1."""
-    ACK = 3
-    """The client has received the response up to this number."""
-    RESUME = 4
-    """The connection was interrupted: send again what comes after this number."""
-    CANCEL = 5
-    """The client has disconnected, or the gateway does not know the stream."""
-    HEAD = 6
-    """A `ResponseHead`."""
-    DATA = 7
-    """A part of the response's body."""
-    END = 8
-    """The last part of the response's body."""
-    FAILED = 9
-    """The response breaks off here."""
-    LOST = 10
-    """The worker does not know the stream."""
-    PROBE = 11
-    """The connection was interrupted: does the gateway know the stream?"""
-
-
-class Frame(NamedTuple):
-    """A frame of a stream. `number` is 0 for frames that are not numbered."""
-
-    kind: Kind
-    number: int
-    payload: bytes = b""
-
-    def encode(self) -> bytes:
-        """Return the frame as bytes."""
-        return _FRAME.pack(self.kind, self.number) + self.payload
-
-
-def decode_frame(data: bytes) -> Frame:
-    """Read a frame.
-
-    Raises:
-        InvalidMessage: the data is no frame.
-    """
-    try:
-        kind, number = _FRAME.unpack_from(data)
-        return Frame(Kind(kind), number, data[_FRAME.size :])
-    except (struct.error, ValueError) as exc:
-        raise InvalidMessage(str(exc)) from exc
-
-
 def chunks(data: bytes) -> Iterator[bytes]:
     """Split data into payloads; empty data is one empty payload."""
     if len(data) <= CHUNK_BYTES:
         yield data
         return
     yield from (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))
-
-
-class RequestHead(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A request as a gateway has accepted it.
-
-    Attributes:
-        protocol: `PROTOCOL` of the gateway.
-        key_name: the name of the API key; empty without a key.
-        client: the owner of the run in the queue.
-        depth: the number of nested agents around the client.
-        origin_named: whether the settings of the gateway name the origin of the web page; None without an origin.
-    """
-
-    protocol: int = PROTOCOL
-    method: str
-    path: str
-    query: bytes = b""
-    headers: Headers
-    address: tuple[str, int] | None = None
-    server: tuple[str, int | None] | None = None
-    scheme: str = "http"
-    key_name: str
-    client: str
-    depth: int
-    origin_named: bool | None = None
-    body_bytes: int
-
-
-class ResponseHead(msgspec.Struct, frozen=True, array_like=True):
-    """The status and the headers of a response; of a refusal also the code and the field of the error."""
-
-    status: int
-    headers: Headers
-    error_code: str = ""
-    error_field: str = ""
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,33 +85,12 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_requests = msgspec.msgpack.Decoder(RequestHead)
-_responses = msgspec.msgpack.Decoder(ResponseHead)
 _announcements = msgspec.msgpack.Decoder(Announcement)
 _changes = msgspec.msgpack.Decoder(Change)
 
 
-def encode(message: msgspec.Struct) -> bytes:
-    """Return a message as bytes, unsigned."""
-    return _encode(message)
-
-
-def decode_request(data: bytes) -> RequestHead:
-    """Read the head of a request. Raises `InvalidMessage`."""
-    return _decode(_requests, data)
-
-
-def decode_response(data: bytes) -> ResponseHead:
-    """Read the head of a response. Raises `InvalidMessage`."""
-    return _decode(_responses, data)
-
-
 class Signer:
-    """Signs messages with the secret of the cluster. A signature starts the message.
-
-    The signature of a frame covers the subjects of its gateway's stream and of its worker, so that a copy is of no use
-    in another stream.
-    """
+    """Signs messages with the secret of the cluster. A signature starts the message."""
 
     def __init__(self, secret: bytes) -> None:
         self._key = hashlib.sha256(secret).digest()
@@ -216,10 +98,6 @@ class Signer:
     def sign(self, message: msgspec.Struct) -> bytes:
         """Return an announcement or a change as signed bytes."""
         return self._signed(type(message).__name__, _encode(message))
-
-    def sign_frame(self, frame: Frame, reply: str, worker: str) -> bytes:
-        """Return a frame as signed bytes."""
-        return self._signed(f"{reply} {worker}", frame.encode())
 
     def announcement(self, data: bytes) -> Announcement:
         """Read an announcement. Raises `InvalidMessage`."""
@@ -229,16 +107,12 @@ class Signer:
         """Read a change. Raises `InvalidMessage`."""
         return _decode(_changes, self._verified(Change.__name__, data))
 
-    def frame(self, data: bytes, reply: str, worker: str) -> Frame:
-        """Read a frame. Raises `InvalidMessage`."""
-        return decode_frame(self._verified(f"{reply} {worker}", data))
-
     def sign_piece(self, piece: bytes, subject: str) -> bytes:
-        """Return a piece of a message about runs as signed bytes."""
+        """Return a piece of a message between two processes as signed bytes; a copy is of no use at another subject."""
         return self._signed(subject, piece)
 
     def piece(self, data: bytes, subject: str) -> bytes:
-        """Read a piece of a message about runs. Raises `InvalidMessage`."""
+        """Read a piece of a message between two processes. Raises `InvalidMessage`."""
         return self._verified(subject, data)
 
     def sign_answer(self, process: str, subject: str, nonce: bytes) -> bytes:
@@ -267,13 +141,6 @@ class Signer:
 def call_subject(key_name: str, call: str) -> str:
     """Return the last part of the subject at which the worker with a parked call of a client tool answers."""
     return hashlib.sha256(f"{key_name}\n{call}".encode()).hexdigest()
-
-
-def request_frames(head: RequestHead, body: bytes) -> Iterator[Frame]:
-    """Yield the frames of a request."""
-    yield Frame(Kind.REQUEST, 0, _encode(head))
-    for number, chunk in enumerate(chunks(body) if body else (), 1):
-        yield Frame(Kind.BODY, number, chunk)
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes) -> _T:

@@ -17,8 +17,7 @@ from msgspec.structs import replace
 from clinvk.api.endpoints.batch import BatchEndpoint
 from clinvk.api.endpoints.services import Services
 from clinvk.cluster.carrier import Carrier
-from clinvk.cluster.gateway_end import Undelivered
-from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, Member, Members, Target, is_retryable
+from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, Member, Members, Target, Undelivered, is_retryable
 from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.orchestrate.admission import Admit
 from clinvk.remote.messages import Admitted, BeginPart, Client

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from nats import errors
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk.api.endpoints.parked_runs import ParkedRun
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import send_error
 from clinvk.api.server.app import create_app
 from clinvk.cluster.broker import Broker, Receiver
-from clinvk.cluster.messages import RequestHead, call_subject
+from clinvk.cluster.messages import call_subject
+from clinvk.remote.messages import Client
 from clinvk.types.errors import ShuttingDown
 
 
@@ -29,10 +30,11 @@ class SignedIdentity:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse the request while the worker stops."""
         state = scope["state"]
-        head: RequestHead = state["head"]
-        state.update(key_name=head.key_name, client=head.client, depth=head.depth, is_authenticated=True)
-        if head.origin_named is not None:
-            state["origin_named"] = head.origin_named
+        signed: tuple[Client, bool | None] = state.pop("signed")
+        client, origin_named = signed
+        state.update(key_name=client.key_name, client=client.client, depth=client.depth, is_authenticated=True)
+        if origin_named is not None:
+            state["origin_named"] = origin_named
         if state["is_refused"]:
             await send_error(ShuttingDown("the node is stopping and takes no new requests"), scope, send)
             return
@@ -55,12 +57,28 @@ class ParkedCalls:
         self._answer = answer
         self._tasks = tasks
         self._subscriptions: dict[str, asyncio.Task[Callable[[], None]]] = {}
+        self._pending: set[asyncio.Task[Callable[[], None]]] = set()
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Return an application that tells no client of a call before the requests with its output find this worker."""
+
+        async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_later(message: Message) -> None:
+                if self._pending:
+                    await asyncio.wait({*self._pending})
+                await send(message)
+
+            await app(scope, receive, send_later)
+
+        return wrapped
 
     def change(self, parked: ParkedRun, call: str, is_parked: bool) -> None:
         """Note that a call waits, or no longer waits."""
         subject = f"call.{call_subject(parked.key_name, call)}"
         if is_parked and subject not in self._subscriptions:
-            self._subscriptions[subject] = self._tasks.create_task(self._subscribe(subject))
+            subscribing = self._subscriptions[subject] = self._tasks.create_task(self._subscribe(subject))
+            self._pending.add(subscribing)
+            subscribing.add_done_callback(self._pending.discard)
         elif not is_parked and (subscribing := self._subscriptions.pop(subject, None)):
             subscribing.add_done_callback(lambda task: task.cancelled() or task.result()())
 

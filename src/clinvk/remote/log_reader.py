@@ -66,6 +66,10 @@ class LogReader:
         await run.cancel()  # the run has ended: wait until the agent has exited
         self._send(Events(run.id, facts=run.facts))
 
+    def stop(self, at_once: bool) -> None:
+        """Stop the run."""
+        self.run.stop(at_once=at_once)
+
     def close(self) -> None:
         """Note that nobody sends further events; `send_again` then sends all, also those that are logged later."""
         self._sent = sys.maxsize

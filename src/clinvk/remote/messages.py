@@ -5,9 +5,14 @@ the events of a run without `detach`, at most `ROOM_BYTES` ahead of what the cal
 repeats what has no answer, sends `Read` as it receives events, and `Holding` every `HOLD_INTERVAL_S`. A message that
 arrives twice does no harm.
 
+A request that a gateway of a cluster passes on is begun, read, held and stopped like a run. It is answered with
+`HttpReceived`; its events are the pieces of the response.
+
 The carrier says who sends a message. A Unix socket carries the messages of this machine's user, and loses none. NATS
 carries those of the other processes of a cluster.
 """
+
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +24,8 @@ from clinvk.types.run import RunFacts
 ROOM_BYTES = 256 * 1024
 
 HOLD_INTERVAL_S = 2.0
+
+Header = tuple[bytes, bytes]
 
 
 class Greeting(msgspec.Struct, frozen=True, tag="greeting"):
@@ -73,6 +80,49 @@ class BeginPlan(msgspec.Struct, frozen=True, tag="begin_plan"):
     plan: Plan
     original: Plan
     environ: dict[str, str]
+
+
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="http_request"):
+    """Serve a request as a gateway has accepted it.
+
+    Attributes:
+        origin_named: whether the settings of the gateway name the origin of the web page; None without an origin.
+    """
+
+    run_id: str
+    method: str
+    path: str
+    query: bytes = b""
+    headers: tuple[Header, ...] = ()
+    address: tuple[str, int] | None = None
+    server: tuple[str, int | None] | None = None
+    scheme: str = "http"
+    client: Client
+    origin_named: bool | None = None
+    body: bytes = b""
+
+
+class HttpReceived(msgspec.Struct, frozen=True, tag="http_received"):
+    """The node serves the request."""
+
+    run_id: str
+
+
+class HttpPiece(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="http_piece"):
+    """A piece of a response, numbered from 1.
+
+    The first piece has the status and the headers, for a refusal also the code and the field of the error. The others
+    have the body. The last piece has an `ending`: the response is complete, or breaks off here.
+    """
+
+    run_id: str
+    number: int
+    status: int = 0
+    headers: tuple[Header, ...] = ()
+    error_code: str = ""
+    error_field: str = ""
+    data: bytes = b""
+    ending: Literal["", "complete", "broken"] = ""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
@@ -169,7 +219,23 @@ Request = BeginPrompt | BeginPlan | CreateLogin | RestRequest
 Answer = Begun | Admitted | Refused | Events
 """What the owner says about a run of the caller."""
 
-Message = Request | BeginPart | Answer | Greeting | Read | Holding | Stop | ReleaseSession | LoginLink | RestResponse
+HttpAnswer = HttpReceived | HttpPiece | Refused
+"""What a node says about a request that a gateway has passed on."""
+
+Message = (
+    Request
+    | BeginPart
+    | HttpRequest
+    | Answer
+    | HttpAnswer
+    | Greeting
+    | Read
+    | Holding
+    | Stop
+    | ReleaseSession
+    | LoginLink
+    | RestResponse
+)
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Message).decode

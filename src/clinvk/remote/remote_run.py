@@ -59,16 +59,21 @@ class RemoteRun:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def is_begun(self) -> bool:
+        """Whether the owner has answered, or the run failed before."""
+        return self.begun.done()
+
+    @property
     def received(self) -> int | None:
         """The number of the last event, for `Holding`; None while the run takes no events."""
-        return None if self.log.is_ahead or not self.begun.done() else self.log.count
+        return None if self.log.is_ahead or not self.is_begun else self.log.count
 
     def feed(self, message: Answer, size: int = 0) -> None:
         """Take a message of `size` bytes about the run; skip events that are known, and ask for missing events."""
         if isinstance(message, Refused):
             self.lose(error_from_code(message.code, message.message, message.field))
             return
-        if not self.begun.done():
+        if not self.is_begun:
             self.begun.set_result(message)
         elif isinstance(message, Begun):  # a repeated answer, with old facts
             return
@@ -114,7 +119,7 @@ class RemoteRun:
         self.is_overdue = is_overdue
         if not is_overdue:
             self._exit()
-        if not self.begun.done():
+        if not self.is_begun:
             self.begun.set_result(error)
         self._left_queue.set()
         if not self.log.ending:

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from clinvk.remote.log_reader import LogReader
-from clinvk.remote.messages import Begun, Holding, Message, Read, Refused, Stop
+from clinvk.remote.messages import Begun, Holding, HttpReceived, Message, Read, Refused, Stop
 from clinvk.runtime.runs import Run
 from clinvk.types.errors import ClinvkError, NodeUnavailable
 from clinvk.types.run import RunFacts
@@ -21,26 +22,52 @@ Steer = Callable[[], Awaitable[RunFacts | None]]
 """Gives a prompt to another run and returns the facts of that run, or None if the prompt needs a run of its own."""
 
 
+class Sender(Protocol):
+    """Sends what a run, or the response to a request, produces; see `LogReader`."""
+
+    def read(self, after: int) -> None:
+        """Note that the peer has what was sent up to a number."""
+        ...
+
+    def hold(self, after: int) -> None:
+        """Note what the peer has, as it does regularly. Send again what it still lacks since the last call."""
+        ...
+
+    def send_again(self, after: int) -> None:
+        """Send again what was sent after a number."""
+        ...
+
+    def stop(self, at_once: bool) -> None:
+        """Stop what produces: nobody reads it."""
+        ...
+
+    def close(self) -> None:
+        """Note that nothing more is sent."""
+        ...
+
+
 @dataclass
 class _OwnedRun:
-    """A run of the peer. Without a reader, the run is not yet begun, or was refused."""
+    """A run of the peer, or a request. Without a sender, the run is not yet begun, or was refused."""
 
     task: asyncio.Task[None] | None = None
     answer: Message | None = None
-    reader: LogReader | None = None
+    sender: Sender | None = None
     is_stopped: bool = False
+    is_request: bool = False
 
     def stop(self, at_once: bool) -> None:
         """Stop the run; a run that is not yet begun is stopped when it begins."""
         self.is_stopped = True
-        if self.reader:
-            self.reader.run.stop(at_once=at_once)
+        if self.sender:
+            self.sender.stop(at_once)
 
     def leave(self) -> None:
         """Stop the run, at once if the peer has stopped it before."""
         if self.task and not self.task.done():
             self.stop(at_once=self.is_stopped)
-            self.task.cancel()  # the run may not have begun, and nobody reads its events
+            if not self.is_request:  # a request may begin a run that continues without its client
+                self.task.cancel()  # the run may not have begun, and nobody reads its events
 
 
 class RunOwner:
@@ -61,14 +88,25 @@ class RunOwner:
             if steer and (steered := await steer()):
                 return Begun(run_id, steered)
             async with open_run() as run:
-                owned.reader, owned.answer = LogReader(run, self._send), Begun(run_id, run.facts)
+                reader, owned.answer = LogReader(run, self._send), Begun(run_id, run.facts)
+                owned.sender = reader
                 self._send(owned.answer)
                 if owned.is_stopped:
                     run.stop()
-                await owned.reader.send_all()
+                await reader.send_all()
             return None
 
         self.work(run_id, run_to_end)
+
+    def serve(self, run_id: str, sender: Sender, serve: Callable[[], Awaitable[None]]) -> None:
+        """Serve a request once. `sender` sends the pieces of the response."""
+
+        async def serve_to_end(owned: _OwnedRun) -> None:
+            owned.is_request, owned.sender, owned.answer = True, sender, HttpReceived(run_id)
+            self._send(owned.answer)
+            await serve()
+
+        self.work(run_id, serve_to_end)
 
     def work(self, run_id: str, work: Callable[[_OwnedRun], Awaitable[Message | None]]) -> None:
         """Do what the peer asks under an id once, and answer with the result. Answer again if the peer asks again."""
@@ -98,8 +136,8 @@ class RunOwner:
         try:
             owned.answer = await self.answer(run_id, work(owned)) or owned.answer
         finally:
-            if owned.reader:
-                owned.reader.close()
+            if owned.sender:
+                owned.sender.close()
 
     def take(self, message: Read | Stop | Holding) -> None:
         """Take a message of the peer about runs that it has begun."""
@@ -108,10 +146,10 @@ class RunOwner:
         elif owned := self._runs.get(message.run_id):
             if isinstance(message, Stop):
                 owned.stop(message.at_once)
-            elif owned.reader:
-                owned.reader.read(message.after)
+            elif owned.sender:
+                owned.sender.read(message.after)
                 if message.again:
-                    owned.reader.send_again(message.after)
+                    owned.sender.send_again(message.after)
         elif isinstance(message, Stop):
             self._refuse(message.run_id)
 
@@ -120,20 +158,26 @@ class RunOwner:
             self._runs.pop(run_id).leave()
         for run_id, after in holding.runs.items():
             owned = self._runs.get(run_id)
-            if owned and owned.reader and after is not None:
-                owned.reader.hold(after)
-            elif owned is None and after is not None:
+            if owned and owned.sender and after is not None:
+                owned.sender.hold(after)
+            elif after is not None and not (owned and owned.task):
                 self._refuse(run_id)
 
     def _refuse(self, run_id: str) -> None:
-        self._send(Refused("the node broke off the run", NodeUnavailable.code, run_id=run_id))
+        self._send(_broken_off(run_id))
 
     def leave(self) -> None:
         """Stop all runs: the peer has left. The peer can still get the events if it returns, until `forget`."""
         for owned in self._runs.values():
             owned.leave()
-        self._runs = {run_id: owned for run_id, owned in self._runs.items() if owned.reader}
+        self._runs = {run_id: owned for run_id, owned in self._runs.items() if owned.sender}
 
     def forget(self) -> None:
-        """Forget the runs that are over."""
-        self._runs = {run_id: owned for run_id, owned in self._runs.items() if owned.task and not owned.task.done()}
+        """Forget the runs that are over, except that they must not run again."""
+        for run_id, owned in self._runs.items():
+            if owned.task and owned.task.done():
+                self._runs[run_id] = _OwnedRun(answer=_broken_off(run_id))
+
+
+def _broken_off(run_id: str) -> Refused:
+    return Refused("the node broke off the run", NodeUnavailable.code, run_id=run_id)

@@ -2,15 +2,15 @@
 
 Between two answers a run is *parked*: its agent process waits for the outputs, as the log of the run says. Answers are
 views over the log. The next request is recognized by the ids of the calls, and continues the run only if the request
-repeats the conversation. The text of the assistant does not
-matter, since proxies change the text. A request that is sent again gets the same answer again. Every other request
-starts a run of its own with the conversation that it sends.
+repeats the conversation. The text of the assistant does not matter, since proxies change the text. A request that is
+sent again gets the same answer again. Every other request starts a run of its own with the conversation that it sends.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -173,9 +173,11 @@ class Answer:
         is_void: whether no request can continue the run after this answer.
     """
 
-    def __init__(self, run: RunTask, start: AnswerStart, choice: ToolChoice) -> None:
+    def __init__(self, run: RunTask, start: AnswerStart, choice: ToolChoice, on_ended: Callable[[], None]) -> None:
+        """Call `on_ended` when the answer is about to end."""
         self.run = run
         self.is_void = False
+        self._on_ended = on_ended
         self._start = start
         self._choice = choice
 
@@ -218,6 +220,7 @@ class Answer:
                 if self._is_visible(event, calls, earlier, in_pieces):
                     answered.append(Logged(number, at, event))
                 if is_complete:
+                    self._on_ended()
                     break
             yield answered
             if is_complete:
@@ -295,7 +298,7 @@ class ParkedRuns:
             parked = ParkedRun(await self._runs.start(call.request), call.request.key_name, turn)
             self._background.create_task(self._watch(parked))
             start = parked.start
-        answer = Answer(parked.run, start, turn.choice)
+        answer = Answer(parked.run, start, turn.choice, partial(self._catch_up, parked))
         parked.readers += 1
         try:
             yield answer

@@ -74,7 +74,8 @@ def _log_run(run: RunTask, has_prompts: bool) -> None:
         "key": request.key_name or None,
         "prompt": request.prompt if has_prompts else None,
     }
-    _log(f"{_LINE}, prompt %(prompt)r" if has_prompts else _LINE, fields)
+    line = f"{_LINE}, prompt %(prompt)r" if has_prompts else _LINE
+    logger.info(line, {name: value for name, value in fields.items() if value is not None})
 
 
 def _ms(since: float, at: float | None) -> int | None:
@@ -92,10 +93,7 @@ def _log_interaction(interaction: Interaction) -> None:
         "tool": interaction.tool or None,
         "answered_by": interaction.answered_by,
     }
-    _log(f"{_ANSWER_LINE} by %(answered_by)s" if interaction.answered_by else _ANSWER_LINE, fields)
-
-
-def _log(line: str, fields: Mapping[str, object]) -> None:
+    line = f"{_ANSWER_LINE} by %(answered_by)s" if interaction.answered_by else _ANSWER_LINE
     logger.info(line, {name: value for name, value in fields.items() if value is not None})
 
 
@@ -140,10 +138,10 @@ async def observe(
     metrics = tracing = None
     observers: list[RunObserver] = [show_run or run_log(settings.log.prompts)]
     if settings.server.metrics_enabled:
-        from clinvk.api.observe.metrics import Metrics
+        from clinvk.api.observe.metrics import Metrics, count_runs
 
         metrics = Metrics()
-        observers.append(metrics.observe)
+        observers.append(count_runs(metrics))
     if settings.tracing.enabled:
         tracing = await asyncio.to_thread(_tracing, {name: backend.vendor for name, backend in registry.items()})
         observers.append(tracing.observe)
