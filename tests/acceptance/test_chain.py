@@ -74,15 +74,6 @@ def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
     assert {"duration_seconds", "exit_code"} <= set(first)
 
 
-def test_chain_stops_at_the_first_failure_by_default(clinvk: Clinvk) -> None:
-    breaks(clinvk, "then")
-    assert [result.step for result in clinvk.json(ChainOutcome, "chain", "-f", "steps.yaml", code=1).results] == [1, 2]
-    (clinvk.folder / "on.yaml").write_text("stop_on_failure: false\n" + STEPS)
-    outcome = clinvk.json(ChainOutcome, "chain", "-f", "on.yaml", code=1)
-    assert [result.step for result in outcome.results] == [1, 2, 3]
-    assert (outcome.completed_steps, outcome.failed_step) == (2, 2)
-
-
 @in_both_ways
 def test_failed_chain_resumes_at_the_unfinished_step(clinvk: Clinvk) -> None:
     breaks(clinvk, "then")
@@ -177,16 +168,6 @@ def test_invalid_request_is_reported_and_starts_no_agent(
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
     assert clinvk.agent.calls() == []
-
-
-def test_unknown_step_name_is_reported(clinvk: Clinvk) -> None:
-    steps = [{"backend": "claude", "prompt": "first {{steps.nowhere}} of {{input}}"}]
-    done = clinvk.run("chain", "-q", stdin=json.dumps(steps).encode())
-    assert done.returncode == 0
-    assert done.stderr.splitlines()[:2] == [
-        "clinvk: warning: steps[0].prompt: {{steps.nowhere}} is not replaced: no earlier step has this name",
-        "clinvk: warning: steps[0].prompt: {{input}} is not replaced: there is no input",
-    ]
 
 
 def test_a_dry_run_shows_the_commands_of_all_steps(clinvk: Clinvk) -> None:

@@ -128,6 +128,9 @@ def test_a_judge_names_the_best_answer(clinvk: Clinvk) -> None:
     best = outcome.judge.order[0]
     assert (outcome.judge.best, outcome.judge.best_backend, outcome.judge.backend) == (best, "claude", "claude")
     assert outcome.judge.reasons == "it is\nshorter"
+    part = outcome.results[0]
+    assert (outcome.judge.usage, outcome.judge.cost_usd) == (part.usage, part.cost_usd)
+    assert outcome.judge.run_id not in ("", outcome.run_id, *(result.run_id for result in outcome.results))
     assert any("What counts besides: brevity" in prompt for prompt in clinvk.prompts)
     done = clinvk.run("compare", "-q", *arguments)
     *_, named, reasons = done.stdout.splitlines()
@@ -142,13 +145,6 @@ def test_failing_judge_exits_with_1_and_prints_the_answers(clinvk: Clinvk) -> No
     assert "── [1] claude ──\nsame\n" in done.stdout
     assert "no opinion" in done.stdout.splitlines()[-1]
     assert "clinvk: judge (claude): failed after " in done.stderr
-
-
-def test_judge_that_is_not_needed_is_reported(clinvk: Clinvk) -> None:
-    done = clinvk.run("compare", "--backends", "claude,codex", "--judge", "claude", "ask")
-    assert done.returncode == 1  # Codex cannot speak like Claude Code
-    warned = "warning: nothing was judged: 1 of 2 answered, and a judge needs 2 answers"
-    assert done.stderr.count(warned) == 1
 
 
 def test_check_has_the_environment_of_the_agents(clinvk: Clinvk) -> None:
@@ -224,37 +220,12 @@ def test_failed_check_is_printed_and_shared_warnings_appear_once(clinvk: Clinvk)
     assert "said" not in quiet.stdout
 
 
-def test_failing_agent_exits_with_1_and_the_others_answer(clinvk: Clinvk) -> None:
-    clinvk.agent.play([stderr("boom\n"), exits(3)], when="bad")
-    done = clinvk.run("compare", "--backends", "claude", "-q", "bad")
-    assert done.returncode == 1
-    assert "boom" in done.stdout
-    assert done.stderr.startswith("clinvk: [0] claude: failed: ")
-
-
 def test_a_dry_run_shows_the_command_of_each(clinvk: Clinvk) -> None:
     done = clinvk.run("compare", "--all-backends", "--dry-run", "ask")
     assert (done.returncode, done.stderr) == (0, "")
     assert clinvk.run("compare", "--all-backends", "--dry-run", "--diff", "ask").stdout == done.stdout
     assert done.stdout.startswith("# Would execute:\n── ")
     assert done.stdout.count(f"cd {clinvk.folder} && ") == 3
-    assert clinvk.agent.calls() == []
-
-
-def test_dry_run_names_the_judge(clinvk: Clinvk) -> None:
-    arguments = ("--backends", "claude,codex", "--judge", "gemini", "--dry-run", "ask")
-    done = clinvk.run("compare", *arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("\n\n── judge (gemini) ──\n(runs after all answers)\n")
-    told = json.loads(clinvk.run("compare", *arguments, "--json").stdout)
-    assert told["judge"] == {
-        "backend": "gemini",
-        "best": None,
-        "best_backend": None,
-        "reasons": "",
-        "order": [],
-        "duration_seconds": 0.0,
-    }
     assert clinvk.agent.calls() == []
 
 

@@ -70,17 +70,6 @@ def test_prompt_in_the_background_prints_json_if_the_flags_say_so(clinvk: Clinvk
     assert resumed["session_id"] == told["session_id"]
 
 
-def test_second_prompt_in_the_background_starts_another_session_while_the_first_is_busy(
-    clinvk: Clinvk, server: Server
-) -> None:
-    clinvk.agent.play([*claude_says("x")[:4], hang()])
-    first = json.loads(clinvk.run("--detach", "-o", "json", "hello").stdout)
-    until(lambda: server.client.get(f"/api/v1/sessions/{first['session_id']}").json()["backend_session_id"])
-    done = clinvk.run("--detach", "-o", "json", "hello")
-    assert json.loads(done.stdout)["session_id"] != first["session_id"]
-    assert done.stderr.splitlines()[-1].endswith("; starting another session")
-
-
 def test_prompt_of_the_command_line_steers_a_run_of_the_server(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play([*claude_says("x")[:4], hang()], when="hello")
     clinvk.agent.play(claude_says("steered"), when="more")

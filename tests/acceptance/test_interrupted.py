@@ -21,7 +21,7 @@ from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from polling import is_alive
 from repositories import Repository
-from scripted.steps import claude_says, hang, stderr, touch
+from scripted.steps import claude_says, hang, touch
 
 BEGUN = claude_says("begun ")[:4]
 
@@ -60,23 +60,6 @@ def test_ctrl_c_during_import_or_interpreter_exit_exits_with_7(clinvk: Clinvk, a
     command = [sys.executable, "-c", program, "hello"]
     done = subprocess.run(command, env=clinvk.agent.env, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (7, b"clinvk: cancelled\n")
-
-
-@pytest.mark.parametrize("arguments", [["hello"], ["parallel", "-f", "t.json"]], ids=["prompt", "parallel"])
-def test_unread_stderr_does_not_delay_signals(clinvk: Clinvk, arguments: list[str]) -> None:
-    clinvk.agent.play([*BEGUN, stderr("boom\n"), touch(clinvk.folder / "up"), hang()])
-    (clinvk.folder / "t.json").write_text(json.dumps([{"backend": "claude", "prompt": "one"}]))
-    reading, writing = full_pipe()
-    try:
-        with clinvk.started(*arguments, stderr=writing) as process:
-            until((clinvk.folder / "up").exists)
-            process.send_signal(signal.SIGTERM)
-            until(lambda: clinvk.agent.alive() == [])
-            read_until(reading, b"\n")
-            until(lambda: process.poll() == 7)
-    finally:
-        os.close(reading)
-        os.close(writing)
 
 
 @pytest.mark.parametrize("is_full", [False, True], ids=["closed", "full"])

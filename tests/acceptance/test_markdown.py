@@ -28,7 +28,6 @@ def test_block_is_rendered_on_a_terminal_before_the_answer_ends(clinvk: Clinvk) 
     [
         ((), {"NO_COLOR": "1"}),
         ((), {"CLINVK_OUTPUT__MARKDOWN": "false"}),
-        ((), {"CLINVK_OUTPUT__COLOR": "false"}),
         ((), {"TERM": "dumb"}),
         (("-o", "json"), {}),
     ],

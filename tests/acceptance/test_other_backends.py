@@ -37,12 +37,6 @@ def test_failed_program_fails_the_run_with_its_last_words(clinvk: Clinvk) -> Non
     assert "last" in done.stderr
 
 
-def test_sandbox_mode_is_refused_before_anything_runs(clinvk: Clinvk) -> None:
-    done = clinvk.run("-b", "upper", "--sandbox-mode", "read-only", "--", "hello")
-    assert done.returncode != 0
-    assert "upper has no sandbox_mode read-only" in done.stderr
-
-
 def test_settings_commands_accept_a_defined_backend(clinvk: Clinvk) -> None:
     assert clinvk.run("config", "set", "backends.lower.command", "tr A-Z a-z").returncode == 0
     assert clinvk.run("-o", "text", "-b", "lower", "--", "HELLO").stdout == "hello\n"

@@ -147,7 +147,7 @@ class TestByItself:
         runs = json.loads(clinvk.run("runs", "list", "--json").stdout)["runs"]
         assert [run["session_id"] for run in runs] == [session] * (1 if code else 2)
 
-    @pytest.mark.parametrize("arguments", [["go on"], ["-c", "go on"], ["resume", "--last", "go on"]])
+    @pytest.mark.parametrize("arguments", [["go on"], ["resume", "--last", "go on"]])
     def test_terminal_shows_the_title_of_the_continued_session(self, clinvk: Clinvk, arguments: list[str]) -> None:
         begun(clinvk)
         with on_terminal(clinvk, *arguments) as terminal:

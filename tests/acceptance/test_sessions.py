@@ -113,10 +113,6 @@ class TestList:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no sessions match\n")
         assert listed(clinvk, "-b", "codex") == []
 
-    def test_unknown_backend_exits_with_2_and_missing_directory_with_1(self, clinvk: Clinvk) -> None:
-        assert clinvk.run("sessions", "list", "-b", "cluade").returncode == 2
-        assert clinvk.run("sessions", "list", "-w", "nowhere").returncode == 1
-
     @pytest.mark.parametrize("columns", [80, 20])
     def test_list_fits_the_terminal_for_any_prompt(self, clinvk: Clinvk, columns: int) -> None:
         begun(clinvk, "長い" * 40 + "\x1b[31mred\x07")

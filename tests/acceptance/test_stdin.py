@@ -26,14 +26,6 @@ def test_stdin_follows_the_prompt_as_context(clinvk: Clinvk) -> None:
     assert clinvk.prompts == ["review this\n\n<stdin>\nline 1\nline 2\n</stdin>"]
 
 
-def test_file_on_stdin_is_context(clinvk: Clinvk) -> None:
-    file = clinvk.folder / "context"
-    file.write_text("from a file")
-    with file.open("rb") as stream:
-        clinvk.run("review", stdin=stream.fileno())
-    assert clinvk.prompts == ["review\n\n<stdin>\nfrom a file\n</stdin>"]
-
-
 @pytest.mark.parametrize(("stdin", "close_fds"), [(subprocess.DEVNULL, ""), (b"", ""), (b" \n", ""), (b"", "<&-")])
 def test_empty_or_closed_stdin_adds_nothing(clinvk: Clinvk, stdin: bytes | int, close_fds: str) -> None:
     done = clinvk.run("hello", stdin=stdin, close_fds=close_fds)

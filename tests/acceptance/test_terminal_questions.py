@@ -58,17 +58,6 @@ def test_yes_allows_the_action(clinvk: Clinvk) -> None:
     assert clinvk.agent.approvals() == [{"behavior": "allow", "updatedInput": {"command": COMMAND}}]
 
 
-def test_several_questions_are_asked_one_after_the_other(clinvk: Clinvk) -> None:
-    play(clinvk, bash("first"), bash("second"))
-    with on_terminal(clinvk, *ASK) as terminal:
-        assert "second" not in terminal.until(KEYS)
-        terminal.type(b"y")
-        assert "    second" in terminal.until(KEYS)
-        terminal.type(b"y")
-        assert terminal.ended() == 0
-    assert [answer["behavior"] for answer in clinvk.agent.approvals()] == ["allow", "allow"]
-
-
 @pytest.mark.parametrize(("typed", "message"), [(b"\n", "the user denied the action"), (b"use make\n", "use make")])
 def test_no_asks_for_a_reason_that_the_agent_reads(clinvk: Clinvk, typed: bytes, message: str) -> None:
     play(clinvk, bash(COMMAND))
@@ -96,20 +85,6 @@ def test_stop_and_interrupt_cancel_the_run(clinvk: Clinvk, key: bytes) -> None:
         assert is_restored(terminal)
     assert clinvk.run("approvals", "list").stderr == "clinvk: no agent waits for an answer\n"
     assert not any(answer["behavior"] == "allow" for answer in clinvk.agent.approvals())
-
-
-@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
-def test_keys_typed_ahead_answer_nothing(clinvk: Clinvk) -> None:
-    play(clinvk, bash(COMMAND))
-    with on_terminal(clinvk, *ASK) as terminal:
-        terminal.type(b"y")
-        terminal.until(KEYS)
-        terminal.type(b"?")
-        shown = terminal.until(KEYS)
-        assert "  Ctrl-C  cancel the run\r\nIn another terminal: clinvk approvals answer" in shown
-        assert clinvk.agent.approvals() == []
-        terminal.type(b"y")
-        assert terminal.ended() == 0
 
 
 @pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)

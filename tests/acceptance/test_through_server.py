@@ -181,13 +181,6 @@ def test_flag_and_setting_disable_server_use(clinvk: Clinvk, server: Server, how
     assert not is_of_server(clinvk.agent.calls()[0])
 
 
-def test_verbose_reports_server_use(clinvk: Clinvk, server: Server) -> None:
-    clinvk.agent.play(claude_says("x"))
-    done = clinvk.run("-v", "-o", "text", "hello")
-    assert (done.stdout, done.stderr) == ("x\n", "clinvk: through the server of this home\n")
-    assert is_of_server(clinvk.agent.calls()[0])
-
-
 def test_session_continues_locally_and_through_the_server(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     sessions = [
@@ -207,13 +200,6 @@ def test_ephemeral_run_through_the_server_leaves_no_session(clinvk: Clinvk, serv
     assert json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"] == []
 
 
-def test_prompt_after_deleting_its_session_starts_a_new_session(clinvk: Clinvk, server: Server) -> None:
-    clinvk.agent.play(claude_says("x"))
-    first = json.loads(clinvk.run("one").stdout)["session_id"]
-    clinvk.run("sessions", "delete", "--yes", first)
-    assert json.loads(clinvk.run("two").stdout)["session_id"] != first
-
-
 def test_dry_run_server_still_runs_prompts_of_commands(scripted: Scripted, clinvk: Clinvk) -> None:
     """Whether a prompt of a command is run is up to the command's own flags and settings."""
     clinvk.agent.play(claude_says("x"))
@@ -223,15 +209,6 @@ def test_dry_run_server_still_runs_prompts_of_commands(scripted: Scripted, clinv
         assert clinvk.run("-o", "text", "--new", "hello").stdout == "x\n"
         assert clinvk.run("--dry-run", "--new", "hello").stdout.endswith("# prompt: 5 bytes on stdin\n")
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [True]
-
-
-def test_text_is_streamed(clinvk: Clinvk, server: Server) -> None:
-    clinvk.agent.play([*BEGUN, wait_for(clinvk.folder / "go"), *claude_says("begun ", "ended")[4:]])
-    with clinvk.started("-o", "text", "hello") as process:
-        assert process.stdout
-        read_until(process.stdout.fileno(), b"begun ")
-        (clinvk.folder / "go").touch()
-        assert process.wait(30) == 0
 
 
 @pytest.mark.slow
@@ -544,19 +521,26 @@ def test_server_and_command_reject_another_user(clinvk: Clinvk, server: Server) 
         pass
 
 
-@pytest.mark.parametrize(
-    "said",
-    [b"\xff\xff\xff\xff", b"\x00\x00\x00\x02{}", b"\x00\x00\x00\x05stuff", b"\x00\x00", b"GET / HTTP/1.1\r\n\r\n", b""],
+INVALID = (
+    b"\xff\xff\xff\xff",
+    b"\x00\x00\x00\x02{}",
+    b"\x00\x00\x00\x05stuff",
+    b"\x00\x00",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"",
 )
-def test_invalid_socket_messages_do_not_disturb_the_server(clinvk: Clinvk, server: Server, said: bytes) -> None:
+
+
+def test_invalid_socket_messages_do_not_disturb_the_server(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
-    with socket.socket(socket.AF_UNIX) as other:
-        other.settimeout(15)
-        other.connect(str(socket_of(clinvk.agent)))
-        other.sendall(said)
-        other.shutdown(socket.SHUT_WR)
-        while other.recv(1 << 16):
-            pass
+    for said in INVALID:
+        with socket.socket(socket.AF_UNIX) as other:
+            other.settimeout(15)
+            other.connect(str(socket_of(clinvk.agent)))
+            other.sendall(said)
+            other.shutdown(socket.SHUT_WR)
+            while other.recv(1 << 16):
+                pass
     clinvk.run("hello")
     assert is_of_server(clinvk.agent.calls()[0])
     assert server.stop() == 0

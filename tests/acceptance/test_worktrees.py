@@ -182,18 +182,6 @@ def test_show_prints_the_changes_and_the_run(clinvk: Clinvk, repository: Reposit
     assert "\n-one\n+two\ndiff --git a/new b/new\n" in diff
 
 
-@pytest.mark.parametrize("columns", [80, 41])
-def test_show_truncates_the_prompt_to_the_terminal(clinvk: Clinvk, repository: Repository, columns: int) -> None:
-    worktree = changed_worktree(repository)
-    clinvk.agent.play(claude_says("x"))
-    assert clinvk.run("-b", "claude", "--workdir", worktree.path, "長い" * 400).returncode == 0
-    with on_terminal(clinvk, "worktrees", "show", worktree.id, columns=columns) as terminal:
-        assert terminal.ended() == 0
-    (line,) = [line for line in terminal.read.decode().splitlines() if line.startswith("prompt ")]
-    assert line.endswith("長…") or line.endswith("い…")
-    assert columns - 2 < width(line) <= columns
-
-
 def test_show_json_includes_the_list_fields_and_the_diff(clinvk: Clinvk, repository: Repository) -> None:
     worktree = changed_worktree(repository)
     shown = clinvk.json(ShownWorktree, "worktrees", "show", worktree.id)
@@ -278,6 +266,28 @@ def test_apply_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, reposi
     assert repository.files()["a.txt"] == b"two\n"
     assert listed(clinvk) == []
     assert repository.branches() == ["main"]
+
+
+def test_apply_keeps_the_current_directory_when_its_contents_are_replaced(
+    clinvk: Clinvk, repository: Repository
+) -> None:
+    worktree = changed_worktree(repository, **{"inner/new": "new\n"}, without=("inner/b",))
+    inner = repository.path / "inner"
+    directory = os.open(inner, os.O_RDONLY)  # while it is open, no other gets its number
+    try:
+        done = clinvk.run("worktrees", "apply", worktree.id, before="cd project/inner")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.path.samestat(os.fstat(directory), inner.stat())
+    finally:
+        os.close(directory)
+    assert [file.name for file in inner.iterdir()] == ["new"]
+
+
+def test_apply_works_from_a_deleted_directory(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = changed_worktree(repository)
+    done = clinvk.run("worktrees", "apply", worktree.id, before="mkdir gone; cd gone; rmdir ../gone")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert repository.files()["a.txt"] == b"two\n"
 
 
 def test_apply_json_reports_the_files_and_the_repository(clinvk: Clinvk, repository: Repository) -> None:

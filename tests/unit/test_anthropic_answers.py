@@ -133,6 +133,13 @@ def test_answer_without_text_has_an_empty_text_block() -> None:
     assert answer(CALL, *events)["content"] == [{"type": "text", "text": ""}]
 
 
+def test_each_event_is_encoded_immediately() -> None:
+    encoder = Anthropic().encoder(CALL, FACTS)
+    assert encoder.feed(RunStarted(), 1.0)
+    assert encoder.feed(TextDelta("a"), 1.0)
+    assert encoder.feed(TextDelta("b"), 1.0)
+
+
 def test_failed_stream_ends_with_the_error() -> None:
     events = (RunStarted(), TextDelta("a"), RunFailed("agent_overloaded", "busy", 1))
     open_block = text_block(0, "a").partition("event: content_block_stop")[0]

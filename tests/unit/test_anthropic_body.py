@@ -247,18 +247,6 @@ def test_stop_sequences_are_passed_on() -> None:
     assert request(stop_sequences=["END", "\n\n"]).stop == ("END", "\n\n")
 
 
-def test_headers_set_workdir_approval_and_sandbox_mode() -> None:
-    headers = {"x-clinvk-workdir": "/srv", "x-clinvk-approval-mode": "auto", "x-clinvk-sandbox-mode": "workspace"}
-    made = call(headers).request
-    assert (made.workdir, made.approval_mode, made.sandbox_mode) == ("/srv", "auto", "workspace")
-
-
-def test_resumed_session_receives_only_the_new_turn() -> None:
-    messages = [QUESTION, {"role": "assistant", "content": "hi"}, {"role": "user", "content": "again"}]
-    made = call({"x-clinvk-session-id": "abc"}, messages=messages, system="s").request
-    assert (made.prompt, made.session_id, made.ephemeral, made.system_prompt) == ("again", "abc", False, "s")
-
-
 def test_claude_code_session_header_is_ignored() -> None:
     made = call({"x-claude-code-session-id": "0b6a1c1e-6a0e-4f4e-9d43-9b1a3c1b1f6f"})
     assert (made.request.session_id, made.chat, made.request.ephemeral) == (None, None, True)

@@ -321,7 +321,7 @@ def test_value_that_cannot_be_an_argument_is_rejected(words: dict[str, object], 
     assert refused.value.field == field
 
 
-@pytest.mark.parametrize("approval", APPROVAL_MODES)
+@pytest.mark.parametrize("approval", ["default", "none"])
 @pytest.mark.parametrize(
     "flag",
     [

@@ -217,13 +217,9 @@ def test_image_type_is_detected_from_its_bytes(data: bytes, media_type: str) -> 
     [
         ("http://x.example/a.png", "no address is fetched"),
         ("https://x.example/" + "a" * 200, "…'"),
-        ("file:///etc/passwd", "no address is fetched"),
-        ("data:image/png,raw", "in base64"),
         ("data:image/png;base64", "no address is fetched"),
         ("data:image/png;base64,", "is empty"),
-        ("data:image/png;base64,a", "no valid base64"),
         ("data:image/png;base64,iVBÖ", "no valid base64"),
-        ("iVBO-_==", "no valid base64"),
         ("", "is empty"),
         (in_base64(b"%PDF-1.7"), "is no PNG"),
         ("data:image/png;base64," + in_base64(b"<svg/>"), "is said to be 'image/png', but its bytes are no PNG"),

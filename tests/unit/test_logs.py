@@ -1,7 +1,6 @@
 """The lines of the server's log, for people and as JSON."""
 
 import asyncio
-import contextvars
 import io
 import json
 import logging
@@ -48,17 +47,6 @@ def test_named_arguments_become_fields() -> None:
     told = in_json("%(method)s took %(duration_ms).1f ms", {"method": "GET", "duration_ms": 1.5, "status": 200})
     assert told["message"] == "GET took 1.5 ms"
     assert (told["method"], told["duration_ms"], told["status"]) == ("GET", 1.5, 200)
-
-
-def test_noted_fields_appear_only_on_lines_of_their_task() -> None:
-    def logged_fields() -> dict[str, object]:
-        logs.add_fields(request_id="q")
-        logs.add_fields(run_id="r")
-        return in_json("x")
-
-    inside = contextvars.copy_context().run(logged_fields)
-    assert (inside["request_id"], inside["run_id"]) == ("q", "r")
-    assert "request_id" not in in_json("x")
 
 
 @pytest.mark.parametrize("form", [logs.TextFormatter, logs.JsonFormatter])

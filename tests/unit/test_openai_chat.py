@@ -316,12 +316,6 @@ def test_invalid_field_is_named_in_the_error(fields: dict[str, object], place: s
     assert said in message
 
 
-def test_invalid_header_is_named_in_the_error() -> None:
-    with pytest.raises(InvalidRequest, match="x-clinvk-sandbox-mode must be one of default, full, read-only") as told:
-        parse(body(), {"x-clinvk-sandbox-mode": "none"})
-    assert told.value.field == "x-clinvk-sandbox-mode"
-
-
 def test_answer_matches_the_golden_bytes() -> None:
     call = parse(body())
     assert OpenAIChat().result(call, gather(ANSWER), FACTS).decode() == (

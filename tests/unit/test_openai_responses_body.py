@@ -169,12 +169,6 @@ def test_response_is_stored_unless_store_is_false() -> None:
     assert (request.metadata, request.answer_as) == ({"a": "b"}, {})
 
 
-def test_named_session_gets_only_the_last_turn() -> None:
-    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
-    asked = call({"x-clinvk-session-id": "abcd"}, store=False, input=[*turns, {"role": "user", "content": "three"}])
-    assert (asked.request.session_id, asked.request.prompt, asked.request.ephemeral) == ("abcd", "three", False)
-
-
 def test_previous_response_is_parsed_with_the_following_turns() -> None:
     previous = call(previous_response_id=f"resp_{RUN}").previous
     assert previous

@@ -21,23 +21,18 @@ LOCKS = (
     ROOT / "tests" / "agents" / "clis" / "package-lock.json",
 )
 PUBLIC = {
-    "__version__",
-    "ApprovalMode",
-    "ClinvkError",
-    "Event",
-    "Progress",
-    "RunFailed",
-    "RunFinished",
-    "RunRequest",
-    "RunResult",
-    "RunStarted",
-    "SandboxMode",
-    "TextDelta",
-    "ThinkingDelta",
-    "ToolCall",
-    "ToolResult",
-    "Usage",
-    "collect",
+    *("__version__", "ApprovalMode", "ClinvkError", "Event", "Progress", "RunFailed", "RunFinished", "RunRequest"),
+    *(
+        "RunResult",
+        "RunStarted",
+        "SandboxMode",
+        "TextDelta",
+        "ThinkingDelta",
+        "ToolCall",
+        "ToolResult",
+        "Usage",
+        "collect",
+    ),
 }
 
 

@@ -46,12 +46,6 @@ def test_requests_pass_up_to_the_burst_then_at_the_rate(clock: Clock) -> None:
     assert buckets.take("a", 2, 3) == pytest.approx(0.5)
 
 
-def test_bucket_capacity_is_the_burst(clock: Clock) -> None:
-    buckets = TokenBuckets(180, clock)
-    clock.now += 3600
-    assert [buckets.take("a", 2, 3) == 0 for _ in range(5)] == [True] * 3 + [False] * 2
-
-
 def test_busy_client_gets_the_rate_plus_one_burst_in_an_hour(clock: Clock) -> None:
     buckets = TokenBuckets(180, clock)
     passed = 0

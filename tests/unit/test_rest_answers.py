@@ -173,22 +173,6 @@ def test_success_returns_all_fields() -> None:
     }
 
 
-def test_failure_returns_exit_code_and_partial_output() -> None:
-    result = RunResult(text="half", started=RunStarted(), ending=RunFailed("agent_rate_limited", "429: slow down", 3))
-    told = answer(result)
-    assert (told["exit_code"], told["output"]) == (3, "half")
-    assert (told["error"], told["error_code"]) == ("429: slow down", "agent_rate_limited")
-    assert told["token_usage"] == ZEROS
-    assert "stop_reason" not in told
-
-
-@pytest.mark.parametrize(("verbose", "stderr"), [(True, "warning"), (False, None)])
-def test_stderr_is_returned_only_if_verbose(verbose: bool, stderr: str | None) -> None:
-    call = Call(request=RunRequest(prompt="hi", backend="claude", verbose=verbose))
-    result = RunResult(text="", started=RunStarted(), ending=RunFinished(), stderr="warning")
-    assert answer(result, call).get("stderr") == stderr
-
-
 PROBLEMS = [
     (InvalidRequest("no", "extra[0]"), 400, "invalid_request", "extra[0]"),
     (InvalidRequest("no"), 400, "invalid_request", None),
@@ -260,3 +244,10 @@ def test_server_sent_event_has_an_id_and_one_data_line() -> None:
 def test_pieces_of_a_call_have_no_lines() -> None:
     lines = stream(RunStarted(), ToolCallDelta("c", "f", "{}"), ToolCall("c", "f", {}, for_client=True))
     assert [(line["type"], line["sequence"]) for line in lines] == [("init", 1), ("tool_use", 3)]
+
+
+@pytest.mark.parametrize(("verbose", "stderr"), [(True, "warning"), (False, None)])
+def test_stderr_is_returned_only_if_verbose(verbose: bool, stderr: str | None) -> None:
+    call = Call(request=RunRequest(prompt="hi", backend="claude", verbose=verbose))
+    result = RunResult(text="", started=RunStarted(), ending=RunFinished(), stderr="warning")
+    assert answer(result, call).get("stderr") == stderr

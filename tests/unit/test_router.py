@@ -12,7 +12,7 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import Settings
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
-from clinvk.types.errors import ResourcesExhausted, RunNotFound
+from clinvk.types.errors import RunNotFound
 from serving import services_of
 
 
@@ -70,12 +70,6 @@ async def test_wrong_method_returns_405_with_the_allowed_methods() -> None:
     start, _ = await answered(failing(ValueError()), "PUT", "/api/v1/sessions/abcd")
     assert start["status"] == 405
     assert (b"allow", b"GET, PATCH, DELETE, HEAD") in start["headers"]
-
-
-@pytest.mark.parametrize(("error", "status"), [(RunNotFound("gone"), 404), (ResourcesExhausted("full"), 503)])
-async def test_expected_errors_return_a_response(error: Exception, status: int) -> None:
-    start, _ = await answered(failing(error))
-    assert start["status"] == status
 
 
 async def test_unexpected_errors_return_a_response_and_are_raised_for_the_log() -> None:

@@ -23,62 +23,19 @@ def test_upwards_paths_end_in_a_single_slash(directory: str) -> None:
     assert all(place.endswith("/") and "//" not in place for place in parent_directories(directory))
 
 
-def _within(folder: str) -> tuple[str, ...]:
-    names = ("CLAUDE.md", "settings.json", "settings.local.json")
-    return (
-        f"{folder}/",
-        *(f"{folder}/{name}" for name in names),
-        *(f"{folder}/{name}/*.md" for name in ("rules", "agents", "commands", "output-styles")),
-        f"{folder}/skills/*/SKILL.md",
-    )
-
-
-def _at(place: str) -> tuple[str, ...]:
-    names = ("CLAUDE.md", "CLAUDE.local.md", "AGENTS.md", ".mcp.json")
-    return (*(f"{place}{name}" for name in names), *_within(f"{place}.claude"))
-
-
-def _managed(folder: str) -> tuple[str, ...]:
-    names = ("managed-settings.json", "managed-settings.d/*.json", "managed-mcp.json", "CLAUDE.md")
-    return (f"{folder}/", *(f"{folder}/{name}" for name in names), *_within(f"{folder}/.claude"))
-
-
-_MANAGED = (*_managed("/etc/claude-code"), *_managed("/Library/Application Support/ClaudeCode"))
-_OF_CODEX = (
-    *("/etc/codex/config.toml", "/etc/codex/managed_config.toml", "/etc/codex/requirements.toml"),
-    *(
-        "~/.codex/config.toml",
-        "~/.codex/environments.toml",
-        "~/.codex/.env",
-        "~/.codex/AGENTS.md",
-        "~/.codex/auth.json",
-    ),
-)
-
-
 @pytest.mark.parametrize(
-    ("backend", "workdir", "files"),
+    ("backend", "files"),
     [
-        ("claude", "/srv/app", (*_MANAGED, *_within("~/.claude"), *_at("/srv/app/"), *_at("/srv/"), *_at("/"))),
-        ("claude", "/home/u", (*_MANAGED, *_within("~/.claude"), *_at("/home/u/")[:4], *_at("/home/"), *_at("/"))),
-        ("claude", "/", (*_MANAGED, *_within("~/.claude"), *_at("/"))),
-        (
-            "codex",
-            "/srv/app",
-            (
-                *_OF_CODEX,
-                *("/srv/app/AGENTS.override.md", "/srv/app/AGENTS.md", "/srv/AGENTS.override.md", "/srv/AGENTS.md"),
-                *("/AGENTS.override.md", "/AGENTS.md"),
-            ),
-        ),
-        ("codex", "/", (*_OF_CODEX, "/AGENTS.override.md", "/AGENTS.md")),
+        ("claude", {"/etc/claude-code/managed-settings.json", "~/.claude/CLAUDE.md", "~/.claude/skills/*/SKILL.md"}),
+        ("claude", {"/srv/app/CLAUDE.md", "/srv/app/.claude/settings.json", "/srv/.mcp.json", "/AGENTS.md"}),
+        ("codex", {"/etc/codex/config.toml", "~/.codex/auth.json", "/srv/app/AGENTS.override.md", "/srv/AGENTS.md"}),
     ],
 )
-def test_warm_process_lists_the_files_it_reads(backend: str, workdir: str, files: tuple[str, ...]) -> None:
-    request = RunRequest(prompt="hello", backend=backend, workdir=workdir)
+def test_warm_process_lists_the_files_it_reads(backend: str, files: set[str]) -> None:
+    request = RunRequest(prompt="hello", backend=backend, workdir="/srv/app")
     kept = BACKENDS[backend].launch(request, None, Host(env={"HOME": "/home/u"})).warm
     assert kept
-    assert tuple(kept.reads) == files
+    assert files <= set(kept.reads)
 
 
 _UNGUARDED = (
