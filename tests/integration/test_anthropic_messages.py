@@ -1,7 +1,5 @@
 """The unmodified Anthropic SDK against a real socket, with a scripted agent behind it."""
 
-import json
-
 import anthropic
 import httpx2
 import pytest
@@ -15,36 +13,10 @@ from clinvk.types.events import RunFinished, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
 from scripted import Scripted
-from scripted.steps import Step, claude_says, exits, line
+from scripted.steps import claude_fails, claude_says, claude_thinks
 from serving import LiveServer, serving
 
 ASKED: list[MessageParam] = [{"role": "user", "content": "hello"}]
-
-
-def fails(status: int, message: str) -> list[Step]:
-    """Fail as Claude Code does when its model API answers with a status."""
-    result: dict[str, object] = {
-        "type": "result",
-        "subtype": "success",
-        "is_error": True,
-        "api_error_status": status,
-        "result": message,
-        "session_id": "s",
-        "num_turns": 1,
-    }
-    return [claude_says("")[0], line(json.dumps(result)), exits(1)]
-
-
-def thinks(thought: str, message: str) -> list[Step]:
-    """Answer as Claude Code does, with some thinking first."""
-    plain = claude_says(message)
-    deltas: list[dict[str, object]] = [
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": thought}},
-        {"type": "content_block_stop", "index": 0},
-    ]
-    frame: dict[str, object] = {"type": "stream_event", "session_id": "s", "parent_tool_use_id": None}
-    return [*plain[:2], *(line(json.dumps({**frame, "event": delta})) for delta in deltas), *plain[2:]]
 
 
 def sdk(server: LiveServer, max_retries: int = 2) -> anthropic.AsyncAnthropic:
@@ -85,7 +57,8 @@ async def test_stream_helper_assembles_the_text(scripted: Scripted) -> None:
 
 
 async def test_requested_thinking_comes_before_the_text(scripted: Scripted) -> None:
-    scripted.play(thinks("Hm.", "hello"))
+    says = claude_says("hello")
+    scripted.play([*says[:2], *claude_thinks("Hm."), *says[2:]])
     async with serving(scripted.env) as server, sdk(server) as client:
         silent = await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
         whole = await client.messages.create(
@@ -105,7 +78,8 @@ async def test_requested_thinking_comes_before_the_text(scripted: Scripted) -> N
 
 
 async def test_earlier_answer_can_be_sent_back_unchanged(scripted: Scripted) -> None:
-    scripted.play(thinks("Hm.", "hello"))
+    says = claude_says("hello")
+    scripted.play([*says[:2], *claude_thinks("Hm."), *says[2:]])
     async with serving(scripted.env) as server, sdk(server) as client:
         first = await client.messages.create(
             model="claude", max_tokens=4096, messages=ASKED, thinking={"type": "adaptive"}
@@ -142,7 +116,7 @@ async def test_sdk_parses_structured_output(scripted: Scripted) -> None:
 async def test_model_error_of_the_agent_is_returned_with_its_status(
     scripted: Scripted, status: int, answered: int, kind: type[anthropic.APIStatusError], type_: str, stream: bool
 ) -> None:
-    scripted.play(fails(status, "not today"))
+    scripted.play(claude_fails(status, "not today"))
     async with serving(scripted.env) as server, sdk(server, max_retries=0) as client:
         with pytest.raises(kind) as raised:
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED, stream=stream)

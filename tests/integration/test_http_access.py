@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import records
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.server.server import serve
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ConfigError
-from clinvk.types.record import Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
@@ -226,15 +226,7 @@ async def test_replaced_default_directory_is_checked_by_its_target(scripted: Scr
 
 async def test_session_in_a_forbidden_directory_is_not_resumed(scripted: Scripted, folders: Folders) -> None:
     store = MemoryStore()
-    session = Session(
-        id="a" * 32,
-        backend="claude",
-        created_at=1.0,
-        last_used=1.0,
-        working_dir=folders / "links/out",
-        initial_prompt="p",
-        backend_session_id="h",
-    )
+    session = records.session(working_dir=folders / "links/out", backend_session_id="h")
     await store.create(session)
     async with serving(scripted.env, store=store, allowed_workdir_prefixes=(folders / "home/a",)) as server:
         response = await server.prompt(session_id=session.id)
@@ -249,18 +241,12 @@ async def test_directory_that_resolves_elsewhere_after_queueing_is_refused(
 ) -> None:
     scripted.play([wait_for(folders.root / "go"), *claude_says("x")])
     store = MemoryStore()
-    session = Session(
-        id="a" * 32,
-        backend="claude",
-        created_at=1.0,
-        last_used=1.0,
-        working_dir=folders / "home/a/in",
-        initial_prompt="p",
-        backend_session_id="00000000-0000-4000-8000-000000000001",
+    session = records.session(
+        working_dir=folders / "home/a/in", backend_session_id="00000000-0000-4000-8000-000000000001"
     )
     await store.create(session)
     path = folders / "links/in"
-    body = {"workdir": {"workdir": path}, "add_dirs[0]": {"add_dirs": [path]}, "session_id": {"session_id": "aaaa"}}
+    body = {"workdir": {"workdir": path}, "add_dirs[0]": {"add_dirs": [path]}, "session_id": {"session_id": session.id}}
     async with serving(
         scripted.env,
         store=store,

@@ -2,13 +2,13 @@
 
 import pytest
 
+import records
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.server.server import serve
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ConfigError
-from clinvk.types.record import Session
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving
@@ -104,15 +104,7 @@ async def test_request_without_preflight_from_the_server_itself_is_accepted_in_a
 
 async def _forked(scripted: Scripted, origins: tuple[str, ...], headers: dict[str, str]) -> int:
     """Return the status of a request that changes state and has no body."""
-    session = Session(
-        id="a" * 32,
-        backend="claude",
-        created_at=1.0,
-        last_used=1.0,
-        working_dir="/",
-        initial_prompt="p",
-        backend_session_id="h",
-    )
+    session = records.session(working_dir="/", backend_session_id="h")
     store = MemoryStore()
     await store.create(session)
     async with serving(scripted.env, store=store, cors_allowed_origins=origins) as server:

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+import records
 from clinvk.store.memory import MemoryStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.events import Logged, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.types.record import RunRecord
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, hang, line, wait_for
@@ -206,9 +206,7 @@ async def test_viewer_of_a_queued_run_waits_for_it(scripted: Scripted, tmp_path:
 
 
 async def test_run_of_another_clinvk_is_followed_through_the_store(scripted: Scripted, tmp_path: Path) -> None:
-    run = RunRecord(
-        id="a" * 32, backend="codex", prompt="p", state="running", created_at=10.0, started_at=12.0, workdir="/w"
-    )
+    run = records.run(state="running", created_at=10.0, started_at=12.0)
     async with SqliteStore(tmp_path) as other, SqliteStore(tmp_path) as store:
         await other.begin(run, None)
         await other.append({run.id: [Logged(1, 13.0, RunStarted("m", "h")), Logged(2, 14.0, TextDelta("one"))]})
@@ -230,15 +228,7 @@ async def test_run_of_another_clinvk_is_followed_through_the_store(scripted: Scr
 
 async def test_viewer_of_an_ephemeral_run_of_another_clinvk_gets_its_end(scripted: Scripted) -> None:
     store = MemoryStore()
-    run = RunRecord(
-        id="a" * 32,
-        backend="codex",
-        prompt="",
-        state="running",
-        created_at=10.0,
-        started_at=12.0,
-        request={"ephemeral": True},
-    )
+    run = records.run(state="running", created_at=10.0, started_at=12.0, request={"ephemeral": True})
     await store.begin(run, None)
     async with (
         serving(scripted.env, store=store) as server,
@@ -253,10 +243,11 @@ async def test_viewer_of_an_ephemeral_run_of_another_clinvk_gets_its_end(scripte
 
 async def test_stopping_server_does_not_wait_for_a_run_of_another_clinvk(scripted: Scripted) -> None:
     store = MemoryStore()
-    await store.begin(RunRecord(id="a" * 32, backend="codex", prompt="p", state="running", created_at=1.0), None)
+    run = records.run(state="running")
+    await store.begin(run, None)
     async with (
         serving(scripted.env, store=store) as server,
-        server.client.stream("GET", f"/api/v1/runs/{'a' * 32}/events") as response,
+        server.client.stream("GET", f"/api/v1/runs/{run.id}/events") as response,
     ):
         server.state.stopping.set()
         assert [seen async for seen in lines_of(response)] == []
@@ -290,9 +281,7 @@ async def test_head_answers_for_a_stream_without_waiting(scripted: Scripted) -> 
 
 async def test_long_run_is_replayed_completely_from_the_store(scripted: Scripted) -> None:
     store = MemoryStore()
-    run = RunRecord(
-        id="a" * 32, backend="claude", prompt="p", state="finished", created_at=1.0, started_at=1.0, ended_at=9.0
-    )
+    run = records.run(state="finished", created_at=1.0, started_at=1.0, ended_at=9.0)
     await store.begin(run, None)
     texts = [Logged(number, 2.0, TextDelta(f"{number},")) for number in range(2, 5002)]
     await store.append({run.id: [Logged(1, 1.5, RunStarted()), *texts, Logged(5002, 9.0, RunFinished())]})
@@ -306,9 +295,7 @@ async def test_long_run_is_replayed_completely_from_the_store(scripted: Scripted
 
 async def test_lost_events_do_not_shift_sequence_numbers(scripted: Scripted) -> None:
     store = MemoryStore()
-    run = RunRecord(
-        id="a" * 32, backend="claude", prompt="p", state="finished", created_at=1.0, started_at=1.0, ended_at=9.0
-    )
+    run = records.run(state="finished", created_at=1.0, started_at=1.0, ended_at=9.0)
     await store.begin(run, None)
     kept = [
         Logged(1, 1.5, RunStarted()),

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
+import records
 from clinvk.api.access import clients
 from clinvk.api.access.auth import access_of, create_key_if_open
 from clinvk.api.access.key_file import KeyFile, KeyLimits
@@ -32,10 +33,10 @@ from clinvk.runtime.process.waiting import in_background
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
 from clinvk.types.errors import BudgetSpent, KeyRefused
-from clinvk.types.record import Session, UsageOfDay
+from clinvk.types.record import UsageOfDay
 from clinvk.types.request import RunRequest
 from polling import until, until_told
-from records import AT, turn
+from records import turn
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
 from serving import LiveServer, services_of, serving
@@ -264,17 +265,7 @@ async def test_key_cannot_resume_a_session_outside_its_directories(scripted: Scr
     store = MemoryStore()
     (tmp_path / "mine").mkdir()
     for number, place in enumerate((str(tmp_path), "")):
-        await store.create(
-            Session(
-                id=f"{number}" * 32,
-                backend="claude",
-                created_at=AT,
-                last_used=AT,
-                working_dir=place,
-                initial_prompt="p",
-                backend_session_id="h",
-            )
-        )
+        await store.create(records.session(id=f"{number}" * 32, working_dir=place, backend_session_id="h"))
     key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path / "mine"),)))
     async with serving(scripted.env, store=store, keys=keys) as server:
         for number in range(2):
@@ -294,15 +285,7 @@ async def test_key_can_change_only_sessions_that_it_can_resume(scripted: Scripte
         (own, "claude", mine),
     ):
         await store.create(
-            Session(
-                id=session_id,
-                backend=backend,
-                created_at=AT,
-                last_used=AT,
-                working_dir=str(place),
-                initial_prompt="p",
-                backend_session_id="h",
-            )
+            records.session(id=session_id, backend=backend, working_dir=str(place), backend_session_id="h")
         )
     key, keys = await made(scripted, KeyLimits(backends=("claude",), workdirs=(str(mine),)))
     async with serving(scripted.env, store=store, keys=keys) as server:

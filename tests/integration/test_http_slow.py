@@ -12,9 +12,9 @@ from contextlib import suppress
 import psutil
 import pytest
 
+import records
 from clinvk.api.http.http1 import MAX_HEAD_BYTES
 from clinvk.store.memory import MemoryStore
-from clinvk.types.record import Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, pause
@@ -159,16 +159,7 @@ async def full() -> MemoryStore:
     """Return a store whose list of sessions is longer than the buffers of a connection."""
     store = MemoryStore()
     for number in range(SESSIONS):
-        await store.create(
-            Session(
-                id=f"{number:032x}",
-                backend="claude",
-                created_at=1.0,
-                last_used=1.0,
-                working_dir="/" + "d" * LONG,
-                initial_prompt="p",
-            )
-        )
+        await store.create(records.session(id=f"{number:032x}", working_dir="/" + "d" * LONG))
     return store
 
 

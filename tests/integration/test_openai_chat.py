@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from scripted import Scripted
-from scripted.steps import Step, claude_says, exits, line, wait_for
+from scripted.steps import claude_fails, claude_says, wait_for
 from serving import LiveServer, serving
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
@@ -24,13 +24,6 @@ async def client(server: LiveServer, key: str = "not-needed") -> AsyncGenerator[
         base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key=key, max_retries=0, timeout=15
     ) as sdk:
         yield sdk
-
-
-def claude_fails(status: int, message: str = "it said no") -> list[Step]:
-    """Fail as Claude Code does when its model API answers with this status."""
-    result = json.loads(str(claude_says("x")[-1]["line"]))
-    failed = {**result, "subtype": "success", "is_error": True, "api_error_status": status, "result": message}
-    return [claude_says("x")[0], line(json.dumps(failed)), exits(1)]
 
 
 def prompts(scripted: Scripted) -> list[str]:

@@ -12,7 +12,7 @@ from clinvk.config.model import BackendSettings
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
 from scripted import Call, Scripted
-from scripted.steps import claude_says, exits, hang, line, says
+from scripted.steps import claude_says, claude_thinks, exits, hang, says
 from serving import LiveServer, serving
 
 SESSION = "11111111-1111-4111-8111-111111111111"
@@ -60,16 +60,8 @@ def whole(call: Call) -> str:
 
 
 async def test_referenced_answer_is_sent_like_an_inline_answer(scripted: Scripted) -> None:
-    thinks = [
-        line(json.dumps({"type": "stream_event", "event": event, "parent_tool_use_id": None}))
-        for event in (
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
-            {"type": "content_block_stop", "index": 0},
-        )
-    ]
     says = claude_says("hello ", "Ada")
-    scripted.play([*says[:2], *thinks, *says[2:]])
+    scripted.play([*says[:2], *claude_thinks("hm"), *says[2:]])
     async with clients(scripted) as (client, _):
         first = await client.responses.create(model="claude", input="I am Ada", reasoning={"summary": "auto"})
         assert [item.type for item in first.output] == ["reasoning", "message"]

@@ -19,7 +19,7 @@ from clinvk.types.errors import SessionBusy
 from clinvk.types.record import RunRecord, Session
 from polling import until
 from scripted import Scripted
-from scripted.steps import Step, claude_says, exits, hang, line, stderr, wait_for
+from scripted.steps import claude_says, claude_thinks, exits, hang, stderr, wait_for
 from serving import LiveServer, serving
 
 PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
@@ -40,19 +40,6 @@ async def clients(scripted: Scripted) -> AsyncGenerator[tuple[AsyncOpenAI, LiveS
         ) as client,
     ):
         yield client, server
-
-
-def thinks(*thoughts: str) -> list[Step]:
-    """Return the lines with which Claude Code reports the thinking of a model."""
-    events: list[dict[str, object]] = [
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
-        *(
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": thought}}
-            for thought in thoughts
-        ),
-        {"type": "content_block_stop", "index": 0},
-    ]
-    return [line(json.dumps({"type": "stream_event", "event": event, "parent_tool_use_id": None})) for event in events]
 
 
 async def test_response_is_created(scripted: Scripted) -> None:
@@ -92,7 +79,7 @@ async def test_structured_answer_is_parsed(scripted: Scripted) -> None:
 
 async def test_thinking_becomes_a_reasoning_item_before_the_answer(scripted: Scripted) -> None:
     says = claude_says("hello")
-    scripted.play([*says[:2], *thinks("let me ", "think"), *says[2:]])
+    scripted.play([*says[:2], *claude_thinks("let me ", "think"), *says[2:]])
     async with clients(scripted) as (client, _):
         response = await client.responses.create(model="claude", input="hi", reasoning={"summary": "auto"})
         plain = await client.responses.create(model="claude", input="hi")

@@ -29,7 +29,6 @@ from clinvk.types.events import Logged
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part, PartResult, Plan, Summary
 from clinvk.types.record import RunRecord, Session
 from clinvk.types.request import RunRequest
-from nesting import too_deep
 from polling import until
 from repositories import Repository
 from shell_backend import DONE, TEXT, Shell
@@ -128,15 +127,6 @@ async def test_waiting_task_takes_little_memory(tmp_path: Path) -> None:
     assert (taken - before) / count < WAITING_BYTES
 
 
-async def test_many_tasks_finish(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, server=replace(SETTINGS.server, max_queued_runs=0))
-    async with orchestrations(tmp_path, MemoryStore(), settings) as some:
-        plan = await admitted(some, Parallel(parts=tuple(part(TEXT + DONE) for _ in range(150)), max_parallel=4))
-        async with some.start(plan, plan) as one:
-            summary = await one.drive()
-    assert (summary.completed, summary.failed) == (150, 0)
-
-
 async def test_admission_of_many_parts_yields_to_the_event_loop(tmp_path: Path) -> None:
     turns: list[int] = []
 
@@ -187,14 +177,6 @@ async def test_results_are_returned_if_the_outcome_cannot_be_recorded_in_time(
     assert summary.results[0].result.text == "hello"
     (told,) = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
     assert told == f"run {summary.run_id} is not kept: cleaning up took longer than 0.1 s"
-
-
-async def test_too_deeply_nested_meta_is_refused_with_its_field(tmp_path: Path) -> None:
-    async with orchestrations(tmp_path, MemoryStore()) as some:
-        plan = Parallel(parts=(part(DONE), replace(part(DONE), meta=too_deep())))
-        with pytest.raises(InvalidRequest) as caught:
-            await admitted(some, plan)
-    assert (caught.value.message, caught.value.field) == ("tasks[1]: meta is nested too deeply", "tasks[1].meta")
 
 
 class Stuck(PartObserver):

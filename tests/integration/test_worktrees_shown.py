@@ -12,14 +12,6 @@ from integration.worktree_home import another, changed, home, left_over
 from repositories import Repository
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    """A repository with one commit."""
-    repository = Repository(tmp_path / "project", tmp_path / "home")
-    repository.commit(**{"a.txt": "one\n", "inner/b.txt": "one\n"})
-    return repository
-
-
 async def test_show_leaves_no_temporary_files(repository: Repository, worktrees: KeptWorktrees) -> None:
     own = (await changed(worktrees, repository)).id
     listed = await worktrees.show(own)

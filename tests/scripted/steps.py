@@ -155,6 +155,27 @@ def claude_says(
     )
 
 
+def claude_thinks(*thoughts: str) -> list[Step]:
+    """Think as Claude Code does; the lines belong after the first two of an answer."""
+    events: list[JSON] = [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+        *(
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": thought}}
+            for thought in thoughts
+        ),
+        {"type": "content_block_stop", "index": 0},
+    ]
+    return _lines([{"type": "stream_event", "event": event, "parent_tool_use_id": None} for event in events])
+
+
+def claude_fails(status: int, message: str = "it said no") -> list[Step]:
+    """Fail as Claude Code does when its model API answers with this status."""
+    says = claude_says("x")
+    result = json.loads(str(says[-1]["line"]))
+    failed = {**result, "is_error": True, "api_error_status": status, "result": message}
+    return [says[0], line(json.dumps(failed)), exits(1)]
+
+
 def claude_reports_limit(resets_at: float, used: float = 0.82) -> Step:
     """Report the limit of five hours as Claude Code does with a subscription, near the limit."""
     limit: JSON = {
