@@ -17,8 +17,12 @@ from clinvk.config.model import BackendSettings, Settings, UnifiedFlags, complet
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.dialects.rest.rest import Rest
+from clinvk.runtime.run.event_log import Autosave
+from clinvk.runtime.run.recording import RunRecorder
+from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image, Placement, RunRequest, fallback_of
+from clinvk.types.record import RunRecord
+from clinvk.types.request import ClientTool, FailedAgent, Group, Image, PartPosition, Placement, RunRequest, fallback_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rest.md").read_text()
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -128,3 +132,30 @@ def test_setting_completes_a_request_without_the_option(kind: type[BackendSettin
     if is_of_agent and name not in ("model", "fallback"):
         agents = complete(replace(asked, fallback=fallback_of(["codex"])), Settings()).fallback or ()
         assert [getattr(agent, name) for agent in agents] == [getattr(FULL, name)]
+
+
+async def test_record_lists_each_option_without_a_column_and_no_text_of_an_ephemeral_run() -> None:
+    secret: dict[str, object] = {"system_prompt": "secret", "stop": ("secret",), "extra": ("--secret",)}
+    secret["output_schema"] = {"secret": 1}
+    request = replace(FULL, **secret, prompt="secret", answer_as={"secret": 1}, part=PartPosition("p", 0), depth=1)
+    request = replace(request, client_tools=(ClientTool("f"),), own_tools=False, literal=True, new_session_id="s")
+    request = replace(request, fell_back=(FailedAgent("codex", "no", "x"),), key_name="k", client="c")
+    unset = [name for name in RunRequest.__struct_fields__ if getattr(request, name) == getattr(RunRequest(), name)]
+    assert not unset
+    store = MemoryStore()
+    records = [
+        RunRecorder(store, Autosave(store), "r", replace(request, ephemeral=ephemeral), None, None, Settings()).record
+        for ephemeral in (False, True)
+    ]
+    not_stored = {"images", "client", "depth", "new_session_id", "ephemeral"}
+    columns = {*RunRecord.__struct_fields__}
+    assert {*RunRequest.__struct_fields__} <= {*records[0].request} | columns | not_stored
+    assert {*records[0].request} - {*records[1].request} == {*secret, "answer_as"}
+    assert b"secret" not in msgspec.json.encode(records[1])
+
+
+def test_prompt_that_steers_differs_in_its_turn_only() -> None:
+    begun = replace(OPEN, prompt="one", new_session_id="s1", tags=("t",), workdir="/w", client="c", effort="high")
+    steering = replace(OPEN, prompt="two", session_id="s1", on_busy="steer", effort="high")
+    assert steering.without(Group.TURN) == begun.without(Group.TURN)
+    assert replace(steering, effort="low").without(Group.TURN) != begun.without(Group.TURN)
