@@ -1,4 +1,4 @@
-"""A schema with references of each kind, and the mistakes of careless or broken clients."""
+"""Request bodies and a schema with references of each kind, and the mistakes of careless or broken clients."""
 
 import json
 import random
@@ -7,6 +7,7 @@ from copy import deepcopy
 
 from standin.document import JSON
 
+FUNCTION: dict[str, JSON] = {"name": "f", "arguments": "{}"}
 SCHEMA: dict[str, JSON] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "$id": "http://a/b",
@@ -15,6 +16,49 @@ SCHEMA: dict[str, JSON] = {
     "$defs": {"a": {"enum": ["x", 1]}, "c": {"$id": "c", "$defs": {"d": {"$anchor": "d", "minimum": 1}}}},
 }
 """An empty object fits it."""
+
+CHAT: dict[str, JSON] = {
+    "model": "claude",
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "n": 1,
+    "stop": ["a"],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "auto",
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
+    "reasoning_effort": "low",
+    "thinking": {"type": "enabled"},
+    "metadata": {"a": "b"},
+    "modalities": ["text"],
+    "temperature": 1,
+    "max_tokens": 5,
+    "messages": [
+        {"role": "system", "content": "s"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "x"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+                {"type": "file", "file": {"file_data": "aGk=", "filename": "a"}},
+            ],
+        },
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": FUNCTION}]},
+        {"role": "tool", "tool_call_id": "1", "content": "r"},
+        {"role": "user", "content": "z", "name": "n"},
+    ],
+}
+COMPLETION: JSON = {
+    "model": "claude",
+    "prompt": ["x"],
+    "stream": True,
+    "n": 1,
+    "best_of": 1,
+    "echo": True,
+    "suffix": "",
+    "stop": "x",
+    "logprobs": 1,
+    "max_tokens": 4,
+}
 
 VALUES: list[JSON] = [
     *(None, True, 0, -1, 2**70, 1.5, "", "x", "\0", [], {}, [[]], [None], [1, "a"]),
