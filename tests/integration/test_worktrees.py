@@ -19,7 +19,7 @@ from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest, WorktreeNotFound
 from clinvk.types.orchestration import ChangedFile
-from integration.worktree_home import another, changed, home, left_over
+from integration.worktree_home import another, changed, home, left_over, with_git
 from polling import until
 from repositories import Repository
 
@@ -181,13 +181,9 @@ async def test_directory_without_repository_tree_or_commit_is_refused(
     assert left_over(repository) == []
 
 
-async def test_old_git_is_refused(repository: Repository, tmp_path: Path) -> None:
-    old = tmp_path / "old" / "git"
-    old.parent.mkdir()
-    old.write_text(f'#!/bin/sh\nunset GIT_CONFIG_COUNT\nexec {shutil.which("git")} "$@"\n')
-    old.chmod(0o755)
+async def test_old_git_is_refused(repository: Repository) -> None:
     with pytest.raises(InvalidRequest, match=r"need git 2\.34 or later"):
-        await another(repository, PATH=f"{old.parent}:{os.environ['PATH']}").make(str(repository.path), "agent")
+        await with_git(repository, "unset GIT_CONFIG_COUNT").make(str(repository.path), "agent")
 
 
 async def test_repository_with_its_tree_elsewhere_is_refused(
@@ -306,18 +302,11 @@ async def test_filter_of_the_repository_is_a_warning(
 async def test_settings_that_are_planted_meanwhile_run_no_program(repository: Repository, tmp_path: Path) -> None:
     """Another agent may change the repository between any two steps."""
     repository.commit(**{".gitattributes": "* filter=late\n"})
-    planting = tmp_path / "planting" / "git"
-    planting.parent.mkdir()
     plants = "; ".join(
-        f"{shutil.which('git')} config --file {repository.path}/.git/config {key} {program(tmp_path, key)}"
+        f"git config --file {repository.path}/.git/config {key} {program(tmp_path, key)}"
         for key in ("filter.late.smudge", "filter.late.clean", "core.fsmonitor")
     )
-    planting.write_text(
-        f'#!/bin/sh\ncase "$*" in *"config --list"*) {shutil.which("git")} "$@"; {plants};; '
-        f'*) exec {shutil.which("git")} "$@";; esac\n'
-    )
-    planting.chmod(0o755)
-    worktrees = another(repository, PATH=f"{planting.parent}:{os.environ['PATH']}")
+    worktrees = with_git(repository, f'case "$*" in *"config --list"*) git "$@"; {plants}; exit;; esac')
     worktree = await changed(worktrees, repository)
     await worktrees.apply(worktree.id)
     assert repository.files()["a.txt"] == b"two\n"
@@ -326,15 +315,10 @@ async def test_settings_that_are_planted_meanwhile_run_no_program(repository: Re
 
 async def test_link_among_the_records_of_a_worktree_is_not_followed(repository: Repository, tmp_path: Path) -> None:
     """An agent may write in the repository while clinvk makes a worktree."""
-    git, victim = tmp_path / "bin" / "git", tmp_path / "victim"
-    git.parent.mkdir()
+    victim = tmp_path / "victim"
     victim.write_text("mine\n")
     index = f"{repository.path}/.git/worktrees/project/index"
-    git.write_text(
-        f'#!/bin/sh\ncase "$*" in *read-tree*) ln -s {victim} {index};; esac\nexec {shutil.which("git")} "$@"\n'
-    )
-    git.chmod(0o755)
-    worktrees = another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
+    worktrees = with_git(repository, f'case "$*" in *read-tree*) ln -s {victim} {index};; esac')
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         assert repository.git("status", "--porcelain", cwd=Path(worktree.root)) == ""
         assert victim.read_text() == "mine\n"
@@ -943,11 +927,8 @@ async def test_paths_with_special_characters(repository: Repository, tmp_path: P
 
 async def test_own_git_directory_is_in_the_home_of_clinvk(repository: Repository, tmp_path: Path) -> None:
     """The sandbox of some agents lets them write in the folder for temporary files."""
-    git, seen = tmp_path / "bin" / "git", tmp_path / "seen"
-    git.parent.mkdir()
-    git.write_text(f'#!/bin/sh\necho "$GIT_DIR" >>{seen}\nexec {shutil.which("git")} "$@"\n')
-    git.chmod(0o755)
-    worktrees = another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
+    seen = tmp_path / "seen"
+    worktrees = with_git(repository, f'echo "$GIT_DIR" >>{seen}')
     worktree = await changed(worktrees, repository)
     await worktrees.apply(worktree.id)
     used = {line for line in seen.read_text().splitlines() if not line.startswith(f"{repository.path}/.git")}

@@ -1,16 +1,13 @@
 """Applying the changes of a worktree while other programs write to the same files."""
 
 import asyncio
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from clinvk.runtime.worktrees.folders import WorktreeFolders
-from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from integration.worktree_home import another, changed, home, left_over
+from integration.worktree_home import another, changed, home, left_over, with_git
 from repositories import Repository
 
 
@@ -22,25 +19,10 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-def with_git(repository: Repository, tmp_path: Path, applying: str) -> KeptWorktrees:
-    """Return worktrees whose git runs a shell script instead of the commands that change the user's tree.
-
-    In them `git` is the real one, and `"$@"` what it was asked.
-    """
-    path = tmp_path / "bin" / "git"
-    path.parent.mkdir()
-    path.write_text(
-        f'#!/bin/sh\ngit() {{ {shutil.which("git")} "$@"; }}\n'
-        f'top="{repository.path}"; case " $*" in *" apply "*--check*) ;;\n'
-        f'*" -C $top "*" apply "*) {applying}\n;; esac\n'
-        'git "$@"\n'
-    )
-    path.chmod(0o755)
-    return another(repository, PATH=f"{path.parent}:{os.environ['PATH']}")
-
-
-async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository, tmp_path: Path) -> None:
-    worktrees = with_git(repository, tmp_path, 'cd "$top"; echo mine >a.txt')
+async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository) -> None:
+    """The user saves right before git writes the files."""
+    saves = f'case " $* " in *" apply "*--check*) ;; *" -C {repository.path} "*" apply "*) cd {repository.path}; '
+    worktrees = with_git(repository, f"{saves}echo mine >a.txt;; esac")
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "b.txt": "two\n", "new": "new\n"})
     with pytest.raises(InvalidRequest, match=r"does not fit .*nothing was changed: .*a\.txt: patch does not apply"):
         await worktrees.apply(worktree.id)

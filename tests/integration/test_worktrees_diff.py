@@ -1,7 +1,6 @@
 """Looking at worktrees in which an agent, or a check, left what git stumbles over."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile
-from integration.worktree_home import another, left_over
+from integration.worktree_home import left_over, with_git
 from repositories import Repository
 
 NESTED = "git init --quiet dep && cd dep && echo x >f && git add f && git -c user.name=a -c user.email=a@b commit -qm x"
@@ -24,16 +23,10 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-def slow_git(tmp_path: Path, command: str) -> Path:
-    """Return a git that takes a minute for one command; each call appends a line to `looks`."""
-    git = tmp_path / "bin" / "git"
-    git.parent.mkdir()
-    git.write_text(
-        f'#!/bin/sh\ncase " $* " in *"{command}"*) echo >>{tmp_path}/looks; sleep 60;; esac\n'
-        f'exec {shutil.which("git")} "$@"\n'
-    )
-    git.chmod(0o755)
-    return git
+def slow_git(repository: Repository, command: str) -> KeptWorktrees:
+    """Return worktrees whose git takes a minute for one command; each call appends a line to `looks`."""
+    looks = repository.home.parent / "looks"
+    return with_git(repository, f'case " $* " in *"{command}"*) echo >>{looks}; sleep 60;; esac')
 
 
 async def test_force_added_file_is_found_beside_one_behind_a_link(
@@ -129,10 +122,8 @@ async def test_pipe_in_the_tree_of_the_user_does_not_block(
     assert left_over(repository) == []
 
 
-async def test_slow_git_status_is_a_warning(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worktrees = another(repository, PATH=f"{slow_git(tmp_path, ' status ').parent}:{os.environ['PATH']}")
+async def test_slow_git_status_is_a_warning(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    worktrees = slow_git(repository, " status ")
     monkeypatch.setattr("clinvk.runtime.worktrees.repository._STATUS_TIMEOUT_S", 1.0)
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         (warning,) = worktree.warnings
@@ -143,7 +134,7 @@ async def test_slow_git_status_is_a_warning(
 async def test_worktree_is_kept_after_a_timeout_and_not_examined_again(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = another(repository, PATH=f"{slow_git(tmp_path, ' add --all ').parent}:{os.environ['PATH']}")
+    slow = slow_git(repository, " add --all ")
     async with slow.isolated(str(repository.path), "agent") as worktree:
         monkeypatch.setattr("clinvk.runtime.worktrees.git._TIMEOUT_S", 1.0)
         for look in (slow.check(worktree, "true", 15), slow.outcome(worktree)):

@@ -1,8 +1,6 @@
 """Work on worktrees that is cancelled at an awkward moment, or takes too long: what a thread still does then."""
 
 import asyncio
-import os
-import shutil
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from clinvk.runtime.worktrees import worktrees as package
 from clinvk.runtime.worktrees.folders import WorktreeFolders
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.types.errors import ClinvkError
-from integration.worktree_home import another, changed, home, left_over
+from integration.worktree_home import changed, home, left_over, with_git
 from polling import until, until_told
 from repositories import Repository
 
@@ -102,40 +100,30 @@ async def removed_by_the_list(worktrees: KeptWorktrees, repository: Repository) 
     return left_over(repository) == []
 
 
-def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = "") -> KeptWorktrees:
-    """Return worktrees whose git hangs after one command."""
-    git = tmp_path / "bin" / "git"
-    git.parent.mkdir()
-    git.write_text(f'#!/bin/sh\ncase "$PWD $*" in {command}) {does} sleep 60;; esac\nexec {shutil.which("git")} "$@"\n')
-    git.chmod(0o755)
-    return another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
+def with_slow(command: str, repository: Repository, does: str = "sleep 60") -> KeptWorktrees:
+    """Return worktrees whose git hangs before one command."""
+    return with_git(repository, f'case "$PWD $*" in {command}) {does};; esac')
 
 
-async def test_make_reports_a_timeout_of_git(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_make_reports_a_timeout_of_git(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "CHANGE_TIMEOUT_S", 0.5)
-    worktrees = with_slow('*"worktree add"*', repository, tmp_path)
+    worktrees = with_slow('*"worktree add"*', repository)
     with pytest.raises(ClinvkError, match=r"git worktree add took over 0\.5 s"):
         await worktrees.make(str(repository.path), "agent")
     assert left_over(repository) == []
 
 
-async def test_check_reports_a_timeout_of_restoring(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_check_reports_a_timeout_of_restoring(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "REMOVE_TIMEOUT_S", 0.5)
-    worktrees = with_slow("*checkout-index*", repository, tmp_path)
+    worktrees = with_slow("*checkout-index*", repository)
     worktree = await worktrees.make(str(repository.path), "agent")
     with pytest.raises(ClinvkError, match=r"putting the files back took over 0\.5 s"):
         await worktrees.check(worktree, "true", 10)
 
 
-async def test_apply_reports_a_timeout_of_git(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_apply_reports_a_timeout_of_git(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repositories, "_APPLY_TIMEOUT_S", 1.0)
-    worktrees = with_slow(f'*--check*) ;; *" -C {repository.path} "*" apply "*', repository, tmp_path)
+    worktrees = with_slow(f'*--check*) ;; *" -C {repository.path} "*" apply "*', repository)
     worktree = await changed(worktrees, repository)
     with pytest.raises(ClinvkError, match=r"git apply took over 1 s; some files may have been written: .* stash "):
         await worktrees.apply(worktree.id)
@@ -143,8 +131,8 @@ async def test_apply_reports_a_timeout_of_git(
 
 async def test_cancelled_apply_finishes_writing(repository: Repository, tmp_path: Path) -> None:
     go, asked = tmp_path / "go", tmp_path / "asked"
-    waiting = f'touch {asked}; until [ -e {go} ]; do sleep 0.05; done; exec {shutil.which("git")} "$@";'
-    worktrees = with_slow(f'*--check*) ;; *" -C {repository.path} "*" apply "*', repository, tmp_path, waiting)
+    waiting = f"touch {asked}; until [ -e {go} ]; do sleep 0.05; done"
+    worktrees = with_slow(f'*--check*) ;; *" -C {repository.path} "*" apply "*', repository, waiting)
     worktree = await changed(worktrees, repository)
     task = asyncio.create_task(worktrees.apply(worktree.id))
     await until(asked.exists)

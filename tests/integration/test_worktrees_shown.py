@@ -1,6 +1,5 @@
 """The displayed content of a worktree: the patch belongs to the caller, and blocks nobody."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, State
 from clinvk.types.errors import WorktreeNotFound
 from clinvk.types.orchestration import ChangedFile
-from integration.worktree_home import another, changed, home, left_over
+from integration.worktree_home import another, changed, home, left_over, with_git
 from repositories import Repository
 
 
@@ -38,15 +37,9 @@ async def test_show_removes_an_unchanged_worktree_of_a_dead_clinvk(
     ids=["changed", "unchanged"],
 )
 async def test_show_lists_files_if_git_makes_no_patch(
-    repository: Repository, tmp_path: Path, content: str, state: State, files: tuple[ChangedFile, ...]
+    repository: Repository, content: str, state: State, files: tuple[ChangedFile, ...]
 ) -> None:
-    git = tmp_path / "bin" / "git"
-    git.parent.mkdir()
-    real = shutil.which("git")
-    refuses = 'case " $* " in *" --output="*) echo fatal: too big >&2; exit 128;; esac'
-    git.write_text(f'#!/bin/sh\n{refuses}\nexec {real} "$@"\n')
-    git.chmod(0o755)
-    worktrees = another(repository, PATH=f"{git.parent}:{repository.env['PATH']}")
+    worktrees = with_git(repository, 'case " $* " in *" --output="*) echo fatal: too big >&2; exit 128;; esac')
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text(content)
     listed = await worktrees.show(worktree.id)

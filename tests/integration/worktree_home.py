@@ -1,6 +1,7 @@
 """Worktrees of a clinvk home beside a repository, for tests."""
 
 import os
+import shutil
 from pathlib import Path
 
 from clinvk.runtime.process.process_tags import RlimitTags
@@ -14,6 +15,15 @@ def another(repository: Repository, **env: str) -> KeptWorktrees:
     """Return the worktrees as another process sees them."""
     marks = RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
     return KeptWorktrees(Spawner(marks), home(repository), {**repository.env, **env})
+
+
+def with_git(repository: Repository, before: str) -> KeptWorktrees:
+    """Return worktrees whose git runs a shell script first; in the script, `git` is the real one."""
+    path = repository.home.parent / "bin" / "git"
+    path.parent.mkdir()
+    path.write_text(f'#!/bin/sh\ngit() {{ {shutil.which("git")} "$@"; }}\n{before}\ngit "$@"\n')
+    path.chmod(0o755)
+    return another(repository, PATH=f"{path.parent}:{os.environ['PATH']}")
 
 
 def home(repository: Repository) -> Path:
