@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 CLIS = ("claude", "codex", "gemini")
 IN_BOTH_WAYS = (
     *("claude", "claude_permissions", "codex", "codex_instructions", "codex_streaming", "codex_permissions"),
-    *("large", "options", "sessions"),
+    *("options", "sessions"),
 )
 """The modules with tests of the backends. The others are of what asks them: servers, commands, SDKs.
 
@@ -29,7 +29,7 @@ Gemini CLI is left out: what it tells over its other protocol is not the same, a
 for; `test_warm` says what it is like then.
 """
 
-WITH_EACH_AGENT = ("http", "interactions", "killed", "through_server", "vendor_sdks", "warm")
+WITH_EACH_AGENT = ("interactions", "killed", "through_server", "vendor_sdks", "warm")
 """The modules whose tests repeat one check for each agent. `make test` runs Codex, the fastest of the agents."""
 
 

@@ -63,11 +63,6 @@ async def test_program_that_does_not_speak_its_protocol_is_reported_as_one_shot(
         assert (await samples(live_server))['clinvk_warm_one_shot{backend="lasting"}'] == 1
 
 
-async def test_health_lists_no_backend_when_none_may_be_warm(tmp_path: Path) -> None:
-    async with serving(environ(tmp_path), {"shell": Shell()}, warm=WarmSettings(kept_backends=())) as server:
-        assert (await kept(server))["backends"] == {}
-
-
 async def test_health_reports_nothing_when_warm_processes_are_disabled(tmp_path: Path) -> None:
     async with serving(environ(tmp_path), {"lasting": Lasting(tmp_path)}, metrics_enabled=True) as server:
         assert "warm" not in (await server.client.get("/health")).json()

@@ -148,24 +148,6 @@ async def test_admission_of_many_parts_yields_to_the_event_loop(tmp_path: Path) 
     assert len(turns) >= 19
 
 
-async def test_dry_run_of_a_chain_yields_to_the_event_loop(tmp_path: Path) -> None:
-    turns: list[int] = []
-
-    async def other() -> None:
-        while True:
-            turns.append(1)
-            await asyncio.sleep(0)
-
-    steps = tuple(replace(part("x"), name=f"n{number}", dry_run=True) for number in range(30))
-    async with orchestrations(tmp_path, MemoryStore()) as some:
-        plan = await admitted(some, Chain(parts=steps))
-        async with some.start(plan, plan) as one:
-            turning = asyncio.create_task(other())
-            await one.drive()
-            turning.cancel()
-    assert len(turns) >= 29
-
-
 async def test_results_are_returned_if_the_outcome_cannot_be_recorded_in_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
