@@ -8,7 +8,8 @@ from clinvk.backends.base import Backend
 from clinvk.backends.registry import PRESETS, Backends, enabling_command
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.terminal.output import columns, print_json, print_text
+from clinvk.cli.sessions.local_store import print_answer
+from clinvk.cli.sessions.session_text import BACKEND, STATE, Fields
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
@@ -21,24 +22,26 @@ def backends(flags: JsonFlags, context: CommandContext) -> int:
         ClinvkError: the settings are invalid, or the backend does not exist.
     """
     settings = context.settings
-    chosen = [backend for name, backend in context.backends.items() if flags.backend in (None, name)]
+    chosen = _chosen(flags, context)
     found = {backend.name: executables.find(backend, settings, context.environ) for backend in chosen}
-    if flags.wants_json:
-        print_json({"backends": [_as_json(backend, settings, found[backend.name]) for backend in chosen]})
-        return 0
-    rows = [
-        [
-            backend.name + (" (default)" if backend.name == settings.default_backend else ""),
-            _state(backend, settings, found[backend.name]),
-            backend.error or found[backend.name] or f"install: {backend.install}",
-        ]
-        for backend in chosen
-    ]
-    print_text("\n".join(table([Column("BACKEND"), Column("STATE"), Column("PROGRAM", 12)], rows, columns())))
-    for name, _, command in disabled_presets(context.backends, context.environ) if flags.backend is None else ():
-        context.notes.info(f"{name} is installed; to enable it: {command}")
-    context.notes.info("clinvk doctor checks versions and logins")
-    return 0
+    fields: Fields[Backend] = (
+        (BACKEND, lambda each: f"{each.name}{' (default)' if each.name == settings.default_backend else ''}"),
+        (STATE, lambda each: _state(each, settings, found[each.name])),
+        (Column("PROGRAM", 12), lambda each: each.error or found[each.name] or f"install: {each.install}"),
+    )
+    presets = disabled_presets(context.backends, context.environ) if flags.backend is None else ()
+    return print_answer(
+        flags,
+        context,
+        lambda: {"backends": [_as_json(backend, settings, found[backend.name]) for backend in chosen]},
+        lambda view: view.table(fields, chosen),
+        *(f"{name} is installed; to enable it: {command}" for name, _, command in presets),
+        "clinvk doctor checks versions and logins",
+    )
+
+
+def _chosen(flags: JsonFlags, context: CommandContext) -> list[Backend]:
+    return [backend for name, backend in context.backends.items() if flags.backend in (None, name)]
 
 
 def disabled_presets(backends: Backends, environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
@@ -55,28 +58,25 @@ def models(flags: JsonFlags, context: CommandContext) -> int:
     Raises:
         ClinvkError: the settings are invalid, or the backend does not exist.
     """
-    settings = context.settings
-    chosen = [backend for name, backend in context.backends.items() if flags.backend in (None, name)]
-    if flags.wants_json:
-        print_json(
-            {
-                "models": [{"backend": backend.name, "model": model} for backend in chosen for model in backend.models],
-                "aliases": [
-                    {"backend": backend.name, "alias": alias, "model": model}
-                    for backend in chosen
-                    for alias, model in backend.aliases.items()
-                ],
-            }
-        )
-        return 0
+    chosen = _chosen(flags, context)
+
+    def answer() -> dict[str, object]:
+        models = [{"backend": each.name, "model": model} for each in chosen for model in each.models]
+        aliases = [(each.name, alias, model) for each in chosen for alias, model in each.aliases.items()]
+        fields = "backend", "alias", "model"
+        return {"models": models, "aliases": [dict(zip(fields, row, strict=True)) for row in aliases]}
+
     rows = [row for backend in chosen for row in _model_rows(backend)]
-    print_text("\n".join(table([Column("BACKEND"), Column("MODEL"), Column("ALIASES")], rows, columns())))
-    if own := [each.name for each in chosen if not each.models and not settings.backend(each.name).command]:
-        context.notes.info(
-            f"not known to clinvk: the models of {', '.join(own)}; --model takes the ids and names of the agent"
-        )
-    context.notes.info("an alias chooses a model of any agent; other names are passed on unchanged")
-    return 0
+    own = [each.name for each in chosen if not each.models and not context.settings.backend(each.name).command]
+    unknown = f"not known to clinvk: the models of {', '.join(own)}; --model takes the ids and names of the agent"
+    return print_answer(
+        flags,
+        context,
+        answer,
+        lambda view: table([BACKEND, Column("MODEL"), Column("ALIASES")], rows, view.most),
+        unknown if own else "",
+        "an alias chooses a model of any agent; other names are passed on unchanged",
+    )
 
 
 def _model_rows(backend: Backend) -> list[list[str]]:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.api.endpoints.inventory import BackendInfo
+from clinvk.api.endpoints.inventory import BackendInfo, NodeInfo
 from clinvk.api.server.address import listen
 from clinvk.cli.parse.flags import ClusterStatusFlags, ClusterUpFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions.local_store import print_answer
-from clinvk.cli.terminal.output import columns, print_text
-from clinvk.cli.terminal.table import Column, table
+from clinvk.cli.sessions.session_text import Fields
+from clinvk.cli.terminal.output import print_text
+from clinvk.cli.terminal.table import Column
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
 from clinvk.types.errors import AgentUnauthenticated, ConfigError, extra_required
@@ -96,21 +97,18 @@ def status(flags: ClusterStatusFlags, context: CommandContext) -> int:
     with extra_required("cluster", "a cluster"):
         from clinvk.cluster.membership import list_nodes
     nodes = asyncio.run(list_nodes(context.settings, context.environ))
-    rows = [
-        [
-            node.node,
-            node.state,
-            ", ".join(_agent(each) for each in node.backends if each.available),
-            f"{node.running}/{node.max_concurrent_runs}",
-            str(node.queued),
-            ", ".join(node.labels),
-            node.version,
-        ]
-        for node in nodes
-    ]
-    headings = [Column(name) for name in ("NODE", "STATE", "AGENTS", "RUNS", "WAITING", "LABELS", "CLINVK")]
-    shown = "\n".join(table(headings, rows, columns())) if rows else "no node is up"
-    return print_answer(flags, {"nodes": nodes}, shown)
+    fields: Fields[NodeInfo] = (
+        (Column("NODE"), lambda node: node.node),
+        (Column("STATE"), lambda node: node.state),
+        (Column("AGENTS"), lambda node: ", ".join(_agent(each) for each in node.backends if each.available)),
+        (Column("RUNS"), lambda node: f"{node.running}/{node.max_concurrent_runs}"),
+        (Column("WAITING"), lambda node: str(node.queued)),
+        (Column("LABELS"), lambda node: ", ".join(node.labels)),
+        (Column("CLINVK"), lambda node: node.version),
+    )
+    return print_answer(
+        flags, context, lambda: {"nodes": nodes}, lambda view: view.table(fields, nodes) or ["no node is up"]
+    )
 
 
 def _agent(agent: BackendInfo) -> str:

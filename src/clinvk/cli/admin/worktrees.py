@@ -31,12 +31,22 @@ def list_all(flags: WorktreesFlags, context: CommandContext) -> int:
     """
     where = directory_filter(flags, flags.here)
     found = streams.run(_worktrees(context).list(where))
-    if flags.wants_json:
-        print_json({"worktrees": [*map(_as_json, found)]})
-        return 0
-    view = text_view(context)
-    directories = {listed.id: os.path.realpath(listed.path) for listed in found}
-    prompts = streams.run(_prompts(directories, context))
+    nothing = "no worktrees" if where else "no worktrees; --isolation worktree creates them"
+    print_answer(
+        flags,
+        context,
+        lambda: {"worktrees": [*map(_as_json, found)]},
+        lambda view: _table(found, context, view),
+        "" if found else nothing,
+    )
+    for listed in () if flags.wants_json else found:
+        if listed.problem:
+            context.notes.error(f"{listed.id}: {listed.problem}")
+    return 0
+
+
+def _table(found: Sequence[WorktreeListed], context: CommandContext, view: text.TextView) -> list[str]:
+    prompts = streams.run(_prompts({listed.id: os.path.realpath(listed.path) for listed in found}, context))
     fields: text.Fields[WorktreeListed] = (
         (Column("ID"), lambda listed: listed.id),
         (Column("STATE"), lambda listed: listed.state),
@@ -48,14 +58,7 @@ def list_all(flags: WorktreesFlags, context: CommandContext) -> int:
         (Column("REPOSITORY", 12, from_left=True), lambda listed: view.place(listed.repository)),
         (text.PROMPT, lambda listed: view.title(prompts.get(listed.id, ""))),
     )
-    if found:
-        print_text("\n".join(view.table(fields, found)))
-    else:
-        context.notes.info("no worktrees" if where else "no worktrees; --isolation worktree creates them")
-    for listed in found:
-        if listed.problem:
-            context.notes.error(f"{listed.id}: {listed.problem}")
-    return 0
+    return view.table(fields, found)
 
 
 def show(flags: WorktreeShowFlags, context: CommandContext) -> int:
@@ -110,7 +113,9 @@ def apply(flags: ApplyFlags, context: CommandContext) -> int:
     place = text.directory(done.repository, text.home_of(context.environ.get("HOME")))
     more = len(done.files) - _FILES_NAMED
     lines = [f"{verb} {done.id} to {place}, uncommitted", *map(_named_file, done.files[:_FILES_NAMED])]
-    return print_answer(flags, done, "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
+    return print_answer(
+        flags, context, lambda: done, lambda _: [*lines, *([f"  and {more:,} more"] if more > 0 else [])]
+    )
 
 
 def discard(flags: DeleteFlags, context: CommandContext) -> int:
@@ -139,7 +144,7 @@ def discard(flags: DeleteFlags, context: CommandContext) -> int:
         streams.run(_worktrees(context).discard(*ids))
     verb = "would discard" if flags.dry_run else "discarded"
     answer = {"discarded": ids, "dry_run": flags.dry_run}
-    return print_answer(flags, answer, "\n".join(f"{verb} {id_}" for id_ in ids))
+    return print_answer(flags, context, lambda: answer, lambda _: [f"{verb} {id_}" for id_ in ids])
 
 
 def _worktrees(context: CommandContext) -> KeptWorktrees:

@@ -12,7 +12,7 @@ from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt import interaction_text
 from clinvk.cli.prompt.questions import Question, TerminalQuestions
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, find_interaction, open_store, over_store, print_answer, text_view
+from clinvk.cli.sessions.local_store import ALL, find, open_store, over_store, print_answer
 from clinvk.cli.terminal import streams
 from clinvk.cli.terminal.output import duration
 from clinvk.cli.terminal.table import Column, one_line
@@ -23,7 +23,7 @@ from clinvk.runtime.process.waiting import in_background
 from clinvk.store.protocol import InteractionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
-from clinvk.types.text import unknown_name, visible
+from clinvk.types.text import unknown_name
 
 NOBODY_WAITS = "no agent waits for an answer"
 _POLL_S = 0.2
@@ -34,9 +34,11 @@ def list_all(flags: ApprovalsFlags, context: CommandContext) -> int:
     query = InteractionQuery() if flags.all else InteractionQuery(status="pending", limit=ALL)
     found = over_store(context, lambda store: store.interactions(query))
     nothing = "no agent has asked anything yet" if flags.all else NOBODY_WAITS
-    lines = _table(found, text_view(context), flags.all) if found else ()
-    answer = {"interactions": [*map(interaction_view, found)]}
-    return print_answer(flags, answer, "\n".join(lines), context.notes, "" if found else nothing)
+
+    def answer() -> dict[str, object]:
+        return {"interactions": [*map(interaction_view, found)]}
+
+    return print_answer(flags, context, answer, lambda view: _table(found, view, flags.all), "" if found else nothing)
 
 
 def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) -> list[str]:
@@ -61,8 +63,13 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
     Raises:
         InteractionNotFound, AmbiguousId: the ID names no interaction, or several.
     """
-    found = over_store(context, lambda store: find_interaction(store, flags.words[0]))
-    view = text_view(context)
+    found = over_store(context, lambda store: find(store.interaction(flags.words[0])))
+
+    how = f"to answer: {interaction_text.answer_command(found)}" if found.status == "pending" else ""
+    return print_answer(flags, context, lambda: interaction_view(found), lambda view: _details(found, view), how)
+
+
+def _details(found: Interaction, view: text.TextView) -> list[str]:
     fields = {
         "id": found.id,
         "backend": found.backend,
@@ -75,10 +82,7 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
         "answers": ", ".join(found.choices),
         "fields": ", ".join(field.id for field in found.fields),
     }
-    body = [visible(line) for line in interaction_text.content(found).expandtabs(4).split("\n")]
-    shown = "\n".join([*text.named_lines(fields), "", *body])
-    how = f"to answer: {interaction_text.answer_command(found)}" if found.status == "pending" else ""
-    return print_answer(flags, interaction_view(found), shown, context.notes, how)
+    return [*text.named_lines(fields), "", *interaction_text.safe_lines(interaction_text.content(found))]
 
 
 def answer(flags: AnswerFlags, context: CommandContext) -> int:
@@ -96,13 +100,13 @@ def answer(flags: AnswerFlags, context: CommandContext) -> int:
     reference, choice, *_ = *flags.words, "answer"
 
     async def answered(store: SessionStore) -> Interaction:
-        interaction = await find_interaction(store, reference)
+        interaction = await find(store.interaction(reference))
         given = _answer(flags, choice, interaction)
         return await Interactions(store, context.settings.interactions).answer(interaction.id, given)
 
     resolved = over_store(context, answered)
     done = f"{choice} {text.short_id(resolved.id)}  {interaction_text.subject(resolved)}"
-    return print_answer(flags, interaction_view(resolved), done)
+    return print_answer(flags, context, lambda: interaction_view(resolved), lambda _: [done])
 
 
 def _answer(flags: AnswerFlags, choice: str, interaction: Interaction) -> InteractionAnswer:
@@ -132,7 +136,7 @@ async def _ask(reference: str | None, context: CommandContext) -> int:
     async with open_store(context, imports=True) as store, in_background(questions.run()):
         answer = Interactions(store, context.settings.interactions).answer
         found = await store.interactions(InteractionQuery(status="pending", limit=ALL))
-        for interaction in reversed(found) if reference is None else [await find_interaction(store, reference)]:
+        for interaction in reversed(found) if reference is None else [await find(store.interaction(reference))]:
             workdir = (await store.run(interaction.run_id)).workdir
             questions.open(Question(interaction, interaction.backend, workdir, answer))
         if not questions.pending:

@@ -10,7 +10,7 @@ from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.prompt.interaction_text import outcome, waiting_note
 from clinvk.cli.sessions import runs
-from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
+from clinvk.cli.sessions.local_store import ALL, find, open_store, text_view
 from clinvk.cli.sessions.session_text import duration_of, short_id
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, print_json, print_text
@@ -70,7 +70,7 @@ def follow(flags: Flags, context: CommandContext) -> int:
 
 async def _follow(flags: Flags, context: CommandContext) -> int:
     async with open_store(context) as store:
-        run = await find_run(store, flags.words[0])
+        run = await find(store.run(flags.words[0]))
         try:
             if run.kind == "prompt":
                 return await _follow_prompt(flags, run, store, context)
@@ -79,7 +79,7 @@ async def _follow(flags: Flags, context: CommandContext) -> int:
             run, parts = await _until_parts_end(run, store, context.notes)
         except streams.BrokenStdout:
             return exits.CANCELLED
-    print_text(runs.run_text(run, parts, text_view(context)))
+    print_text("\n".join(runs.run_text(run, parts, text_view(context))))
     return {"finished": 0, "cancelled": exits.CANCELLED}.get(run.state, exits.FAILED)
 
 

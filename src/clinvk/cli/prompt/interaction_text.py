@@ -117,6 +117,11 @@ def content(interaction: Interaction, with_diff: bool = True) -> str:
     return "\n\n".join(part.strip("\n") for part in parts if part)
 
 
+def safe_lines(text: str) -> list[str]:
+    """Return the lines of an agent's text, which cannot control the terminal."""
+    return [visible(line) for line in text.expandtabs(4).split("\n")]
+
+
 def _other_input(interaction: Interaction) -> dict[str, object]:
     """Return the input that neither the command nor the diff nor the texts of an interaction show."""
     diff = interaction.diff or ""

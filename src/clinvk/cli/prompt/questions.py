@@ -18,7 +18,6 @@ from clinvk.cli.terminal.keys import Interrupted, Keyboard, keyboard_fd
 from clinvk.cli.terminal.output import STDERR, Notes, terminal_size, write
 from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest, StoreUnavailable
 from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
-from clinvk.types.text import visible
 
 _ROWS_AROUND = 7
 _LEAST_ROWS = 8
@@ -204,7 +203,7 @@ class _Dialog:
 
     async def _view(self) -> None:
         pager = shlex.split(self._environ.get("PAGER") or "less")
-        lines = [visible(line) for line in self._content.expandtabs(4).split("\n")]
+        lines = text.safe_lines(self._content)
         if await self._opened(pager, "\n".join(lines), ".txt") is None:
             self._notes.block(lines)
 

@@ -16,7 +16,7 @@ from clinvk.cli.parse.flags import ConversationFlags, Flags, ResumeFlags, flags_
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.prompt import PromptJob, refuse_detached, release, request_of, run
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
-from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store, over_store
+from clinvk.cli.sessions.local_store import directory_filter, find, has_directory, open_store, over_store
 from clinvk.cli.sessions.session_text import TextView, choices, home_of
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask, prompt_from
@@ -177,7 +177,7 @@ async def _chosen(
     """Return the session to resume, or None if the user left the list."""
     notes, workdir = context.notes, directory_filter(flags, flags.here)
     if reference is not None:
-        session = await find_session(store, reference)
+        session = await find(store.session(reference))
         _check_same(session, flags.backend, workdir)
         return _named(session, notes)
     has_prompt = prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))

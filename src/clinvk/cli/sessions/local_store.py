@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -15,8 +15,7 @@ from clinvk.store import opening
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionNotFound
-from clinvk.types.interaction import Interaction
-from clinvk.types.record import RunRecord, Session
+from clinvk.types.record import Session
 
 ALL = 2**31 - 1
 """A limit that no store reaches."""
@@ -65,15 +64,21 @@ def _here() -> str | None:
         return None
 
 
-def print_answer(flags: JsonFlags, value: object, text: str, notes: Notes | None = None, remark: str = "") -> int:
-    """Print a value as JSON, if the flags say so, or its text and a remark, unless empty; return the exit code."""
+def print_answer(
+    flags: JsonFlags,
+    context: CommandContext,
+    value: Callable[[], object],
+    text: Callable[[TextView], Iterable[str]],
+    *remarks: str,
+) -> int:
+    """Print a value as JSON, if the flags say so, or its lines and remarks, unless empty; return the exit code 0."""
     if flags.wants_json:
-        print_json(value)
+        print_json(value())
         return 0
-    if text:
-        print_text(text)
-    if remark and notes:
-        notes.info(remark)
+    if lines := [*text(text_view(context))]:
+        print_text("\n".join(lines))
+    for remark in filter(None, remarks):
+        context.notes.info(remark)
     return 0
 
 
@@ -89,42 +94,21 @@ async def _import(store: SqliteStore, notes: Notes) -> None:
         notes.error(f"not imported: {more:,} more damaged files in {imported.damaged[0].file.parent}")
 
 
-async def find_session(store: SessionStore, reference: str) -> Session:
-    """Return the session of an ID or its first digits.
+_GROUPS = {SessionNotFound: "sessions", RunNotFound: "runs", InteractionNotFound: "approvals"}
+"""The group of commands for each kind of record."""
+
+
+async def find(wanted: Awaitable[_T]) -> _T:
+    """Return a record that the store looks up by an ID or its first digits; the errors say how to find the ID.
 
     Raises:
-        SessionNotFound: no session has the ID, or the text cannot be an ID.
-        AmbiguousId: several sessions match; the error lists them.
+        SessionNotFound, RunNotFound, InteractionNotFound: no record has the ID, or the text cannot be an ID.
+        AmbiguousId: several records match; the error lists them.
     """
-    return await _looked_up(store.session(reference), "sessions")
-
-
-async def find_run(store: SessionStore, reference: str) -> RunRecord:
-    """Return the run of an ID or its first digits.
-
-    Raises:
-        RunNotFound: no run has the ID, or the text cannot be an ID.
-        AmbiguousId: several runs match; the error lists them.
-    """
-    return await _looked_up(store.run(reference), "runs")
-
-
-async def find_interaction(store: SessionStore, reference: str) -> Interaction:
-    """Return the interaction of an ID or its first digits.
-
-    Raises:
-        InteractionNotFound: no interaction has the ID, or the text cannot be an ID.
-        AmbiguousId: several interactions match; the error lists them.
-    """
-    return await _looked_up(store.interaction(reference), "approvals")
-
-
-async def _looked_up(wanted: Awaitable[_T], group: str) -> _T:
-    """Return the record; add the command that lists the group's records to an error."""
     try:
         return await wanted
     except (SessionNotFound, RunNotFound, InteractionNotFound) as exc:
-        raise type(exc)(f"{exc.message}; clinvk {group} list shows them") from exc
+        raise type(exc)(f"{exc.message}; clinvk {_GROUPS[type(exc)]} list shows them") from exc
     except AmbiguousId as exc:
         raise AmbiguousId(f"{exc.message}; give more digits", candidates=exc.candidates) from exc
 

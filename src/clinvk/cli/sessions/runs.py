@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from clinvk.cli.parse.flags import JsonFlags, RunsFlags, UsageFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, directory_filter, find_run, over_store, print_answer, text_view
+from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store, print_answer, text_view
 from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import date_and_time, print_json, print_text, printable, without_sequences
 from clinvk.cli.terminal.table import Column, one_line
@@ -171,11 +171,14 @@ def list_all(flags: RunsFlags, context: CommandContext) -> int:
     found = over_store(context, listed)
     runs = found[: flags.limit or None]
     has_more = len(found) > len(runs)
-    more = f"the newest {len(runs)}; --limit 0 shows all" if has_more else ""
-    nothing = "no runs match" if flags.backend or flags.state or where else "no runs yet"
-    answer = {"runs": [views.run_item(run) for run in runs], "has_more": has_more}
-    lines = runs_table(runs, text_view(context)) if runs else ()
-    return print_answer(flags, answer, "\n".join(lines), context.notes, more if runs else nothing)
+    remark = f"the newest {len(runs)}; --limit 0 shows all" if has_more else ""
+    if not runs:
+        remark = "no runs match" if flags.backend or flags.state or where else "no runs yet"
+
+    def answer() -> dict[str, object]:
+        return {"runs": [*map(views.run_item, runs)], "has_more": has_more}
+
+    return print_answer(flags, context, answer, lambda view: runs_table(runs, view), remark)
 
 
 async def _newest(store: SessionStore, query: RunQuery) -> AsyncIterator[RunRecord]:
@@ -206,7 +209,7 @@ def cancel(flags: JsonFlags, context: CommandContext) -> int:
     from clinvk.remote.remote_runs import cancel_on_server  # an import that lists do not need
 
     async def ended(store: SessionStore) -> RunRecord:
-        run = await find_run(store, flags.words[0])
+        run = await find(store.run(flags.words[0]))
         if run.state not in UNDER_WAY:
             raise InvalidRequest(f"run {text.short_id(run.id)} has already ended: {run.state}")
         if flags.dry_run:
@@ -223,7 +226,8 @@ def cancel(flags: JsonFlags, context: CommandContext) -> int:
 
     run = over_store(context, ended)
     state = "would cancel" if flags.dry_run else run.state
-    return print_answer(flags, views.run_view(run), f"{state} {text.short_id(run.id)}  {run_summary(run)}".rstrip())
+    line = f"{state} {text.short_id(run.id)}  {run_summary(run)}".rstrip()
+    return print_answer(flags, context, lambda: views.run_view(run), lambda _: [line])
 
 
 def _interrupt(run: RunRecord, pid: int | None) -> None:
@@ -253,18 +257,19 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
     """
 
     async def read(store: SessionStore) -> tuple[RunRecord, Sequence[RunRecord]]:
-        run = await find_run(store, flags.words[0])
+        run = await find(store.run(flags.words[0]))
         return run, (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
 
     run, parts = over_store(context, read)
-    shown = run_text(run, parts, text_view(context))
-    return print_answer(flags, views.run_view(run, parts, len(parts)), shown)
+    return print_answer(
+        flags, context, lambda: views.run_view(run, parts, len(parts)), lambda view: run_text(run, parts, view)
+    )
 
 
-def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> str:
+def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> list[str]:
     """Return a run with its prompt, its parts and all answers, for stdout."""
-    lines = run_details(run, view) + (["", *parts_table(run, parts, view)] if parts else [])
-    return "\n".join([*lines, *run_transcript(run, parts, view)])
+    table = ["", *parts_table(run, parts, view)] if parts else []
+    return [*run_details(run, view), *table, *run_transcript(run, parts, view)]
 
 
 _BAR_CELLS = 24

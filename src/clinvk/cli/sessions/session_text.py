@@ -50,9 +50,9 @@ class TextView(NamedTuple):
     is_rendered: bool = False
 
     def table(self, fields: Fields[_T], records: Sequence[_T]) -> list[str]:
-        """Return a table of records, the head first."""
+        """Return a table of records, the head first; no line without records."""
         rows = [[text(record) for _, text in fields] for record in records]
-        return table([column for column, _ in fields], rows, self.most, self.style)
+        return table([column for column, _ in fields], rows, self.most, self.style) if rows else []
 
     def title(self, text: str) -> str:
         """Return the text of a last column, which only a terminal cuts to its width."""

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import msgspec
 from msgspec.structs import replace
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
 from clinvk.cli.parse.settings import CommandContext, age_s
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, directory_filter, find_session, over_store, print_answer, text_view
+from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store, print_answer, text_view
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask_yes_no, confirm
 from clinvk.cli.terminal.output import DAY_S, date_and_time, print_json, print_text, printable
@@ -41,12 +41,15 @@ def list_all(flags: ListFlags, context: CommandContext) -> int:
 
     page, costs = over_store(context, read)
     found = page.items
-    items = [views.session_item(session, costs) for session in found]
-    more = f"{len(found)} of {page.total:,}; --limit 0 shows all" if page.total > len(found) else ""
-    nothing = "no sessions match" if query != SessionQuery(limit=query.limit) else "no sessions yet"
-    listed = views.SessionList(sessions=items, total=page.total, limit=flags.limit, offset=0)
-    lines = text.sessions_table(found, costs, text_view(context)) if found else ()
-    return print_answer(flags, listed, "\n".join(lines), context.notes, more if found else nothing)
+
+    def listed() -> views.SessionList:
+        items = [views.session_item(session, costs) for session in found]
+        return views.SessionList(sessions=items, total=page.total, limit=flags.limit, offset=0)
+
+    remark = f"{len(found)} of {page.total:,}; --limit 0 shows all" if page.total > len(found) else ""
+    if not found:
+        remark = "no sessions match" if query != SessionQuery(limit=query.limit) else "no sessions yet"
+    return print_answer(flags, context, listed, lambda view: text.sessions_table(found, costs, view), remark)
 
 
 def show(flags: JsonFlags, context: CommandContext) -> int:
@@ -56,9 +59,13 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
     """
     session, runs = _with_runs(flags, context)
-    view = text_view(context)._replace(style=None)
-    lines = text.details(session, view) + (["", *text.turns(runs, view)] if runs else [])
-    return print_answer(flags, _with_turns(session, map(views.run_item, runs)), "\n".join(lines))
+
+    def shown(view: text.TextView) -> Iterator[str]:
+        yield from text.details(session, view)
+        if runs:
+            yield from ("", *text.turns(runs, view._replace(style=None)))
+
+    return print_answer(flags, context, lambda: _with_turns(session, map(views.run_item, runs)), shown)
 
 
 def export(flags: ExportFlags, context: CommandContext) -> int:
@@ -89,7 +96,7 @@ def _with_runs(flags: JsonFlags, context: CommandContext) -> tuple[Session, list
     """Return the session of the first argument and its runs, the oldest first."""
 
     async def read(store: SessionStore) -> tuple[Session, list[RunRecord]]:
-        session = await find_session(store, flags.words[0])
+        session = await find(store.session(flags.words[0]))
         page = await store.runs(RunQuery(session_id=session.id, limit=ALL))
         return session, [*reversed(page.items)]
 
@@ -107,7 +114,7 @@ def delete(flags: DeleteFlags, context: CommandContext) -> int:
     busy: list[str] = []
 
     async def named(store: SessionStore) -> list[Session]:
-        wanted = [await find_session(store, reference) for reference in flags.words]
+        wanted = [await find(store.session(reference)) for reference in flags.words]
         return list({session.id: session for session in wanted}.values())
 
     async def deleted(store: SessionStore) -> list[Session]:
@@ -121,21 +128,20 @@ def delete(flags: DeleteFlags, context: CommandContext) -> int:
         return gone
 
     wanted = over_store(context, named)
-    if not (flags.yes or flags.dry_run) and not confirm("delete", _named(wanted), "sessions"):
+    if not (flags.yes or flags.dry_run) and not confirm("delete", [*map(_line, wanted)], "sessions"):
         context.notes.info("nothing was deleted")
         return exits.CANCELLED
     gone = wanted if flags.dry_run else over_store(context, deleted)
     verb = "would delete" if flags.dry_run else "deleted"
-    if gone or flags.wants_json:
-        value = {"deleted": [session.id for session in gone], "dry_run": flags.dry_run}
-        print_answer(flags, value, "\n".join(f"{verb} {line}" for line in _named(gone)))
+    value = {"deleted": [session.id for session in gone], "dry_run": flags.dry_run}
+    print_answer(flags, context, lambda: value, lambda _: [f"{verb} {_line(session)}" for session in gone])
     if busy:
         raise SessionBusy("; ".join(busy))
     return 0
 
 
-def _named(wanted: Sequence[Session]) -> list[str]:
-    return [f"{text.short_id(session.id)}  {text.short_title(session)}".rstrip() for session in wanted]
+def _line(session: Session) -> str:
+    return f"{text.short_id(session.id)}  {text.short_title(session)}".rstrip()
 
 
 def clean(flags: CleanFlags, context: CommandContext) -> int:
@@ -166,7 +172,8 @@ def clean(flags: CleanFlags, context: CommandContext) -> int:
             return exits.CANCELLED
     number = clean_store(flags.dry_run)
     line = f"{'would delete' if flags.dry_run else 'deleted'} {described(number)}"
-    return print_answer(flags, {"deleted": number, "before": views.time(before), "dry_run": flags.dry_run}, line)
+    value = {"deleted": number, "before": views.time(before), "dry_run": flags.dry_run}
+    return print_answer(flags, context, lambda: value, lambda _: [line])
 
 
 def fork(flags: JsonFlags, context: CommandContext) -> int:
@@ -183,8 +190,8 @@ def fork(flags: JsonFlags, context: CommandContext) -> int:
         return parent if flags.dry_run else await sessions.fork(store, parent.id, new_id, context.backends)
 
     session = _changed(flags, context, forked)
-    line = f"would fork {_named([session])[0]}" if flags.dry_run else session.id
-    return print_answer(flags, views.session_view(session), line)
+    line = f"would fork {_line(session)}" if flags.dry_run else session.id
+    return print_answer(flags, context, lambda: views.session_view(session), lambda _: [line])
 
 
 def tag(flags: TagFlags, context: CommandContext) -> int:
@@ -206,7 +213,7 @@ def tag(flags: TagFlags, context: CommandContext) -> int:
 
     session = _changed(flags, context, tagged)
     line = f"{text.short_id(session.id)}  {', '.join(session.tags) or '(no tags)'}"
-    return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
+    return _print_changed(flags, context, session, line)
 
 
 def rename(flags: JsonFlags, context: CommandContext) -> int:
@@ -222,8 +229,13 @@ def rename(flags: JsonFlags, context: CommandContext) -> int:
         return replace(session, title=title) if flags.dry_run else await store.describe(session.id, title, None)
 
     session = _changed(flags, context, renamed)
-    (line,) = _named([session])
-    return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
+    return _print_changed(flags, context, session, _line(session))
+
+
+def _print_changed(flags: JsonFlags, context: CommandContext, session: Session, line: str) -> int:
+    """Print a session after a change; in a dry run, as the session would be."""
+    would = "would be " if flags.dry_run else ""
+    return print_answer(flags, context, lambda: views.session_view(session), lambda _: [would + line])
 
 
 def _changed(
@@ -232,6 +244,6 @@ def _changed(
     """Return the session of the first argument after a change."""
 
     async def changed(store: SessionStore) -> Session:
-        return await change(store, await find_session(store, flags.words[0]))
+        return await change(store, await find(store.session(flags.words[0])))
 
     return over_store(context, changed)
