@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from clinvk.backends.registry import Backends
-from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members, summary, topics
+from clinvk.cli.parse import commands
 from clinvk.cli.parse.flag import Flag
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import CommandContext
@@ -55,34 +55,21 @@ def candidates(words: Sequence[str], context: CommandContext) -> dict[str, str]:
     """Return the candidates for the last word, with their descriptions. A path is a single candidate, `:files`."""
     backends = context.backends
     *before, current = _joined(words) or [""]
-    specs = (spec for command in ("", *COMMANDS) for spec in flags_shown(command))  # flags may stand before a command
-    flags = {name: spec for spec in specs for name in spec.names}
-    arguments: list[str] = []
-    flag: Flag | None = None  # whose value comes next
-    is_ended = False
-    chosen = backends  # the backends whose models are candidates
-    for word in before:
-        if flag:
-            chosen = {word: backends[word]} if flag.field == "backend" and word in backends else chosen
-            flag = None
-        elif is_ended or word == "-" or not word.startswith("-"):
-            arguments.append(word)
-        elif word == "--":
-            is_ended = True
-        else:
-            flag = spec if (spec := flags.get(word)) and spec.metavar else None
-    if not is_ended and current.startswith("--") and "=" in current:
+    arguments, values, flag, is_ended = commands.split_words(before)
+    is_assigned = not is_ended and current.startswith("--") and "=" in current
+    if is_assigned:
         name, _, current = current.partition("=")
-        found = _values(flags[name], current, backends, chosen) if name in flags else {}
-    elif flag:
-        found = _values(flag, current, backends, chosen)
-    elif is_ended and not arguments:
+        flag = commands.all_flags().get(name)
+    if flag:
+        backend = values.get("backend", "")
+        found = _values(flag, current, backends, {backend: backends[backend]} if backend in backends else backends)
+    elif is_assigned or (is_ended and not arguments):
         found = {}
     else:
-        command = " ".join(arguments[: 2 if arguments[:1] and arguments[0] in GROUPS else 1])
-        command = command if command in COMMANDS else ""
+        command = " ".join(arguments[: 2 if arguments[:1] and arguments[0] in commands.GROUPS else 1])
+        command = command if command in commands.COMMANDS else ""
         if current.startswith("-") and not is_ended:
-            found = {spec.names[0]: spec.help for spec in flags_shown(command) if spec.help}
+            found = {spec.names[0]: spec.help for spec in commands.flags_shown(command) if spec.help}
         else:
             found = _words(arguments, command, context)
     return {word: about for word, about in found.items() if word.startswith(current) or word in _PATHS}
@@ -118,14 +105,14 @@ def _words(arguments: Sequence[str], command: str, context: CommandContext) -> d
     """Return the candidates for an argument: what may follow all words so far, or what the command takes here."""
     match arguments:
         case [] | ["help"]:
-            pages = ("prompt", *(f"topic {name}" for name in topics())) if arguments else ()
-            return {word.removeprefix("topic "): summary(word) for word in (*FIRST_WORDS, *pages)}
-        case [group] | ["help", group] if group in GROUPS:
-            return {word: summary(f"{group} {word}") for word in members(group)}
+            pages = ("prompt", *(f"topic {name}" for name in commands.topics())) if arguments else ()
+            return {word.removeprefix("topic "): commands.summary(word) for word in (*commands.FIRST_WORDS, *pages)}
+        case [group] | ["help", group] if group in commands.GROUPS:
+            return {word: commands.summary(f"{group} {word}") for word in commands.members(group)}
         case ["config", "set", key]:
             return dict.fromkeys(_setting_values(key, context.backends), "")
         case _:
-            taken = command_of(command).arguments if command else ()
+            taken = commands.command_of(command).arguments if command else ()
             position = len(arguments) - len(command.split())
             kind = next(iter(taken[position:]), taken[-1] if taken and taken[-1].endswith("...") else "")
             return _arguments(kind.rstrip("?."), command, context)

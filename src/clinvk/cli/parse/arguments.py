@@ -35,10 +35,10 @@ def read(argv: Sequence[str]) -> ParsedCommand:
         raise InvalidRequest("there is no command service; clinvk help service prints the units of systemd and launchd")
     if flags.help and flags.words and flags.words[0] not in commands.FIRST_WORDS:
         command_named(flags.words)
-    if unknown and (name := _command_after_its_flags(flags.words, before)):
-        return _command(name.split(), before, after)
-    if flags.words and flags.words[0] in commands.FIRST_WORDS:
-        return _command(flags.words, before, after)
+    # The parser of a prompt takes the values of other flags for words.
+    words = commands.split_words(before).arguments if unknown else flags.words
+    if words and words[0] in commands.FIRST_WORDS:
+        return _command(words, before, after)
     if before[:1] != unknown[:1]:  # else the word may be the value of the unknown flag
         _refuse_near_commands(flags.words[0] if flags.words else "")
     _refuse_unknown(unknown, commands.PROMPT, "")
@@ -46,22 +46,6 @@ def read(argv: Sequence[str]) -> ParsedCommand:
     if len(words) > 1:
         raise InvalidRequest(f"the prompt must be one argument, got {len(words)}; put it in quotes")
     return ParsedCommand("", flags.with_words(words))
-
-
-def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
-    """Return a command among its own flags. A parser with the flags of a prompt takes their values for words."""
-    for group in commands.ALONE.keys() & words:
-        flags, unknown = _parse(commands.ALONE[group], before)
-        if flags.words == (group,) and not unknown:
-            return commands.ALONE[group]
-    if any(" ".join(words[:number]) in commands.COMMANDS for number in (1, 2)):
-        return None
-    for name in commands.COMMANDS:
-        if set(name.split()) <= set(words):
-            flags, unknown = _parse(name, before)
-            if not unknown and " ".join(flags.words[: len(name.split())]) == name:
-                return name
-    return None
 
 
 def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) -> ParsedCommand:

@@ -5,7 +5,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple
@@ -153,6 +153,46 @@ def flags_shown(name: str) -> Iterator[Flag]:
     """Yield the flags of a command, its own first. A common flag that does not act on the command has no help."""
     command = command_of(name)
     return flag_types.flags_of(command.flags, command.common)
+
+
+class SplitWords(NamedTuple):
+    """Words of a command line, where flags stand before or after the command.
+
+    Attributes:
+        arguments: the words that are neither flags nor values of flags.
+        values: the values of flags, by field.
+        open_flag: the flag whose value comes next.
+        is_ended: whether `--` has ended the flags.
+    """
+
+    arguments: Sequence[str]
+    values: Mapping[str, str]
+    open_flag: Flag | None
+    is_ended: bool
+
+
+def all_flags() -> dict[str, Flag]:
+    """Return the flags of all commands by name: a name takes a value in each command, or in none."""
+    return {name: flag for command in ("", *COMMANDS) for flag in flags_shown(command) for name in flag.names}
+
+
+def split_words(words: Iterable[str]) -> SplitWords:
+    """Split words into flags and arguments. An unknown flag takes no value."""
+    flags = all_flags()
+    arguments: list[str] = []
+    values: dict[str, str] = {}
+    open_flag: Flag | None = None
+    is_ended = False
+    for word in words:
+        if open_flag:
+            values[open_flag.field], open_flag = word, None
+        elif is_ended or word == "-" or not word.startswith("-"):
+            arguments.append(word)
+        elif word == "--":
+            is_ended = True
+        else:
+            open_flag = flag if (flag := flags.get(word)) and flag.metavar else None
+    return SplitWords(arguments, values, open_flag, is_ended)
 
 
 def members(group: str) -> tuple[str, ...]:
