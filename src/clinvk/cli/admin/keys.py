@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits, Right, key_source
-from clinvk.backends.registry import Backends, backend_named
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
-from clinvk.cli.parse.settings import CommandContext, age_s, directory
+from clinvk.cli.parse.settings import CommandContext, age_s, backend_names, directory
 from clinvk.cli.sessions.session_text import Fields, TextView
 from clinvk.cli.terminal.output import Notes, columns, date_and_time, print_json, print_text
 from clinvk.cli.terminal.table import Column
-from clinvk.config.setting_values import ignore_invalid, split_list
+from clinvk.config.setting_values import ignore_invalid
 from clinvk.dialects.rest import views
 from clinvk.store.opening import open_store
 from clinvk.types.errors import ConfigError, InvalidRequest
@@ -124,11 +124,7 @@ def _warn_none_left(file: KeyFile, notes: Notes) -> None:
 
 
 def _limits(flags: KeyFlags, backends: Backends) -> KeyLimits:
-    names = split_list(flags.backends or ())
-    if flags.backends is not None and not names:
-        raise InvalidRequest("--backends is empty; list at least one agent")
-    for name in names:
-        backend_named(name, backends)
+    names = [] if flags.backends is None else backend_names(flags.backends, backends)
     if flags.burst and not flags.rate:
         raise InvalidRequest("--burst needs --rate")
     _check_range("--rate", flags.rate, RATES_RPS)

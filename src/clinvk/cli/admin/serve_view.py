@@ -18,7 +18,7 @@ from clinvk.backends.base import Backend
 from clinvk.backends.checkup_base import LoginStatus
 from clinvk.backends.registry import Backends
 from clinvk.cli.sessions.session_text import short_tokens
-from clinvk.cli.terminal.output import STDERR, duration, terminal_size, wrap
+from clinvk.cli.terminal.output import DIM, GREEN, RED, STDERR, YELLOW, duration, paint, terminal_size, wrap
 from clinvk.cli.terminal.table import cut, one_line, width
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
@@ -26,7 +26,6 @@ from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import RunFailed
 
-_DIM, _GREEN, _YELLOW, _RED, _PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 _AGENT_COLUMN = 6
 _OTHER_COLUMNS = 59
 """The width of a line without the prompt, with a client of 13 characters."""
@@ -88,28 +87,28 @@ def client_name(agent: str | None) -> str:
 def run_lines(run: RunTask, client: str, columns: int, has_color: bool) -> Iterator[str]:
     """Yield the line of a run that has ended, and the reason if it failed."""
     ending = run.log.ending
-    outcome, color, reason = "ok", _GREEN, ""
+    outcome, color, reason = "ok", GREEN, ""
     if isinstance(ending, RunFailed) and ending.code == Cancelled.code:
-        outcome, color = "cancelled", _YELLOW
+        outcome, color = "cancelled", YELLOW
     elif isinstance(ending, RunFailed):
-        outcome, color, reason = "failed", _RED, one_line(ending.message)
-    dim, plain, color = (_DIM, _PLAIN, color) if has_color else ("", "", "")
+        outcome, color, reason = "failed", RED, one_line(ending.message)
+    dim, color = (DIM, color) if has_color else ("", "")
     unit = " tokens" if columns >= _OTHER_COLUMNS + _PROMPT_COLUMN[0] + len(" tokens") else ""
     room = min(max(columns - _OTHER_COLUMNS - len(unit), _PROMPT_COLUMN[0]), _PROMPT_COLUMN[1])
     prompt = f"“{cut(one_line(run.request.prompt), room - 2)}”"
     cells = (
-        f"{dim}{time.strftime('%H:%M:%S')}{plain}",
+        paint(time.strftime("%H:%M:%S"), dim),
         f"{run.request.backend:<{_AGENT_COLUMN}}",
         prompt + " " * (room - width(prompt)),
         run_time(run.created_at, run.started_at, run.ended_at or run.created_at),
         f"{short_tokens(ending.usage) + unit if ending and ending.usage else '':>{5 + len(unit)}}",
-        f"{color}{outcome:<6}{plain}",
-        f"{dim}{client}{plain}",
+        paint(f"{outcome:<6}", color),
+        paint(client, dim),
     )
     yield "  ".join(cells)
     if reason:
         indent = 10
-        yield f"{color}{wrap(' ' * indent + reason, STDERR, indent)}{plain}"
+        yield paint(wrap(" " * indent + reason, STDERR, indent), color)
 
 
 def run_time(created_at: float, started_at: float | None, ended_at: float) -> str:

@@ -15,7 +15,7 @@ from clinvk.cli.orchestrate.outcomes import OutputFolder, open_output_folder
 from clinvk.cli.orchestrate.task_files import TaskFile, with_backends, with_flags
 from clinvk.cli.orchestrate.view import OutcomeView, resume_command
 from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
-from clinvk.cli.parse.settings import CommandContext
+from clinvk.cli.parse.settings import CommandContext, backend_names
 from clinvk.cli.prompt import background
 from clinvk.cli.prompt.display import report_runtime_warnings
 from clinvk.cli.prompt.prompt import ServerOrLocalRuns, local_runs, refuse_detached, request_of
@@ -25,7 +25,6 @@ from clinvk.cli.terminal.input import prompt_from
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.streams import on_signals
 from clinvk.config.model import Settings, complete
-from clinvk.config.setting_values import split_list
 from clinvk.dialects.rest import batch_bodies
 from clinvk.orchestrate.admission import complete_plan
 from clinvk.orchestrate.chain import resume_chain
@@ -149,12 +148,7 @@ def _backends(flags: CompareFlags, context: CommandContext) -> list[str]:
     if flags.all_backends == (flags.backends is not None):
         raise InvalidRequest("compare needs either --backends A,B or --all-backends; see clinvk help compare")
     if flags.backends is not None:
-        names = list(split_list(flags.backends))
-        for name in names:
-            backend_named(name, context.backends)
-        if not names:
-            raise InvalidRequest("--backends is empty; list at least one agent", "--backends")
-        return names
+        return backend_names(flags.backends, context.backends)
     available: list[str] = []
     for name, backend in context.backends.items():
         try:

@@ -9,24 +9,17 @@ from itertools import islice
 
 from clinvk.cli.prompt.questions import Answer, Question, TerminalQuestions
 from clinvk.cli.prompt.status_line import activity
-from clinvk.cli.terminal.output import STDERR, Notes, duration, is_writable, terminal_size, without_sequences, write
+from clinvk.cli.sessions.session_text import part_name
+from clinvk.cli.terminal import output
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.runs import Run
+from clinvk.types import events
 from clinvk.types.errors import TimedOut
-from clinvk.types.events import (
-    Event,
-    InteractionRequested,
-    InteractionResolved,
-    Logged,
-    Progress,
-    TextDelta,
-    ThinkingDelta,
-)
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 
-COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
+COLORS = {"failed": output.RED, "timed out": output.RED, "cancelled": output.YELLOW, "done": output.GREEN}
 """The color of each status."""
 
 
@@ -34,8 +27,7 @@ def part_label(plan: Plan, index: int, part: Part) -> str:
     """Return a short name for a part, e.g. `step 2 claude review`."""
     if part.is_judge:
         return f"judge ({part.request.backend})"
-    number = f"step {index + 1}" if isinstance(plan, Chain) else f"[{index}]"
-    return " ".join(filter(None, (number, part.request.backend, part.name or part.id)))
+    return part_name(plan.kind, index, part.request.backend, part.name or part.id)
 
 
 def status(result: PartResult) -> str:
@@ -52,30 +44,30 @@ def _tokens(result: PartResult) -> int:
     return usage.total_tokens if usage else 0
 
 
-def _activity(event: Event) -> str:
+def _activity(event: events.Event) -> str:
     """Return an agent's activity, or what clinvk reports of the run, on one line."""
-    if isinstance(event, Progress):
-        return f"{event.stage}: {without_sequences(event.message)}"
+    if isinstance(event, events.Progress):
+        return f"{event.stage}: {output.without_sequences(event.message)}"
     return activity(event)
 
 
 class PartQuestions(PartObserver):
     """Asks on the terminal what the agents of the parts ask."""
 
-    def __init__(self, plan: Plan, answer: Answer, notes: Notes, environ: Mapping[str, str]) -> None:
+    def __init__(self, plan: Plan, answer: Answer, notes: output.Notes, environ: Mapping[str, str]) -> None:
         self._plan = plan
         self._answer = answer
         self._questions = TerminalQuestions(notes, environ)
         self.show = self._questions.run
 
-    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[events.Logged]) -> None:
         """Ask, or take back a question that is resolved."""
         for _, _, event in batch:
             match event:
-                case InteractionRequested(interaction):
+                case events.InteractionRequested(interaction):
                     agent = part_label(self._plan, index, part)
                     self._questions.open(Question(interaction, agent, run.request.workdir or "", self._answer))
-                case InteractionResolved(interaction):
+                case events.InteractionResolved(interaction):
                     await self._questions.close(interaction)
                 case _:
                     pass
@@ -87,27 +79,27 @@ class ProgressLines(PartObserver):
     A reader who does not read stderr blocks the agents, but not Ctrl-C.
     """
 
-    def __init__(self, plan: Plan, notes: Notes) -> None:
+    def __init__(self, plan: Plan, notes: output.Notes) -> None:
         self._plan = plan
         self._notes = notes
         self._turn = asyncio.Lock()
 
     def started(self, index: int, part: Part, run: Run) -> None:
         """Print that a part has begun, unless stderr is blocked."""
-        if is_writable(STDERR):
+        if output.is_writable(output.STDERR):
             self._notes.info(f"{part_label(self._plan, index, part)}: started")
 
-    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[events.Logged]) -> None:
         """Print the activity of a verbose part."""
         for _, _, event in batch if part.request.verbose else ():
-            if not isinstance(event, ThinkingDelta) and (text := _activity(event)):
+            if not isinstance(event, events.ThinkingDelta) and (text := _activity(event)):
                 await self._print(self._notes.info, f"{part_label(self._plan, index, part)}: {text}")
 
     async def ended(self, result: PartResult) -> None:
         """Print the outcome of a part."""
         line = f"{part_label(self._plan, result.index, result.part)}: {status(result)}"
         if result.run_id:
-            line += f" after {duration(result.duration_s)}"
+            line += f" after {output.duration(result.duration_s)}"
         if used := _tokens(result):
             line += f", {used:,} tokens"
         if result.error:
@@ -117,7 +109,7 @@ class ProgressLines(PartObserver):
 
     async def _print(self, say: Callable[[str], None], line: str) -> None:
         async with self._turn:
-            await writable(STDERR)
+            await writable(output.STDERR)
             say(line)
 
 
@@ -130,7 +122,7 @@ _COLUMNS = (
     *(Column("", 12), Column("STATUS"), Column("ELAPSED", to_right=True), Column("TOKENS", to_right=True)),
     Column("ACTIVITY", 1, is_spare=True),
 )
-_style = colored({**COLORS, "running": "\x1b[36m"})
+_style = colored({**COLORS, "running": output.CYAN})
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _CLEAR_LINE, _CLEAR_LINE_ABOVE = "\r\x1b[2K", "\x1b[1A\x1b[2K"
 
@@ -148,7 +140,7 @@ class _Running:
 class LiveProgress(PartObserver):
     """Shows the parts in a table; parts that do not fit the terminal are only counted."""
 
-    def __init__(self, plan: Plan, notes: Notes) -> None:
+    def __init__(self, plan: Plan, notes: output.Notes) -> None:
         self._plan = plan
         self._notes = notes
         self._height = 0
@@ -160,11 +152,11 @@ class LiveProgress(PartObserver):
         """Show that a part has begun."""
         self._running[index] = _Running(part, run)
 
-    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[events.Logged]) -> None:
         """Show the activity of a part."""
         running = self._running[index]
         for _, _, event in batch:
-            if isinstance(event, TextDelta):
+            if isinstance(event, events.TextDelta):
                 running.text = (running.text + event.text)[-_TAIL_CHARS:]
                 running.did = ""
             else:
@@ -186,20 +178,20 @@ class LiveProgress(PartObserver):
                 self._redraw()
                 while True:
                     await asyncio.sleep(_INTERVAL_S)
-                    if is_writable(STDERR) and not self._notes.is_asking:
+                    if output.is_writable(output.STDERR) and not self._notes.is_asking:
                         self._redraw()
         finally:
             with suppress(OSError):
-                write(STDERR, _SHOW_CURSOR + self._cleared())
+                output.write(output.STDERR, _SHOW_CURSOR + self._cleared())
 
     def _redraw(self, above: str = "") -> None:
         """Replace the table; `above` is text for the lines above the table. A question takes the place of the table."""
         with suppress(OSError):  # the terminal is gone
-            lines = [] if self._notes.is_asking else self.drawn(*terminal_size(STDERR))
+            lines = [] if self._notes.is_asking else self.drawn(*output.terminal_size(output.STDERR))
             cursor = "" if self._height and lines else _HIDE_CURSOR if lines else _SHOW_CURSOR
             text = self._cleared() + cursor + above + "\n".join(lines)
             self._height = len(lines)
-            write(STDERR, text)
+            output.write(output.STDERR, text)
 
     def _cleared(self) -> str:
         return _CLEAR_LINE + _CLEAR_LINE_ABOVE * (self._height - 1) if self._height else ""
@@ -228,15 +220,15 @@ class LiveProgress(PartObserver):
         started_at = running.run.facts.started_at
         line = next((line for line in reversed(running.text.split("\n")) if line.strip()), "")
         last = one_line(running.did, _TAIL_CHARS) or cut(one_line(line), tail, from_left=True)
-        elapsed = duration(max(0.0, time.time() - started_at)) if started_at else ""
+        elapsed = output.duration(max(0.0, time.time() - started_at)) if started_at else ""
         state, used = "running" if started_at else "waiting", running.run.facts.used_tokens
         return self._label(index, running.part), state, elapsed, f"{used:,}" if used else "", last
 
     def _ended_row(self, result: PartResult) -> tuple[str, ...]:
         used = _tokens(result)
-        elapsed = duration(result.duration_s) if result.run_id else ""
+        elapsed = output.duration(result.duration_s) if result.run_id else ""
         answer = result.result.text.strip().rpartition("\n")[2]
-        last = one_line(without_sequences(result.error.message) if result.error else answer, _TAIL_CHARS)
+        last = one_line(output.without_sequences(result.error.message) if result.error else answer, _TAIL_CHARS)
         return self._label(result.index, result.part), status(result), elapsed, f"{used:,}" if used else "", last
 
     def _label(self, index: int, part: Part) -> str:

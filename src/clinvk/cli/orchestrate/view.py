@@ -12,18 +12,8 @@ from clinvk.cli.orchestrate.progress import COLORS, LiveProgress, PartQuestions,
 from clinvk.cli.parse.flags import CompareFlags, OrchestrationFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.questions import Answer
-from clinvk.cli.sessions.session_text import ANSWER, BACKEND, TITLE, Fields, TextView, failure, short_id, tokens
-from clinvk.cli.terminal.output import (
-    WOULD_EXECUTE,
-    columns,
-    duration,
-    has_colors,
-    print_json,
-    print_text,
-    printable,
-    renders_markdown,
-    without_sequences,
-)
+from clinvk.cli.sessions import session_text as text
+from clinvk.cli.terminal import output
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, readable_patch, width
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Plan, Summary, is_dry_run, is_ephemeral
@@ -34,7 +24,7 @@ _ERRORS_SHOWN = 20
 
 def resume_command(run_id: str) -> str:
     """Return the command that resumes a chain."""
-    return f"clinvk chain --resume-from {short_id(run_id)}"
+    return f"clinvk chain --resume-from {text.short_id(run_id)}"
 
 
 class OutcomeView(NamedTuple):
@@ -81,21 +71,21 @@ class OutcomeView(NamedTuple):
     def print(self, summary: Summary) -> None:
         """Print the outcome on stdout and remarks on stderr."""
         if self.is_stream:
-            print_text(printable(last_line(summary)))
+            output.print_text(output.printable(last_line(summary)))
         elif self.flags.wants_json:
-            print_json(outcome(summary))
+            output.print_json(outcome(summary))
         else:
-            print_text("\n".join(self._text(summary)).rstrip("\n"))
+            output.print_text("\n".join(self._text(summary)).rstrip("\n"))
         self._remark(summary)
 
     def _text(self, summary: Summary) -> list[str]:
         """Return the lines for stdout. A dry run has commands in place of answers, and no table."""
-        output = self.context.settings.output
-        is_colored = output.color and has_colors(1, self.context.environ)
-        view = TextView(time.time(), None, columns(), colored(COLORS) if is_colored else None)
+        options = self.context.settings.output
+        is_colored = options.color and output.has_colors(1, self.context.environ)
+        view = text.TextView(time.time(), None, output.columns(), colored(COLORS) if is_colored else None)
         if is_dry_run(summary.plan):
-            return [WOULD_EXECUTE, *answers(summary, view), *map(printable, dry_run_judge(summary))]
-        view = view._replace(is_rendered=renders_markdown(output, self.context.environ))
+            return [output.WOULD_EXECUTE, *answers(summary, view), *map(output.printable, dry_run_judge(summary))]
+        view = view._replace(is_rendered=output.renders_markdown(options, self.context.environ))
         lines: list[str] = []
         has_answers = self._has_answers(summary)
         if has_answers:
@@ -104,7 +94,7 @@ class OutcomeView(NamedTuple):
         if isinstance(self.flags, CompareFlags) and self.flags.diff:
             lines += differences(summary, view)
         if has_answers:
-            lines += map(printable, failed_checks(summary))
+            lines += map(output.printable, failed_checks(summary))
         return lines + overview(summary, view, self.context.settings.output.show_tokens)
 
     def _has_answers(self, summary: Summary) -> bool:
@@ -125,7 +115,7 @@ class OutcomeView(NamedTuple):
                 own = result.change.branch.partition("/")[2]
                 notes.info(f"{who}: changes kept; to see them: clinvk worktrees show {own} (or apply, discard)")
         failed = [(result, result.error) for result in summary.results if result.error and not result.is_cancelled]
-        is_shown = columns() and not self.flags.wants_json and not self.is_stream and self._has_answers(summary)
+        is_shown = output.columns() and not self.flags.wants_json and not self.is_stream and self._has_answers(summary)
         if failed and not (self.has_lines or is_shown):
             for result, error in failed[:_ERRORS_SHOWN]:
                 notes.error(f"{part_label(plan, result.index, result.part)}: {status(result)}: {error.message}")
@@ -141,7 +131,7 @@ _CHECK_LINES = 20
 _BETWEEN = "  │  "
 
 
-def answers(summary: Summary, view: TextView) -> Iterator[str]:
+def answers(summary: Summary, view: text.TextView) -> Iterator[str]:
     """Yield the answers for stdout, each below a head line.
 
     A part that was cancelled before its agent started is left out.
@@ -154,12 +144,12 @@ def answers(summary: Summary, view: TextView) -> Iterator[str]:
         yield ""
 
 
-def _said(result: PartResult, view: TextView, wide: int | None = None) -> Iterator[str]:
+def _said(result: PartResult, view: text.TextView, wide: int | None = None) -> Iterator[str]:
     """Yield the answer of a part, and its error if it failed; JSON for a schema is not rendered."""
     has_schema = result.part.request.output_schema is not None
     yield view._replace(is_rendered=view.is_rendered and not has_schema).answer(result.result.text, wide)
     if result.error:
-        yield f"({failure(status(result), result.error.message)})"
+        yield f"({text.failure(status(result), result.error.message)})"
 
 
 def dry_run_judge(summary: Summary) -> Iterator[str]:
@@ -169,7 +159,7 @@ def dry_run_judge(summary: Summary) -> Iterator[str]:
         yield "(runs after all answers)"
 
 
-def side_by_side(summary: Summary, view: TextView) -> list[str]:
+def side_by_side(summary: Summary, view: text.TextView) -> list[str]:
     """Return the answers in columns that fit the terminal; nothing if there is no room."""
     number = len(summary.results)
     wide = ((view.most or 0) - len(_BETWEEN) * (number - 1)) // number
@@ -177,14 +167,14 @@ def side_by_side(summary: Summary, view: TextView) -> list[str]:
         return []
     columns = [[cut(head(summary, result), wide), *_lines(result, view, wide)] for result in summary.results]
     rows = zip_longest(*columns, fillvalue="")
-    padded = ([cell + " " * (wide - width(without_sequences(cell))) for cell in row] for row in rows)
+    padded = ([cell + " " * (wide - width(output.without_sequences(cell))) for cell in row] for row in rows)
     return [*(_BETWEEN.join(row).rstrip() for row in padded), ""]
 
 
-def _lines(result: PartResult, view: TextView, wide: int) -> Iterator[str]:
+def _lines(result: PartResult, view: text.TextView, wide: int) -> Iterator[str]:
     """Yield the answer and the error of a part in lines of at most `wide` cells."""
     for line in "\n".join(_said(result, view, wide)).split("\n"):
-        is_fitting = view.is_rendered and width(without_sequences(line)) <= wide
+        is_fitting = view.is_rendered and width(output.without_sequences(line)) <= wide
         yield from [line] if is_fitting else wrapped(line, wide)
 
 
@@ -199,10 +189,10 @@ def wrapped(line: str, wide: int) -> list[str]:
 
 def head(summary: Summary, result: PartResult) -> str:
     """Return the head line of a part."""
-    return f"── {one_line(part_label(summary.plan, result.index, result.part))} ──"
+    return text.heading(one_line(part_label(summary.plan, result.index, result.part)))
 
 
-def differences(summary: Summary, view: TextView) -> Iterator[str]:
+def differences(summary: Summary, view: text.TextView) -> Iterator[str]:
     """Yield the changes of each part; without worktrees, how each answer differs from the first answer."""
     changed = [(result, result.change) for result in summary.results if result.change]
     for result, change in changed:
@@ -219,7 +209,7 @@ def differences(summary: Summary, view: TextView) -> Iterator[str]:
         yield ""
 
 
-def _patch(patch: str, view: TextView) -> Iterable[str]:
+def _patch(patch: str, view: text.TextView) -> Iterable[str]:
     """Return the lines of a patch: safe for a terminal, or unchanged."""
     return readable_patch(patch.split("\n"), is_colored=view.style is not None) if view.most else [patch]
 
@@ -231,25 +221,28 @@ def failed_checks(summary: Summary) -> Iterator[str]:
         if check and not check.passed:
             why = "timed out" if check.exit_code is None else f"exit code {check.exit_code}"
             yield f"{head(summary, result)} check failed ({why})"
-            yield from without_sequences(check.output).splitlines()[-_CHECK_LINES:]
+            yield from output.without_sequences(check.output).splitlines()[-_CHECK_LINES:]
             yield ""
 
 
-def overview(summary: Summary, view: TextView, show_tokens: bool) -> list[str]:
+def overview(summary: Summary, view: text.TextView, show_tokens: bool) -> list[str]:
     """Return the table of all parts, head first, and the totals."""
     first = int(isinstance(summary.plan, Chain))
-    changes: Fields[PartResult] = (
+    changes: text.Fields[PartResult] = (
         (Column("FILES", to_right=True), lambda result: str(len(result.change.files)) if result.change else ""),
     )
-    checks: Fields[PartResult] = ((Column("CHECK"), _check),)
-    fields: Fields[PartResult] = (
+    checks: text.Fields[PartResult] = ((Column("CHECK"), _check),)
+    fields: text.Fields[PartResult] = (
         (Column("STEP" if first else "INDEX", to_right=True), lambda result: str(result.index + first)),
-        (BACKEND, lambda result: result.part.request.backend),
+        (text.BACKEND, lambda result: result.part.request.backend),
         (Column("STATUS"), status),
-        (Column("DURATION", to_right=True), lambda result: duration(result.duration_s) if result.run_id else ""),
+        (Column("DURATION", to_right=True), lambda result: output.duration(result.duration_s) if result.run_id else ""),
         *(changes if any(result.change for result in summary.results) else ()),
         *(checks if any(result.check for result in summary.results) else ()),
-        (ANSWER if isinstance(summary.plan, Compare) else TITLE, lambda result: view.title(_title(summary, result))),
+        (
+            text.ANSWER if isinstance(summary.plan, Compare) else text.TITLE,
+            lambda result: view.title(_title(summary, result)),
+        ),
     )
     return [*view.table(fields, summary.results), *_totals(summary, show_tokens)]
 
@@ -261,7 +254,7 @@ def _check(result: PartResult) -> str:
 def _title(summary: Summary, result: PartResult) -> str:
     """Return what a part is about; in a comparison, where all parts have one prompt, the answer."""
     if isinstance(summary.plan, Compare):
-        return without_sequences(result.error.message) if result.error else result.result.text.strip()
+        return output.without_sequences(result.error.message) if result.error else result.result.text.strip()
     return result.part.name or result.part.id or result.part.request.prompt.strip()
 
 
@@ -275,13 +268,13 @@ def _totals(summary: Summary, show_tokens: bool) -> Iterator[str]:
     }
     listed = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count or state == "done")
     what = f"{PART_NOUNS[summary.plan.kind]}{'' if total == 1 else 's'}"
-    used = f"; {tokens(summary.usage)} tokens" if show_tokens else ""
-    yield f"{total:,} {what}: {listed} in {duration(summary.duration_s)}{used}"
+    used = f"; {text.tokens(summary.usage)} tokens" if show_tokens else ""
+    yield f"{total:,} {what}: {listed} in {output.duration(summary.duration_s)}{used}"
     if verdict := summary.verdict:
         best = verdict.best
         if best is None:
             said = verdict.result.error.message if verdict.result.error else verdict.reasons
-            yield f"the judge failed: {one_line(without_sequences(said))}"
+            yield f"the judge failed: {one_line(output.without_sequences(said))}"
         else:
             letters = ", ".join(f"{chr(ord('A') + at)} is [{index}]" for at, index in enumerate(verdict.order))
             yield f"best: {part_label(summary.plan, best, summary.plan.parts[best])} ({letters})"

@@ -1,7 +1,7 @@
 """Load the settings of a command, where flags override the environment and the file, and check values of flags."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -13,8 +13,8 @@ from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.load import SettingsTrace, backend_keys, home, trace
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import DEFINING, OnInvalid, all_keys, ignore_invalid, raise_invalid
-from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
+from clinvk.config.setting_values import DEFINING, OnInvalid, all_keys, ignore_invalid, raise_invalid, split_list
+from clinvk.types.errors import ConfigError, InvalidRequest
 from clinvk.types.redaction import without_secrets
 from clinvk.types.text import BACKEND_NAME, nearest
 
@@ -94,8 +94,8 @@ class CommandContext:
     def trace(self, reject: OnInvalid = raise_invalid) -> SettingsTrace:
         """Load the settings with the source of each one; pass every error to `reject`."""
         flags = self.flags
-        if flags.backend is not None and flags.backend not in self.backends:
-            raise BackendUnavailable(registry.unknown_backend(flags.backend, self.backends))
+        if flags.backend is not None:
+            registry.backend_named(flags.backend, self.backends)
         given: dict[str, object] = {
             "default_backend": flags.backend,
             "output.format": flags.output_format,
@@ -127,6 +127,21 @@ def redefinitions(settings: Settings) -> dict[tuple[str, ...], str]:
         for key in sorted({*DEFINING, "folders"})
         if getattr(settings.backend(name), key)
     }
+
+
+def backend_names(given: Sequence[str], backends: Backends) -> list[str]:
+    """Return the names in the values of `--backends`.
+
+    Raises:
+        InvalidRequest: there is no name.
+        BackendUnavailable: a backend does not exist.
+    """
+    names = [*split_list(given)]
+    if not names:
+        raise InvalidRequest("--backends is empty; list at least one agent", "--backends")
+    for name in names:
+        registry.backend_named(name, backends)
+    return names
 
 
 def directory(path: str, flag: str) -> str:

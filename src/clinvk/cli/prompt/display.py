@@ -242,8 +242,16 @@ class RunDisplay:
         return data
 
     def _footer(self, run: "printers.ShownRun", ending: events.RunFinished) -> str:
+        """Return the model, duration, tokens, cost and session of a run, and how to continue, on one line."""
         facts = run.facts
-        line = footer(self._model or run.request.backend, printers.duration_s(facts), ending, facts.session_id)
+        parts = [
+            self._model or run.request.backend,
+            duration(printers.duration_s(facts)),
+            f"{short_tokens(ending.usage)} tokens" if ending.usage else "",
+            "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
+            f"session {short_id(facts.session_id)}" if facts.session_id else "",
+        ]
+        line = " · ".join(filter(None, parts))
         with_hint = f"{line} (clinvk -c to continue)"
         has_hint = self.has_begun and facts.session_id and len(with_hint) <= (columns() or 80)
         return with_hint if has_hint else line
@@ -274,18 +282,6 @@ class RunDisplay:
         async for _, at, event in run.log.follow(self._number):
             if not isinstance(event, events.RunFinished | events.RunFailed) and (data := self._printer.feed(event, at)):
                 await self._stdout.write(data)
-
-
-def footer(model: str, seconds: float, ending: events.RunFinished, session_id: str | None) -> str:
-    """Return the model, duration, tokens, cost and session of a run on one line."""
-    parts = [
-        model,
-        duration(seconds),
-        f"{short_tokens(ending.usage)} tokens" if ending.usage else "",
-        "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
-        f"session {short_id(session_id)}" if session_id else "",
-    ]
-    return " · ".join(filter(None, parts))
 
 
 def _with_remedy(denied: str, request: RunRequest, session_id: str | None) -> str:

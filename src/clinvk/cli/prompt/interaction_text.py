@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import msgspec
 
 from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.sessions.session_text import short_id
+from clinvk.cli.terminal.output import BOLD, CYAN, GREEN, RED, paint
 from clinvk.cli.terminal.table import one_line, width
 from clinvk.types.events import ToolCall
 from clinvk.types.interaction import Interaction, QuestionField
@@ -17,14 +17,13 @@ from clinvk.types.text import visible
 
 _INDENT = "    "
 _TAB = "    "
-_BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _EDIT_FIELDS = ("content", "old_string", "oldString", "new_string", "newString")
 """The texts of a tool's input that a diff shows."""
 
 _ACTION = re.compile("^(add|update|delete) ")
 """The words before a path, as Codex names a change."""
 
-_DIFF_COLORS = {"---": _BOLD, "+++": _BOLD, "@@ ": "\x1b[36m", "+": "\x1b[32m", "-": "\x1b[31m"}
+_DIFF_COLORS = {"---": BOLD, "+++": BOLD, "@@ ": CYAN, "+": GREEN, "-": RED}
 
 
 class Key(NamedTuple):
@@ -182,14 +181,15 @@ def field_value(field: QuestionField, line: str) -> str | list[str]:
 def question_lines(text: str, columns: int, rows: int, is_colored: bool) -> tuple[list[str], int]:
     """Return the content of an interaction in lines for a terminal, and how many characters are left out."""
     shown, missing = _rows(text, columns - len(_INDENT), rows)
-    lines = [f"{_INDENT}{_colored(row, start) if is_colored else row}" if row else "" for row, start in shown]
+    lines = [f"{_INDENT}{paint(row, _diff_color(start) if is_colored else '')}" if row else "" for row, start in shown]
     return lines, missing
 
 
 def _rows(text: str, columns: int, most: int) -> tuple[list[tuple[str, str]], int]:
     """Return rows of at most `columns` cells, each with the start of its line, and how many characters are left out."""
     rows: list[tuple[str, str]] = []
-    for start, line in _lines(text):
+    start = 0
+    for line in text.split("\n"):
         row, room = "", columns
         for at, char in enumerate(line):
             shown = _TAB if char == "\t" else visible(char)
@@ -203,20 +203,12 @@ def _rows(text: str, columns: int, most: int) -> tuple[list[tuple[str, str]], in
         rows.append((row, line[:3]))
         if len(rows) == most:
             return rows, max(0, len(text) - start - len(line) - 1)
+        start += len(line) + 1
     return rows, 0
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each line with its position in the text."""
-    start = 0
-    for line in text.split("\n"):
-        yield start, line
-        start += len(line) + 1
-
-
-def _colored(row: str, start: str) -> str:
-    color = _DIFF_COLORS.get(start) or _DIFF_COLORS.get(start[:1], "")
-    return f"{color}{row}{_PLAIN}" if color else row
+def _diff_color(start: str) -> str:
+    return _DIFF_COLORS.get(start) or _DIFF_COLORS.get(start[:1], "")
 
 
 def outcome(resolved: Interaction) -> str:

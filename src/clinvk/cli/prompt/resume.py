@@ -17,7 +17,7 @@ from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.prompt import PromptJob, refuse_detached, release, request_of, run
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
 from clinvk.cli.sessions.local_store import directory_filter, find, has_directory, open_store, over_store
-from clinvk.cli.sessions.session_text import TextView, choices, home_of
+from clinvk.cli.sessions.session_text import TextView, home_of, sessions_table
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask, prompt_from
 from clinvk.cli.terminal.keys import Interrupted, Keyboard
@@ -205,6 +205,7 @@ async def _picked(
 _LISTED = 9
 """The sessions in the list: one for each digit."""
 
+_COLUMNS = ("BACKEND", "USED", "NODE", "DIRECTORY", "TITLE")
 _HELP = "up, down and Enter, or 1 to 9: choose   /: search   q: leave"
 _UP, _CLEAR_LINE = "\x1b[{}A", "\x1b[K"
 
@@ -239,7 +240,7 @@ async def _pick(search: Callable[[str], Awaitable[Sequence[Session]]], view: Tex
 
 def _show(found: Sequence[Session], selected: int, view: TextView) -> None:
     columns = terminal_size(STDERR).columns
-    head, *rows = choices(found, view._replace(most=columns - 5)) if found else ("nothing found",)
+    head, *rows = sessions_table(found, {}, view._replace(most=columns - 5), _COLUMNS) or ("nothing found",)
     lines = [f"{'>' if at == selected else ' '} {at + 1}  {row}" for at, row in enumerate(rows)]
     lines = [cut(line, columns - 1) for line in (f"     {head}", *lines, _HELP)]
     write(STDERR, "".join(f"{line}{_CLEAR_LINE}\n" for line in lines))

@@ -9,7 +9,7 @@ from itertools import cycle
 
 import msgspec
 
-from clinvk.cli.terminal.output import STDERR, Notes, is_writable, on_one_line, terminal_size, write
+from clinvk.cli.terminal.output import DIM, STDERR, Notes, is_writable, on_one_line, paint, terminal_size, write
 from clinvk.cli.terminal.table import cut, readable_patch
 from clinvk.types import events
 
@@ -79,7 +79,7 @@ class StatusLine:
             if self._is_wanted and not notes.is_asking and is_writable(STDERR):
                 parts = (self._agent, f"{time.monotonic() - self._start:.0f} s", self._activity)
                 line = cut(f"{frame} {' · '.join(filter(None, parts))}", terminal_size(STDERR).columns - 1)
-                _draw(f"{_CLEAR}\x1b[2m{line}\x1b[0m" if notes.has_color else f"{_CLEAR}{line}")
+                _draw(_CLEAR + paint(line, DIM if notes.has_color else ""))
                 self._is_drawn = True
 
 

@@ -105,8 +105,7 @@ def parts_table(whole: RunRecord, runs: Sequence[RunRecord], view: text.TextView
 def part_label(whole: RunRecord, run: RunRecord) -> str:
     """Return a short name for a part of a run, e.g. `step 2 claude review`."""
     place = _place(run)
-    number = f"step {place.index + 1}" if whole.kind == "chain" else f"[{place.index}]"
-    return one_line(" ".join(filter(None, (number, run.backend, place.name))))
+    return one_line(text.part_name(whole.kind, place.index, run.backend, place.name))
 
 
 def run_transcript(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> Iterator[str]:
@@ -118,7 +117,7 @@ def run_transcript(run: RunRecord, parts: Sequence[RunRecord], view: text.TextVi
     answers = ((part_label(run, part), _said(part, view)) for part in _in_order(parts))
     for head, content in (("prompt", printable(run.prompt)), *answers, ("answer", answer)):
         if content.strip():
-            yield f"\n── {head} ──"
+            yield f"\n{text.heading(head)}"
             yield content.strip("\n")
 
 

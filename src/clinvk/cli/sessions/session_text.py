@@ -1,13 +1,13 @@
 """Sessions and their turns as text: records in, lines out."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from clinvk.cli.terminal.input import without_context
-from clinvk.cli.terminal.output import date_and_time, duration, printable, time_ago, without_sequences
+from clinvk.cli.terminal.output import RED, YELLOW, date_and_time, duration, printable, time_ago, without_sequences
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Usage
@@ -24,7 +24,7 @@ _PIPED_PROMPT = 200
 _LABEL = 13
 _YELLOW = ("active", "paused", "queued", "running", "waiting", "cancelled")
 _RED = ("error", "failed", "interrupted")
-STATE_STYLE = colored({**dict.fromkeys(_YELLOW, "\x1b[33m"), **dict.fromkeys(_RED, "\x1b[31m")})
+STATE_STYLE = colored({**dict.fromkeys(_YELLOW, YELLOW), **dict.fromkeys(_RED, RED)})
 
 Fields = Sequence[tuple[Column, Callable[[_T], str]]]
 """The columns of a table, each with the text of its cell."""
@@ -100,8 +100,10 @@ def node_field(records: Sequence[Session | RunRecord]) -> Fields[Session | RunRe
     return [(Column("NODE"), lambda record: record.node)] if any(record.node for record in records) else []
 
 
-def sessions_table(sessions: Sequence[Session], costs: Mapping[str, float], view: TextView) -> list[str]:
-    """Return a table of sessions with their known costs, the head first."""
+def sessions_table(
+    sessions: Sequence[Session], costs: Mapping[str, float], view: TextView, titles: Collection[str] = ()
+) -> list[str]:
+    """Return a table of sessions with their known costs, the head first; `titles` are those of the columns to print."""
     fields: Fields[Session] = (
         (Column("ID"), lambda session: short_id(session.id)),
         (BACKEND, lambda session: one_line(session.backend)),
@@ -114,19 +116,7 @@ def sessions_table(sessions: Sequence[Session], costs: Mapping[str, float], view
         (COST, lambda session: cost_text(costs.get(session.id))),
         (TITLE, lambda session: view.title(session_title(session))),
     )
-    return view.table(fields, sessions)
-
-
-def choices(sessions: Sequence[Session], view: TextView) -> list[str]:
-    """Return a table of sessions to choose from, the head first."""
-    fields: Fields[Session] = (
-        (BACKEND, lambda session: one_line(session.backend)),
-        (Column("USED"), lambda session: view.ago(session.last_used)),
-        *node_field(sessions),
-        (DIRECTORY, lambda session: view.place(session.working_dir)),
-        (TITLE, session_title),
-    )
-    return view.table(fields, sessions)
+    return view.table([field for field in fields if not titles or field[0].title in titles], sessions)
 
 
 def session_title(session: Session) -> str:
@@ -201,6 +191,17 @@ def turns(runs: Sequence[RunRecord], view: TextView) -> list[str]:
         (PROMPT, lambda run: view.title(without_context(run.prompt))),
     )
     return view.table(fields, runs)
+
+
+def part_name(kind: str, index: int, backend: str, name: str) -> str:
+    """Return a short name for a part of a run of some kind, e.g. `step 2 claude review`."""
+    number = f"step {index + 1}" if kind == "chain" else f"[{index}]"
+    return " ".join(filter(None, (number, backend, name)))
+
+
+def heading(name: str) -> str:
+    """Return the line above the answer of a part, or another text of a run."""
+    return f"── {name} ──"
 
 
 def opening_lines(prompt: str, most: int | None) -> str:

@@ -169,7 +169,15 @@ def print_json(value: object) -> None:
     print_text(printable((msgspec.json.format(data, indent=2) if os.isatty(1) else data).decode()))
 
 
-_DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
+BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+RED, GREEN, YELLOW, CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
+
+
+def paint(text: str, color: str | None) -> str:
+    """Return a text in a color; unchanged without a color."""
+    return f"{color}{text}{PLAIN}" if color else text
+
+
 _PREFIX = "clinvk: "
 
 
@@ -209,17 +217,17 @@ class Notes:
 
     def error(self, message: str) -> None:
         """Print an error, often the stderr of a program."""
-        self._line(without_sequences(message), _RED)
+        self._line(without_sequences(message), RED)
 
     def info(self, message: str) -> None:
         """Print a note."""
-        self._line(message, _DIM)
+        self._line(message, DIM)
 
     def footer(self, message: str) -> None:
         """Print an empty line, and a dim line without `clinvk: `."""
         line = wrap(on_one_line(message), STDERR, 2)
         with suppress(OSError):  # the reader is gone
-            self._write(f"\n{_DIM}{line}{_PLAIN}\n" if self.has_color else f"\n{line}\n")
+            self._write(f"\n{paint(line, DIM if self.has_color else '')}\n")
 
     def block(self, lines: Iterable[str]) -> None:
         """Print lines that are safe for a terminal, without `clinvk: `."""
@@ -229,7 +237,7 @@ class Notes:
     def _line(self, message: str, color: str) -> None:
         text = wrap(f"{_PREFIX}{on_one_line(message)}\n", STDERR, len(_PREFIX))
         if self.has_color:
-            text = text.replace("clinvk:", f"{color}clinvk:{_PLAIN}", 1)
+            text = text.replace("clinvk:", paint("clinvk:", color), 1)
         if self._waits or is_writable(STDERR):
             with suppress(OSError):  # the reader is gone
                 self._write(text)

@@ -17,6 +17,9 @@ _PIECE_BYTES = select.PIPE_BUF
 """A pipe that poll reports as writable accepts this many bytes without blocking."""
 
 
+_MAX_LINE_BYTES = 64 * 2**20
+
+
 class BrokenStdout(Exception):
     """The reader of stdout is gone."""
 
@@ -59,9 +62,9 @@ def is_pipe(fd: int) -> bool:
 
 
 @asynccontextmanager
-async def stdin(max_line_bytes: int = 64 * 2**20) -> AsyncGenerator[asyncio.StreamReader]:
+async def stdin() -> AsyncGenerator[asyncio.StreamReader]:
     """Read stdin, which is a pipe or a socket, inside the context. `readline` raises ValueError for a longer line."""
-    reader = asyncio.StreamReader(max_line_bytes)
+    reader = asyncio.StreamReader(_MAX_LINE_BYTES)
     pipe = os.fdopen(0, "rb", 0, closefd=False)
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)

@@ -8,13 +8,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from clinvk.cli.terminal.output import on_one_line
+from clinvk.cli.terminal.output import BOLD, CYAN, GREEN, RED, on_one_line, paint
 from clinvk.types.text import escape_controls
 
 _GAP = 2
 _MORE = "…"
 _BETWEEN = " " * _GAP
-_PLAIN = "\x1b[0m"
 
 Style = Callable[[str, str], str]
 """Takes a cell as printed and its whole text; returns the cell with color codes."""
@@ -72,8 +71,7 @@ def colored(colors: Mapping[str, str]) -> Style:
     """Return a style that colors the cells with these texts."""
 
     def style(shown: str, text: str) -> str:
-        color = colors.get(text)
-        return f"{color}{shown}{_PLAIN}" if color else shown
+        return paint(shown, colors.get(text))
 
     return style
 
@@ -144,8 +142,8 @@ def _line(
     return _BETWEEN.join(parts).rstrip()
 
 
-_BOLD, _CYAN, _GREEN, _RED, _RESET = "\x1b[1m", "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[m"
-_COLORS = {"+": _GREEN, "-": _RED}
+_RESET = "\x1b[m"
+_COLORS = {"+": GREEN, "-": RED}
 
 
 def readable_patch(patch: Iterable[str], is_colored: bool) -> Iterator[str]:
@@ -166,9 +164,9 @@ def readable_patch(patch: Iterable[str], is_colored: bool) -> Iterator[str]:
 
 def _colored(line: str, is_header: bool) -> str:
     if is_header:
-        return f"{_BOLD}{line}{_RESET}"
+        return f"{BOLD}{line}{_RESET}"
     if line.startswith("@@ "):
         place, end, name = line.partition(" @@")
-        return f"{_CYAN}{place}{end}{_RESET}{name}"
+        return f"{CYAN}{place}{end}{_RESET}{name}"
     color = _COLORS.get(line[:1])
     return f"{color}{line}{_RESET}" if color else line

@@ -1,23 +1,21 @@
 """`clinvk doctor`: check everything that clinvk needs, without calling a model and without changes."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from clinvk import __version__
 from clinvk.api.access import auth, keys
 from clinvk.api.access.workdirs import WorkdirPolicy
-from clinvk.backends.registry import Backends
 from clinvk.cli.admin.backends import disabled_presets
 from clinvk.cli.admin.doctor import machine
 from clinvk.cli.admin.doctor.agents import check_agent
 from clinvk.cli.admin.doctor.machine import Check
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import CommandContext, variables_without_effect
-from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.output import has_colors, on_one_line, print_json, print_text, without_sequences, wrap
-from clinvk.config.load import SettingsTrace, home, settings_file
+from clinvk.cli.terminal import exits, output, streams
+from clinvk.config.load import settings_file
 from clinvk.config.model import Settings
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
@@ -26,8 +24,7 @@ from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
 
-_COLORS = {"ok": "\x1b[32m", "warning": "\x1b[33m", "problem": "\x1b[31m", "skipped": "\x1b[2m"}
-_PLAIN = "\x1b[0m"
+_COLORS = {"ok": output.GREEN, "warning": output.YELLOW, "problem": output.RED, "skipped": output.DIM}
 _NAME_COLUMN = 10
 _MESSAGE_COLUMN = 22
 
@@ -40,25 +37,24 @@ def doctor(flags: JsonFlags, context: CommandContext) -> int:
         ConfigError: the user has no home directory.
     """
     errors: list[ConfigError] = []
-    found = context.trace(errors.append)
-    settings = found.settings
+    settings = context.trace(errors.append).settings
     try:
         resource_limits.check_resource_limits(settings.agents)
         settings.notifications.check()
     except ConfigError as exc:
         errors.append(exc)
-    report = _Report(not flags.wants_json, settings.output.color and has_colors(1, context.environ))
-    agents = streams.run(_run_checks(flags, found, context.environ, context.backends, errors, report))
+    report = _Report(not flags.wants_json, settings.output.color and output.has_colors(1, context.environ))
+    agents = streams.run(_run_checks(context, settings, errors, report))
     is_kept = all(check.status != "problem" for check in report.checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "sessions cannot be stored"
     usable = bool(agents) and not obstacle
     if flags.wants_json:
-        print_json({"usable": usable, "version": __version__, "agents": agents, "checks": report.checks})
+        output.print_json({"usable": usable, "version": __version__, "agents": agents, "checks": report.checks})
     else:
         others = (
             f"not usable: {obstacle} (agents: {', '.join(agents)})" if agents else "not usable: no agent can be used"
         )
-        print_text(f"usable: {', '.join(agents)}" if usable else others)
+        output.print_text(f"usable: {', '.join(agents)}" if usable else others)
     return exits.exit_code_of_error(ConfigError.code) if errors else 0 if usable else exits.FAILED
 
 
@@ -82,34 +78,29 @@ class _Report:
         for check in checks:
             self.checks.append(check)
             self.head(check.section)
-            message = on_one_line(without_sequences(check.message))
+            message = output.on_one_line(output.without_sequences(check.message))
             mark = f"  {check.status:<8} "
-            line = wrap(f"{mark}{check.name:<{_NAME_COLUMN}} {message}", 1, _MESSAGE_COLUMN)
+            line = output.wrap(f"{mark}{check.name:<{_NAME_COLUMN}} {message}", 1, _MESSAGE_COLUMN)
             color = _COLORS[check.status] if self._has_color else ""
-            self._print(f"{color}{mark}{_PLAIN}{line.removeprefix(mark)}" if color else line)
+            self._print(output.paint(mark, color) + line.removeprefix(mark))
             if check.fix:
                 self._print(f"{'':<{_MESSAGE_COLUMN}}{check.fix}")
 
     def _print(self, line: str) -> None:
         if self._is_printed:
             with suppress(OSError, ClinvkError):  # the last line of the command reports the error
-                print_text(line)
+                output.print_text(line)
 
 
 async def _run_checks(
-    flags: JsonFlags,
-    found: SettingsTrace,
-    environ: Mapping[str, str],
-    backends: Backends,
-    errors: list[ConfigError],
-    report: _Report,
+    context: CommandContext, settings: Settings, errors: list[ConfigError], report: _Report
 ) -> list[str]:
     """Run all checks, the slow ones at the same time; return the usable agents.
 
     A guardian ends leftover processes and removes private folders, as in a run.
     """
     report.head("agents")
-    settings = found.settings
+    flags, environ, backends = context.flags, context.environ, context.backends
     chosen = process_tags.choose_tags()
     spawner = Spawner(chosen)
     guard = GuardianProcess(chosen, ResourceLimits(settings.agents, chosen.server))
@@ -134,13 +125,12 @@ async def _run_checks(
         # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a
         # command that an agent started.
         server = await machine.check_server(settings, environ)
-        folder = home(environ)
         file, _ = settings_file(flags.config, environ)
-        report.add(*_settings(settings, errors, usable, file, environ, backends))
-        report.add(*await _serve(settings, environ, spawner, backends))
-        report.add(*machine.check_files(folder, file))
-        in_database = bool(settings.store.url)
-        check = machine.check_database(settings) if in_database else asyncio.to_thread(machine.check_store, folder)
+        report.add(*_settings(settings, errors, usable, file, context))
+        report.add(*await _serve(settings, spawner, context))
+        report.add(*machine.check_files(context.home, file))
+        has_url, folder = bool(settings.store.url), context.home
+        check = machine.check_database(settings) if has_url else asyncio.to_thread(machine.check_store, folder)
         report.add(await check)
         health = running.result()
         port = await asyncio.to_thread(machine.check_port, settings.server, health)
@@ -152,30 +142,26 @@ async def _run_checks(
 
 
 def _settings(
-    settings: Settings,
-    errors: list[ConfigError],
-    usable: list[str],
-    file: Path,
-    environ: Mapping[str, str],
-    backends: Backends,
+    settings: Settings, errors: list[ConfigError], usable: list[str], file: Path, context: CommandContext
 ) -> Iterator[Check]:
     """Yield invalid settings, and valid settings that will not work."""
     section = "settings"
     yield from (Check(section, "invalid", "problem", error.message) for error in errors)
     if not errors:
         yield Check(section, "valid", "ok", f"{file}" if file.exists() else f"no file {file}: the defaults apply")
-        yield from machine.check_warm(settings, backends)
-        yield from machine.check_notifications(settings.notifications, environ)
+        yield from machine.check_warm(settings, context.backends)
+        yield from machine.check_notifications(settings.notifications, context.environ)
     if usable and settings.default_backend not in usable:
         about = f"default_backend = {settings.default_backend} cannot be used: prompts need --backend"
         yield Check(section, "default", "warning", about, f"clinvk config set default_backend {usable[0]}")
-    for message in variables_without_effect(environ, backends):
+    for message in variables_without_effect(context.environ, context.backends):
         yield Check(section, "variable", "warning", message)
 
 
-async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner, backends: Backends) -> list[Check]:
+async def _serve(settings: Settings, spawner: Spawner, context: CommandContext) -> list[Check]:
     """Report what keeps the server from starting, or from accepting requests."""
-    workdirs = WorkdirPolicy(settings, environ, backends)
+    environ = context.environ
+    workdirs = WorkdirPolicy(settings, environ, context.backends)
     mistakes: list[ClinvkError] = [*auth.access_mistakes(settings.server)]
     try:
         workdirs.check_default()
