@@ -32,3 +32,22 @@ async def test_exception_in_the_background_task_ends_the_context() -> None:
         async with in_background(work()):
             await asyncio.Event().wait()
     assert [str(error) for error in caught.value.exceptions] == ["it broke"]
+
+
+async def test_exception_in_the_context_leaves_it_unwrapped_after_the_end_of_the_work() -> None:
+    conversation: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            conversation.append("ended")
+
+    async def fail() -> None:
+        async with in_background(work()):
+            await asyncio.sleep(0)
+            raise OSError("the reader is gone")
+
+    with pytest.raises(OSError, match="the reader is gone"):
+        await fail()
+    assert conversation == ["ended"]

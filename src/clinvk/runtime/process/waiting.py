@@ -187,8 +187,18 @@ async def finish_thread(work: Awaitable[object], work_name: str, timeout_s: floa
 
 @asynccontextmanager
 async def in_background(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
-    """Run the work inside this context. Leaving cancels the work; an exception of the work ends the context."""
+    """Run the work inside this context. Leaving cancels the work; an exception of the work ends the context.
+
+    Raises:
+        ExceptionGroup: the work failed. An exception inside the context leaves it as raised.
+    """
+    error: Exception | None = None
     async with asyncio.TaskGroup() as group:
         task = group.create_task(work)
-        yield
+        try:
+            yield
+        except Exception as exc:  # noqa: BLE001  # raised below, since the group would wrap the exception
+            error = exc
         task.cancel()
+    if error:
+        raise error
