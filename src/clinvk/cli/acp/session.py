@@ -161,7 +161,7 @@ class EditorSession:
                 await self.show(*updates.feed(logged.event))
                 match logged.event:
                     case InteractionRequested(interaction):
-                        question = self._ask(run, interaction, updates)
+                        question = self._ask(interaction, updates)
                         questions[interaction.id] = self._context.group.create_task(question)
                     case InteractionResolved(interaction) if interaction.id in questions:
                         questions[interaction.id].cancel()
@@ -171,7 +171,7 @@ class EditorSession:
             for question in questions.values():
                 question.cancel()
 
-    async def _ask(self, run: Run, interaction: Interaction, updates: TurnUpdates) -> None:
+    async def _ask(self, interaction: Interaction, updates: TurnUpdates) -> None:
         """Ask the user in the editor, or say how to answer elsewhere if a permission request cannot ask it."""
         if not (permission := updates.permission(interaction)):
             note = f"\n\n{content(interaction)}\n\n{waiting_note(interaction, interaction.backend)}\n\n"

@@ -91,7 +91,7 @@ def status(flags: ClusterStatusFlags, context: CommandContext) -> int:
     Raises:
         ConfigError: the settings name no cluster, or its NATS server cannot be used.
     """
-    context = context.overriding({"cluster.url": flags.cluster})
+    context = replace(context, more={"cluster.url": flags.cluster})
     if not context.settings.cluster.url:
         raise ConfigError("--cluster URL or cluster.url must name the NATS server of the cluster")
     with extra_required("cluster", "a cluster"):

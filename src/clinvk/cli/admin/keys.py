@@ -175,19 +175,15 @@ def _expiry(key: ApiKey, view: TextView) -> str:
 
 
 def _describe(limits: KeyLimits, rights: Sequence[Right]) -> str:
-    rate = f"{limits.rate_rps or 0:g} {_count(limits.rate_rps, 'request').partition(' ')[2]}/s"
+    rate = f"{limits.rate_rps or 0:g} request{'' if limits.rate_rps == 1 else 's'}/s"
     parts = {
         ", ".join(limits.backends): limits.backends,
         f"in {', '.join(limits.workdirs)}": limits.workdirs,
         rate + (f", {limits.burst} at once" if limits.burst else ""): limits.rate_rps,
-        f"{_count(limits.max_runs, 'run')} at once": limits.max_runs,
+        f"{limits.max_runs} run{'' if limits.max_runs == 1 else 's'} at once": limits.max_runs,
         f"{limits.tokens_per_day or 0:,} tokens/day": limits.tokens_per_day,
         f"{limits.cost_usd_per_day or 0:g} USD/day": limits.cost_usd_per_day,
         f"notifies {', '.join(limits.notify)}": limits.notify,
     }
     described = "; ".join(text for text, limit in parts.items() if limit) or "no restrictions"
     return f"{described}; may also {', '.join(rights)}" if rights else described
-
-
-def _count(number: float | None, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

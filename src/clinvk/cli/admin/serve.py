@@ -7,6 +7,8 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from clinvk.cli.parse.flags import OpenFlags, ServeFlags, WorkerFlags
 from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.terminal.output import STDERR, has_colors, print_text, wrap
@@ -64,10 +66,10 @@ def _serve(
     environ = context.environ
 
     def load() -> Settings:
-        settings = context.overriding(more).settings
+        settings = replace(context, more=more).settings
         if flags.model is None:
             return settings
-        return context.overriding(more | {f"backends.{settings.default_backend}.model": flags.model}).settings
+        return replace(context, more=more | {f"backends.{settings.default_backend}.model": flags.model}).settings
 
     settings = load()
     cluster = None
@@ -113,7 +115,7 @@ def open_page(flags: OpenFlags, context: CommandContext) -> int:
     from clinvk.api.server.address import address, health_of, local_host
     from clinvk.remote.remote_runs import create_login
 
-    server = context.overriding({"server.port": flags.port}).settings.server
+    server = replace(context, more={"server.port": flags.port}).settings.server
     link = asyncio.run(create_login(context.environ))
     if link and flags.port in (None, link.port):
         page = f"{address(local_host(link.host), link.port)}/"

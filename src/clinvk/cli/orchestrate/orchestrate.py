@@ -135,7 +135,7 @@ def compare(flags: CompareFlags, context: CommandContext) -> int:
         agents = flags.backend if "," in flags.backend else "A,B"
         raise InvalidRequest(f"compare takes several agents: --backends {agents}", "--backend")
     no_limit = 0 if flags.timeout == 0 else None
-    context = context.overriding({"unified_flags.command_timeout_secs": no_limit})
+    context = replace(context, more={"unified_flags.command_timeout_secs": no_limit})
     names = _backends(flags, context)
     request = request_of(flags, context.settings)
     text = prompt_from(next(iter(flags.words), None), flags.no_stdin, context.notes.info)

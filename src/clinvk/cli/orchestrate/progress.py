@@ -82,7 +82,7 @@ class ProgressLines(PartObserver):
     def __init__(self, plan: Plan, notes: output.Notes) -> None:
         self._plan = plan
         self._notes = notes
-        self._turn = asyncio.Lock()
+        self._printing = asyncio.Lock()
 
     def started(self, index: int, part: Part, run: Run) -> None:
         """Print that a part has begun, unless stderr is blocked."""
@@ -108,7 +108,7 @@ class ProgressLines(PartObserver):
             await self._print(self._notes.info, line)
 
     async def _print(self, say: Callable[[str], None], line: str) -> None:
-        async with self._turn:
+        async with self._printing:
             await writable(output.STDERR)
             say(line)
 

@@ -41,7 +41,7 @@ def read(argv: Sequence[str]) -> ParsedCommand:
         return _command(words, before, after)
     if before[:1] != unknown[:1]:  # else the word may be the value of the unknown flag
         _refuse_near_commands(flags.words[0] if flags.words else "")
-    _refuse_unknown(unknown, commands.PROMPT, "")
+    _refuse_unknown(unknown, "")
     words = (*flags.words, *after)
     if len(words) > 1:
         raise InvalidRequest(f"the prompt must be one argument, got {len(words)}; put it in quotes")
@@ -53,16 +53,13 @@ def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) 
         return ParsedCommand(words[0], Flags(help=True))
     if words[0] in commands.GROUPS and words[1:2] and words[1] not in commands.members(words[0]):
         name = commands.ALONE[words[0]]
-        _refuse_unknown(
-            _parse(name, before)[1], commands.COMMANDS[name], name
-        )  # the word may be the value of the unknown flag
+        _refuse_unknown(_parse(name, before)[1], name)  # the word may be the value of the unknown flag
     name = command_named(words)
-    command = commands.COMMANDS[name]
     flags, unknown = _parse(name, before)
-    _refuse_unknown(unknown, command, name)
+    _refuse_unknown(unknown, name)
     own = (*flags.words[min(len(words), len(name.split())) :], *after)
     if not flags.help:
-        _check_count(name, command, own)
+        _check_count(name, own)
     return ParsedCommand(name, flags.with_words(own))
 
 
@@ -85,7 +82,8 @@ def command_named(words: Sequence[str]) -> str:
     raise InvalidRequest(unknown_name("command", f"{first} {second}", commands.members(first), nearest_to=second))
 
 
-def _check_count(name: str, command: commands.Command, words: Sequence[str]) -> None:
+def _check_count(name: str, words: Sequence[str]) -> None:
+    command = commands.COMMANDS[name]
     if command.most is not None and len(words) > command.most:
         raise InvalidRequest(f"{name} takes no argument {words[-1]!r}; see clinvk help {name}")
     if len(words) < command.least:
@@ -105,19 +103,16 @@ def _is_flag(word: str) -> bool:
     return word.startswith("-") and word != "-"
 
 
-def _refuse_unknown(unknown: Sequence[str], command: commands.Command, name: str) -> None:
+def _refuse_unknown(unknown: Sequence[str], name: str) -> None:
     if not unknown:
         return
-    flag = unknown[0].split("=", 1)[0]
+    flag, command = unknown[0].split("=", 1)[0], commands.command_of(name)
     known = [spec.names[0].lstrip("-") for spec in commands.flags_shown(name) if spec.help]
     hint = "; put -- before a value that begins with -" if "VALUE" in command.arguments else ""
     if flag == "--json" and issubclass(command.flags, RunFlags):
         raise InvalidRequest(f"unknown flag {flag!r}{f' of {name}' if name else ''}; use -o json")
-    owners = [
-        other
-        for other in ("", *commands.COMMANDS)
-        if any(flag in spec.names for spec in commands.flags_shown(other) if spec.help)
-    ]
+    every = ((other, spec) for other in ("", *commands.COMMANDS) for spec in commands.flags_shown(other) if spec.help)
+    owners = list(dict.fromkeys(other for other, spec in every if flag in spec.names))
     if owners and not name:
         raise InvalidRequest(f"unknown flag {flag!r} of a prompt; it is a flag of {', '.join(owners)}")
     # Without the dashes, which all flags share.

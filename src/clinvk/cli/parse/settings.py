@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+
+import msgspec
 
 from clinvk.backends import registry
 from clinvk.backends.registry import BUILT_IN, PRESETS, Backends
@@ -40,7 +41,7 @@ def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backen
     )
 
 
-class CommandContext:
+class CommandContext(msgspec.Struct, frozen=True, dict=True):
     """The settings, the environment and the notes of a command.
 
     Attributes:
@@ -48,25 +49,14 @@ class CommandContext:
         environ: the environment.
         notes: writes on stderr.
         backends: the built-in backends, and those of the settings.
+        more: further settings that flags override, by dotted key; None is not given.
     """
 
-    def __init__(
-        self,
-        flags: Flags,
-        environ: Mapping[str, str],
-        notes: Notes,
-        backends: Backends,
-        more: Mapping[str, object] | None = None,
-    ) -> None:
-        self.flags = flags
-        self.environ = environ
-        self.notes = notes
-        self.backends = backends
-        self._more = more or {}
-
-    def overriding(self, more: Mapping[str, object]) -> Self:
-        """Return a context where flags override further settings, by dotted key; None is not given."""
-        return type(self)(self.flags, self.environ, self.notes, self.backends, more)
+    flags: Flags
+    environ: Mapping[str, str]
+    notes: Notes
+    backends: Backends
+    more: Mapping[str, object] = {}
 
     @property
     def home(self) -> Path:
@@ -101,7 +91,7 @@ class CommandContext:
             "output.format": flags.output_format,
             "unified_flags.dry_run": flags.dry_run or None,
             "warm.command_line": False if getattr(flags, "no_server", False) else None,
-            **self._more,
+            **self.more,
         }
         defaults = {("warm", "kept_backends"): registry.KEPT_BY_DEFAULT}
         found = trace(flags.config, self.environ, given, self.backends, reject, defaults)

@@ -263,7 +263,7 @@ async def _run(job: PromptJob, choose: Choose) -> int:
         job.context.notes.info(f"{exc.message}; the run is not recorded")
         from clinvk.store.memory import MemoryStore  # an import that only a broken store needs
 
-        local = context.overriding({"warm.command_line": False})  # a server would record the run in its own store
+        local = replace(context, more={"warm.command_line": False})  # a server would record the run in its own store
         return await _run_over(MemoryStore(), job._replace(context=local), choose, display)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from clinvk.cli.parse.flags import Flags, JsonFlags
@@ -58,10 +58,8 @@ def text_view(context: CommandContext) -> TextView:
 
 
 def _here() -> str | None:
-    try:
+    with suppress(OSError):  # the directory is gone
         return os.getcwd()
-    except OSError:  # the directory is gone
-        return None
 
 
 def print_answer(

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from clinvk import __version__
 from clinvk.api.access import auth, keys
 from clinvk.api.access.workdirs import WorkdirPolicy
@@ -58,19 +60,18 @@ def doctor(flags: JsonFlags, context: CommandContext) -> int:
     return exits.exit_code_of_error(ConfigError.code) if errors else 0 if usable else exits.FAILED
 
 
-class _Report:
+class _Report(msgspec.Struct):
     """Collects the checks, and prints each one for people as soon as it is added, section by section."""
 
-    def __init__(self, is_printed: bool, has_color: bool) -> None:
-        self.checks: list[Check] = []
-        self._is_printed = is_printed
-        self._has_color = has_color
-        self._section = ""
+    is_printed: bool
+    has_color: bool
+    section: str = ""
+    checks: list[Check] = []
 
     def head(self, section: str) -> None:
         """Print the name of a section before its first check."""
-        if section != self._section:
-            self._section = section
+        if section != self.section:
+            self.section = section
             self._print(section)
 
     def add(self, *checks: Check) -> None:
@@ -81,13 +82,13 @@ class _Report:
             message = output.on_one_line(output.without_sequences(check.message))
             mark = f"  {check.status:<8} "
             line = output.wrap(f"{mark}{check.name:<{_NAME_COLUMN}} {message}", 1, _MESSAGE_COLUMN)
-            color = _COLORS[check.status] if self._has_color else ""
+            color = _COLORS[check.status] if self.has_color else ""
             self._print(output.paint(mark, color) + line.removeprefix(mark))
             if check.fix:
                 self._print(f"{'':<{_MESSAGE_COLUMN}}{check.fix}")
 
     def _print(self, line: str) -> None:
-        if self._is_printed:
+        if self.is_printed:
             with suppress(OSError, ClinvkError):  # the last line of the command reports the error
                 output.print_text(line)
 
