@@ -223,14 +223,10 @@ async def _running(
     async with (
         cluster or nullcontext(),
         observe(settings, registry) as watching,
-        nullcontext(store) if store else _sqlite_store(environ, watching) as kept,
+        nullcontext(store) if store else SqliteStore(home(environ)) as kept,
         open_server(Setup(settings, environ, registry, sockets, keys or ApiKeys(), cluster), kept, watching) as running,
     ):
         yield running
-
-
-def _sqlite_store(environ: Mapping[str, str], observers: Observers) -> SqliteStore:
-    return SqliteStore(home(environ), on_commit=observers.committed, on_run=observers.live.publish_run)
 
 
 def services_of(

@@ -106,7 +106,8 @@ async def test_size_includes_all_database_files(home: Path) -> None:
 
 async def test_only_writing_transactions_are_timed(home: Path) -> None:
     taken: list[float] = []
-    async with SqliteStore(home, on_commit=taken.append) as store:
+    async with SqliteStore(home) as store:
+        store.on_commit = taken.append
         await turn(store, session())
         count = len(taken)
         await store.sessions(SessionQuery())

@@ -1,7 +1,7 @@
 """Open the store that the settings choose."""
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
 from clinvk.config.load import home
@@ -9,25 +9,19 @@ from clinvk.config.model import Settings
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import extra_required
-from clinvk.types.record import RunRecord
 
 
-def open_store(
-    settings: Settings,
-    environ: Mapping[str, str],
-    on_commit: Callable[[float], None] | None = None,
-    on_run: Callable[[RunRecord], None] = lambda _: None,
-) -> AbstractAsyncContextManager[SessionStore]:
-    """Return the database of `store.url`, else that of the clinvk home; callbacks as in `SqliteStore`.
+def open_store(settings: Settings, environ: Mapping[str, str]) -> AbstractAsyncContextManager[SessionStore]:
+    """Return the database of `store.url`, else that of the clinvk home.
 
     Raises:
         ConfigError: the URL cannot be used, or there is no home directory.
     """
     if not settings.store.url:
-        return SqliteStore(home(environ), on_commit=on_commit, on_run=on_run)
+        return SqliteStore(home(environ))
     with extra_required("cluster", "store.url"):
         from clinvk.store.postgres.postgres import PostgresStore  # slow import
-    return PostgresStore(settings.store.url, on_commit, on_run)
+    return PostgresStore(settings.store.url)
 
 
 async def store_name(settings: Settings, environ: Mapping[str, str], timeout_s: float) -> str:

@@ -107,15 +107,18 @@ class SessionStore(ABC):
         damage: the damage that an operation has met; empty if none. Operations on undamaged parts still work.
         on_lost: called with the id of a run of this process that must stop: other processes took this one for dead,
             and its session was continued or deleted.
+        on_run: called in the event loop with each stored record of a run.
+        on_commit: called with the duration of each writing transaction, in seconds, maybe in a thread.
     """
 
     damage = ""
 
-    def __init__(self, turns: Turns, on_run: Callable[[RunRecord], None]) -> None:
-        """Take the operations on the database, and the callback for each stored record of a run."""
+    def __init__(self, turns: Turns) -> None:
+        """Take the operations on the database."""
         self.on_lost: list[Callable[[str], None]] = []
+        self.on_run: Callable[[RunRecord], None] = lambda _: None
+        self.on_commit: Callable[[float], None] = lambda _: None
         self._turns = turns
-        self._on_run = on_run
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Insert a run before its start, and claim its session until `end`.

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -108,11 +108,6 @@ class Observers(NamedTuple):
     metrics: "Metrics | None" = None
     tracing: "Tracing | None" = None
     names_clients: bool = False
-
-    @property
-    def committed(self) -> Callable[[float], None] | None:
-        """The callback for the duration of each transaction of the store, in seconds; None without metrics."""
-        return self.metrics.time_commit if self.metrics else None
 
     def on_interaction(self, interaction: Interaction) -> None:
         """Publish an interaction that was requested or resolved; log and count the outcome."""

@@ -180,7 +180,7 @@ async def _serve(
         async with (
             cluster or nullcontext(),
             observe(settings, backends, show_run) as observers,
-            open_store(settings, environ, observers.committed, observers.live.publish_run) as store,
+            open_store(settings, environ) as store,
             SocketServer(home(environ), settings, environ, backends) as socket_server,
             open_server(setup, store, observers) as running,
             in_background(maintain_store(store, settings.session.retention_days, recover_interval_s)),
@@ -249,6 +249,9 @@ async def open_server(setup: Setup, store: SessionStore, observers: Observers) -
     The caller closes `store`.
     """
     settings, environ, _, sockets, api_keys, cluster, _ = setup
+    store.on_run = observers.live.publish_run
+    if observers.metrics:
+        store.on_commit = observers.metrics.time_commit
     started = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:

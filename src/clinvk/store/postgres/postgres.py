@@ -71,23 +71,14 @@ class PostgresStore(SessionStore):
 
     Any process interrupts the runs of processes that have not reported for a few seconds. If such a process turns out
     to be alive, as after a lost connection, its runs are restored; runs whose session was continued must stop.
-
-    `on_commit` is called with the duration of each writing transaction, in seconds; `on_run` with each stored record of
-    a run.
     """
 
-    def __init__(
-        self,
-        url: str,
-        on_commit: Callable[[float], None] | None = None,
-        on_run: Callable[[RunRecord], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, url: str) -> None:
         """Raises `ConfigError` if the URL is malformed."""
         self.url = url
         self._database = Database(url)
         self._heartbeat = Heartbeat(url, self._requeue_live_runs)
-        super().__init__(PostgresTurns(self._heartbeat.owner), on_run)
-        self._on_commit = on_commit
+        super().__init__(PostgresTurns(self._heartbeat.owner))
         self._later: dict[str, _Pending] = {}
         self._live: dict[str, _Pending] = {}
         self._changed = asyncio.Event()
@@ -117,7 +108,7 @@ class PostgresStore(SessionStore):
         """Update a run and its session soon, and in any case before the next read of this store."""
         self._live[run.id] = self._update(run, session)
         self._store_soon(run.id, self._live[run.id])
-        self._on_run(run)
+        self.on_run(run)
 
     async def reassign(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session before a change of agent or a wait."""
@@ -138,7 +129,7 @@ class PostgresStore(SessionStore):
         except ClinvkError:
             self._store_soon(run.id, self._stop(run.id, "failed", NOT_KEPT))
             raise
-        self._on_run(run)
+        self.on_run(run)
 
     async def _end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         try:
@@ -230,7 +221,7 @@ class PostgresStore(SessionStore):
                 self._store_soon(run.id, self._stop(run.id, "cancelled", WITHDRAWN))
             raise
         self._live[run.id] = self._update(run, None)
-        self._on_run(run)
+        self.on_run(run)
         return stored
 
     def _update(self, run: RunRecord, session: Session | None) -> _Pending:
@@ -249,8 +240,7 @@ class PostgresStore(SessionStore):
             self._has_failed = True
             raise
         self._has_failed = False
-        if self._on_commit:
-            self._on_commit(time.monotonic() - began)
+        self.on_commit(time.monotonic() - began)
         return value
 
     async def _read(self, operation: Operation[_T]) -> _T:

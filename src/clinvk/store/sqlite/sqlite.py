@@ -52,16 +52,13 @@ class SqliteStore(SessionStore):
 
     The file is opened for the first operation, and opened again after a failure, so the store recovers from failures.
     The first process to open the file marks the runs of dead processes as interrupted. `lock_timeout_s` is how long the
-    store waits for another program to release the database. `on_commit` is called in the writer's thread with the
-    duration of each writing transaction, in seconds; `on_run` in the event loop, with each stored record of a run.
+    store waits for another program to release the database. `on_commit` is called in the writer's thread.
     """
 
     def __init__(
         self,
         home: str | os.PathLike[str],
         lock_timeout_s: float = 10,
-        on_commit: Callable[[float], None] | None = None,
-        on_run: Callable[[RunRecord], None] = lambda _: None,
         database: Database | None = None,
         owners: OwnerLocks | None = None,
     ) -> None:
@@ -69,9 +66,11 @@ class SqliteStore(SessionStore):
         self._database = database or Database(home, lock_timeout_s)
         self._owners = owners or OwnerLocks(self._database.home)
         turns = SqliteTurns(self._owners)
-        super().__init__(turns, on_run)
+        super().__init__(turns)
         self._import_sessions = partial(legacy.import_sessions, turns=turns)
-        self._writer = WriterThread(self._database, self._recover_at_open, on_commit=on_commit)
+        self._writer = WriterThread(
+            self._database, self._recover_at_open, on_commit=lambda seconds: self.on_commit(seconds)
+        )
         self._readers = ReaderThreads(self._database)
         self._new_sessions = 0
         self._opened: tuple[int, int] | None = None
@@ -107,25 +106,25 @@ class SqliteStore(SessionStore):
             if isinstance(exc, TimeoutError):
                 raise self._unresponsive(_BEGIN_TIMEOUT_S) from exc
             raise
-        self._on_run(run)
+        self.on_run(run)
         return stored
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session soon, and in any case before the next read of this store."""
         self._writer.schedule(run.id, blocking(lambda db: self._turns.update(db, run, session)))
-        self._on_run(run)
+        self.on_run(run)
 
     async def reassign(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session before a change of agent or a wait."""
         self._writer.forget(run.id)
         await self._write(lambda db: self._turns.reassign(db, run, session))
-        self._on_run(run)
+        self.on_run(run)
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Store the end of a run with its last events, and release its session."""
         self._writer.forget(run.id)
         await self._write(lambda db: self._turns.end(db, run, session, events), retry=True)
-        self._on_run(run)
+        self.on_run(run)
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
