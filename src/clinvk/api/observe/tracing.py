@@ -23,7 +23,7 @@ from clinvk import __version__, logs
 from clinvk.api.http.middleware import UNKNOWN
 from clinvk.api.http.response import headers_of
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult
+from clinvk.types.events import Ending, RunFailed, RunFinished, ToolCall, ToolResult
 
 Value = str | int | float | bool | list[str]
 Attributes = dict[str, Value]
@@ -111,10 +111,11 @@ class Tracing:
         span.end(_ns(run.ended_at) if run.ended_at else None)
 
     def _trace_tools(self, span: Span, run: RunTask) -> None:
-        ends = {entry.event.id: entry for entry in run.log.since(0) if isinstance(entry.event, ToolResult)}
+        logged = run.log.since(0)
+        ends = {entry.event.id: (entry.event, entry.at) for entry in logged if isinstance(entry.event, ToolResult)}
         context = trace.set_span_in_context(span)
-        for at, call in ((entry.at, entry.event) for entry in run.log.since(0) if isinstance(entry.event, ToolCall)):
-            end = ends.get(call.id)
+        for at, call in ((entry.at, entry.event) for entry in logged if isinstance(entry.event, ToolCall)):
+            result, ended_at = ends.get(call.id, (None, run.ended_at or at))
             tool = self._tracer.start_span(
                 f"execute_tool {call.name}",
                 context=context,
@@ -126,10 +127,10 @@ class Tracing:
                     "gen_ai.tool.call.id": call.id,
                 },
             )
-            if _has_failed(end):
+            if result and result.is_error:
                 tool.set_attribute("error.type", "tool_error")
                 tool.set_status(StatusCode.ERROR)
-            tool.end(_ns(end.at if end else run.ended_at or at))
+            tool.end(_ns(ended_at))
 
 
 def _request_attributes(scope: Scope, headers: Mapping[str, str], route: str) -> Attributes:
@@ -188,10 +189,6 @@ def _ending_attributes(run: RunTask, ending: Ending) -> Attributes:
 def _present(attributes: Mapping[str, Value | None]) -> Attributes:
     """Return the attributes that have a value."""
     return {name: value for name, value in attributes.items() if value is not None}
-
-
-def _has_failed(end: Logged | None) -> bool:
-    return end is not None and isinstance(end.event, ToolResult) and end.event.is_error
 
 
 def _ns(at: float) -> int:
