@@ -138,7 +138,7 @@ async def observe(
         metrics = Metrics()
         observers.append(count_runs(metrics))
     if settings.tracing.enabled:
-        tracing = await asyncio.to_thread(_tracing, {name: backend.vendor for name, backend in registry.items()})
+        tracing = await asyncio.to_thread(_tracing, registry)
         observers.append(tracing.observe)
     try:
         yield Observers(tuple(observers), LiveEvents(), metrics, tracing, names_clients=show_run is not None)
@@ -147,8 +147,9 @@ async def observe(
             await tracing.close()
 
 
-def _tracing(vendors: Mapping[str, str]) -> "Tracing":
+def _tracing(registry: Mapping[str, Backend]) -> "Tracing":
+    """Return the tracing. Blocks, as the search for plug-ins in the registry may be the first."""
     with extra_required("otel", "tracing.enabled"):
         from clinvk.api.observe.tracing import Tracing
 
-    return Tracing(vendors)
+    return Tracing({name: backend.vendor for name, backend in registry.items()})
