@@ -5,8 +5,9 @@ import pytest
 from clinvk.backends.base import Backend, Host
 from clinvk.backends.registry import BACKENDS
 from clinvk.policy.directories import BuiltInBlocks, DirectoryLists
-from clinvk.policy.rules import Flags, NotListed, check_listed
+from clinvk.policy.rules import Flags, check_listed
 from clinvk.types.choices import ApprovalMode, SandboxMode
+from clinvk.types.errors import BeyondPolicy
 from clinvk.types.request import RunRequest
 
 CASES = [
@@ -129,9 +130,9 @@ def test_listed_flag_with_a_matching_value_is_accepted(extra: tuple[str, ...], s
     ],
 )
 def test_unlisted_flag_or_value_is_rejected_with_its_index(extra: tuple[str, ...], index: int) -> None:
-    with pytest.raises(NotListed) as refused:
+    with pytest.raises(BeyondPolicy) as refused:
         check_listed(extra, FLAGS)
-    assert refused.value.index == index
+    assert refused.value.field == f"extra[{index}]"
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)

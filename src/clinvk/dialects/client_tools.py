@@ -164,11 +164,7 @@ _ANTHROPIC: dict[str, tuple[str, Schema]] = {
     "text_editor_": (
         "View, create and edit files of the client. `str_replace` needs `old_str`, which must occur once, and "
         "`new_str`; `insert` puts `insert_text` behind the line `insert_line`; `create` needs `file_text`.",
-        _object(
-            ("command", "path"),
-            command=_command("view", "create", "str_replace", "insert", "undo_edit"),
-            **_EDIT,
-        ),
+        _object(("command", "path"), command=_command("view", "create", "str_replace", "insert", "undo_edit"), **_EDIT),
     ),
     "memory_": (
         "View, create, edit, rename and delete files of the client's memory, below /memories.",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from clinvk.types.choices import ApprovalMode, SandboxMode
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import BeyondPolicy, InvalidRequest
 from clinvk.types.request import RunRequest
 
 Mode = TypeVar("Mode", bound=str)
@@ -44,19 +44,11 @@ settings, or reads or writes a file.
 """
 
 
-class NotListed(Exception):
-    """A flag is not listed, or the value does not match; `index` is the place of the flag, the text is the reason."""
-
-    def __init__(self, index: int, why: str) -> None:
-        super().__init__(why)
-        self.index = index
-
-
 def check_listed(extra: tuple[str, ...], flags: Flags) -> tuple[str, ...]:
     """Return the flags of a request in one spelling: `=` joins the value to a long flag.
 
     Raises:
-        NotListed: a request may not use the flag or the value.
+        BeyondPolicy: a request may not use the flag or the value.
     """
     found: list[str] = []
     rest = iter(enumerate(extra))
@@ -64,19 +56,23 @@ def check_listed(extra: tuple[str, ...], flags: Flags) -> tuple[str, ...]:
         flag, equals, value = argument.partition("=")
         if flag not in flags:
             have = ", ".join(flags) or "none for this backend"
-            raise NotListed(index, f"extra flag {argument!r} is not one that a request may send; allowed: {have}")
+            raise _refusal(index, f"{argument!r} is not one that a request may send; allowed: {have}")
         pattern = flags[flag]
         if pattern is None:
             if equals:
-                raise NotListed(index, f"extra flag {flag!r} takes no value, got {argument!r}")
+                raise _refusal(index, f"{flag!r} takes no value, got {argument!r}")
             found.append(flag)
             continue
         if not equals:
             index, value = next(rest, (index, ""))
         if not re.fullmatch(pattern, value):
-            raise NotListed(index, f"extra flag {flag!r} must have a value that matches {pattern}, got {value!r}")
+            raise _refusal(index, f"{flag!r} must have a value that matches {pattern}, got {value!r}")
         found += [f"{flag}={value}"] if flag.startswith("--") else [flag, value]
     return tuple(found)
+
+
+def _refusal(index: int, why: str) -> BeyondPolicy:
+    return BeyondPolicy(f"extra flag {why}", f"extra[{index}]")
 
 
 DEPTH_VARIABLE = "CLINVK_DEPTH"

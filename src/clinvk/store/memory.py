@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.store.sqlite.database import Database
@@ -19,7 +20,7 @@ class MemoryStore(SqliteStore):
     """Sessions, runs and events in memory. The store has no files, so closing the store is optional."""
 
     def __init__(self) -> None:
-        super().__init__("", database=_MemoryDatabase(), owners=_OnlyOwner())
+        super().__init__("", database=_MemoryDatabase(), owners=_OnlyOwner(Path()))
         self._readers = _WriterReads(self._database, self._writer)
 
 
@@ -48,27 +49,13 @@ class _MemoryDatabase(Database):
 
 
 class _OnlyOwner(OwnerLocks):
-    """The only process that uses the store."""
-
-    def __init__(self) -> None:
-        """Hold no lock."""
+    """The only process that uses the store, which has no file to lock."""
 
     def acquire(self) -> str:
-        """Return the only id."""
-        return ""
-
-    def is_dead(self, owner: str) -> bool:
-        """Return False: the process is alive."""
-        return False
-
-    def pid_of(self, owner: str) -> int | None:
-        """Return None: no other process uses the store."""
-        return None
+        """Return the process's owner id."""
+        return self._id
 
     def remove_stale(self) -> None:
-        """Do nothing."""
-
-    def release(self) -> None:
         """Do nothing."""
 
 

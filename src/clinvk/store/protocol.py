@@ -26,6 +26,12 @@ UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
 LOST = RunFailed(SessionBusy.code, "the session was continued or deleted elsewhere while the database was away")
 """The ending of a run that `SessionStore.on_lost` stops."""
 
+COUNT_TIMEOUT_S = 2.0
+"""How long `SessionStore.count` may take."""
+
+PROBE_BYTES = 128 * 1024
+"""The size of what `SessionStore.count` tries to store after a failure, about that of a prompt and its answer."""
+
 Item = TypeVar("Item")
 
 

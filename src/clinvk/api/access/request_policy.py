@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import backend_named
 from clinvk.config.model import Settings, candidates, complete
-from clinvk.policy.rules import APPROVAL, SANDBOX, NotListed, check_listed, modes_up_to, permission_rank
+from clinvk.policy.rules import APPROVAL, SANDBOX, check_listed, modes_up_to, permission_rank
 from clinvk.types.errors import BackendNotAllowed, BeyondPolicy
 from clinvk.types.request import RunRequest
 
@@ -98,21 +98,19 @@ class RequestPolicy:
         """Return the checked extra flags of a request. Extra flags of the settings are added later, unchecked."""
         if not self._policy.extra_flags:
             raise BeyondPolicy("extra must be empty: requests may send no flags (policy.extra_flags: false)", "extra")
-        try:
-            return check_listed(request.extra, self._registry[request.backend].safe_flags)
-        except NotListed as exc:
-            raise BeyondPolicy(str(exc), f"extra[{exc.index}]") from exc
+        return check_listed(request.extra, self._registry[request.backend].safe_flags)
 
     def _limited_modes(self, original: RunRequest, request: RunRequest) -> RunRequest:
         """Return the completed `request` within the allowed modes; a mode of the `original` is never changed."""
-        if request.approval_mode not in self._approval:
-            if original.approval_mode:
-                raise _too_permissive("approval_mode", original.approval_mode, self._approval)
-            request = replace(request, approval_mode=self._approval[-1])
-        if request.sandbox_mode not in self._sandbox:
-            if original.sandbox_mode:
-                raise _too_permissive("sandbox_mode", original.sandbox_mode, self._sandbox)
-            request = replace(request, sandbox_mode=self._sandbox[-1])
+        for field, allowed in (("approval_mode", self._approval), ("sandbox_mode", self._sandbox)):
+            if getattr(request, field) not in allowed:
+                if mode := getattr(original, field):
+                    raise BeyondPolicy(
+                        f"{field} {mode!r} is looser than requests may ask for; allowed are {', '.join(allowed)} "
+                        f"(policy.max_{field})",
+                        field,
+                    )
+                request = replace(request, **{field: allowed[-1]})
         if permission_rank(request.approval_mode, request.sandbox_mode) in self._sandbox:
             return request
         if original.approval_mode or original.sandbox_mode:
@@ -122,10 +120,3 @@ class RequestPolicy:
                 "approval_mode" if original.approval_mode else "sandbox_mode",
             )
         return replace(request, sandbox_mode="workspace")
-
-
-def _too_permissive(field: str, mode: str, allowed: tuple[str, ...]) -> BeyondPolicy:
-    return BeyondPolicy(
-        f"{field} {mode!r} is looser than requests may ask for; allowed are {', '.join(allowed)} (policy.max_{field})",
-        field,
-    )

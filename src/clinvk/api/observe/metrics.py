@@ -22,7 +22,6 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from clinvk import __version__
-from clinvk.runtime.local import RunObserver
 from clinvk.runtime.occupancy import Occupancy
 from clinvk.runtime.pool.pool import WarmStats
 from clinvk.runtime.run.task import RunTask
@@ -112,6 +111,20 @@ class Metrics:
         method = method if method in _METHODS else "other"
         self._requests[method, route, "gone" if status is None else str(status)] += 1
         self._request_seconds.observe((method, route), seconds)
+
+    def observe(self, run: RunTask) -> Callable[[], None]:
+        """Return the callback for the end of a run."""
+        return partial(self._count, run)
+
+    def _count(self, run: RunTask) -> None:
+        if not (ending := run.log.ending):
+            return
+        backend, first = run.request.backend, run.log.first_text_at
+        self.count_run(backend, ending)
+        if run.started_at is not None:
+            first_word_s = None if first is None else first - run.created_at
+            seconds = (run.ended_at or run.started_at) - run.started_at
+            self.time_run(backend, run.started_at - run.created_at, first_word_s, seconds)
 
     def count_run(self, backend: str, ending: Ending) -> None:
         """Count a finished run with the usage."""
@@ -256,23 +269,3 @@ def _by_backend(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping
     for backend, value in values.items():
         family.add_metric((backend,), value)
     return family
-
-
-def count_runs(metrics: Metrics) -> RunObserver:
-    """Return an observer that counts runs."""
-    return lambda run: partial(_count, metrics, run)
-
-
-def _count(metrics: Metrics, run: RunTask) -> None:
-    if not (ending := run.log.ending):
-        return
-    backend = run.request.backend
-    metrics.count_run(backend, ending)
-    if run.started_at is not None:
-        first = run.log.first_text_at
-        metrics.time_run(
-            backend,
-            run.started_at - run.created_at,
-            None if first is None else first - run.created_at,
-            (run.ended_at or run.started_at) - run.started_at,
-        )

@@ -74,8 +74,7 @@ def _log_run(run: RunTask, has_prompts: bool) -> None:
         "key": request.key_name or None,
         "prompt": request.prompt if has_prompts else None,
     }
-    line = f"{_LINE}, prompt %(prompt)r" if has_prompts else _LINE
-    logger.info(line, {name: value for name, value in fields.items() if value is not None})
+    _log(f"{_LINE}, prompt %(prompt)r" if has_prompts else _LINE, fields)
 
 
 def _ms(since: float, at: float | None) -> int | None:
@@ -93,7 +92,10 @@ def _log_interaction(interaction: Interaction) -> None:
         "tool": interaction.tool or None,
         "answered_by": interaction.answered_by,
     }
-    line = f"{_ANSWER_LINE} by %(answered_by)s" if interaction.answered_by else _ANSWER_LINE
+    _log(f"{_ANSWER_LINE} by %(answered_by)s" if interaction.answered_by else _ANSWER_LINE, fields)
+
+
+def _log(line: str, fields: Mapping[str, object]) -> None:
     logger.info(line, {name: value for name, value in fields.items() if value is not None})
 
 
@@ -133,10 +135,10 @@ async def observe(
     metrics = tracing = None
     observers: list[RunObserver] = [show_run or run_log(settings.log.prompts)]
     if settings.server.metrics_enabled:
-        from clinvk.api.observe.metrics import Metrics, count_runs
+        from clinvk.api.observe.metrics import Metrics
 
         metrics = Metrics()
-        observers.append(count_runs(metrics))
+        observers.append(metrics.observe)
     if settings.tracing.enabled:
         tracing = await asyncio.to_thread(_tracing, registry)
         observers.append(tracing.observe)

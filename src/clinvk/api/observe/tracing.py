@@ -27,6 +27,7 @@ from clinvk.types.events import Ending, RunFailed, RunFinished, ToolCall, ToolRe
 
 Value = str | int | float | bool | list[str]
 Attributes = dict[str, Value]
+_Optional = Mapping[str, Value | None]
 
 _UNTRACED = ("/health", "/metrics")
 _FLUSH_TIMEOUT_S = 3.0
@@ -75,7 +76,7 @@ class Tracing:
             scope["method"] if route == UNKNOWN else f"{scope['method']} {route}",
             context=self._incoming.extract(headers),
             kind=SpanKind.SERVER,
-            attributes=_request_attributes(scope, headers, route),
+            attributes=_present(_request_attributes(scope, headers, route)),
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -83,7 +84,7 @@ class Tracing:
             try:
                 await app(scope, receive, send_and_note)
             finally:
-                span.set_attributes(_response_attributes(status, scope))
+                span.set_attributes(_present(_response_attributes(status, scope)))
                 if status >= 500 or not status:
                     span.set_attribute("error.type", str(status) if status else "client_gone")
                     span.set_status(StatusCode.ERROR)
@@ -94,7 +95,7 @@ class Tracing:
             f"invoke_agent {run.request.backend}",
             kind=SpanKind.INTERNAL,
             start_time=_ns(run.created_at),
-            attributes=_run_attributes(run, self._vendors[run.request.backend]),
+            attributes=_present(_run_attributes(run, self._vendors[run.request.backend])),
         )
         return partial(self._end_run, span, run)
 
@@ -105,7 +106,7 @@ class Tracing:
                     span.add_event(name, timestamp=_ns(at))
             self._trace_tools(span, run)
             if ending := run.log.ending:
-                span.set_attributes(_ending_attributes(run, ending))
+                span.set_attributes(_present(_ending_attributes(run, ending)))
                 if isinstance(ending, RunFailed):
                     span.set_status(StatusCode.ERROR)
         span.end(_ns(run.ended_at) if run.ended_at else None)
@@ -133,60 +134,54 @@ class Tracing:
             tool.end(_ns(ended_at))
 
 
-def _request_attributes(scope: Scope, headers: Mapping[str, str], route: str) -> Attributes:
-    return _present(
-        {
-            "http.request.method": scope["method"],
-            "url.path": scope["path"],
-            "url.scheme": scope["scheme"],
-            "network.protocol.version": scope["http_version"],
-            "clinvk.request.id": scope["state"]["request_id"],
-            "http.route": None if route == UNKNOWN else route,
-            "client.address": scope["client"][0] if scope["client"] else None,
-            "user_agent.original": headers.get("user-agent") or None,
-        }
-    )
+def _request_attributes(scope: Scope, headers: Mapping[str, str], route: str) -> _Optional:
+    return {
+        "http.request.method": scope["method"],
+        "url.path": scope["path"],
+        "url.scheme": scope["scheme"],
+        "network.protocol.version": scope["http_version"],
+        "clinvk.request.id": scope["state"]["request_id"],
+        "http.route": None if route == UNKNOWN else route,
+        "client.address": scope["client"][0] if scope["client"] else None,
+        "user_agent.original": headers.get("user-agent") or None,
+    }
 
 
-def _response_attributes(status: int, scope: Scope) -> Attributes:
+def _response_attributes(status: int, scope: Scope) -> _Optional:
     key_name: str | None = scope["state"].get("key_name")
-    return _present({"http.response.status_code": status or None, "clinvk.key.name": key_name or None})
+    return {"http.response.status_code": status or None, "clinvk.key.name": key_name or None}
 
 
-def _run_attributes(run: RunTask, vendor: str) -> Attributes:
+def _run_attributes(run: RunTask, vendor: str) -> _Optional:
     request = run.request
-    return _present(
-        {
-            "gen_ai.operation.name": "invoke_agent",
-            "gen_ai.provider.name": vendor,
-            "gen_ai.agent.name": request.backend,
-            "clinvk.run.id": run.id,
-            "gen_ai.request.model": request.model,
-            "gen_ai.conversation.id": run.session_id,
-            "clinvk.run.parent_id": request.part.run_id if request.part else None,
-            "clinvk.key.name": request.key_name or None,
-        }
-    )
+    return {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": vendor,
+        "gen_ai.agent.name": request.backend,
+        "clinvk.run.id": run.id,
+        "gen_ai.request.model": request.model,
+        "gen_ai.conversation.id": run.session_id,
+        "clinvk.run.parent_id": request.part.run_id if request.part else None,
+        "clinvk.key.name": request.key_name or None,
+    }
 
 
-def _ending_attributes(run: RunTask, ending: Ending) -> Attributes:
+def _ending_attributes(run: RunTask, ending: Ending) -> _Optional:
     usage, first = ending.usage, run.log.first_text_at
-    return _present(
-        {
-            "gen_ai.usage.input_tokens": usage and usage.input_tokens,
-            "gen_ai.usage.output_tokens": usage and usage.output_tokens,
-            "gen_ai.usage.cache_read.input_tokens": usage and usage.cached_tokens,
-            "gen_ai.usage.reasoning.output_tokens": usage and usage.reasoning_tokens,
-            "clinvk.cost_usd": ending.cost_usd,
-            "gen_ai.response.time_to_first_chunk": None if first is None else first - run.created_at,
-            "gen_ai.response.model": run.log.model or None,
-            "gen_ai.response.finish_reasons": [ending.stop_reason] if isinstance(ending, RunFinished) else None,
-            "error.type": ending.code if isinstance(ending, RunFailed) else None,
-        }
-    )
+    return {
+        "gen_ai.usage.input_tokens": usage and usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage and usage.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage and usage.cached_tokens,
+        "gen_ai.usage.reasoning.output_tokens": usage and usage.reasoning_tokens,
+        "clinvk.cost_usd": ending.cost_usd,
+        "gen_ai.response.time_to_first_chunk": None if first is None else first - run.created_at,
+        "gen_ai.response.model": run.log.model or None,
+        "gen_ai.response.finish_reasons": [ending.stop_reason] if isinstance(ending, RunFinished) else None,
+        "error.type": ending.code if isinstance(ending, RunFailed) else None,
+    }
 
 
-def _present(attributes: Mapping[str, Value | None]) -> Attributes:
+def _present(attributes: _Optional) -> Attributes:
     """Return the attributes that have a value."""
     return {name: value for name, value in attributes.items() if value is not None}
 

@@ -20,11 +20,7 @@ from clinvk.types.run import RunFacts
 
 _encode = msgspec.json.Encoder().encode
 
-STATUSES: Mapping[type[ClinvkError], int] = {
-    **vendor.STATUSES,
-    errors.AgentUnpaid: 402,
-    errors.AgentOverloaded: 529,
-}
+STATUSES: Mapping[type[ClinvkError], int] = {**vendor.STATUSES, errors.AgentUnpaid: 402, errors.AgentOverloaded: 529}
 
 _TYPES = {
     400: "invalid_request_error",

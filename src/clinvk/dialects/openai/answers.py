@@ -24,11 +24,7 @@ from clinvk.types.run import RunFacts
 
 _encoder = msgspec.json.Encoder()
 
-STATUSES: Mapping[type[ClinvkError], int] = {
-    **vendor.STATUSES,
-    errors.AgentUnpaid: 429,
-    errors.AgentOverloaded: 503,
-}
+STATUSES: Mapping[type[ClinvkError], int] = {**vendor.STATUSES, errors.AgentUnpaid: 429, errors.AgentOverloaded: 503}
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """The API's error types by status; any other status has the general type of a client error or a server error."""

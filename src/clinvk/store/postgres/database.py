@@ -2,14 +2,17 @@
 
 A connection that failed is closed, and the next operation opens another, so the store recovers as soon as the server
 answers, and the caller of an operation that failed gets the reason.
+
+The heartbeat reports this process. The database decides by its own clock which processes are alive.
 """
 
 import asyncio
+import logging
 import os
 import select
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from psycopg.rows import TupleRow
 from psycopg.types.string import StrDumperUnknown, TextLoader
 
 from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -239,3 +244,64 @@ class _UnescapedText(TextLoader):
         if isinstance(text, str) and _ESCAPE in text:
             return text.replace(f"{_ESCAPE}0", "\0").replace(f"{_ESCAPE}1", _ESCAPE)
         return text
+
+
+INTERVAL_S = 1.0
+
+_REPORT_TIMEOUT_S = 2.0
+_REPORT = (
+    "INSERT INTO owners VALUES (?, ?, ?, clock_timestamp())"
+    " ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at,"
+    " returned_at = CASE WHEN owners.seen_at < excluded.seen_at - interval '4 s' THEN excluded.seen_at"
+    " ELSE owners.returned_at END RETURNING returned_at = seen_at"
+)
+_LEAVE = (
+    "DELETE FROM owners WHERE id = ? OR (seen_at < clock_timestamp() - interval '1 day'"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = owners.id AND under_way))"
+)
+
+
+class Heartbeat:
+    """Reports every second, on a connection of its own. `on_return` is called after a gap of more than 4 s.
+
+    Attributes:
+        owner: the id of this process.
+    """
+
+    def __init__(self, url: str, on_return: Callable[[], None]) -> None:
+        self.owner = os.urandom(16).hex()
+        self._database = Database(url, connections=1)
+        self._on_return = on_return
+        self._has_reported = False
+
+    async def start(self) -> None:
+        """Report for the first time, before a run begins."""
+        if not self._has_reported:
+            await self.report()
+
+    async def report(self) -> None:
+        """Report this process as alive. Raises `StoreUnavailable`."""
+        async with self._database.connection(_REPORT_TIMEOUT_S) as db:
+            ((has_returned,),) = await db.fetch(_REPORT, self.owner, socket.gethostname(), os.getpid())
+        self._has_reported = True
+        if has_returned:
+            self._on_return()
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            try:
+                await self.report()
+            except StoreUnavailable:
+                pass  # the operations of the store report the error
+            except Exception:
+                logger.exception("this process does not report that it is alive")
+
+    async def close(self) -> None:
+        """Leave, and close the connection."""
+        with suppress(StoreUnavailable):
+            if self._has_reported:
+                async with self._database.connection(_REPORT_TIMEOUT_S) as db:
+                    await db.execute(_LEAVE, self.owner)
+        await self._database.close()

@@ -17,10 +17,9 @@ import psycopg
 
 from clinvk.store import rows
 from clinvk.store.postgres import lists
-from clinvk.store.postgres.database import TIMEOUT_S, Database
-from clinvk.store.postgres.heartbeat import INTERVAL_S, Heartbeat
+from clinvk.store.postgres.database import INTERVAL_S, TIMEOUT_S, Database, Heartbeat
 from clinvk.store.postgres.turns import PostgresTurns
-from clinvk.store.protocol import Operation, Page, RunQuery, SessionQuery, SessionStore
+from clinvk.store.protocol import COUNT_TIMEOUT_S, PROBE_BYTES, Operation, Page, RunQuery, SessionQuery, SessionStore
 from clinvk.store.rows import INTERRUPTED, LIMITS, NOT_KEPT, WITHDRAWN
 from clinvk.store.turns import Connection
 from clinvk.types.choices import RunState
@@ -31,10 +30,8 @@ from clinvk.types.record import LimitWindow, RunRecord, Session
 logger = logging.getLogger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # psycopg warns of each connection that is lost
 
-_COUNT_TIMEOUT_S = 2.0
 _DELAY_S = 0.05
 _MAX_UNSTORED_BYTES = 256 * 1024 * 1024
-_PROBE_BYTES = 128 * 1024
 
 _UPDATE_LIMIT = (
     f'{LIMITS.insert()} ON CONFLICT (backend, "window") DO UPDATE SET used_percent = excluded.used_percent,'
@@ -153,7 +150,7 @@ class PostgresStore(SessionStore):
         """Return the number of sessions. Raise also if the database cannot be written."""
         if self._has_failed:
             await self._rehearse()
-        async with self._database.connection(_COUNT_TIMEOUT_S) as db:
+        async with self._database.connection(COUNT_TIMEOUT_S) as db:
             return (await db.fetch(_COUNT))[0][0]
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
@@ -255,8 +252,8 @@ class PostgresStore(SessionStore):
 
     async def _rehearse(self) -> None:
         """Store a run as large as a prompt, and roll back. Raise the error that a prompt would meet."""
-        async with self._database.connection(_COUNT_TIMEOUT_S) as db, db.raw.transaction():
-            await self._turns.rehearse(db, _PROBE_BYTES)
+        async with self._database.connection(COUNT_TIMEOUT_S) as db, db.raw.transaction():
+            await self._turns.rehearse(db, PROBE_BYTES)
             raise psycopg.Rollback
         self._has_failed = False
 

@@ -116,12 +116,9 @@ def costs(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> dict[
 
 
 def _session_groups(connection: "sqlite3.Connection", query: SessionQuery) -> _Groups:
-    backend, status = query.backend, query.status
-    if query.tag is not None:
-        return _groups(connection, "tag", readable(query.tag), backend, status, query.resumable)
-    if query.working_dir is not None:
-        return _groups(connection, "directory", readable(query.working_dir), backend, status, query.resumable)
-    return _groups(connection, "sessions", "", backend, status, query.resumable)
+    members = (("tag", query.tag), ("directory", query.working_dir), ("sessions", ""))
+    kind, value = next((kind, value) for kind, value in members if value is not None)
+    return _groups(connection, kind, readable(value), query.backend, query.status, query.resumable)
 
 
 def _groups(
@@ -133,11 +130,8 @@ def _groups(
     resumable: bool = False,
 ) -> _Groups:
     """Return the groups of a list; None for a backend or a state is any."""
-    rows = (
-        connection.execute(_GROUPS_OF_DIRECTORY, (value,))
-        if kind == "directory"
-        else connection.execute(_GROUPS, (kind, value))
-    )
+    query, values = (_GROUPS_OF_DIRECTORY, (value,)) if kind == "directory" else (_GROUPS, (kind, value))
+    rows = connection.execute(query, values)
     found = [
         group
         for group in map(_Group._make, rows)

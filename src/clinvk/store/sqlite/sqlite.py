@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clinvk.store.protocol import Operation, Page, RunQuery, SessionQuery, SessionStore
+from clinvk.store.protocol import COUNT_TIMEOUT_S, PROBE_BYTES, Operation, Page, RunQuery, SessionQuery, SessionStore
 from clinvk.store.rows import LIMITS, WITHDRAWN, Unreadable, decode_events
 from clinvk.store.sqlite import legacy, lists
 from clinvk.store.sqlite.database import Database, transaction
@@ -30,7 +30,6 @@ from clinvk.types.record import LimitWindow, RunRecord, Session
 if TYPE_CHECKING:
     import sqlite3
 
-_COUNT_TIMEOUT_S = 2.0
 _BEGIN_TIMEOUT_S = 30.0
 _HANGS_AFTER_S = 10.0
 _IMPORT_STEP = 100
@@ -39,8 +38,7 @@ _OWNER = "SELECT owner FROM runs WHERE id = ?"
 _EVENTS = "SELECT data FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
 _PROBE = "UPDATE search SET indexed = ~indexed"
-_PROBE_BYTES = 128 * 1024
-_CLAIM_SPACE = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_PROBE_BYTES}))"  # noqa: S608 - our own names
+_CLAIM_SPACE = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({PROBE_BYTES}))"  # noqa: S608 - our own names
 """Writes about as many bytes as a prompt and its answer: room for a single page would prove little."""
 _FREE_SPACE = "DELETE FROM imports WHERE name = '/room'"
 
@@ -86,12 +84,6 @@ class SqliteStore(SessionStore):
             await self._readers.call(self._owners.release)
             await self._readers.close()
 
-    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
-        """Insert a run before its start, and claim its session."""
-        stored = await super().begin(run, session, must_exist)
-        self._index_at_intervals()
-        return stored
-
     async def _write(self, operation: Operation[_T], retry: bool = False) -> _T:
         with self._noting_damage():
             return await self._writer.write(blocking(operation), retry)
@@ -107,6 +99,7 @@ class SqliteStore(SessionStore):
                 raise self._unresponsive(_BEGIN_TIMEOUT_S) from exc
             raise
         self.on_run(run)
+        self._index_at_intervals()
         return stored
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
@@ -147,10 +140,10 @@ class SqliteStore(SessionStore):
     async def count(self) -> int:
         """Return the number of sessions. Raise also if the database cannot be written or is locked."""
         try:
-            async with asyncio.timeout(_COUNT_TIMEOUT_S):
+            async with asyncio.timeout(COUNT_TIMEOUT_S):
                 return await self._count()
         except TimeoutError as exc:
-            raise self._unresponsive(_COUNT_TIMEOUT_S) from exc
+            raise self._unresponsive(COUNT_TIMEOUT_S) from exc
 
     def _unresponsive(self, timeout_s: float) -> StoreUnavailable:
         error = f"does not answer within {timeout_s:g} s; another program may hold its lock, or its disk hangs"
