@@ -32,18 +32,16 @@ async def begun(store: MemoryStore) -> RunRecord:
 
 
 def of_run(interactions: Interactions, record: RunRecord) -> RunInteractions:
-    return RunInteractions(interactions, record.id, None, RunRequest(prompt="", backend=record.backend), lambda: None)
+    return RunInteractions(interactions, record, RunRequest(prompt="", backend=record.backend), lambda: None)
 
 
 async def test_concurrent_requests_keep_to_the_limit_of_waiting_runs() -> None:
     async with MemoryStore() as store:
-        runs = [(await begun(store)).id for _ in range(20)]
         interactions = Interactions(store, InteractionSettings(max_waiting=1))
-        added = await asyncio.gather(
-            *(interactions.add(Interaction(id="q", run_id=run_id), lambda _: None) for run_id in runs)
-        )
+        runs = [of_run(interactions, await begun(store)) for _ in range(20)]
+        logged = await asyncio.gather(*(each.record(REQUESTED) for each in runs))
         interactions.close()
-    assert sum(isinstance(each, Interaction) for each in added) == 1
+    assert sum(isinstance(event, InteractionRequested) for (event,) in logged) == 1
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ async def test_path_outside_of_the_directories_of_a_run_is_named(
     named = path.format(home=tmp_path)
     async with MemoryStore() as store:
         interactions = Interactions(store, InteractionSettings())
-        asking = RunInteractions(interactions, (await begun(store)).id, None, request, lambda: None)
+        asking = RunInteractions(interactions, await begun(store), request, lambda: None)
         (event,) = await asking.record(InteractionRequested(Interaction(id="q", note="Because."), (named, named)))
         interactions.close()
     assert isinstance(event, InteractionRequested)
@@ -181,15 +179,15 @@ async def test_pending_interactions_of_a_run_are_bounded(bytes_each: int, expect
 
 async def test_other_interactions_expire_after_one_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL_S", 0.01)
-    resolved: list[Interaction] = []
+    changed: list[Interaction] = []
     async with MemoryStore() as store:
         deleted, other = await begun(store), await begun(store)
-        interactions = Interactions(store, InteractionSettings(timeout_secs=1))
-        await interactions.add(Interaction(id="q", run_id=deleted.id), resolved.append)
-        await interactions.add(Interaction(id="q", run_id=other.id), resolved.append)
+        interactions = Interactions(store, InteractionSettings(timeout_secs=1), changed.append)
+        for record in (deleted, other):
+            await of_run(interactions, record).record(REQUESTED)
         await store.end(replace(deleted, state="finished"), None, [])
-        await until(lambda: bool(resolved))
-    assert [(each.run_id, each.status) for each in resolved] == [(other.id, "expired")]
+        await until(lambda: len(changed) > 2)
+    assert [(each.run_id, each.status) for each in changed[2:]] == [(other.id, "expired")]
 
 
 async def test_answer_that_the_run_has_not_passed_on_stays_the_answer() -> None:

@@ -35,6 +35,7 @@ from clinvk.types.interaction import (
     json_size,
     too_long,
 )
+from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 from clinvk.types.text import visible
 
@@ -48,14 +49,12 @@ MAX_PENDING = 20
 MAX_BYTES = 16 * 2**20
 """The maximum size of all interactions of one run, which its log keeps in memory, as JSON."""
 
-OnResolved = Callable[[Interaction], None]
-Wake = Callable[[], None]
-
 
 class Interactions:
-    """The pending interactions of the runs of this process. `close` before the store is closed.
+    """The interactions of the runs of this process. `close` before the store is closed.
 
-    `on_change` is called with each interaction that is requested or resolved in this process.
+    `on_change` is called with each interaction that is requested or resolved in this process. `lookups` access the
+    directories of the runs.
     """
 
     def __init__(
@@ -63,22 +62,27 @@ class Interactions:
         store: SessionStore,
         settings: InteractionSettings,
         on_change: Callable[[Interaction], None] = lambda _: None,
+        lookups: Lookups | None = None,
     ) -> None:
+        self.lookups = lookups or Lookups()
         self._store = store
         self._settings = settings
         self._on_change = on_change
-        self._pending: dict[str, tuple[Interaction, OnResolved]] = {}
+        self._runs: dict[str, RunInteractions] = {}
         self._adding = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
-        self.lookups = Lookups()
+
+    @property
+    def _pending(self) -> list[Interaction]:
+        return [asked for run in self._runs.values() for asked in run.asked.values() if asked.status == "pending"]
 
     @property
     def waiting_runs(self) -> set[str]:
         """The ids of the runs of this process that wait for an answer."""
-        return {pending.run_id for pending, _ in self._pending.values()}
+        return {pending.run_id for pending in self._pending}
 
-    async def add(self, interaction: Interaction, on_resolved: OnResolved) -> Interaction | InteractionAnswer:
-        """Store an interaction of a run, and call `on_resolved` with its outcome, unless it is forgotten before.
+    async def add(self, run: "RunInteractions", key: str, interaction: Interaction) -> Interaction | InteractionAnswer:
+        """Store what the agent of a run asks, and add it to `run.asked`.
 
         Return the interaction with id and times; a denial if too many runs wait, or the store fails.
         """
@@ -93,7 +97,7 @@ class Interactions:
             except StoreUnavailable as exc:
                 logger.warning("an interaction of run %s cannot be stored: %s", interaction.run_id, exc.message)
                 return _NOT_STORED
-            self._pending[interaction.id] = interaction, on_resolved
+            self._runs[interaction.run_id], run.asked[key] = run, interaction
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
         self._on_change(interaction)
@@ -119,16 +123,19 @@ class Interactions:
             raise InteractionAnswered(f"interaction {interaction.id!r} {before}")
         raise InteractionEnded(f"interaction {interaction.id!r} {_END_TEXTS[interaction.status]}")
 
-    def forget(self, interaction: Interaction) -> Interaction:
+    def forget(self, run_id: str) -> None:
+        """Forget a run that has ended."""
+        self._runs.pop(run_id, None)
+
+    def withdrawn(self, interaction: Interaction) -> Interaction:
         """Return an interaction as withdrawn. At the end of a run, the store withdraws its interactions."""
-        self._pending.pop(interaction.id, None)
         withdrawn = replace(interaction, status="withdrawn", resolved_at=time.time())
         self._on_change(withdrawn)
         return withdrawn
 
     async def withdraw(self, interaction: Interaction) -> Interaction:
         """Withdraw an interaction whose answer the agent no longer awaits, and return what is stored."""
-        withdrawn = self.forget(interaction)
+        withdrawn = self.withdrawn(interaction)
         try:
             return await self._store.resolve_interaction(withdrawn)
         except (StoreUnavailable, InteractionNotFound) as exc:  # the end of the run withdraws the interaction
@@ -150,27 +157,27 @@ class Interactions:
         status = "answered" if answer else "expired"
         resolved = replace(interaction, status=status, resolved_at=time.time(), answered_by=answered_by, answer=answer)
         stored = await self._store.resolve_interaction(resolved)
-        if (is_stored := stored == resolved) or stored.id in self._pending:
+        if (is_stored := stored == resolved) or any(pending.id == stored.id for pending in self._pending):
             self._report(stored)
         return stored, is_stored
 
     def _report(self, stored: Interaction) -> None:
         self._on_change(stored)
-        if pending := self._pending.pop(stored.id, None):
-            pending[1](stored)
+        if run := self._runs.get(stored.run_id):
+            run.resolve(stored)
 
     async def _watch(self) -> None:
         """Expire interactions, and report the answers of other processes, while interactions are pending."""
         while self._pending:
             await asyncio.sleep(POLL_S)
-            for interaction, _ in [*self._pending.values()]:
+            for interaction in self._pending:
                 try:
                     if time.time() >= interaction.expires_at:
                         await self._resolve(interaction, None, None)
                     elif (stored := await self._store.interaction(interaction.id)).status != "pending":
                         self._report(stored)
                 except InteractionNotFound:  # deleted at the end of its ephemeral run
-                    self._pending.pop(interaction.id, None)
+                    self.forget(interaction.run_id)
                 except StoreUnavailable as exc:
                     logger.warning("the interactions cannot be read: %s", exc.message)
                     break
@@ -196,49 +203,51 @@ class ReadyAnswer(NamedTuple):
 
 
 class RunInteractions:
-    """The interactions of one run, within limits. `on_resolved` is called when an answer is ready to be passed on."""
+    """The interactions of one run, within limits. `on_resolved` is called when an answer is ready to be passed on.
+
+    Attributes:
+        asked: what the agent waits for, by the id of the agent's request. Resolved interactions stay until
+            `take_answers`.
+    """
 
     def __init__(
-        self, interactions: Interactions, run_id: str, session_id: str | None, request: RunRequest, on_resolved: Wake
+        self, interactions: Interactions, record: RunRecord, request: RunRequest, on_resolved: Callable[[], None]
     ) -> None:
         self._interactions = interactions
-        self.run = {"run_id": run_id, "session_id": session_id}
-        self.run |= {"backend": request.backend, "key_name": request.key_name}
+        self._run_id = record.id
+        self.run = {"run_id": record.id, "session_id": record.session_id}
+        self.run |= {"backend": record.backend, "key_name": record.key_name}
         self._directories = (request.workdir or "", *request.add_dirs)
-        self._pending: dict[str, Interaction] = {}
+        self.asked: dict[str, Interaction] = {}
+        self._denials: dict[str, InteractionAnswer] = {}
         self._bytes = 0
-        self._answers: list[ReadyAnswer] = []
         self._on_resolved = on_resolved
 
     @property
     def is_waiting(self) -> bool:
         """Whether the agent waits for an answer."""
-        return bool(self._pending)
+        return bool(self.asked)
 
     @property
-    def has_answers(self) -> bool:
-        """Whether an answer is ready to be passed on."""
-        return bool(self._answers)
-
-    @property
-    def is_to_stop(self) -> bool:
-        """Whether an answer stops the run."""
-        return any(ready.answer.choice == "deny_and_stop" for ready in self._answers)
+    def answers(self) -> list[ReadyAnswer]:
+        """The answers that are ready to be passed on."""
+        ready = [ReadyAnswer(key, denial, None) for key, denial in self._denials.items()]
+        resolved = [(key, asked) for key, asked in self.asked.items() if asked.status != "pending"]
+        return ready + [ReadyAnswer(key, asked.answer or _EXPIRED, asked) for key, asked in resolved]
 
     async def record(self, event: InteractionRequested | InteractionResolved) -> list[Event]:
         """Store what the agent asks, or no longer asks, and return the events for the log."""
         request_id = event.interaction.id
         if isinstance(event, InteractionResolved):
-            self._answers = [ready for ready in self._answers if ready.request_id != request_id]
-            withdrawn = self._pending.pop(request_id, None)
+            self._denials.pop(request_id, None)
+            withdrawn = self.asked.pop(request_id, None)
             return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
         tool = visible(" ".join(event.interaction.tool.split()))[:MAX_TOOL_CHARS]
         note = "\n".join(filter(None, [event.interaction.note, *await self._outside(event.paths)]))
-        stored = await self._add(replace(event.interaction, tool=tool, note=note, **self.run))
+        stored = await self._add(request_id, replace(event.interaction, tool=tool, note=note, **self.run))
         if isinstance(stored, InteractionAnswer):
-            self._answers.append(ReadyAnswer(request_id, stored, None))
+            self._denials[request_id] = stored
             return [Progress("denied", f"1 action was denied: {stored.reason}")]
-        self._pending[request_id] = stored
         return [InteractionRequested(stored)]
 
     async def _outside(self, paths: Sequence[str]) -> Sequence[str]:
@@ -250,37 +259,39 @@ class RunInteractions:
         except InvalidRequest:
             return [f"clinvk: the file system of {visible(paths[0])} does not answer"]
 
-    async def _add(self, interaction: Interaction) -> Interaction | InteractionAnswer:
+    async def _add(self, request_id: str, interaction: Interaction) -> Interaction | InteractionAnswer:
         """Store an interaction; return a denial if it is too long, or beyond the limits of the run."""
         reason, size = too_long(interaction), json_size(interaction)
-        if not reason and len(self._pending) >= MAX_PENDING:
+        if not reason and len(self.asked) >= MAX_PENDING:
             reason = f"{MAX_PENDING} requests of this run wait for an answer already"
         if not reason and self._bytes + size > MAX_BYTES:
             reason = f"the requests of this run have {self._bytes:,} bytes already, and at most {MAX_BYTES:,} are kept"
         if reason:
             return InteractionAnswer(choice="deny", reason=reason)
         self._bytes += size
-        return await self._interactions.add(interaction, self._resolve)
+        return await self._interactions.add(self, request_id, interaction)
 
     def take_answers(self) -> list[ReadyAnswer]:
-        """Return the answers to pass on."""
-        answers, self._answers = self._answers, []
+        """Return the answers to pass on; from now on the agent waits for none of them."""
+        answers = self.answers
         for ready in answers:
-            self._pending.pop(ready.request_id, None)
+            self._denials.pop(ready.request_id, None)
+            self.asked.pop(ready.request_id, None)
         return answers
 
     def end(self) -> list[InteractionResolved]:
         """Withdraw the pending interactions of the ended run, and return the events, also of unsent answers."""
-        resolved = {ready.request_id: ready.resolved for ready in self._answers}
-        return [
-            InteractionResolved(resolved.get(request_id) or self._interactions.forget(pending))
-            for request_id, pending in self._pending.items()
-        ]
+        self._interactions.forget(self._run_id)
+        withdrawn = self._interactions.withdrawn
+        asked, self.asked = self.asked, {}
+        return [InteractionResolved(withdrawn(each) if each.status == "pending" else each) for each in asked.values()]
 
-    def _resolve(self, resolved: Interaction) -> None:
-        request_id = next(key for key, pending in self._pending.items() if pending.id == resolved.id)
-        self._answers.append(ReadyAnswer(request_id, resolved.answer or _EXPIRED, resolved))
-        self._on_resolved()
+    def resolve(self, resolved: Interaction) -> None:
+        """Take the outcome of an interaction."""
+        for request_id, asked in self.asked.items():
+            if asked.id == resolved.id:
+                self.asked[request_id] = resolved
+                self._on_resolved()
 
 
 def _outside(paths: Iterable[str], directories: Iterable[str]) -> Iterator[str]:

@@ -105,7 +105,7 @@ class LocalRuns:
         self._turns = SessionTurns(store, self._lookups, self._live, release_elsewhere, settings.cluster.node)
         self._closing = False
         self._show_interaction = on_interaction
-        self.interactions = Interactions(store, settings.interactions, self._on_interaction)
+        self.interactions = Interactions(store, settings.interactions, self._on_interaction, self._lookups)
         self._guardian = GuardianProcess(tags, self._resource_limits, home)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None

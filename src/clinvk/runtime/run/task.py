@@ -101,7 +101,7 @@ class RunTask:
         self.alarm = Alarm()
         self.wake = self.alarm.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
-        self._interactions = RunInteractions(interactions, self.id, self.session_id, self.request, self.wake)
+        self._interactions = RunInteractions(interactions, recorder.record, self.request, self.wake)
         self._outputs: Sequence[ToolOutput] = ()
         self._strict_calls = StrictCalls(self.request.client_tools, spawner, spec.env)
         self._take_turn = take_turn
@@ -337,7 +337,9 @@ class RunTask:
 
     async def _pass_on_answers(self, io: RunIO) -> None:
         """Give the agent the answers of its user, once the run holds a slot again."""
-        if not (self._interactions.is_to_stop or (self._interactions.has_answers and self.slot.reacquire())):
+        answers = self._interactions.answers
+        is_to_stop = any(ready.answer.choice == "deny_and_stop" for ready in answers)
+        if not (is_to_stop or (answers and self.slot.reacquire())):
             return
         for request_id, answer, resolved in await self._take_answers():
             io.resolve(request_id, answer, self.now())
@@ -350,7 +352,7 @@ class RunTask:
         self.last_process = None  # an exit must not release the slot of the next turn
         await self.record([InteractionRequested(interaction)], 0)
         while not self.stopped_by:
-            if self._interactions.has_answers and self.slot.reacquire():
+            if self._interactions.answers and self.slot.reacquire():
                 [(_, answer, _)] = await self._take_answers()
                 return answer
             await self.alarm.wait_until(inf)
