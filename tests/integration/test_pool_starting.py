@@ -12,7 +12,7 @@ import pytest
 from clinvk.backends.base import Channel, Delivery, Host, Launch, ProtocolNotSupported
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.process import starts
+from clinvk.runtime.process import spawn
 from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import RunFailed
@@ -78,10 +78,10 @@ async def test_program_that_prints_a_word_and_never_answers_is_abandoned(
 async def test_only_a_run_that_starts_a_process_waits_for_other_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(starts, "_MAX_START_S", 60)
+    monkeypatch.setattr(spawn, "_MAX_START_S", 60)
     async with Server(Lasting(tmp_path)) as server:
         first, session = await server.ask_in_session("pid")
-        server.runs.spawner.starts = busy = starts.Starts(1)
+        server.runs.spawner.starts = busy = spawn.Starts(1)
         starting = [busy.begin(lambda: None) for _ in range(4)]
         async with server.runs.run(request("pid", **options)) as waiting, asyncio.timeout(20):
             for _ in range(2):

@@ -14,7 +14,7 @@ import pytest
 from clinvk.config.model import BackendSettings, ServerSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.pool.pool import Pool
-from clinvk.runtime.process import starts
+from clinvk.runtime.process import spawn
 from clinvk.runtime.run import execution
 from clinvk.runtime.run.event_log import SAVE_INTERVAL_S
 from clinvk.runtime.run.task import RunTask
@@ -287,12 +287,12 @@ async def _leave(runs: LocalRuns, request: RunRequest) -> str:
 
 async def test_agents_start_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Agents that have printed something only wait for their model, so the next may start."""
-    monkeypatch.setattr(starts, "_MAX_START_S", 60)
+    monkeypatch.setattr(spawn, "_MAX_START_S", 60)
     wait = "until [ -e {0} ]; do sleep 0.01; done\n"
     begin, end = tmp_path / "begin", tmp_path / "end"
     script = f"echo x >>{tmp_path}/spawned\n{wait.format(begin)}{TEXT}{wait.format(end)}{DONE}"
     async with local_runs(max_concurrent_runs=20) as runs, AsyncExitStack() as stack:
-        runs.spawner.starts = starts.Starts(1)
+        runs.spawner.starts = spawn.Starts(1)
         tasks = [await stack.enter_async_context(runs.run(ask(script))) for _ in range(12)]
 
         def spawned() -> int:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from clinvk.runtime.process import starts as module
-from clinvk.runtime.process.starts import Start, Starts
+from clinvk.runtime.process import spawn as module
+from clinvk.runtime.process.spawn import Start, Starts
 from polling import until
 
 

@@ -22,8 +22,7 @@ from clinvk.runtime.pool.warm_set import WarmSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.resource_limits import Capacity, ResourceLimits, capacity
-from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.starts import Starts
+from clinvk.runtime.process.spawn import Spawner, Starts
 from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
 from clinvk.runtime.run.answer_filter import SchemaChecker
 from clinvk.runtime.run.candidates import Candidates, Refusals
@@ -354,7 +353,7 @@ class LocalRuns:
     def _on_interaction(self, interaction: Interaction) -> None:
         self._show_interaction(interaction)
         if self.notifier and interaction.status == "pending" and (run := self._live.get(interaction.run_id)):
-            self.notifier.notify_waiting(run, interaction)
+            self.notifier.notify_of(run, interaction)
 
     def _on_end(self, run: RunTask, callbacks: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id]

@@ -166,13 +166,11 @@ class Notifier:
 
     def observe(self, run: RunTask) -> Callable[[], None]:
         """Notify at the end of a run; a `RunObserver`. The parts of an orchestration notify together."""
-        return lambda: None if run.request.part else self._notify(run, run.recorder.record)
+        return lambda: None if run.request.part else self.notify_of(run)
 
-    def notify_waiting(self, run: RunTask, interaction: Interaction) -> None:
-        """Notify that a run awaits the answer to an interaction."""
-        self._notify(run, replace(run.recorder.record, state="waiting"), interaction)
-
-    def _notify(self, run: RunTask, record: RunRecord, interaction: Interaction | None = None) -> None:
+    def notify_of(self, run: RunTask, interaction: Interaction | None = None) -> None:
+        """Notify of the end of a run, or that the run awaits the answer to an interaction."""
+        record = replace(run.recorder.record, state="waiting") if interaction else run.recorder.record
         title = run.recorder.session.title if run.recorder.session else ""
         self.notify(record, [run.request.notify], title, interaction)
 

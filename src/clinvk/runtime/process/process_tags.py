@@ -179,11 +179,6 @@ def _has_tag_variable(process: "psutil.Process") -> bool:
         return False
 
 
-def kill(tags: ProcessTags, roots: RootPids | None) -> None:
-    """End the agent processes `roots` and their descendants; None: every agent. Blocks: run in a thread."""
-    process_scan.kill_tagged(lambda: tags.find(roots))
-
-
 def kill_tools(
     tags: ProcessTags,
     number: int,

@@ -1,4 +1,4 @@
-"""Spawn agent processes, and end a process with all its descendants.
+"""Spawn agent processes in turn, and end a process with all its descendants.
 
 Uses `subprocess.Popen` on the event loop's thread. Asyncio's subprocesses fork under uvloop, which is many times
 slower, and every other way costs more as well.
@@ -11,17 +11,17 @@ import logging
 import os
 import subprocess
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 from clinvk.backends.base import HELD
 from clinvk.config.model import AgentSettings
-from clinvk.runtime.process.held_directory import DESCRIPTORS, held_directory
 from clinvk.runtime.process.orphans import children
 from clinvk.runtime.process.process import PIPE_BYTES, Process
-from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, kill, kill_tools, resident_bytes, tag_label
+from clinvk.runtime.process.process_scan import kill_tagged
+from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, kill_tools, resident_bytes, tag_label
 from clinvk.runtime.process.resource_limits import ResourceLimits
-from clinvk.runtime.process.starts import Starts
 from clinvk.runtime.process.waiting import finish_shielded, in_background
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest, ResourcesExhausted, exhausted
 
@@ -32,17 +32,73 @@ _REAP_INTERVAL_S = 1.0
 _SEARCH_INTERVAL_S = 0.2
 """Pause after a search that failed for lack of a file descriptor."""
 
+_PER_CORE = 4
+_MAX_START_S = 3.0
+"""Some agents print nothing before their answer, so a start counts no longer than this."""
+
+_DIRECTORY_FLAGS = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""
+"""The folder with a path for each descriptor; empty on systems without `/proc`."""
+
+
+class Start:
+    """The start of one agent, which may begin once `is_granted`."""
+
+    def __init__(self, on_grant: Callable[[], None]) -> None:
+        self.is_granted = False
+        self.on_grant = on_grant
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Starts:
+    """The agents that start at the same time: at most four for each core. Others wait in order.
+
+    An agent computes while it starts, and mostly waits for its model afterwards.
+    """
+
+    def __init__(self, cores: int) -> None:
+        self._most = cores * _PER_CORE
+        self._starting: set[Start] = set()
+        self._waiting: deque[Start] = deque()
+
+    def begin(self, on_grant: Callable[[], None]) -> Start:
+        """Return a start, which is granted at once or later; then call `on_grant`."""
+        start = Start(on_grant)
+        self._waiting.append(start)
+        self._grant()
+        return start
+
+    def end(self, start: Start) -> None:
+        """Grant the next start: the agent has started, or will not start. Further calls do nothing."""
+        if start in self._starting:
+            self._starting.remove(start)
+        elif start in self._waiting:
+            self._waiting.remove(start)
+        if start.timer:
+            start.timer.cancel()
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and len(self._starting) < self._most:
+            start = self._waiting.popleft()
+            self._starting.add(start)
+            start.timer = asyncio.get_running_loop().call_later(_MAX_START_S, self.end, start)
+            start.is_granted = True
+            start.on_grant()
+
 
 class Spawner:
     """Spawns tagged processes and ends their leftover descendants.
 
-    `starts` staggers the starts of agents; `spawned` is how many processes were started so far.
+    `server_id` is the server number in the tags, `spawned` is how many processes were started so far. `starts` staggers
+    the starts of agents.
     """
 
     def __init__(
         self, tags: ProcessTags, resource_limits: ResourceLimits | None = None, starts: Starts | None = None
     ) -> None:
         self._tags = tags
+        self.server_id = tags.server
         self.starts = starts or Starts(1)
         self._limits = resource_limits or ResourceLimits(AgentSettings(), tags.server)
         self.spawned = 0
@@ -100,11 +156,6 @@ class Spawner:
             if children.has_agents:
                 await asyncio.to_thread(children.reap)
 
-    @property
-    def server_id(self) -> int:
-        """The server number in the tags of this clinvk."""
-        return self._tags.server
-
     async def sweep(self, process: Process) -> None:
         """End a process and all its descendants, even if the caller is cancelled meanwhile.
 
@@ -159,7 +210,7 @@ class Spawner:
         self._search = None
 
     def _end(self, roots: Mapping[int, int]) -> None:
-        kill(self._tags, roots)
+        kill_tagged(lambda: self._tags.find(roots))
         self._limits.end(roots)
         children.ended((self._tags.server, number) for number in roots)
 
@@ -198,6 +249,25 @@ def _popen(
         # Claude Code and Gemini CLI lose output that does not fit into the pipe when they exit.
         fcntl.fcntl(ours[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return popen, ours
+
+
+@contextmanager
+def held_directory(path: str, real_path: str) -> Generator[int]:
+    """Open a directory and yield the descriptor, which leads to this directory even if the path becomes a link.
+
+    Without `/proc` the path is only resolved again.
+
+    Raises:
+        OSError: the directory cannot be opened.
+        InvalidRequest: the path of the directory without links is not `real_path`.
+    """
+    fd = os.open(path, _DIRECTORY_FLAGS)
+    try:
+        if (os.readlink(f"{DESCRIPTORS}/{fd}") if DESCRIPTORS else os.path.realpath(path)) != real_path:
+            raise InvalidRequest(f"cannot work in {path!r}: it leads elsewhere since it was checked", "workdir")
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @contextmanager

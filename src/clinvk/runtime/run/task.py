@@ -12,8 +12,7 @@ from clinvk.backends.base import Launch, ProtocolNotSupported
 from clinvk.runtime.interactions import Interactions, ReadyAnswer, RunInteractions
 from clinvk.runtime.pool.run_process import OwnProcess, PooledProcess
 from clinvk.runtime.process.process import Process
-from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.starts import Start
+from clinvk.runtime.process.spawn import Spawner, Start
 from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import answer_filter
 from clinvk.runtime.run.candidates import Candidates

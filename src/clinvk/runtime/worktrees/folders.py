@@ -123,17 +123,6 @@ class WorktreeFolders:
         except FileNotFoundError:
             return []
 
-    def find(self, reference: str) -> str:
-        """Return the id for an id, the beginning of an id, or a branch.
-
-        Raises:
-            WorktreeNotFound: no worktree matches.
-            InvalidRequest: several worktrees match.
-        """
-        if found := match(self.ids(), reference):
-            return found
-        raise no_worktree(reference)
-
     def read(self, id_: str) -> Worktree | None:
         """Return a worktree, or None if the folder is gone or holds no worktree."""
         folder = self.path / id_
@@ -144,7 +133,13 @@ class WorktreeFolders:
         return replace(worktree, id=id_, folder=str(folder))
 
     def hold(self, id_: str) -> FileLock | None:
-        """Lock a worktree to change it, or return None if the worktree is locked or gone."""
+        """Lock a worktree to change it, or return None if the worktree is locked.
+
+        Raises:
+            WorktreeNotFound: the worktree is gone.
+        """
+        if self.read(id_) is None:
+            raise no_worktree(id_)
         return _take_lock(self.path / id_ / _LOCK, flags=os.O_RDONLY)
 
     def share(self, id_: str) -> FileLock | None:

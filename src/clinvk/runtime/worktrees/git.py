@@ -75,13 +75,11 @@ class GitTimedOut(ClinvkError):
 class GitOptions(TypedDict, total=False):
     """How to run one git command.
 
-    `env` is added to the environment of all commands; `directory` replaces the directory of `Git`; `timeout_s` is the
-    time limit, 300 seconds by default.
+    `env` is added to the environment of all commands; `timeout_s` is the time limit, 300 seconds by default.
     """
 
     env: Mapping[str, str]
     stdin: bytes
-    directory: str
     timeout_s: float
 
 
@@ -166,7 +164,7 @@ class Git:
             ClinvkError: git cannot be run.
         """
         timeout_s = options.get("timeout_s", _TIMEOUT_S)
-        argv = ("git", "-C", options.get("directory", self._directory), "--no-pager", *arguments)
+        argv = ("git", "-C", self._directory, "--no-pager", *arguments)
         env = {**self._env, **options.get("env", {})}
         try:
             return await run_tool(self._spawner, argv, env, timeout_s, stdin=options.get("stdin", b""))

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from clinvk.file_locks import FileLock
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees import repository
-from clinvk.runtime.worktrees.folders import Worktree, no_worktree
+from clinvk.runtime.worktrees.folders import Worktree, match, no_worktree
 from clinvk.runtime.worktrees.worktrees import REMOVE_TIMEOUT_S, Worktrees, wait_for_lock
 from clinvk.types.errors import ClinvkError, InvalidRequest, WorktreeNotFound
 from clinvk.types.orchestration import ChangedFile
@@ -102,7 +102,9 @@ class KeptWorktrees(Worktrees):
             WorktreeNotFound: no worktree matches.
             InvalidRequest: several worktrees match.
         """
-        return await asyncio.to_thread(self._folders.find, reference)
+        if found := match(await asyncio.to_thread(self._folders.ids), reference):
+            return found
+        raise no_worktree(reference)
 
     async def apply(self, id_: str, keep: bool = False, dry_run: bool = False) -> WorktreeApplied:
         """Apply all changes of a worktree to the original tree, or none, and remove the worktree.
@@ -170,8 +172,6 @@ class KeptWorktrees(Worktrees):
         was_kept = await asyncio.to_thread(self._folders.is_kept, id_)
 
         def hold() -> FileLock | None:
-            if self._folders.read(id_) is None:
-                raise no_worktree(id_)
             lock = self._folders.hold(id_)
             if lock is None and not was_kept and self._folders.share(id_) is None:
                 raise at_work
@@ -226,14 +226,10 @@ class KeptWorktrees(Worktrees):
 
         Return the worktree instead if the removal fails, or if an agent has worked there since the examination.
         """
-
-        def hold() -> FileLock | None:
-            if self._folders.read(worktree.id) is None:
-                raise no_worktree(worktree.id)
-            return self._folders.hold(worktree.id)
-
         try:
-            lock = await wait_for_lock(hold)  # another clinvk may examine the worktree
+            lock = await wait_for_lock(
+                lambda: self._folders.hold(worktree.id)
+            )  # another clinvk may examine the worktree
         except WorktreeNotFound:  # another clinvk has removed the worktree
             return None
         if lock is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from clinvk.runtime.process.held_directory import held_directory
+from clinvk.runtime.process.spawn import held_directory
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed

@@ -186,24 +186,20 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
     if not await asyncio.to_thread(os.path.isdir, top):
         raise InvalidRequest(f"the tree of worktree {worktree.id} is gone: {top!r}")
     dirs = (await find_repository(git, top)).dirs
+    patch = str(diff.patch)
     async with private_git(git, dirs, worktree.folder, top, worktree.base) as files:
-        await _apply(files, diff, worktree, dry_run)
-
-
-async def _apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> None:
-    top, patch = worktree.repository, str(diff.patch)
-    try:
-        await _run_apply(git, worktree, "--check", patch)
-    except InvalidRequest:
-        reversed_check = await git.run(*_APPLY, "--reverse", "--check", patch)
-        if reversed_check.exit_code:
-            raise
-        raise InvalidRequest(
-            f"the changes of worktree {worktree.id} are in {top} already, nothing was changed;"
-            f" clinvk worktrees discard {worktree.id} removes it"
-        ) from None
-    if not dry_run:
-        await finish_thread(_write_changes(git, worktree, patch), "applying the changes", 2 * _APPLY_TIMEOUT_S)
+        try:
+            await _run_apply(files, worktree, "--check", patch)
+        except InvalidRequest:
+            reversed_check = await files.run(*_APPLY, "--reverse", "--check", patch)
+            if reversed_check.exit_code:
+                raise
+            raise InvalidRequest(
+                f"the changes of worktree {worktree.id} are in {top} already, nothing was changed;"
+                f" clinvk worktrees discard {worktree.id} removes it"
+            ) from None
+        if not dry_run:
+            await finish_thread(_write_changes(files, worktree, patch), "applying the changes", 2 * _APPLY_TIMEOUT_S)
 
 
 async def _run_apply(git: Git, worktree: Worktree, *arguments: str) -> None:
