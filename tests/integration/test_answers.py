@@ -172,15 +172,15 @@ async def test_cancelling_before_the_retry_prevents_the_retry(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted.play(gemini_says("not", " json"))
-    add = PrivateFolder.add
+    prepare = PrivateFolder.prepare
     async with runs(scripted) as running:
-        loop = asyncio.get_running_loop()
 
-        def cancelled_meanwhile(self: PrivateFolder, launch: Launch) -> None:
-            loop.call_soon_threadsafe(running.stop, run.id)
-            add(self, launch)
+        async def cancelled_meanwhile(self: PrivateFolder, launch: Launch) -> None:
+            if scripted.calls():
+                running.stop(run.id)
+            await prepare(self, launch)
 
-        monkeypatch.setattr(PrivateFolder, "add", cancelled_meanwhile)
+        monkeypatch.setattr(PrivateFolder, "prepare", cancelled_meanwhile)
         async with running.run(ask("gemini", tmp_path, output_schema=INTEGER)) as run:
             ending = (await run.log.result()).ending
     assert isinstance(ending, RunFailed)

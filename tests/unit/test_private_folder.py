@@ -142,7 +142,7 @@ async def test_files_written_after_folder_removal_are_removed(
 async def test_files_added_after_folder_removal_are_removed(tmp_path: Path, disk: Disk) -> None:
     folder = PrivateFolder(Launch(argv=("x",)), {}, 1)
     folder.path = tempfile.mkdtemp()
-    adding = asyncio.create_task(asyncio.to_thread(folder.add, Launch(argv=("x",), files={"b": b""})))
+    adding = asyncio.create_task(folder.prepare(Launch(argv=("x",), files={"b": b""})))
     await until(disk.begun.is_set)
     await folder.clear()
     disk.goes_on.set()

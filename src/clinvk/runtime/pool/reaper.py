@@ -14,7 +14,7 @@ from clinvk.runtime.pool.file_fingerprints import Fingerprint, fingerprint
 from clinvk.runtime.pool.warm_agent import WarmAgent
 from clinvk.runtime.pool.warm_set import WarmGroup, WarmSet, can_begin
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import WakeUp
+from clinvk.runtime.process.waiting import Alarm
 
 logger = logging.getLogger(__name__)
 
@@ -77,22 +77,16 @@ class Reaper:
         self._limit = settings.max_memory_mb * MIB
         self._settled_bytes: dict[str, int] = {}
         self._start_bytes: dict[str, int] = {}
-        self._changed = WakeUp()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm()
         self._checked_at = -inf
 
     def wake(self) -> None:
         """Wake the reaper now."""
-        self._changed.set()
+        self._alarm.set()
 
     def check_soon(self) -> None:
         """Wake the reaper within `_TICK_S`."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self.wake()
+        self._alarm.ring_at(asyncio.get_running_loop().time() + _TICK_S)
 
     async def run(self) -> None:
         """Do all pending work, until cancelled."""
@@ -101,10 +95,9 @@ class Reaper:
                 await self._reap()
                 if self.warm_set.groups:
                     self.check_soon()
-                await self._changed.wait()
+                await self._alarm.wait()
         finally:
-            if self._timer:
-                self._timer.cancel()
+            self._alarm.close()
 
     async def _reap(self) -> None:
         try:
@@ -293,7 +286,7 @@ def _recent_count(group: WarmGroup, now: float) -> int:
 async def record_fingerprint(group: WarmGroup, handle: str) -> Fingerprint:
     """Return the fingerprint of the CLI's record of a conversation."""
     spec = group.spec
-    return await asyncio.to_thread(lambda: fingerprint(spec.backend.record_files(handle, spec.host), spec.env))
+    return await asyncio.to_thread(lambda: fingerprint(spec.backend.record_files(handle, spec.host), spec.host.env))
 
 
 def _release_old(agent: WarmAgent, now: float) -> None:

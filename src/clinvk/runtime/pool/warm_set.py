@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import NamedTuple, Self
 
@@ -42,25 +42,18 @@ class WarmSpec(NamedTuple):
     launch: Launch
 
     @property
-    def env(self) -> Mapping[str, str]:
-        """The environment of the agent, before the launch's own variables."""
-        return self.host.env
-
-    @property
     def key(self) -> object:
         """Everything fixed at an agent's start: the command and its environment."""
         launch = _without_conversation(self.launch)
         fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.session_params, launch.reads)
         encoded = msgspec.json.encode((fixed, launch.client_tools))
         policy = (launch.max_runs, launch.resumes)
-        return self.backend.name, self.path, frozenset(self.env.items()), encoded, policy
+        return self.backend.name, self.path, frozenset(self.host.env.items()), encoded, policy
 
     def files(self) -> "WarmFiles":
         """Return the current fingerprints of the files that an agent reads. Blocks."""
-        launch = self.launch
-        return WarmFiles(
-            fingerprint((self.path, *launch.reads), self.env), fingerprint(launch.conversation_reads, self.env)
-        )
+        launch, env = self.launch, self.host.env
+        return WarmFiles(fingerprint((self.path, *launch.reads), env), fingerprint(launch.conversation_reads, env))
 
 
 class WarmFiles(NamedTuple):
@@ -214,9 +207,9 @@ class WarmSet:
         A group that was forgotten meanwhile is added to `groups` again.
         """
         group = self.groups.setdefault(group.spec.key, group)
-        env = dict(group.spec.env)  # shared with the channel, and completed at the start
+        env = dict(group.spec.host.env)  # shared with the channel, and completed at the start
         channel = group.spec.backend.channel(launch, replace(group.spec.host, env=env))
-        folder = PrivateFolder(launch, group.spec.env, self._spawner.server_id)
+        folder = PrivateFolder(launch, group.spec.host.env, self._spawner.server_id)
         agent = WarmAgent(launch, channel, folder, lambda: self._on_change(agent))
         agent.group = group
         group.agents.append(agent)

@@ -19,8 +19,8 @@ class PrivateFolder:
     """The private files and links of one launch; `path` is None while no folder exists.
 
     `environ` is the base environment of the launch. `server` is the server number of the owning clinvk: the guardian
-    finds the folder by `server` after a kill. `write`, `add` and `remove` block; `prepare` and `clear` do the same work
-    in a thread.
+    finds the folder by `server` after a kill. `write` and `remove` block; `prepare` and `clear` do the same work in a
+    thread.
     """
 
     __slots__ = ("_environ", "_is_cleared", "_launch", "_server", "path")
@@ -51,13 +51,14 @@ class PrivateFolder:
         path = self.path or PRIVATE
         return msgspec.json.decode(encoded.replace(_in_json(PRIVATE), _in_json(path)))
 
-    async def prepare(self) -> None:
-        """Create the folder if the launch needs a folder.
+    async def prepare(self, launch: Launch | None = None) -> None:
+        """Create the folder if the launch needs a folder; with another `launch`, add its missing files and links.
 
         Raises:
             ClinvkError: the folder cannot be written.
             TimeoutError: the disk hangs.
         """
+        self._launch = launch or self._launch
         if self.is_needed:
             await finish_shielded(asyncio.to_thread(self.write))
 
@@ -92,16 +93,6 @@ class PrivateFolder:
             if self._is_cleared:  # `clear` may have been called during the write
                 self.path = path
                 self.remove()
-
-    def add(self, launch: Launch) -> None:
-        """Add the missing files and links of another launch.
-
-        Raises:
-            ClinvkError: the folder cannot be written.
-        """
-        self._launch = launch
-        if self.is_needed:
-            self.write()
 
     def remove(self) -> None:
         """Remove the folder and its content; keep the targets of links."""

@@ -72,14 +72,18 @@ class Alarm(WakeUp):
         self.at = inf
         self._timer: asyncio.TimerHandle | None = None
 
+    def ring_at(self, until: float) -> None:
+        """Wake the waiter at `until` on the loop's clock, unless a timer is set for an earlier time."""
+        if until < self.at:
+            self.close()
+            self.at, self._timer = until, asyncio.get_running_loop().call_at(until, self._ring)
+
     async def wait_until(self, until: float) -> None:
         """Wait for a wake-up, or until about `until` on the loop's clock.
 
         A timer set for an earlier time stays set, since deadlines usually move: the wait may end early.
         """
-        if until < self.at:
-            self.close()
-            self.at, self._timer = until, asyncio.get_running_loop().call_at(until, self._ring)
+        self.ring_at(until)
         await self.wait()
 
     def close(self) -> None:

@@ -84,12 +84,10 @@ async def _run_own(task: RunTask) -> None:
         ClinvkError: the agent cannot start, or does not speak the protocol of its channel.
     """
     await task.wait_to_start()
-    folder = PrivateFolder(task.spec.launch, task.spec.env, task.spawner.server_id)
+    folder = PrivateFolder(task.spec.launch, task.spec.host.env, task.spawner.server_id)
     try:
-        await folder.prepare()
-        await _run_process(task, folder)
         while not task.log.ending:
-            await finish_shielded(asyncio.to_thread(folder.add, task.spec.launch))
+            await folder.prepare(task.spec.launch)
             await _run_process(task, folder)
     except ProtocolNotSupported as exc:
         raise AgentCrashed(f"{task.spec.path} does not speak its protocol: {exc}") from exc

@@ -1,7 +1,7 @@
 """The input and output of a run: the specification, the agent process, events, turns, limits and deadlines."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from math import inf
 
@@ -72,11 +72,6 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
             if path not in (real_path, *self.request.add_dirs):
                 raise InvalidRequest(f"cannot work in {path!r}: it leads elsewhere since it was checked", "workdir")
         return real_path
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        """The agent's environment, before the launch's own variables."""
-        return self.host.env
 
 
 class ActivityCounter:

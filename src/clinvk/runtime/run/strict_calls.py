@@ -87,14 +87,11 @@ class StrictCalls:
         fault = await mismatch(self._spawner, self._environ, schema, call.input)
         return f"the arguments of `{call.name}` do not match its schema: {fault}" if fault else ""
 
-    @staticmethod
-    def _reply(fault: str | None) -> str:
-        return f"{fault}; make the call again, with valid arguments" if fault else _NOT_MADE
-
     def _refuse(self, faults: Mapping[str, str], io: RunIO, now: float) -> None:
         if self._is_repair:
             self.failure = RunFailed(AgentFailed.code, next(iter(faults.values())))
             return
         self._is_repair = True
         self._refused |= self._held.keys()
-        io.answer([ToolOutput(id_, (self._reply(faults.get(id_)),), is_error=True) for id_ in self._held], now)
+        replies = {id_: f"{fault}; make the call again, with valid arguments" for id_, fault in faults.items()}
+        io.answer([ToolOutput(id_, (replies.get(id_, _NOT_MADE),), is_error=True) for id_ in self._held], now)

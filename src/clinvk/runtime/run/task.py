@@ -102,7 +102,7 @@ class RunTask:
         self._acquire_slot = acquire_slot
         self._interactions = RunInteractions(interactions, recorder.record, self.request, self.wake)
         self._outputs: Sequence[ToolOutput] = ()
-        self._strict_calls = StrictCalls(self.request.client_tools, spawner, spec.env)
+        self._strict_calls = StrictCalls(self.request.client_tools, spawner, spec.host.env)
         self._take_turn = take_turn
         self.slot = acquire_slot(self.request, self.wake, is_blocked=take_turn is not None)
         self.log = EventLog(self.wake)
@@ -438,4 +438,4 @@ class RunTask:
 
     def redacted(self, text: str) -> str:
         """Return an agent's message without secrets, including the secrets of the agent's environment."""
-        return redacted(text, secrets_in(self.spec.env))
+        return redacted(text, secrets_in(self.spec.host.env))

@@ -37,7 +37,7 @@ async def finish_turn(task: RunTask, io: RunIO, ending: Ending) -> None:
         ending = replace(ending, turns=io.activity.turns)
     schema = task.request.output_schema
     if isinstance(io.text_filter, SchemaFilter) and schema is not None:
-        checked = await check_answer(io.text_filter, ending, schema, task.spawner, task.spec.env)
+        checked = await check_answer(io.text_filter, ending, schema, task.spawner, task.spec.host.env)
         may_retry = task.spec.launch.retries_schema and not task.spending.earlier
         if checked.fault and may_retry and await _prepare(task, retry_prompt(task.spec.request, checked.fault), ending):
             return
