@@ -68,13 +68,20 @@ async def _run(task: RunTask) -> None:
     """Run the current agent, in a warm process or in the run's own process."""
     async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
         try:
-            if await task.end_if_stopped():  # while the run waited for the slot or for the worktree
+            if await _end_if_stopped(task):  # while the run waited for the slot or for the worktree
                 return
             await task.candidates.check_limits()
             if not await _run_pooled(task):
                 await _run_own(task)
         finally:
             task.end_start()
+
+
+async def _end_if_stopped(task: RunTask) -> bool:
+    """End a run that was stopped before its agent has received the prompt; return whether the run has ended."""
+    if task.stopped_by:
+        await task.end(task.stopped_by)
+    return task.log.ending is not None
 
 
 async def _run_own(task: RunTask) -> None:
@@ -96,7 +103,7 @@ async def _run_own(task: RunTask) -> None:
 
 
 async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
-    if await task.end_if_stopped():  # while the run waited for its start, or during the preparation
+    if await _end_if_stopped(task):  # while the run waited for its start, or during the preparation
         return
     spec = task.spec
     name = spec.launch.tool_socket
@@ -246,7 +253,7 @@ async def _converse_in_pool(task: RunTask, pool: Pool, process: PooledProcess, l
     If the log has no ending afterwards, the process was lost or does not speak its protocol, and no event was logged.
     """
     await task.started()
-    if await task.end_if_stopped():  # before the prompt was sent
+    if await _end_if_stopped(task):  # before the prompt was sent
         return not process.is_lost, False
     io = task.open_io(process, launch, ANSWER_TIMEOUT_S if process.agent.is_ready else START_TIMEOUT_S)
     try:

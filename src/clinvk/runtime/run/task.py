@@ -60,6 +60,7 @@ class RunTask:
         no_grace: whether the agent gets no time to stop by itself.
         is_ending: whether the ending is known. From here on another run may claim the session.
         raw: the last line of JSON that the agent printed.
+        session_id: the session that this run is a turn of; None for an ephemeral run.
         alarm: wakes the task, at the latest at the next deadline.
         task: the asyncio task that drives the run; set by the owner.
         conversation: the agent's id of the run's conversation, once reported.
@@ -89,6 +90,7 @@ class RunTask:
         self.candidates = candidates
         self.spawner = spawner
         self.recorder = recorder
+        self.session_id = recorder.record.session_id
         self.created_at = recorder.record.created_at
         self.started_at: float | None = None
         self.is_ending = False
@@ -133,12 +135,6 @@ class RunTask:
     def ended_at(self) -> float | None:
         """When the run ended; None before."""
         return self.log.ended_at
-
-    @property
-    def session_id(self) -> str | None:
-        """The session that this run is a turn of; None for an ephemeral run."""
-        session = self.recorder.session
-        return session.id if session else None
 
     @property
     def facts(self) -> RunFacts:
@@ -233,27 +229,26 @@ class RunTask:
             self.spawner.starts.end(self._start)
             self._start = None
 
-    def _requeue(self, is_blocked: bool = False) -> None:
-        """Take a place in the queue for the current request, even if the queue is full."""
-        self.slot = self._acquire_slot(self.request, self.wake, may_wait=True, is_blocked=is_blocked)
-
-    async def wait_for_limit(self, resets_at: float) -> None:
-        """Go back to the queue, without a turn there, until the limits of the agents reset."""
-        self.request, self.started_at = self.candidates.restart(), None
-        self._requeue(is_blocked=True)
-        await self.recorder.reassign(self.request, resets_at)
-
     def begin_turn(self, spec: RunSpec, ending: Ending) -> None:
         """Begin one more turn of the conversation after the ending of a turn."""
         self.spending.begin_turn(ending)
         self.spec = spec
 
+    async def wait_for_limit(self, resets_at: float) -> None:
+        """Go back to the queue, without a turn there, until the limits of the agents reset."""
+        self.started_at = None
+        await self._requeue(self.candidates.restart(), resets_at)
+
     async def reassign(self, spec: RunSpec) -> None:
-        """Go back to the queue with another agent, unless the run was stopped."""
-        self.spec, self.request = spec, spec.request
-        self._interactions.run["backend"] = spec.request.backend
-        await self.recorder.reassign(spec.request)
-        self._requeue()
+        """Go back to the queue with another agent."""
+        self.spec = spec
+        await self._requeue(spec.request)
+
+    async def _requeue(self, request: RunRequest, waits_until: float | None = None) -> None:
+        self.request = request
+        self._interactions.run["backend"] = request.backend
+        self.slot = self._acquire_slot(request, self.wake, may_wait=True, is_blocked=waits_until is not None)
+        await self.recorder.reassign(request, waits_until)
 
     async def started(self) -> None:
         """Record that an agent process works on the run; only the first process sets the start time."""
@@ -429,12 +424,6 @@ class RunTask:
         """End the run with the error for which no agent can work on it."""
         self.refusal = error
         await self.end(RunFailed(error.code, error.message))
-
-    async def end_if_stopped(self) -> bool:
-        """End a run that was stopped before its agent has received the prompt; return whether the run has ended."""
-        if self.stopped_by:
-            await self.end(self.stopped_by)
-        return self.log.ending is not None
 
     def redacted(self, text: str) -> str:
         """Return an agent's message without secrets, including the secrets of the agent's environment."""
