@@ -24,7 +24,8 @@ from clinvk.api.access.keys import ApiKeys
 from clinvk.store.postgres.database import Database, identity
 from clinvk.store.postgres.postgres import PostgresStore
 from clinvk.store.postgres.turns import PostgresTurns
-from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery
+from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import ClinvkError, SessionBusy, StoreUnavailable
 from clinvk.types.events import RunFailed, TextDelta, Usage
 from polling import until, until_told

@@ -402,7 +402,8 @@ def test_unfinished_and_failed_runs_have_a_response() -> None:
     run = record(call(background=True), "running")
     found = stored.stored_request(run)
     assert found
-    assert stored.rebuilt(run, found, ()).status == "in_progress"
+    for state in ("running", "waiting"):
+        assert stored.rebuilt(replace(run, state=state), found, ()).status == "in_progress"
     assert stored.rebuilt(replace(run, state="queued"), found, ()).status == "queued"
     failed = stored.rebuilt(replace(run, state="failed"), found, (RunStarted(), RunFailed("agent_crashed", "x")))
     assert (failed.status, failed.error and failed.error.message) == ("failed", "x")

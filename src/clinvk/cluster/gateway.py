@@ -44,7 +44,7 @@ from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.remote.messages import Client, HttpPiece, HttpRequest
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.worktrees import folders
-from clinvk.store.protocol import UNDER_WAY
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import AmbiguousId, ClinvkError, InvalidRequest, NodeUnavailable, RunNotFound, StoreUnavailable
 from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import Chain, may_move

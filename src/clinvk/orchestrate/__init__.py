@@ -1,1 +1,1 @@
-"""Several agents together: parallel, chain and compare over `Runs`, the same for every surface."""
+"""Several agents together: parallel, chain and compare the same for every interface."""

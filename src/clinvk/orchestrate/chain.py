@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Set
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
+from clinvk.store.protocol import RunQuery, SessionStore
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import AmbiguousId, InvalidRequest, RunNotFound
 from clinvk.types.events import RunFinished, RunResult, RunStarted
 from clinvk.types.orchestration import Chain, Part, PartResult

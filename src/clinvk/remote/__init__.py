@@ -1,1 +1,1 @@
-"""`Runs` through the private socket of a running server: commands of the same user and home use warm agents."""
+"""Runs of other processes: the messages, both of their ends, and the private socket of a running server."""

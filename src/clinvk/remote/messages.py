@@ -214,7 +214,7 @@ class RestResponse(msgspec.Struct, frozen=True, tag="rest_response"):
 
 
 Request = BeginPrompt | BeginPlan | CreateLogin | RestRequest
-"""The messages that the owner answers."""
+"""What a command asks a server."""
 
 Answer = Begun | Admitted | Refused | Events
 """What the owner says about a run of the caller."""

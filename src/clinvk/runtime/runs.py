@@ -6,7 +6,8 @@ from typing import Protocol
 
 from clinvk.dialects.dialect import copy_as
 from clinvk.runtime.run.event_log import EventLog
-from clinvk.store.protocol import UNDER_WAY, SessionStore
+from clinvk.store.protocol import SessionStore
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import Cancelled, RunNotFound
 from clinvk.types.events import Logged, RunFailed, RunFinished
 from clinvk.types.interaction import InteractionAnswer

@@ -20,9 +20,6 @@ from clinvk.types.events import Logged, RunFailed, Usage
 from clinvk.types.interaction import Interaction, InteractionStatus
 from clinvk.types.record import LimitWindow, RunRecord, Session, UsageOfDay
 
-UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
-"""The states of a run that has not ended."""
-
 LOST = RunFailed(SessionBusy.code, "the session was continued or deleted elsewhere while the database was away")
 """The ending of a run that `SessionStore.on_lost` stops."""
 

@@ -30,4 +30,7 @@ OutputFormat = Literal["auto", "text", "json", "stream-json"]
 
 RunState = Literal["queued", "running", "waiting", "finished", "failed", "cancelled", "interrupted"]
 
+UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
+"""The states of a run that has not ended."""
+
 SessionStatus = Literal["active", "completed", "error", "paused"]

@@ -127,7 +127,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     None means unspecified: the settings decide, then the agent's CLI.
 
     Attributes:
-        backend: name of an agent CLI in the registry; empty until `backends.resolve` sets the name.
+        backend: name of an agent CLI in the registry; empty until admission sets the name.
         model: a model name of the CLI, or one of the aliases fast/quick, balanced/default, best/powerful.
         fallback: what other agents get, in order, if an agent cannot take the prompt of a new conversation: requests
             with the options of an agent only. None leaves the choice to the settings.

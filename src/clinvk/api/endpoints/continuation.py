@@ -16,7 +16,8 @@ from clinvk.dialects.client_tools import arguments
 from clinvk.dialects.conversation import ToolCallMade, Turn, agent_prompt, check_calls, system_prompt, without_images
 from clinvk.dialects.dialect import AnsweredChat, Chat, Previous
 from clinvk.dialects.openai.responses import stored
-from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
+from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import PreviousNotFound, RunNotFound, SessionNotFound
 from clinvk.types.events import ToolCall, ToolResult
 from clinvk.types.record import RunRecord, Session, run_messages

@@ -20,7 +20,7 @@ from clinvk.dialects.openai.answers import Model, ModelList
 from clinvk.dialects.openai.responses import response_object, stored
 from clinvk.dialects.openai.responses.stored import StoredRequest
 from clinvk.runtime.process.waiting import run_in_loop_thread
-from clinvk.store.protocol import UNDER_WAY
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import InvalidRequest, ModelNotFound, RunNotFound
 from clinvk.types.record import RunRecord
 

@@ -290,7 +290,7 @@ class ParkedRuns:
         Stop the run at the end of the context if the run still works and no other request reads it.
 
         Raises:
-            ClinvkError: as `Runs.start`.
+            ClinvkError: as `LocalRuns.start`.
         """
         if parked := self._find(turn, call.request.key_name):
             start = parked.starts.get(turn.digest()) or self._hand_over(parked, turn)

@@ -36,7 +36,8 @@ from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
 from clinvk.runtime.runs import poll_events, record_facts
-from clinvk.store.protocol import UNDER_WAY, RunQuery
+from clinvk.store.protocol import RunQuery
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import ClinvkError, InvalidRequest, NotCancellable
 from clinvk.types.events import Logged, RunFailed, RunFinished
 from clinvk.types.record import RunRecord

@@ -23,8 +23,7 @@ from clinvk.dialects.rest.interactions import AnswerBody, InteractionList, Inter
 from clinvk.dialects.rest.rest import Accepted, Problem
 from clinvk.remote.messages import RestRequest, RestResponse
 from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
-from clinvk.store.protocol import UNDER_WAY
-from clinvk.types.choices import ApprovalMode, Isolation, RunState, SandboxMode
+from clinvk.types.choices import UNDER_WAY, ApprovalMode, Isolation, RunState, SandboxMode
 from clinvk.types.errors import ClinvkError
 
 INSTRUCTIONS = (

@@ -17,7 +17,8 @@ from clinvk.cli.terminal.output import Notes, print_json, print_text
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.remote.remote_runs import ServerDeclined, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
-from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
+from clinvk.store.protocol import RunQuery, SessionStore
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import ClinvkError, InvalidRequest, QueueFull, ShuttingDown
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.orchestration import Plan

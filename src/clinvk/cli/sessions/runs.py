@@ -20,7 +20,8 @@ from clinvk.cli.terminal.output import date_and_time, print_json, print_text, pr
 from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest import views
-from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
+from clinvk.store.protocol import RunQuery, SessionStore
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Usage
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay

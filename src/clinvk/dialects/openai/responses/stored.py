@@ -15,6 +15,7 @@ from clinvk.dialects.conversation import SEPARATOR
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses.output_items import Output
 from clinvk.dialects.openai.responses.response_object import Json, Response
+from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import InvalidRequest, RunNotFound
 from clinvk.types.events import AwaitingTools, Event, RunFailed, RunFinished, ToolCall, ToolResult, Usage
 from clinvk.types.record import RunRecord
@@ -107,7 +108,7 @@ def rebuilt(run: RunRecord, data: StoredRequest, events: Iterable[Event], id_: s
     id_ = id_ or response_id(run.id)
     response = replace(started(data.response, run.id, run.created_at), id=id_)
     answers, number = _answers(events), _number(id_)
-    if number == len(answers) and run.state in ("queued", "running"):
+    if number == len(answers) and run.state in UNDER_WAY:
         return replace(response, status="queued" if run.state == "queued" else "in_progress")
     if number >= len(answers):
         raise RunNotFound(f"Response with id {id_!r} not found.")
