@@ -28,7 +28,9 @@ from clinvk.cluster.messages import Announcement, Signer
 from clinvk.cluster.remote_response import RemoteResponse
 from clinvk.config.model import ClusterSettings
 from clinvk.dialects.rest.rest import Rest
+from clinvk.remote import messages
 from clinvk.remote.messages import ROOM_BYTES, Client, Holding, HttpPiece, HttpRequest, Stop
+from clinvk.remote.run_owner import RunOwner
 from clinvk.types.errors import ConfigError, NodeUnavailable
 from polling import until
 
@@ -80,6 +82,7 @@ class Ends:
     """The two ends of a connection between gateway and worker."""
 
     gateway: Carrier
+    worker: Carrier
     of_gateway: Broker
     of_worker: Broker
     members: Members
@@ -114,10 +117,10 @@ async def ends(
     async with (
         connected(ClusterSettings(url=broker.url)) as of_gateway,
         connected(ClusterSettings(url=url_of_worker or broker.url)) as of_worker,
-        Carrier(of_worker, SIGNER, of[1], "worker", app=app),
+        Carrier(of_worker, SIGNER, of[1], "worker", app=app) as worker,
         Carrier(of_gateway, signer, of[0], "gateway") as gateway,
     ):
-        yield Ends(gateway, of_gateway, of_worker, *of)
+        yield Ends(gateway, worker, of_gateway, of_worker, *of)
 
 
 async def whole(response: RemoteResponse) -> bytes:
@@ -308,24 +311,39 @@ async def test_process_without_the_secret_changes_neither_request_nor_response(
 ) -> None:
     app = App(holds=True)
     async with ends(broker, app) as both, connected(ClusterSettings(url=broker.url)) as stranger:
-        other = Carrier(stranger, Signer(b"other"), both.members, "gateway")
+        heard: list[str] = []
+        await stranger.subscribe("runs.>", lambda message: heard.append(message.subject))
+
+        def forge(sender: str, to: str, *forged: messages.Message) -> None:
+            carrier = Carrier(stranger, Signer(b"other"), both.members, sender)
+            vars(carrier)["_numbers"] = count(1_000_000)
+            for message in forged:
+                vars(Carrier)["_send"](carrier, to, message)
+
         async with both.request() as response:
-            send = partial(vars(Carrier)["_send"], other)
-            forged = HttpPiece(run_id=response.id, number=1, status=500, ending="complete")
-            for message in (Stop(response.id), Holding({}), forged):
-                for process in ("worker", "gateway"):
-                    send(process, message)
             assert (await response.head()).status == 201
+            heard.clear()
+            forge("gateway", "worker", Stop(response.id), Holding({}))
+            forge("worker", "gateway", HttpPiece(run_id=response.id, number=2, data=b"forged", ending="complete"))
+            await until(lambda: {"runs.worker.gateway", "runs.gateway.worker"} <= set(heard))
             pieces = response.body()
             assert [(await anext(pieces))[0] for _ in app.pieces] == app.pieces
+            await asyncio.sleep(0.3)
             assert not app.disconnects
+
+
+def records_of(worker: Carrier) -> dict[str, object]:
+    """Return what a worker remembers of the requests of the gateway."""
+    owner: RunOwner = vars(worker)["_peers"]["gateway"].owner
+    return vars(owner)["_runs"]
 
 
 async def test_copy_of_a_request_is_not_run_again(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     app, copies, send = App(), list[tuple[str, bytes]](), Broker.send
 
     def note(self: Broker, subject: str, data: bytes, reply: str = "") -> None:
-        copies.append((subject, data))
+        if b"http_request" in data:
+            copies.append((subject, data))
         send(self, subject, data, reply)
 
     monkeypatch.setattr(Broker, "send", note)
@@ -333,11 +351,61 @@ async def test_copy_of_a_request_is_not_run_again(broker: NatsServer, monkeypatc
         for _ in range(4):
             async with both.request() as response:
                 await whole(response)
+            await until(lambda: not records_of(both.worker))
             for subject, data in [*copies]:
                 send(both.of_gateway, subject, data)
         async with both.request() as response:
             await whole(response)
     assert len(app.bodies) == 5
+
+
+async def test_keep_alive_beside_a_piece_that_waits_for_the_client_splits_nothing(broker: NatsServer) -> None:
+    """The endpoint and the watcher of its client write at the same time, and both wait for the client."""
+    pieces = [b"a" * ROOM_BYTES, b"b" * 2 * ROOM_BYTES, b"c"]
+
+    class Writing(App):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            bodies: list[Message] = [{"type": "http.response.body", "body": each, "more_body": True} for each in pieces]
+            await asyncio.gather(*map(send, bodies))
+            await send({"type": "http.response.body", "body": b""})
+
+    async with ends(broker, Writing()) as both, both.request() as response:
+        assert await whole(response) == b"".join(pieces)
+
+
+async def test_client_that_reads_nothing_holds_the_application_back_after_interruptions(broker: NatsServer) -> None:
+    app = App([b"x" * 10_000] * 1000)
+    async with ends(broker, app) as both, both.request() as response:
+        await response.head()
+        await until(lambda: app.sent >= ROOM_BYTES)
+        for _ in range(5):
+            response.read_again()
+            await asyncio.sleep(0.1)
+        assert app.sent <= ROOM_BYTES + 20_000
+
+
+async def test_gateway_that_is_back_gets_what_its_later_requests_lack(
+    broker: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carriers, "_KEPT_S", 0.3)
+    app = App()
+    async with ends(broker, app) as both:
+        async with both.request() as response:
+            await whole(response)
+        both.lose_gateway()
+        lose_some(both.of_worker, monkeypatch, 5)  # the end of the next response
+        monkeypatch.setattr(carriers, "HOLD_INTERVAL_S", 0.5)
+        async with both.request() as response:
+            assert await whole(response) == b"".join(app.pieces)
+
+
+async def test_request_of_a_client_that_leaves_at_once_does_not_stay(broker: NatsServer) -> None:
+    app = App(holds=True)
+    async with ends(broker, app) as both:
+        async with both.request():
+            pass
+        await until(lambda: app.disconnects == len(app.bodies))
 
 
 @pytest.mark.first(1)
@@ -446,6 +514,8 @@ async def test_request_after_an_interruption_waits_for_a_worker_that_connects_la
                         assert await response.read() == b"".join(app.pieces)
                         proxy.cut()
                 else:
+                    [held] = vars(both.gateway)["_held"].values()
+                    await until(lambda: not held.sent)  # the broker has refused what was sent
                     both.lose_worker()
                     with pytest.raises(Undelivered):
                         await head

@@ -358,7 +358,7 @@ async def test_check_that_takes_long_is_done_once(broker: NatsServer, monkeypatc
 async def test_stop_that_is_lost_is_repeated(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_run, "_STOPS_TIMEOUT_S", 60)
     async with cluster(broker) as nodes, nodes.begin() as run:
-        sent = Sent(nodes.of_caller, monkeypatch, lambda data: b'"type":"stop"' in data)
+        sent = Sent(nodes.of_caller, monkeypatch, lambda data: b"\xa4stop" in data)
         await asyncio.wait_for(run.cancel(), 20)
         assert sent.dropped
         assert nodes.runs.stopped == [(run.id, False)]
@@ -385,7 +385,7 @@ async def test_run_that_is_no_longer_held_is_stopped(
 ) -> None:
     monkeypatch.setattr(remote_run, "_STOPS_TIMEOUT_S", 0.1)
     async with cluster(broker) as nodes:
-        Sent(nodes.of_caller, monkeypatch, lambda data: b'"type":"stop"' in data, always=True)
+        Sent(nodes.of_caller, monkeypatch, lambda data: b"\xa4stop" in data, always=True)
         async with nodes.begin():
             await until_begun(nodes.runs)
         await until(lambda: nodes.runs.left)

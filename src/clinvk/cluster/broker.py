@@ -91,6 +91,11 @@ class Broker:
         """Whether the connection is up, as far as known."""
         return self._client.is_connected
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether messages wait to be sent."""
+        return bool(self._outbox)
+
     def send(self, subject: str, data: bytes, reply: str = "") -> None:
         """Send a message soon, in the order of the calls; drop the message while the connection is interrupted."""
         self._outbox.append((f"{PREFIX}.{subject}", data, reply and f"{PREFIX}.{reply}"))

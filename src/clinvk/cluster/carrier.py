@@ -33,6 +33,9 @@ from clinvk.types.errors import Cancelled, NodeUnavailable
 
 logger = logging.getLogger(__name__)
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+
 _PIECE = struct.Struct(">QH?")
 """The number of the message, the number of the piece from 0, and whether the piece is the last."""
 
@@ -68,29 +71,24 @@ class _Peer:
         is_next = index == 0 or (self._data and (number, index - 1) == self._last)
         self._last = number, index
         self._data = (self._data if index else b"") + signed[_PIECE.size :] if is_next else b""
-        return self._data if is_next and is_last else None
+        if not (is_next and is_last):
+            return None
+        data, self._data = self._data, b""
+        return data
 
 
 @dataclass
 class _Held:
-    """A run of another node, or its response; `sent` counts the messages to begin it that the node may have received.
+    """A run of another node, or the response to a request.
 
-    The message is kept until the node has answered.
+    `sent` counts the messages to begin it that the node may have received.
     """
 
     process: str
     node: str
-    command: BeginPart | HttpRequest | None
+    command: BeginPart | HttpRequest
     run: RemoteRun | RemoteResponse
     sent: int = 0
-
-    def feed(self, message: Message, size: int) -> None:
-        """Take a message of the node."""
-        if isinstance(self.run, RemoteRun) and isinstance(message, messages.Answer):
-            self.run.feed(message, size)
-        elif isinstance(self.run, RemoteResponse) and isinstance(message, messages.HttpAnswer):
-            self.run.feed(message)
-        self.command = None if self.run.is_begun else self.command
 
     def lose(self) -> None:
         """End the run: the node is lost."""
@@ -132,13 +130,13 @@ class Carrier:
         self._broker.on_reconnect.append(self._resume)
         self._members.on_interrupted.append(self._resume)
         self._members.on_lost.append(self._on_lost)
-        self._holding = self._tasks.create_task(self._hold())
+        self._repeating = self._tasks.create_task(self._repeat())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop the runs of the other nodes."""
         self._unsubscribe()
-        self._holding.cancel()
+        self._repeating.cancel()
         for peer in self._peers.values():
             peer.owner.leave()
         await self._tasks.__aexit__(None, None, None)
@@ -152,7 +150,7 @@ class Carrier:
         """
         process = member.announcement.process
         run = RemoteRun(command.run_id, command.request, partial(self._send, process), logger.warning)
-        with self._held_open(member, command, run):
+        with self._hold_run(member, command, run):
             try:
                 yield run
             finally:
@@ -167,14 +165,14 @@ class Carrier:
         """
         process, node = member.announcement.process, member.announcement.node
         response = RemoteResponse(request.run_id, node, partial(self._send, process))
-        with self._held_open(member, request, response):
+        with self._hold_run(member, request, response):
             try:
                 yield response
             finally:
                 response.leave()
 
     @contextmanager
-    def _held_open(
+    def _hold_run(
         self, member: Member, command: BeginPart | HttpRequest, run: RemoteRun | RemoteResponse
     ) -> Generator[None]:
         process, node = member.announcement.process, member.announcement.node
@@ -191,18 +189,18 @@ class Carrier:
             del self._held[run.id]
 
     def _begin(self, held: _Held) -> None:
-        if held.command:
+        if not (held.run.is_begun or self._broker.is_sending):  # copies would hold up what is not yet sent
             held.sent += 1
             self._send(held.process, held.command, f"runs.{self._process}.{held.run.id}")
 
-    async def _hold(self) -> None:
+    async def _repeat(self) -> None:
         """Repeat regularly what may be lost, and tell each owner which of its runs this process holds."""
         while True:
             await asyncio.sleep(HOLD_INTERVAL_S)
             for process in filter(self._members.__contains__, self._owners):
                 runs = {held.run.id: held for held in self._held.values() if held.process == process}
                 for held in runs.values():
-                    if isinstance(held.run, RemoteRun) and held.run.stopping:
+                    if held.run.stopping:
                         self._send(process, held.run.stopping)
                     else:
                         self._begin(held)
@@ -213,7 +211,13 @@ class Carrier:
             held.lose()
         if peer := self._peers.get(process):
             peer.owner.leave()
-            asyncio.get_running_loop().call_later(_KEPT_S, peer.owner.forget)
+            asyncio.get_running_loop().call_later(_KEPT_S, self._forget, process)
+
+    def _forget(self, process: str) -> None:
+        """Forget the runs of a process that has not returned."""
+        if process not in self._members:
+            self._peers[process].owner.forget()
+            self._owners.discard(process)
 
     def _resume(self, process: str | None = None) -> None:
         """Ask one node, or after an interruption here all, for the events that the interruption has lost."""
@@ -224,7 +228,7 @@ class Carrier:
 
     def _send(self, process: str, message: Message, reply: str = "") -> int:
         """Send a message, and return its size. The broker refuses it at `reply` if nobody receives it."""
-        data, subject, number = messages.encode(message), f"runs.{process}.{self._process}", next(self._numbers)
+        data, subject, number = _encode(message), f"runs.{process}.{self._process}", next(self._numbers)
         pieces = [*chunks(data)]
         for index, piece in enumerate(pieces):
             is_last = index == len(pieces) - 1
@@ -241,7 +245,7 @@ class Carrier:
                 piece = self._signer.piece(received.data, received.subject)
                 peer = self._peers.get(sender) or self._add_peer(sender)
                 if data := peer.join(piece):
-                    self._take(sender, peer.owner, messages.decode(data), len(data))
+                    self._take(sender, peer.owner, _decode(data), len(data))
             except (InvalidMessage, msgspec.MsgspecError) as exc:
                 logger.debug("a message is ignored: %s", exc)
 
@@ -260,8 +264,8 @@ class Carrier:
     def _take(self, sender: str, owner: RunOwner, message: Message, size: int) -> None:
         match message:
             case HttpRequest() if self._app:
-                served = ServedRequest(message, partial(self._send, sender))
-                owner.serve(message.run_id, served, partial(served.serve, self._app))
+                served = ServedRequest(message, self._app, partial(self._send, sender))
+                owner.serve(message.run_id, served, served.serve)
             case BeginPart(is_check=True) if self._runner:
                 runner = self._runner
                 owner.work(message.run_id, lambda _: runner.admit(message))
@@ -269,9 +273,9 @@ class Carrier:
                 owner.begin(message.run_id, partial(self._runner.run, message))
             case messages.Read() | messages.Stop() | Holding():
                 owner.take(message)
-            case _ if isinstance(message, messages.Answer | messages.HttpAnswer):
+            case _ if isinstance(message, messages.Answer):
                 held = self._held.get(message.run_id)
                 if held and held.process == sender:
-                    held.feed(message, size)
+                    held.run.feed(message, size)
             case _:
                 pass

@@ -3,19 +3,26 @@
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from clinvk.remote.messages import ROOM_BYTES, HttpAnswer, HttpPiece, Read, Refused, Stop
+from clinvk.remote.messages import ROOM_BYTES, Answer, HttpPiece, Read, Refused, Stop
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import NodeUnavailable
 
 
 class RemoteResponse:
-    """The response of a node. `send` sends a message to the node."""
+    """The response of a node. `send` sends a message to the node.
+
+    Attributes:
+        is_begun: whether the node has answered, or is lost.
+        stopping: None. The request to stop is not repeated: a response that is no longer held is stopped.
+    """
+
+    stopping = None
 
     def __init__(self, run_id: str, node: str, send: Callable[[Read | Stop], object]) -> None:
         self.id = run_id
         self._node = node
         self._send = send
-        self._is_begun = self._is_over = False
+        self.is_begun = self._is_over = False
         self._pieces: deque[HttpPiece] = deque()
         self._count = self._unread = 0
         self._gap = -1
@@ -23,18 +30,13 @@ class RemoteResponse:
         self._error: NodeUnavailable | None = None
 
     @property
-    def is_begun(self) -> bool:
-        """Whether the node has answered, or is lost."""
-        return self._is_begun
-
-    @property
     def received(self) -> int | None:
         """The number of the last piece, for `Holding`; None while the client does not take what has arrived."""
-        return None if self._pieces or not self._is_begun else self._count
+        return None if self._pieces or not self.is_begun else self._count
 
-    def feed(self, message: HttpAnswer) -> None:
+    def feed(self, message: Answer, _size: int = 0) -> None:
         """Take a message of the node; skip pieces that are known, and ask for missing pieces once."""
-        self._is_begun = True
+        self.is_begun = True
         if isinstance(message, Refused):
             self.lose(NodeUnavailable(f"node {self._node!r} broke off the response"))
         elif isinstance(message, HttpPiece) and message.number == self._count + 1:
@@ -51,13 +53,13 @@ class RemoteResponse:
 
     def lose(self, error: NodeUnavailable) -> None:
         """End the response with an error: the node is lost."""
-        self._is_begun = True
+        self.is_begun = True
         self._error = self._error or error
         self._wake.set()
 
     def leave(self) -> None:
         """Stop the response unless it is complete: the client has disconnected."""
-        if not (self._is_over or self._error):
+        if not self._is_over:
             self._send(Stop(self.id))
 
     async def head(self) -> HttpPiece:
@@ -69,7 +71,7 @@ class RemoteResponse:
         return await self._next()
 
     async def body(self) -> AsyncIterator[tuple[bytes, bool]]:
-        """Yield the pieces of the body, each with whether more follow. The node sends at most `ROOM_BYTES` ahead.
+        """Yield the pieces of the body, each with whether more follow. The node sends about `ROOM_BYTES` ahead.
 
         Raises:
             NodeUnavailable: the node was lost, or broke off the response.

@@ -1,78 +1,75 @@
 """A node's end of an HTTP request that a gateway passes on: serve the request with an ASGI application.
 
-The pieces of the response are sent as far as `ROOM_BYTES` ahead of the client, so a slow client holds its agent back as
-it would over TCP. The pieces are kept until the gateway has them.
+The pieces of the response are sent about `ROOM_BYTES` ahead of the client, so a slow client holds its agent back as it
+would over TCP. The pieces are kept until the gateway has them.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Scope
 
+from clinvk.remote.log_reader import Sender
 from clinvk.remote.messages import ROOM_BYTES, HttpPiece, HttpRequest
-from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import ClinvkError
 
 logger = logging.getLogger(__name__)
 
 
-class ServedRequest:
-    """A request that this node serves, and the pieces of its response that the gateway lacks; see `Sender`."""
+class ServedRequest(Sender):
+    """A request that this node serves, and the pieces of its response that the gateway lacks."""
 
-    def __init__(self, request: HttpRequest, send: Callable[[HttpPiece], object]) -> None:
+    def __init__(self, request: HttpRequest, app: ASGIApp, send: Callable[[HttpPiece], object]) -> None:
+        super().__init__()
         self._id = request.run_id
         self._body = request.body  # not the whole request: the body is freed once it is read
         self._scope = _scope_of(request)
+        self._app = app
         self._send = send
         self._number = 0
-        self._unread: deque[HttpPiece] = deque()
-        self._ahead = 0
-        self._held = -1
-        self._room = WakeUp()
+        self._pieces: deque[HttpPiece] = deque()
+        self._sending = asyncio.Lock()
         self._is_body_read = self._has_ended = False
         self._gone = asyncio.Event()
 
     def read(self, after: int) -> None:
         """Note that the gateway has the pieces up to a number."""
-        while self._unread and self._unread[0].number <= after:
-            self._ahead -= len(self._unread.popleft().data)
-        self._room.set()
+        super().read(after)
+        while self._pieces and self._pieces[0].number <= after:
+            self._pieces.popleft()
 
     def hold(self, after: int) -> None:
-        """Note what the gateway has, as it does regularly. Send again what it still lacks since the last call."""
-        if self._gone.is_set():  # the gateway was lost, and is back
+        """As `Sender.hold`. A gateway that was lost, and is back, learns that the response breaks off."""
+        if self._gone.is_set():
             self._send(HttpPiece(run_id=self._id, number=after + 1, ending="broken"))
-        self.read(after)
-        if after == self._held:
-            self.send_again(after)
-        self._held = after
+        super().hold(after)
 
     def send_again(self, after: int) -> None:
         """Send the pieces after a number again."""
-        for piece in self._unread:
+        for piece in self._pieces:
             if piece.number > after:
                 self._send(piece)
 
-    def stop(self, at_once: bool = False) -> None:
+    def stop(self, at_once: bool) -> None:
         """Note that the client has disconnected."""
         self._gone.set()
-        self._unread.clear()
+        self._pieces.clear()
         self._room.set()
 
-    def close(self) -> None:
-        """Do nothing: the pieces that the gateway lacks are kept."""
-
-    async def serve(self, app: ASGIApp) -> None:
-        """Call the application."""
+    async def serve(self) -> None:
+        """Call the application, unless the client has disconnected already."""
+        if self._gone.is_set():
+            return
         try:
-            await app(self._scope, self._receive, self._send_message)
+            await self._app(self._scope, self._receive, self._send_message)
         except Exception:
             logger.exception("a request of the cluster failed inside clinvk")
         finally:
             if not self._has_ended:
-                self._send_piece(HttpPiece(run_id=self._id, number=self._number + 1, ending="broken"))
+                self._send_piece(ending="broken")
 
     async def _receive(self) -> Message:
         if not self._is_body_read:
@@ -87,39 +84,32 @@ class ServedRequest:
             state: Mapping[str, object] = self._scope["state"]
             error = state.get("error")
             code, field = (error.code, error.field or "") if isinstance(error, ClinvkError) else ("", "")
-            self._send_piece(
-                HttpPiece(
-                    run_id=self._id,
-                    number=self._number + 1,
-                    status=message["status"],
-                    headers=tuple(message.get("headers", ())),
-                    error_code=code,
-                    error_field=field,
-                )
-            )
+            headers = tuple(message.get("headers", ()))
+            self._send_piece(status=message["status"], headers=headers, error_code=code, error_field=field)
             return
-        data: bytes = message.get("body", b"")
-        has_more: bool = message.get("more_body", False)
-        for start in range(0, len(data) or not has_more, ROOM_BYTES):
-            while self._ahead >= ROOM_BYTES and not self._gone.is_set():
-                await self._room.wait()
-            is_last = not has_more and start + ROOM_BYTES >= len(data)
-            self._has_ended = is_last
-            self._send_piece(
-                HttpPiece(
-                    run_id=self._id,
-                    number=self._number + 1,
-                    data=data[start : start + ROOM_BYTES],
-                    ending="complete" if is_last else "",
-                )
-            )
+        async with self._sending:  # a keep-alive does not split a piece of the endpoint
+            await self._send_body(message.get("body", b""), message.get("more_body", False))
 
-    def _send_piece(self, piece: HttpPiece) -> None:
+    async def _send_body(self, data: bytes, has_more: bool) -> None:
+        if has_more and not data:
+            return
+        starts = range(0, max(1, len(data)), ROOM_BYTES)
+        for start in starts:
+            await self._wait_for_room()
+            self._has_ended = not has_more and start == starts[-1]
+            self._send_piece(data=data[start : start + ROOM_BYTES], ending="complete" if self._has_ended else "")
+
+    async def _wait_for_room(self) -> None:
+        while self._ahead >= ROOM_BYTES and not self._gone.is_set():
+            await self._room.wait()
+
+    def _send_piece(self, **fields: Any) -> None:
         if self._gone.is_set():
             return
-        self._number = piece.number
-        self._unread.append(piece)
-        self._ahead += len(piece.data)
+        self._number += 1
+        piece = HttpPiece(run_id=self._id, number=self._number, **fields)
+        self._pieces.append(piece)
+        self._note_sent(piece.number, len(piece.data))
         self._send(piece)
 
 

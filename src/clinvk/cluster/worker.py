@@ -16,6 +16,9 @@ from clinvk.cluster.messages import call_subject
 from clinvk.remote.messages import Client
 from clinvk.types.errors import ShuttingDown
 
+_SUBSCRIBE_TIMEOUT_S = 1.0
+"""How long an answer waits for the broker, which may be away."""
+
 
 class SignedIdentity:
     """Identifies the client of a request by what the gateway has signed, in the place of `AuthMiddleware`.
@@ -60,12 +63,12 @@ class ParkedCalls:
         self._pending: set[asyncio.Task[Callable[[], None]]] = set()
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """Return an application that tells no client of a call before the requests with its output find this worker."""
+        """Return an application that ends no answer with a call before requests with its output find this worker."""
 
         async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
             async def send_later(message: Message) -> None:
                 if self._pending:
-                    await asyncio.wait({*self._pending})
+                    await asyncio.wait({*self._pending}, timeout=_SUBSCRIBE_TIMEOUT_S)
                 await send(message)
 
             await app(scope, receive, send_later)

@@ -1,6 +1,7 @@
-"""The owner's end of a stream of events: send the log of a run to a process that reads the run."""
+"""The owner's end of a stream: send the log of a run to a process that reads the run."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
@@ -14,32 +15,55 @@ _PIECES = (TextDelta, ThinkingDelta, ToolCallDelta)
 """Events that change no facts."""
 
 
-class LogReader:
-    """Sends the events of a run, at most about `ROOM_BYTES` ahead of what the peer has read.
+class Sender(ABC):
+    """Sends numbered messages of a run or a response, about `ROOM_BYTES` ahead of what the peer has read."""
 
-    `send` sends a message, and returns its size in bytes.
-    """
-
-    def __init__(self, run: Run, send: Callable[[Events], int]) -> None:
-        self.run = run
-        self._send = send
+    def __init__(self) -> None:
         self._unread: deque[tuple[int, int]] = deque()
         self._ahead = self._sent = 0
         self._held = -1
         self._room = WakeUp()
 
     def read(self, after: int) -> None:
-        """Note that the peer has the events up to a number."""
+        """Note that the peer has the messages up to a number."""
         while self._unread and self._unread[0][0] <= after:
             self._ahead -= self._unread.popleft()[1]
         self._room.set()
 
     def hold(self, after: int) -> None:
-        """Note what the peer has, as it does regularly. Send again what it still lacks since the last call."""
+        """Note what the peer has, which it reports regularly. Send the rest again if the peer has got nothing since."""
         self.read(after)
-        if after == self._held and (self.run.log.ending or after < self._sent or after == 0):
+        if after == self._held:
             self.send_again(after)
         self._held = after
+
+    def _note_sent(self, number: int, size: int) -> None:
+        """Note that a message was sent."""
+        self._sent = number
+        self._ahead += size
+        self._unread.append((number, size))
+
+    @abstractmethod
+    def send_again(self, after: int) -> None:
+        """Send again what was sent after a number."""
+
+    @abstractmethod
+    def stop(self, at_once: bool) -> None:
+        """Stop what produces the messages: nobody reads them."""
+
+
+class LogReader(Sender):
+    """Sends the events of a run. `send` sends a message, and returns its size in bytes."""
+
+    def __init__(self, run: Run, send: Callable[[Events], int]) -> None:
+        super().__init__()
+        self.run = run
+        self._send = send
+
+    def hold(self, after: int) -> None:
+        """As `Sender.hold`, but send nothing to a peer that lacks nothing."""
+        is_missing = self.run.log.ending or after < self._sent or after == 0
+        (super().hold if is_missing else self.read)(after)
 
     def send_again(self, after: int) -> None:
         """Send the facts, and the events after a number that were sent before."""
@@ -50,6 +74,12 @@ class LogReader:
 
     async def send_all(self) -> None:
         """Send the events until the ending, then the facts once the agent has exited."""
+        try:
+            await self._send_all()
+        finally:
+            self._sent = sys.maxsize  # `send_again` then sends all, also what is logged later
+
+    async def _send_all(self) -> None:
         run = self.run
         await run.left_queue()
         self._send(Events(run.id, facts=run.facts))
@@ -59,17 +89,10 @@ class LogReader:
                     await self._room.wait()
                 events = batch[start : start + _BATCH]
                 facts = None if all(isinstance(entry.event, _PIECES) for entry in events) else run.facts
-                size = self._send(Events(run.id, events, facts))
-                self._sent = events[-1].number
-                self._ahead += size
-                self._unread.append((self._sent, size))
+                self._note_sent(events[-1].number, self._send(Events(run.id, events, facts)))
         await run.cancel()  # the run has ended: wait until the agent has exited
         self._send(Events(run.id, facts=run.facts))
 
     def stop(self, at_once: bool) -> None:
         """Stop the run."""
         self.run.stop(at_once=at_once)
-
-    def close(self) -> None:
-        """Note that nobody sends further events; `send_again` then sends all, also those that are logged later."""
-        self._sent = sys.maxsize

@@ -6,7 +6,7 @@ repeats what has no answer, sends `Read` as it receives events, and `Holding` ev
 arrives twice does no harm.
 
 A request that a gateway of a cluster passes on is begun, read, held and stopped like a run. It is answered with
-`HttpReceived`; its events are the pieces of the response.
+`HttpReceived`; its events are the pieces of the response, and its `run_id` names the request.
 
 The carrier says who sends a message. A Unix socket carries the messages of this machine's user, and loses none. NATS
 carries those of the other processes of a cluster.
@@ -216,18 +216,14 @@ class RestResponse(msgspec.Struct, frozen=True, tag="rest_response"):
 Request = BeginPrompt | BeginPlan | CreateLogin | RestRequest
 """What a command asks a server."""
 
-Answer = Begun | Admitted | Refused | Events
-"""What the owner says about a run of the caller."""
-
-HttpAnswer = HttpReceived | HttpPiece | Refused
-"""What a node says about a request that a gateway has passed on."""
+Answer = Begun | Admitted | Refused | Events | HttpReceived | HttpPiece
+"""What the owner says about a run or a request of the caller."""
 
 Message = (
     Request
     | BeginPart
     | HttpRequest
     | Answer
-    | HttpAnswer
     | Greeting
     | Read
     | Holding

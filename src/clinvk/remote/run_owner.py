@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
-from clinvk.remote.log_reader import LogReader
+from clinvk.remote.log_reader import LogReader, Sender
 from clinvk.remote.messages import Begun, Holding, HttpReceived, Message, Read, Refused, Stop
 from clinvk.runtime.runs import Run
 from clinvk.types.errors import ClinvkError, NodeUnavailable
@@ -20,30 +19,6 @@ OpenRun = Callable[[], AbstractAsyncContextManager[Run]]
 
 Steer = Callable[[], Awaitable[RunFacts | None]]
 """Gives a prompt to another run and returns the facts of that run, or None if the prompt needs a run of its own."""
-
-
-class Sender(Protocol):
-    """Sends what a run, or the response to a request, produces; see `LogReader`."""
-
-    def read(self, after: int) -> None:
-        """Note that the peer has what was sent up to a number."""
-        ...
-
-    def hold(self, after: int) -> None:
-        """Note what the peer has, as it does regularly. Send again what it still lacks since the last call."""
-        ...
-
-    def send_again(self, after: int) -> None:
-        """Send again what was sent after a number."""
-        ...
-
-    def stop(self, at_once: bool) -> None:
-        """Stop what produces: nobody reads it."""
-        ...
-
-    def close(self) -> None:
-        """Note that nothing more is sent."""
-        ...
 
 
 @dataclass
@@ -98,24 +73,26 @@ class RunOwner:
 
         self.work(run_id, run_to_end)
 
-    def serve(self, run_id: str, sender: Sender, serve: Callable[[], Awaitable[None]]) -> None:
+    def serve(self, run_id: str, sender: Sender, serve: Callable[[], Coroutine[None, None, None]]) -> None:
         """Serve a request once. `sender` sends the pieces of the response."""
-
-        async def serve_to_end(owned: _OwnedRun) -> None:
-            owned.is_request, owned.sender, owned.answer = True, sender, HttpReceived(run_id)
-            self._send(owned.answer)
-            await serve()
-
-        self.work(run_id, serve_to_end)
+        if not self._answer_again(run_id):
+            answer = HttpReceived(run_id)
+            owned = self._runs[run_id] = _OwnedRun(answer=answer, sender=sender, is_request=True)
+            self._send(answer)
+            owned.task = self._tasks.create_task(serve())
 
     def work(self, run_id: str, work: Callable[[_OwnedRun], Awaitable[Message | None]]) -> None:
-        """Do what the peer asks under an id once, and answer with the result. Answer again if the peer asks again."""
-        if known := self._runs.get(run_id):
-            if known.answer:
-                self._send(known.answer)
-            return
-        owned = self._runs[run_id] = _OwnedRun()
-        owned.task = self._tasks.create_task(self._serve(run_id, owned, work))
+        """Do what the peer asks under an id once, and answer with the result."""
+        if not self._answer_again(run_id):
+            owned = self._runs[run_id] = _OwnedRun()
+            owned.task = self._tasks.create_task(self._serve(run_id, owned, work))
+
+    def _answer_again(self, run_id: str) -> bool:
+        """Return whether the peer has asked before, and repeat the answer if there is one."""
+        known = self._runs.get(run_id)
+        if known and known.answer:
+            self._send(known.answer)
+        return known is not None
 
     async def answer(self, run_id: str, work: Awaitable[Message | None]) -> Message | None:
         """Send the result of the work to the peer, and return it. An error is a refusal."""
@@ -133,11 +110,7 @@ class RunOwner:
     async def _serve(
         self, run_id: str, owned: _OwnedRun, work: Callable[[_OwnedRun], Awaitable[Message | None]]
     ) -> None:
-        try:
-            owned.answer = await self.answer(run_id, work(owned)) or owned.answer
-        finally:
-            if owned.sender:
-                owned.sender.close()
+        owned.answer = await self.answer(run_id, work(owned)) or owned.answer
 
     def take(self, message: Read | Stop | Holding) -> None:
         """Take a message of the peer about runs that it has begun."""
@@ -147,9 +120,7 @@ class RunOwner:
             if isinstance(message, Stop):
                 owned.stop(message.at_once)
             elif owned.sender:
-                owned.sender.read(message.after)
-                if message.again:
-                    owned.sender.send_again(message.after)
+                (owned.sender.send_again if message.again else owned.sender.read)(message.after)
         elif isinstance(message, Stop):
             self._refuse(message.run_id)
 
@@ -170,10 +141,10 @@ class RunOwner:
         """Stop all runs: the peer has left. The peer can still get the events if it returns, until `forget`."""
         for owned in self._runs.values():
             owned.leave()
-        self._runs = {run_id: owned for run_id, owned in self._runs.items() if owned.sender}
+        self._runs = {run_id: owned for run_id, owned in self._runs.items() if owned.sender or not owned.task}
 
     def forget(self) -> None:
-        """Forget the runs that are over, except that they must not run again."""
+        """Drop what the runs that are over have sent. Remember their ids, so that none runs again."""
         for run_id, owned in self._runs.items():
             if owned.task and owned.task.done():
                 self._runs[run_id] = _OwnedRun(answer=_broken_off(run_id))

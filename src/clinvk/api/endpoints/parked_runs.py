@@ -173,11 +173,11 @@ class Answer:
         is_void: whether no request can continue the run after this answer.
     """
 
-    def __init__(self, run: RunTask, start: AnswerStart, choice: ToolChoice, on_ended: Callable[[], None]) -> None:
-        """Call `on_ended` when the answer is about to end."""
+    def __init__(self, run: RunTask, start: AnswerStart, choice: ToolChoice, before_end: Callable[[], None]) -> None:
+        """Call `before_end` before the last event."""
         self.run = run
         self.is_void = False
-        self._on_ended = on_ended
+        self._before_end = before_end
         self._start = start
         self._choice = choice
 
@@ -220,7 +220,7 @@ class Answer:
                 if self._is_visible(event, calls, earlier, in_pieces):
                     answered.append(Logged(number, at, event))
                 if is_complete:
-                    self._on_ended()
+                    self._before_end()
                     break
             yield answered
             if is_complete:
