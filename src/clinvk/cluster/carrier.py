@@ -189,20 +189,20 @@ class Carrier:
             del self._held[run.id]
 
     def _begin(self, held: _Held) -> None:
-        if not (held.run.is_begun or self._broker.is_sending):  # copies would hold up what is not yet sent
-            held.sent += 1
-            self._send(held.process, held.command, f"runs.{self._process}.{held.run.id}")
+        held.sent += 1
+        self._send(held.process, held.command, f"runs.{self._process}.{held.run.id}")
 
     async def _repeat(self) -> None:
         """Repeat regularly what may be lost, and tell each owner which of its runs this process holds."""
         while True:
             await asyncio.sleep(HOLD_INTERVAL_S)
+            is_sending = self._broker.is_sending  # then a copy of a request would hold up the request itself
             for process in filter(self._members.__contains__, self._owners):
                 runs = {held.run.id: held for held in self._held.values() if held.process == process}
                 for held in runs.values():
                     if held.run.stopping:
                         self._send(process, held.run.stopping)
-                    else:
+                    elif not (held.run.is_begun or is_sending):
                         self._begin(held)
                 self._send(process, Holding({run_id: held.run.received for run_id, held in runs.items()}))
 
