@@ -17,10 +17,11 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from bench.load import now_ns
+from clinvk.cluster.announcements import Announcement
 from clinvk.cluster.broker import Broker, Received, connected
 from clinvk.cluster.carrier import Carrier
 from clinvk.cluster.members import Members
-from clinvk.cluster.messages import Announcement, Signer
+from clinvk.cluster.signing import Signer
 from clinvk.config.model import ClusterSettings, Settings
 from clinvk.store.opening import store_name
 

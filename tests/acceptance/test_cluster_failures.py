@@ -13,6 +13,7 @@ import pytest
 from acceptance.cluster import SECRET, Cluster, nodes, prompt, slow_stream, state_of, until_state
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
+from clinvk.cluster.announcements import PROTOCOL
 from network import Loss, Network
 from postgres_server import PostgresServer
 from scripted.steps import claude_says, hang
@@ -40,8 +41,8 @@ def at_start(folder: Path, code: str) -> dict[str, str]:
 
 def of_version(folder: Path, protocol: int, **changes: str) -> dict[str, str]:
     """Return the environment of a process with another version of the messages, and with changes of their source."""
-    pairs = [("PROTOCOL = 2\n", f"PROTOCOL = {protocol}\n"), *changes.items()]
-    code = _CHANGED_SOURCE.format(package="clinvk.cluster", name="messages", changes=pairs)
+    pairs = [(f"PROTOCOL = {PROTOCOL}\n", f"PROTOCOL = {protocol}\n"), *changes.items()]
+    code = _CHANGED_SOURCE.format(package="clinvk.cluster", name="announcements", changes=pairs)
     return at_start(folder, code)
 
 
@@ -50,8 +51,8 @@ def test_worker_of_another_version_is_listed_as_incompatible_and_gets_no_request
 ) -> None:
     cluster.agent.play(claude_says("hello"))
     later = {'    version: str = ""\n': '    version: str = ""\n    region: str = "north"\n'}
-    later_env = of_version(tmp_path / "later", 3, **later)
-    cluster.worker("earlier", **of_version(tmp_path / "earlier", 1))
+    later_env = of_version(tmp_path / "later", PROTOCOL + 1, **later)
+    cluster.worker("earlier", **of_version(tmp_path / "earlier", PROTOCOL - 1))
     cluster.worker("later", **later_env)
     cluster.worker("same")
     gateway, later_gateway = cluster.gateway(), cluster.gateway(**later_env)

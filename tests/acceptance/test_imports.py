@@ -65,5 +65,5 @@ def test_prompt_through_the_server_imports_neither_agents_nor_the_runtime(script
     with Server(scripted, {}) as server:
         server.ready()
         modules = imported(clinvk, "--new", "-o", "text", "say hello")
-    assert "clinvk.remote.remote_runs" in modules
+    assert "clinvk.remote.socket_client" in modules
     assert not modules & (BACKENDS | RUNTIME | SERVER | PLUGINS | {"sqlite3", "yaml"})

@@ -20,12 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from broker import NatsServer
 from clinvk.api.endpoints.services import Services
 from clinvk.cluster import carrier as carriers
+from clinvk.cluster.announcements import Announcement
 from clinvk.cluster.broker import Broker, connected
 from clinvk.cluster.carrier import Carrier
 from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.members import Member, Members, Target, Undelivered
-from clinvk.cluster.messages import Announcement, Signer
 from clinvk.cluster.remote_response import RemoteResponse
+from clinvk.cluster.signing import Signer
 from clinvk.config.model import ClusterSettings
 from clinvk.dialects.rest.rest import Rest
 from clinvk.remote import messages

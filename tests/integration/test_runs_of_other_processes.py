@@ -14,16 +14,17 @@ from msgspec.structs import replace
 
 from broker import NatsServer
 from clinvk.cluster import carrier as carriers
+from clinvk.cluster.announcements import Announcement
 from clinvk.cluster.broker import Broker, connected
 from clinvk.cluster.carrier import Carrier
 from clinvk.cluster.members import Member, Members, Undelivered
-from clinvk.cluster.messages import Announcement, Signer
+from clinvk.cluster.signing import Signer
 from clinvk.config.model import ClusterSettings
 from clinvk.remote import remote_run
 from clinvk.remote.connection import Connection
 from clinvk.remote.messages import Admitted, BeginPart, Begun, Client, Events, Greeting
 from clinvk.remote.remote_run import RemoteRun, attached
-from clinvk.remote.remote_runs import run_over
+from clinvk.remote.socket_client import run_over
 from clinvk.remote.socket_server import ClientConnection, RunControl
 from clinvk.runtime.local import LocalRuns
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, NodeUnavailable

@@ -13,17 +13,17 @@ from clinvk.config.model import (
     SessionSettings,
     Settings,
 )
-from clinvk.remote import caller
+from clinvk.remote import environment
 
 SERVER = {"PATH": "/bin", "HOME": "/home/ana", "TERM": "dumb", "EDITOR": "ed", "OPENAI_API_KEY": "k"}
-VARIABLES = caller.decisive_variables(BACKENDS)
+VARIABLES = environment.decisive_variables(BACKENDS)
 
 
 def difference(command: dict[str, str], settings: Settings | None = None, backend: str = "claude") -> str:
     """Say what differs between a command and a server with the built-in settings."""
-    theirs = caller.caller_environment(Settings(), SERVER, VARIABLES, BACKENDS)
-    mine = caller.caller_environment(settings or Settings(), command, VARIABLES, (backend,))
-    return caller.environment_difference(mine, theirs)
+    theirs = environment.caller_environment(Settings(), SERVER, VARIABLES, BACKENDS)
+    mine = environment.caller_environment(settings or Settings(), command, VARIABLES, (backend,))
+    return environment.environment_difference(mine, theirs)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_variable_missing_from_the_command_is_a_difference() -> None:
 def test_undecodable_variables_must_match() -> None:
     odd = os.fsdecode(b"caf\xe9")
     assert difference({**SERVER, "PLACE": odd, odd: "x"}) == "PLACE, caf\\udce9 differ"
-    assert "PLACE" not in caller.own_variables({**SERVER, "PLACE": odd})
+    assert "PLACE" not in environment.own_variables({**SERVER, "PLACE": odd})
 
 
 @pytest.mark.parametrize(
@@ -82,15 +82,21 @@ def test_settings_missing_from_the_request_must_match(settings: Settings, what: 
 
 
 def test_comparison_contains_no_values() -> None:
-    told = caller.caller_environment(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, VARIABLES, BACKENDS)
+    told = environment.caller_environment(
+        Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, VARIABLES, BACKENDS
+    )
     assert "very-secret" not in str(told)
 
 
 def test_merged_environment_is_the_commands_except_for_the_terminal() -> None:
     command = {**SERVER, "TERM": "xterm", "EDITOR": "vi", "LANG": "C", "SHLVL": "2"}
-    assert caller.merge_environment(SERVER, caller.own_variables(command)) == {**SERVER, "EDITOR": "vi", "LANG": "C"}
+    assert environment.merge_environment(SERVER, environment.own_variables(command)) == {
+        **SERVER,
+        "EDITOR": "vi",
+        "LANG": "C",
+    }
     fewer = {name: value for name, value in SERVER.items() if name != "EDITOR"}
-    assert caller.merge_environment(SERVER, caller.own_variables(fewer)) == fewer
+    assert environment.merge_environment(SERVER, environment.own_variables(fewer)) == fewer
 
 
 @pytest.mark.parametrize("section", ["SERVER", "POLICY", "WARM", "LOG", "TRACING"])
@@ -98,6 +104,6 @@ def test_merged_environment_keeps_the_servers_configuration(section: str) -> Non
     """Else its agents would be of another kind for a command than for a request over HTTP, and none be ready."""
     named = f"CLINVK_{section}__X"
     server = {**SERVER, named: "1"}
-    assert caller.merge_environment(server, caller.own_variables(SERVER)) == server
-    assert caller.merge_environment(server, caller.own_variables({**SERVER, named: "2"})) == server
-    assert caller.merge_environment(SERVER, caller.own_variables(server)) == SERVER
+    assert environment.merge_environment(server, environment.own_variables(SERVER)) == server
+    assert environment.merge_environment(server, environment.own_variables({**SERVER, named: "2"})) == server
+    assert environment.merge_environment(SERVER, environment.own_variables(server)) == SERVER

@@ -9,8 +9,9 @@ from clinvk.api.access.request_policy import RequestPolicy
 from clinvk.api.endpoints import inventory
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
+from clinvk.cluster.announcements import PROTOCOL, Announcement
 from clinvk.cluster.members import CHECK_INTERVAL_S, LOST_AFTER_S, MAX_OUTAGE_S, Members
-from clinvk.cluster.messages import PROTOCOL, Announcement, InvalidMessage, Signer
+from clinvk.cluster.signing import InvalidMessage, Signer
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import in_background

@@ -16,7 +16,7 @@ from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from clinvk.cluster.messages import MESSAGE_BYTES, InvalidMessage, Signer
+from clinvk.cluster.signing import MESSAGE_BYTES, InvalidMessage, Signer
 from clinvk.config.model import ClusterSettings
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import ConfigError

@@ -21,9 +21,9 @@ from starlette.types import ASGIApp
 
 from clinvk.cluster.broker import Broker, Received
 from clinvk.cluster.members import LOST_AFTER_S, Member, Members, Undelivered
-from clinvk.cluster.messages import InvalidMessage, Signer, chunks
 from clinvk.cluster.remote_response import RemoteResponse
 from clinvk.cluster.served_request import ServedRequest
+from clinvk.cluster.signing import InvalidMessage, Signer, chunks
 from clinvk.remote import messages
 from clinvk.remote.messages import HOLD_INTERVAL_S, Admitted, BeginPart, Holding, HttpRequest, Message
 from clinvk.remote.remote_run import RemoteRun

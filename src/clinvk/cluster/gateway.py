@@ -32,10 +32,10 @@ from clinvk.api.http.response import (
     within_prepare_timeout,
 )
 from clinvk.backends import registry as backends
-from clinvk.cluster import messages
 from clinvk.cluster.carrier import Carrier
 from clinvk.cluster.members import Member, Members, Target, Undelivered, is_retryable
 from clinvk.cluster.remote_response import RemoteResponse
+from clinvk.cluster.signing import call_subject
 from clinvk.dialects import sse
 from clinvk.dialects.dialect import Call, renamed
 from clinvk.dialects.openai.responses import stored
@@ -231,7 +231,7 @@ class Gateway:
         turn = call.tool_turn
         if not turn or not turn.last_call:
             return ""
-        subject = f"call.{messages.call_subject(key_name, turn.last_call)}"
+        subject = f"call.{call_subject(key_name, turn.last_call)}"
         return await self._process_at(subject, _CALL_TIMEOUT_S)
 
     async def _node_of_session(self, request: RunRequest) -> str:

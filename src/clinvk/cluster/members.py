@@ -6,17 +6,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
-from clinvk.cluster.messages import PROTOCOL, Announcement
+from clinvk.cluster.announcements import PROTOCOL, Announcement
 from clinvk.runtime.occupancy import ClientRuns
 from clinvk.types.errors import (
-    BackendUnavailable,
+    SENT_AGAIN,
     DirectoryNotAllowed,
     InvalidRequest,
     NodeUnavailable,
-    QueueFull,
-    ResourcesExhausted,
-    ShuttingDown,
-    StoreUnavailable,
 )
 from clinvk.types.request import Placement
 
@@ -31,16 +27,7 @@ _MAX_DELAY_S = 1.0
 MAX_OUTAGE_S = 30.0
 """How long streams wait for a broker that is away."""
 
-_RETRYABLE_CODES = frozenset(
-    (
-        QueueFull.code,
-        ShuttingDown.code,
-        ResourcesExhausted.code,
-        BackendUnavailable.code,
-        DirectoryNotAllowed.code,
-        StoreUnavailable.code,
-    )
-)
+_RETRYABLE_CODES = {error.code for error in (*SENT_AGAIN, DirectoryNotAllowed)}
 """The codes of refusals that another node may not share; so does an invalid `workdir`."""
 
 

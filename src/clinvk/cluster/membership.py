@@ -18,13 +18,15 @@ from starlette.types import ASGIApp
 from clinvk import __version__
 from clinvk.api.endpoints.inventory import BackendInfo, NodeInfo
 from clinvk.api.endpoints.services import Owner, Services
+from clinvk.cluster.announcements import Announcement, Change
 from clinvk.cluster.broker import Broker, Received, connected, without_password
 from clinvk.cluster.carrier import Carrier
 from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
-from clinvk.cluster.messages import CHUNK_BYTES, Announcement, Change, InvalidMessage, Signer
+from clinvk.cluster.node_app import node_app
+from clinvk.cluster.parked_calls import ParkedCalls
 from clinvk.cluster.parts import ClusterNodes, PartsHere
-from clinvk.cluster.worker import ParkedCalls, worker_app
+from clinvk.cluster.signing import CHUNK_BYTES, InvalidMessage, Signer
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
@@ -122,7 +124,7 @@ class Membership:
                 answer = partial(broker.answer, self._process, signer)
                 parked_calls = ParkedCalls(broker, answer, services.background)
                 services.parked_runs.on_call = parked_calls.change
-                runner, app = PartsHere(services), parked_calls.wrap(worker_app(services))
+                runner, app = PartsHere(services), parked_calls.wrap(node_app(services))
                 name = f"node.{self._settings.cluster.node}"
                 await broker.subscribe(name, answer)
             carrier = Carrier(broker, signer, members, self._process, runner, app)

@@ -29,7 +29,7 @@ Header = tuple[bytes, bytes]
 
 
 class Greeting(msgspec.Struct, frozen=True, tag="greeting"):
-    """The digests of the environment in which the server runs agents, and their variables; see `clinvk.remote.caller`.
+    """The digests of the environment in which the server runs agents, and their variables; see `environment.py`.
 
     Commands of every version read this message: among the digests is that of the version.
     """

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
-from clinvk.remote import caller, messages
+from clinvk.remote import environment, messages
 from clinvk.remote.connection import Connection
 from clinvk.remote.messages import Begun, Greeting, Refused
 from clinvk.remote.run_owner import RunOwner
@@ -80,8 +80,8 @@ class SocketServer:
 
     def open(self, runs: LocalRuns, control: RunControl) -> None:
         """Accept commands, now or once no other server has the socket, and run the prompts with `runs`."""
-        variables = caller.decisive_variables(self._registry)
-        mine = caller.caller_environment(self._settings, self._environ, variables, self._registry)
+        variables = environment.decisive_variables(self._registry)
+        mine = environment.caller_environment(self._settings, self._environ, variables, self._registry)
         try:
             listener = self._claim.listen()
         except OSError as exc:
@@ -195,4 +195,4 @@ class ClientConnection:
                 return await self._control.call_rest(request)
 
     def _environ_of(self, command: messages.BeginPrompt | messages.BeginPlan) -> dict[str, str]:
-        return caller.merge_environment(self._environ, command.environ)
+        return environment.merge_environment(self._environ, command.environ)

@@ -379,5 +379,8 @@ def agent_code(status: int | None) -> str:
             return AgentFailed.code
 
 
+SENT_AGAIN = (QueueFull, ResourcesExhausted, ShuttingDown, StoreUnavailable, BackendUnavailable)
+"""Refusals of a run after which clients and gateways send the request again, perhaps to another node."""
+
 _CLASSES = {kind.code: kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, ClinvkError)}
 """The class of each code."""

@@ -32,14 +32,10 @@ from clinvk.dialects.dialect import Call, Dialect, Encoder, SupportsAsync, Suppo
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import (
-    BackendUnavailable,
+    SENT_AGAIN,
     CallMissing,
     Cancelled,
     ClinvkError,
-    QueueFull,
-    ResourcesExhausted,
-    ShuttingDown,
-    StoreUnavailable,
     error_from_code,
 )
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunResult, RunStarted, TextDelta
@@ -49,10 +45,6 @@ HOLD_S = 10.0
 """How long the status of a response waits for the first event: proxies give up on silence."""
 
 _OPENING_TICK_S = 0.5
-
-_SENT_AGAIN = (QueueFull, ResourcesExhausted, ShuttingDown, StoreUnavailable, BackendUnavailable)
-"""Refusals after which clients and gateways send the request again. The agent of a run that has such an ending ran."""
-
 
 ExpandReferences = Callable[[Services, bytes], Awaitable[bytes]]
 """Replace the references to earlier answers in a body by the answers. Raises `InvalidRequest`, `BodyTooLarge`."""
@@ -245,7 +237,7 @@ class _PromptRequest(Exchange):
         if not vendor.may_retry(failed.code, has_acted):
             self._headers.append(NO_RETRY)
         error = error_from_code(failed.code, failed.message)
-        return ClinvkError(failed.message) if isinstance(error, _SENT_AGAIN) else error
+        return ClinvkError(failed.message) if isinstance(error, SENT_AGAIN) else error  # the agent ran
 
     def _wait_s(self) -> float:
         return _OPENING_TICK_S if self._stream_type and not self._response.opened else self._tick_s

@@ -18,7 +18,7 @@ from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import streams
 from clinvk.remote.messages import RestRequest, RestResponse
-from clinvk.remote.remote_runs import ServerDeclined, call_rest_on_server
+from clinvk.remote.socket_client import ServerDeclined, call_rest_on_server
 from clinvk.remote.socket_path import path_of
 from clinvk.types.errors import InvalidRequest
 

@@ -113,7 +113,7 @@ def open_page(flags: OpenFlags, context: CommandContext) -> int:
     import webbrowser
 
     from clinvk.api.server.address import address, health_of, local_host
-    from clinvk.remote.remote_runs import create_login
+    from clinvk.remote.socket_client import create_login
 
     server = replace(context, more={"server.port": flags.port}).settings.server
     link = asyncio.run(create_login(context.environ))

@@ -15,7 +15,7 @@ from clinvk.cli.sessions.session_text import duration_of, short_id
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, print_json, print_text
 from clinvk.dialects.rest.rest import Accepted
-from clinvk.remote.remote_runs import ServerDeclined, start_on_server
+from clinvk.remote.socket_client import ServerDeclined, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import RunQuery, SessionStore
 from clinvk.types.choices import UNDER_WAY

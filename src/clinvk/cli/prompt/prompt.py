@@ -90,7 +90,7 @@ Choose = Callable[[SessionStore], Awaitable[SessionChoice]]
 async def release(environ: Mapping[str, str], session_id: str) -> None:
     """Make the server of this home release a session's conversation."""
     if path_of(home(environ)).exists():
-        from clinvk.remote.remote_runs import release_session
+        from clinvk.remote.socket_client import release_session
 
         await release_session(environ, session_id)
 
@@ -158,7 +158,7 @@ class ServerOrLocalRuns:
         if not self.context.settings.warm.command_line:
             self._explain("not through the server: disabled by --no-server or warm.command_line: false")
             return None
-        from clinvk.remote.remote_runs import ServerDeclined, run_through_server
+        from clinvk.remote.socket_client import ServerDeclined, run_through_server
 
         try:
             started = run_through_server(request, self.context.settings, self.context.environ, self.context.notes.info)

@@ -206,7 +206,7 @@ def cancel(flags: JsonFlags, context: CommandContext) -> int:
         RunNotFound, AmbiguousId: the ID names no run, or several.
         ClinvkError: the run has ended, or cannot be cancelled from here; the message says who runs it.
     """
-    from clinvk.remote.remote_runs import cancel_on_server  # an import that lists do not need
+    from clinvk.remote.socket_client import cancel_on_server  # an import that lists do not need
 
     async def ended(store: SessionStore) -> RunRecord:
         run = await find(store.run(flags.words[0]))

@@ -14,7 +14,7 @@ import msgspec
 from clinvk.api.server.address import Health, health_of, listen
 from clinvk.backends.registry import Backends
 from clinvk.config.model import NotificationSettings, ServerSettings, Settings
-from clinvk.remote.remote_runs import ServerDeclined, server_of
+from clinvk.remote.socket_client import ServerDeclined, server_of
 from clinvk.runtime.notifications import secret_of
 from clinvk.runtime.process import resource_limits
 from clinvk.runtime.process.executables import run_tool

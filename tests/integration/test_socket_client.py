@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from clinvk.remote import remote_runs
+from clinvk.remote import socket_client
 from clinvk.remote.connection import Connection
 from clinvk.remote.messages import Begun, Events
-from clinvk.remote.remote_runs import run_over
+from clinvk.remote.socket_client import run_over
 from clinvk.types.errors import TimedOut
 from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
@@ -70,7 +70,7 @@ async def test_time_limit_applies_once_a_paused_reader_has_caught_up(monkeypatch
         async with asyncio.timeout(30), run_over(connection, request, {}, lambda _: None) as run:
             await until(lambda: run.log.count == 61)
             assert run.log.is_ahead
-            monkeypatch.setattr(remote_runs, "_LATER_S", -29.9)
+            monkeypatch.setattr(socket_client, "_LATER_S", -29.9)
             events = [logged.event async for logged in run.log.follow()]
     finally:
         connection.close()

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from clinvk.config.load import home
 from clinvk.config.model import Settings
-from clinvk.remote import caller, messages
+from clinvk.remote import environment, messages
 from clinvk.remote.connection import Connection
 from clinvk.remote.messages import Answer, BeginPlan, BeginPrompt, Begun, Greeting, Read, Refused
 from clinvk.remote.remote_run import RemoteRun, attached
@@ -55,8 +55,8 @@ async def server_of(settings: Settings, environ: Mapping[str, str], *backends: s
     """
     async with _connection(environ) as connection:
         greeting = await _greeting(connection)
-        mine = caller.caller_environment(settings, environ, greeting.variables, backends)
-        if why := caller.environment_difference(mine, greeting.environment):
+        mine = environment.caller_environment(settings, environ, greeting.variables, backends)
+        if why := environment.environment_difference(mine, greeting.environment):
             raise ServerDeclined(why)
         yield connection
 
@@ -77,7 +77,7 @@ async def run_through_server(
         if not request.workdir:
             raise ServerDeclined(_NO_WORKDIR)
         request = replace(request, warm=request.warm and settings.warm.enabled)
-        async with run_over(connection, request, caller.own_variables(environ), warn) as run:
+        async with run_over(connection, request, environment.own_variables(environ), warn) as run:
             yield run
 
 
@@ -89,7 +89,7 @@ async def start_on_server(
     Raises:
         ServerDeclined, ClinvkError: as `run_through_server`.
     """
-    variables = caller.own_variables(environ)
+    variables = environment.own_variables(environ)
     if isinstance(work, RunRequest):
         requests, command = [work], BeginPrompt(os.urandom(16).hex(), work, variables, detach=True)
     else:
