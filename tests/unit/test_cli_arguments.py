@@ -67,6 +67,7 @@ def test_unknown_flag_does_not_turn_a_prompt_into_a_command(argv: list[str]) -> 
         (["approvals", "-n", "3"], "approvals list has no flag '-n'"),
         (["sessions", "--serach", "x"], "unknown flag '--serach'; did you mean --search?"),
         (["sessions", "-n", "four"], "'four' is not a whole number"),
+        (["-vb", "claude", "runs", "list", "--state", "failed"], "unknown flag '--state' of a prompt"),
     ],
 )
 def test_flags_after_a_group_are_those_of_its_list(argv: list[str], message: str) -> None:

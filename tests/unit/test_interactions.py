@@ -13,7 +13,7 @@ from clinvk.runtime.interactions import Interactions, RunInteractions
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import InteractionQuery
-from clinvk.types.errors import StoreUnavailable
+from clinvk.types.errors import InteractionNotFound, StoreUnavailable
 from clinvk.types.events import InteractionRequested, InteractionResolved, Progress
 from clinvk.types.interaction import Interaction, InteractionAnswer, QuestionField
 from clinvk.types.record import RunRecord
@@ -200,6 +200,52 @@ async def test_answer_that_the_run_has_not_passed_on_stays_the_answer() -> None:
         answered = await interactions.answer(requested.interaction.id, InteractionAnswer(choice="allow"))
         assert asking.end() == [InteractionResolved(answered)]
     assert changes == ["pending", "answered"]
+
+
+async def test_answer_that_the_agent_no_longer_awaits_is_reported_once() -> None:
+    changes: list[str] = []
+    async with MemoryStore() as store:
+        interactions = Interactions(store, InteractionSettings(), lambda each: changes.append(each.status))
+        asking = of_run(interactions, await begun(store))
+        (requested,) = await asking.record(REQUESTED)
+        assert isinstance(requested, InteractionRequested)
+        answered = await interactions.answer(requested.interaction.id, InteractionAnswer(choice="allow"))
+        assert await asking.record(InteractionResolved(Interaction(id="q"))) == [InteractionResolved(answered)]
+        interactions.close()
+    assert changes == ["pending", "answered"]
+
+
+class _LosingStore(MemoryStore):
+    """A store that does not find the interactions whose ids are in `lost`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: set[str] = set()
+
+    async def interaction(self, reference: str) -> Interaction:
+        if reference in self.lost:
+            raise InteractionNotFound("it was deleted")
+        return await super().interaction(reference)
+
+
+async def test_run_whose_interaction_was_deleted_hears_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    async with _LosingStore() as store:
+        interactions, of_another = (
+            Interactions(store, InteractionSettings()),
+            Interactions(store, InteractionSettings()),
+        )
+        asking = of_run(interactions, await begun(store))
+        (first,) = await asking.record(REQUESTED)
+        assert isinstance(first, InteractionRequested)
+        store.lost.add(first.interaction.id)
+        await until(lambda: asking.answers)
+        (second,) = await asking.record(InteractionRequested(Interaction(id="r")))
+        assert isinstance(second, InteractionRequested)
+        await of_another.answer(second.interaction.id, InteractionAnswer(choice="allow"))
+        await until(lambda: len(asking.answers) == 2)
+        interactions.close()
+    assert [ready.answer.choice for ready in asking.answers] == ["deny", "allow"]
 
 
 class _FailingStore(MemoryStore):

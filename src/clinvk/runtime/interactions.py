@@ -127,15 +127,15 @@ class Interactions:
         """Forget a run that has ended."""
         self._runs.pop(run_id, None)
 
-    def withdrawn(self, interaction: Interaction) -> Interaction:
-        """Return an interaction as withdrawn. At the end of a run, the store withdraws its interactions."""
+    def mark_withdrawn(self, interaction: Interaction) -> Interaction:
+        """Report a pending interaction as withdrawn, and return it. The store withdraws those of an ended run."""
         withdrawn = replace(interaction, status="withdrawn", resolved_at=time.time())
         self._on_change(withdrawn)
         return withdrawn
 
     async def withdraw(self, interaction: Interaction) -> Interaction:
-        """Withdraw an interaction whose answer the agent no longer awaits, and return what is stored."""
-        withdrawn = self.withdrawn(interaction)
+        """Withdraw a pending interaction whose answer the agent no longer awaits, and return what is stored."""
+        withdrawn = self.mark_withdrawn(interaction)
         try:
             return await self._store.resolve_interaction(withdrawn)
         except (StoreUnavailable, InteractionNotFound) as exc:  # the end of the run withdraws the interaction
@@ -176,8 +176,9 @@ class Interactions:
                         await self._resolve(interaction, None, None)
                     elif (stored := await self._store.interaction(interaction.id)).status != "pending":
                         self._report(stored)
-                except InteractionNotFound:  # deleted at the end of its ephemeral run
-                    self.forget(interaction.run_id)
+                except InteractionNotFound:  # deleted with an ephemeral run, which another node took for dead
+                    if run := self._runs.get(interaction.run_id):
+                        run.resolve(replace(interaction, status="expired"))
                 except StoreUnavailable as exc:
                     logger.warning("the interactions cannot be read: %s", exc.message)
                     break
@@ -240,8 +241,10 @@ class RunInteractions:
         request_id = event.interaction.id
         if isinstance(event, InteractionResolved):
             self._denials.pop(request_id, None)
-            withdrawn = self.asked.pop(request_id, None)
-            return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
+            asked = self.asked.pop(request_id, None)
+            if asked and asked.status == "pending":
+                asked = await self._interactions.withdraw(asked)
+            return [InteractionResolved(asked)] if asked else []
         tool = visible(" ".join(event.interaction.tool.split()))[:MAX_TOOL_CHARS]
         note = "\n".join(filter(None, [event.interaction.note, *await self._outside(event.paths)]))
         stored = await self._add(request_id, replace(event.interaction, tool=tool, note=note, **self.run))
@@ -282,9 +285,9 @@ class RunInteractions:
     def end(self) -> list[InteractionResolved]:
         """Withdraw the pending interactions of the ended run, and return the events, also of unsent answers."""
         self._interactions.forget(self._run_id)
-        withdrawn = self._interactions.withdrawn
+        mark = self._interactions.mark_withdrawn
         asked, self.asked = self.asked, {}
-        return [InteractionResolved(withdrawn(each) if each.status == "pending" else each) for each in asked.values()]
+        return [InteractionResolved(mark(each) if each.status == "pending" else each) for each in asked.values()]
 
     def resolve(self, resolved: Interaction) -> None:
         """Take the outcome of an interaction."""

@@ -8,7 +8,7 @@ from clinvk.backends.base import Backend
 from clinvk.backends.registry import PRESETS, Backends, enabling_command
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.sessions.local_store import print_answer
+from clinvk.cli.sessions.answers import print_answer
 from clinvk.cli.sessions.session_text import BACKEND, STATE, Fields
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.model import Settings

@@ -15,7 +15,7 @@ from clinvk.api.endpoints.inventory import BackendInfo, NodeInfo
 from clinvk.api.server.address import listen
 from clinvk.cli.parse.flags import ClusterStatusFlags, ClusterUpFlags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.sessions.local_store import print_answer
+from clinvk.cli.sessions.answers import print_answer
 from clinvk.cli.sessions.session_text import Fields
 from clinvk.cli.terminal.output import print_text
 from clinvk.cli.terminal.table import Column

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from clinvk.cli.parse.flags import ApplyFlags, DeleteFlags, WorktreesFlags, WorktreeShowFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, directory_filter, open_store, print_answer, text_view
+from clinvk.cli.sessions.answers import print_answer, text_view
+from clinvk.cli.sessions.local_store import ALL, directory_filter, open_store
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.input import confirm, without_context
 from clinvk.cli.terminal.output import columns, has_colors, print_bytes, print_json, print_text

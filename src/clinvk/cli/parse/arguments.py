@@ -40,7 +40,7 @@ def read(argv: Sequence[str]) -> ParsedCommand:
     if words and words[0] in commands.FIRST_WORDS:
         return _command(words, before, after)
     if before[:1] != unknown[:1]:  # else the word may be the value of the unknown flag
-        _refuse_near_commands(flags.words[0] if flags.words else "")
+        _refuse_near_commands(words[0] if words else "")
     _refuse_unknown(unknown, "")
     words = (*flags.words, *after)
     if len(words) > 1:

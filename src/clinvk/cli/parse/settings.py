@@ -58,6 +58,10 @@ class CommandContext(msgspec.Struct, frozen=True, dict=True):
     backends: Backends
     more: Mapping[str, object] = {}
 
+    def __repr__(self) -> str:
+        """Return a text without the environment, which has secrets."""
+        return f"CommandContext({self.flags!r})"
+
     @property
     def home(self) -> Path:
         """The folder of clinvk's own files."""

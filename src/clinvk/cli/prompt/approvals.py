@@ -12,7 +12,8 @@ from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt import interaction_text
 from clinvk.cli.prompt.questions import Question, TerminalQuestions
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, find, open_store, over_store, print_answer
+from clinvk.cli.sessions.answers import print_answer
+from clinvk.cli.sessions.local_store import ALL, find, open_store, over_store
 from clinvk.cli.terminal import streams
 from clinvk.cli.terminal.output import duration
 from clinvk.cli.terminal.table import Column, one_line

@@ -10,7 +10,8 @@ from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.prompt.interaction_text import outcome, waiting_note
 from clinvk.cli.sessions import runs
-from clinvk.cli.sessions.local_store import ALL, find, open_store, text_view
+from clinvk.cli.sessions.answers import text_view
+from clinvk.cli.sessions.local_store import ALL, find, open_store
 from clinvk.cli.sessions.session_text import duration_of, short_id
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, print_json, print_text

@@ -52,7 +52,7 @@ def refuse_prompt_flags(flags: ResumeFlags, prompt: str | None) -> None:
         )
     for flag in flags_of(ConversationFlags, {}):
         is_refused = not hasattr(Flags, flag.field) and flag.field not in _ACCEPTED
-        if is_refused and getattr(flags, flag.field):
+        if is_refused and getattr(flags, flag.field) not in (None, (), [], False):
             name = flag.names[0]
             raise InvalidRequest(
                 f"{name} is for a prompt: --interactive opens the agent's own program, which does not take it", name

@@ -1,16 +1,14 @@
-"""Open the store of this machine, look up sessions and runs by ID, and print them as text or JSON."""
+"""Open the store of this machine, and look up sessions and runs by ID."""
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from clinvk.cli.parse.flags import Flags, JsonFlags
+from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import CommandContext, directory
-from clinvk.cli.sessions.session_text import STATE_STYLE, TextView, home_of
-from clinvk.cli.terminal.output import Notes, columns, has_colors, print_json, print_text, renders_markdown
+from clinvk.cli.terminal.output import Notes
 from clinvk.store import opening
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
@@ -47,37 +45,6 @@ def over_store(context: CommandContext, work: Callable[[SessionStore], Awaitable
 
     context.load()  # here, since the files would block the event loop
     return asyncio.run(run())
-
-
-def text_view(context: CommandContext) -> TextView:
-    """Return what the text of records on stdout depends on."""
-    output, environ = context.settings.output, context.environ
-    style = STATE_STYLE if output.color and has_colors(1, environ) else None
-    is_rendered = renders_markdown(output, environ)
-    return TextView(time.time(), home_of(environ.get("HOME")), columns(), style, _here(), is_rendered)
-
-
-def _here() -> str | None:
-    with suppress(OSError):  # the directory is gone
-        return os.getcwd()
-
-
-def print_answer(
-    flags: JsonFlags,
-    context: CommandContext,
-    value: Callable[[], object],
-    text: Callable[[TextView], Iterable[str]],
-    *remarks: str,
-) -> int:
-    """Print a value as JSON, if the flags say so, or its lines and remarks, unless empty; return the exit code 0."""
-    if flags.wants_json:
-        print_json(value())
-        return 0
-    if lines := [*text(text_view(context))]:
-        print_text("\n".join(lines))
-    for remark in filter(None, remarks):
-        context.notes.info(remark)
-    return 0
 
 
 async def _import(store: SqliteStore, notes: Notes) -> None:

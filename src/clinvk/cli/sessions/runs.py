@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from clinvk.cli.parse.flags import JsonFlags, RunsFlags, UsageFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store, print_answer, text_view
+from clinvk.cli.sessions.answers import print_answer, text_view
+from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store
 from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import date_and_time, print_json, print_text, printable, without_sequences
 from clinvk.cli.terminal.table import Column, one_line

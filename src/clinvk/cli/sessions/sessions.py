@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
 from clinvk.cli.parse.settings import CommandContext, age_s
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store, print_answer, text_view
+from clinvk.cli.sessions.answers import print_answer, text_view
+from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask_yes_no, confirm
 from clinvk.cli.terminal.output import DAY_S, date_and_time, print_json, print_text, printable

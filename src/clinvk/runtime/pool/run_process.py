@@ -169,7 +169,7 @@ class PooledProcess(RunProcess):
         self.write(self.channel.start(self.run, request, resume))
 
     def write(self, data: bytes, *, of_tools: bool = False) -> None:
-        """Write a message to the process, which then has work."""
+        """Write a message to the process, which is then no longer parked."""
         self.is_parked = False
         super().write(data)
 

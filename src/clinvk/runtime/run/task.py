@@ -55,7 +55,8 @@ class RunTask:
 
     Attributes:
         spec: what to do. The spec is replaced if the answer is asked for again, and for another agent.
-        refusal: the error to report if the run ended before its agent started; None if a caller has stopped the run.
+        refusal: the error to report if the run ended before its agent started; None if a caller has stopped the run
+            without one.
         stopped_by: the ending that a caller of `stop` asked for.
         no_grace: whether the agent gets no time to stop by itself.
         is_ending: whether the ending is known. From here on another run may claim the session.
@@ -247,8 +248,9 @@ class RunTask:
     async def _requeue(self, request: RunRequest, waits_until: float | None = None) -> None:
         self.request = request
         self._interactions.run["backend"] = request.backend
-        self.slot = self._acquire_slot(request, self.wake, may_wait=True, is_blocked=waits_until is not None)
+        self._io = None  # what the earlier agent has said is not the answer of the next one
         await self.recorder.reassign(request, waits_until)
+        self.slot = self._acquire_slot(request, self.wake, may_wait=True, is_blocked=waits_until is not None)
 
     async def started(self) -> None:
         """Record that an agent process works on the run; only the first process sets the start time."""

@@ -227,9 +227,8 @@ class KeptWorktrees(Worktrees):
         Return the worktree instead if the removal fails, or if an agent has worked there since the examination.
         """
         try:
-            lock = await wait_for_lock(
-                lambda: self._folders.hold(worktree.id)
-            )  # another clinvk may examine the worktree
+            # Another clinvk may examine the worktree.
+            lock = await wait_for_lock(lambda: self._folders.hold(worktree.id))
         except WorktreeNotFound:  # another clinvk has removed the worktree
             return None
         if lock is None:
