@@ -190,7 +190,8 @@ async def test_other_interactions_expire_after_one_was_deleted(monkeypatch: pyte
     assert [(each.run_id, each.status) for each in changed[2:]] == [(other.id, "expired")]
 
 
-async def test_answer_that_the_run_has_not_passed_on_stays_the_answer() -> None:
+@pytest.mark.parametrize("is_withdrawn", [False, True], ids=["the run ends", "the agent no longer waits"])
+async def test_answer_that_the_run_has_not_passed_on_stays_the_answer(is_withdrawn: bool) -> None:
     changes: list[str] = []
     async with MemoryStore() as store:
         interactions = Interactions(store, InteractionSettings(), lambda each: changes.append(each.status))
@@ -198,19 +199,8 @@ async def test_answer_that_the_run_has_not_passed_on_stays_the_answer() -> None:
         (requested,) = await asking.record(REQUESTED)
         assert isinstance(requested, InteractionRequested)
         answered = await interactions.answer(requested.interaction.id, InteractionAnswer(choice="allow"))
-        assert asking.end() == [InteractionResolved(answered)]
-    assert changes == ["pending", "answered"]
-
-
-async def test_answer_that_the_agent_no_longer_awaits_is_reported_once() -> None:
-    changes: list[str] = []
-    async with MemoryStore() as store:
-        interactions = Interactions(store, InteractionSettings(), lambda each: changes.append(each.status))
-        asking = of_run(interactions, await begun(store))
-        (requested,) = await asking.record(REQUESTED)
-        assert isinstance(requested, InteractionRequested)
-        answered = await interactions.answer(requested.interaction.id, InteractionAnswer(choice="allow"))
-        assert await asking.record(InteractionResolved(Interaction(id="q"))) == [InteractionResolved(answered)]
+        events = await asking.record(InteractionResolved(Interaction(id="q"))) if is_withdrawn else asking.end()
+        assert events == [InteractionResolved(answered)]
         interactions.close()
     assert changes == ["pending", "answered"]
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class ServedRequest(Sender):
-    """A request that this node serves, and the pieces of its response that the gateway lacks."""
+    """A request to this node, with the unacknowledged pieces of the response."""
 
     def __init__(self, request: HttpRequest, app: ASGIApp, send: Callable[[HttpPiece], object]) -> None:
         super().__init__()
@@ -29,7 +29,6 @@ class ServedRequest(Sender):
         self._scope = _scope_of(request)
         self._app = app
         self._send = send
-        self._number = 0
         self._pieces: deque[HttpPiece] = deque()
         self._sending = asyncio.Lock()
         self._is_body_read = self._has_ended = False
@@ -56,8 +55,7 @@ class ServedRequest(Sender):
     def stop(self, at_once: bool) -> None:
         """Note that the client has disconnected."""
         self._gone.set()
-        self._pieces.clear()
-        self._room.set()
+        self.read(self._sent)  # frees the pieces, and whoever waits for room
 
     async def serve(self) -> None:
         """Call the application, unless the client has disconnected already."""
@@ -99,15 +97,10 @@ class ServedRequest(Sender):
             self._has_ended = not has_more and start == starts[-1]
             self._send_piece(data=data[start : start + ROOM_BYTES], ending="complete" if self._has_ended else "")
 
-    async def _wait_for_room(self) -> None:
-        while self._ahead >= ROOM_BYTES and not self._gone.is_set():
-            await self._room.wait()
-
     def _send_piece(self, **fields: Any) -> None:
         if self._gone.is_set():
             return
-        self._number += 1
-        piece = HttpPiece(run_id=self._id, number=self._number, **fields)
+        piece = HttpPiece(run_id=self._id, number=self._sent + 1, **fields)
         self._pieces.append(piece)
         self._note_sent(piece.number, len(piece.data))
         self._send(piece)

@@ -43,13 +43,17 @@ class Sender(ABC):
         self._ahead += size
         self._unread.append((number, size))
 
+    async def _wait_for_room(self) -> None:
+        while self._ahead >= ROOM_BYTES:
+            await self._room.wait()
+
     @abstractmethod
     def send_again(self, after: int) -> None:
         """Send again what was sent after a number."""
 
     @abstractmethod
     def stop(self, at_once: bool) -> None:
-        """Stop what produces the messages: nobody reads them."""
+        """Stop the run or the response, because the peer has left."""
 
 
 class LogReader(Sender):
@@ -61,9 +65,11 @@ class LogReader(Sender):
         self._send = send
 
     def hold(self, after: int) -> None:
-        """As `Sender.hold`, but send nothing to a peer that lacks nothing."""
-        is_missing = self.run.log.ending or after < self._sent or after == 0
-        (super().hold if is_missing else self.read)(after)
+        """Note what the peer has, as `Sender.hold`. A quiet run sends nothing to a peer with all events."""
+        if self.run.log.ending or after < self._sent or after == 0:
+            super().hold(after)
+        else:
+            self.read(after)
 
     def send_again(self, after: int) -> None:
         """Send the facts, and the events after a number that were sent before."""
@@ -85,8 +91,7 @@ class LogReader(Sender):
         self._send(Events(run.id, facts=run.facts))
         async for batch in run.log.batches():
             for start in range(0, len(batch), _BATCH):
-                while self._ahead >= ROOM_BYTES:
-                    await self._room.wait()
+                await self._wait_for_room()
                 events = batch[start : start + _BATCH]
                 facts = None if all(isinstance(entry.event, _PIECES) for entry in events) else run.facts
                 self._note_sent(events[-1].number, self._send(Events(run.id, events, facts)))

@@ -120,7 +120,10 @@ class RunOwner:
             if isinstance(message, Stop):
                 owned.stop(message.at_once)
             elif owned.sender:
-                (owned.sender.send_again if message.again else owned.sender.read)(message.after)
+                if message.again:
+                    owned.sender.send_again(message.after)
+                else:
+                    owned.sender.read(message.after)
         elif isinstance(message, Stop):
             self._refuse(message.run_id)
 
@@ -144,7 +147,7 @@ class RunOwner:
         self._runs = {run_id: owned for run_id, owned in self._runs.items() if owned.sender or not owned.task}
 
     def forget(self) -> None:
-        """Drop what the runs that are over have sent. Remember their ids, so that none runs again."""
+        """Free the memory of ended runs. Their ids stay known, so that no run begins twice."""
         for run_id, owned in self._runs.items():
             if owned.task and owned.task.done():
                 self._runs[run_id] = _OwnedRun(answer=_broken_off(run_id))
