@@ -30,7 +30,7 @@ def _streaming(place: Workplace, server: Server, relay: Server, streams: int) ->
     pipe, relayed, ours = interleaved(
         place.rounds,
         lambda: timed(TimePipes(child=str(place.child), env=place.env, prompt=prompt, streams=streams)),
-        lambda: over_http(relay, "/relay", prompt, "turn.completed"),
+        lambda: over_http(relay, "/relay", prompt, '"result"'),
         lambda: over_http(server, PROMPT_PATH, body, '"done"'),
     )
     for times in pipe + relayed + ours:
