@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
+from functools import cache
 from typing import Annotated
 
 import msgspec
@@ -217,9 +218,13 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def without(self, *groups: Group) -> "RunRequest":
         """Return the request with the defaults of all fields of the groups."""
-        fields = RunRequest.__annotations__.items()
-        kept = [name for name, type_ in fields if not {*groups}.intersection(getattr(type_, "__metadata__", ()))]
-        return RunRequest(**{name: getattr(self, name) for name in kept})
+        return RunRequest(**{name: getattr(self, name) for name in _fields_without(groups)})
+
+
+@cache
+def _fields_without(groups: tuple[Group, ...]) -> list[str]:
+    fields = RunRequest.__annotations__.items()
+    return [name for name, type_ in fields if not {*groups}.intersection(getattr(type_, "__metadata__", ()))]
 
 
 def fallback_of(names: Iterable[str]) -> tuple[RunRequest, ...]:
