@@ -92,8 +92,9 @@ OF_OTHERS = {"--bind-fd", "--output", "--strict", "--flag"}
 
 
 def current(page: Path) -> str:
-    """Return the text of a page; of the changelog, what is not released yet."""
-    return page.read_text().partition("\n## 0.")[0] if page.stem == "CHANGELOG" else page.read_text()
+    """Return the text of a page; of the changelog, what is newer than the release before the last."""
+    releases = 2 if page.stem == "CHANGELOG" else None
+    return "\n## 0.".join(page.read_text().split("\n## 0.")[:releases])
 
 
 def code(page: Path) -> list[str]:
@@ -222,7 +223,16 @@ def test_server_page_quotes_the_non_loopback_warning() -> None:
 
 def test_changelog_has_the_current_version() -> None:
     changelog = (REPOSITORY / "CHANGELOG.md").read_text()
-    assert re.search(rf"^## {re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)$", changelog, re.MULTILINE)
+    assert re.search(rf"^## {re.escape(__version__)} - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE)
+
+
+def test_changelog_has_short_lines_under_the_usual_headings() -> None:
+    """Each change of the newest release takes at most two lines."""
+    release = current(REPOSITORY / "CHANGELOG.md").partition("\n## 0.")[2]
+    assert re.findall(r"^### (.*)$", release, re.MULTILINE) == ["Added", "Changed", "Fixed", "Removed"]
+    changes = [change for change in re.split(r"\n(?! )", release) if change.startswith("- ")]
+    assert changes
+    assert [change for change in changes if change.count("\n") > 1] == []
 
 
 def test_acp_page_has_the_command_install_and_login_of_each_preset() -> None:
