@@ -92,4 +92,6 @@ def _spawn_ms(place: Workplace, *flags: str) -> float:
 
 
 def _prompt(place: Workplace, *flags: str) -> list[str]:
-    return clinvk("--backend", "claude", "--output-format", "text", "--workdir", str(place.root), "--new", *flags, "began")
+    return clinvk(
+        "--backend", "claude", "--output-format", "text", "--workdir", str(place.root), "--new", *flags, "began"
+    )
