@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from clinvk.types.request import RunRequest
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "ApprovalMode",
