@@ -65,19 +65,29 @@ $(VENV)/installed: tests/requirements.txt pyproject.toml
 	$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(DEMO)/installed: examples/requirements-demo.txt pyproject.toml
+PINNED := $(CLIS)/package.json $(CLIS)/package-lock.json $(CLIS)/.npmrc
+
+$(DEMO)/installed: examples/requirements-demo.txt pyproject.toml $(PINNED)
+	$(NEEDS_NODE)
+	@echo "downloading Claude Code, Codex and Python packages: 375 MB, 0.95 GB in $(DEMO)/"
 	@test -x $(DEMO)/bin/python || sh tests/make_venv.sh $(DEMO) $(PYTHON)
 	$(DEMO)/bin/python $(PIP) --no-deps --require-hashes -r examples/requirements-demo.txt
 	$(DEMO)/bin/python $(PIP) --no-deps --no-build-isolation -e .
+	cp $(PINNED) $(DEMO)/
+	npm ci --prefix $(DEMO) --omit=dev --loglevel=error
 	@touch $@
 
-$(AGENTS)/installed: $(CLIS)/package.json $(CLIS)/package-lock.json $(CLIS)/.npmrc
-	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null \
-		|| { echo "make: the agent CLIs of the tests need Node.js 20 or later with npm on PATH" >&2; exit 1; }
+$(AGENTS)/installed: $(PINNED)
+	$(NEEDS_NODE)
 	@mkdir -p $(AGENTS)
 	cp $^ $(AGENTS)/
-	npm ci --prefix $(AGENTS) --loglevel=error
+	npm ci --prefix $(AGENTS) --include=dev --loglevel=error
 	@touch $@
+
+define NEEDS_NODE
+@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null \
+	|| { echo "make: the agent CLIs need Node.js 20 or later with npm on PATH" >&2; exit 1; }
+endef
 
 # The clients that bring tools of their own: instructor does not fit the newest OpenAI SDK, so it has an environment.
 # `npm ci` refuses a lock without the optional programs for other systems, some of which registries do not have.
@@ -114,8 +124,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-header
 lock:
 	$(COMPILE) --extra otel --extra cluster --extra mcp pyproject.toml tests/requirements.in -o tests/requirements.txt
-	printf 'editables\nhatchling\nopenai\n' | $(COMPILE) pyproject.toml - >examples/requirements-demo.txt
-	$(COMPILE) --no-deps examples/requirements-demo.in >>examples/requirements-demo.txt
+	printf 'editables\nhatchling\nopenai\n' | $(COMPILE) -c tests/requirements.txt pyproject.toml - >examples/requirements-demo.txt
 	printf 'hatchling\n' | $(COMPILE) pyproject.toml - >packaging/requirements.txt
 	for name in frameworks instructor; do $(COMPILE) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt; done
 	for folder in $(CLIS) $(CLIENTS); do (cd $$folder && npm install --package-lock-only --ignore-scripts); done

@@ -1,7 +1,7 @@
 """The demo of `make demo`: the real Claude Code and Codex answer through clinvk, without an account.
 
-Their model API is the stand-in of the tests on 127.0.0.1; everything else is real. All files are in one temporary
-folder, which is also the agents' home and is removed at the end.
+Their model APIs are stand-ins of the tests on 127.0.0.1; everything else is real. All files are in one temporary
+folder, which is also the agents' home and is removed at the end. Only the picture of the console is kept.
 """
 
 import argparse
@@ -9,29 +9,90 @@ import contextlib
 import importlib.util
 import json
 import os
+import pty
 import select
 import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import textwrap
 import time
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from fcntl import ioctl
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-WHEELS = {"claude": ("claude_agent_sdk", "_bundled/claude"), "codex": ("codex_cli_bin", "bin/codex")}
-"""The packages and paths of the executables in the wheels of requirements-demo.txt."""
+INSTALLED = Path(sys.prefix) / "node_modules" / ".bin"
+"""Where `make demo` installs the agents."""
+
+PICTURE = Path(sys.prefix) / "console.png"
+
+AGENTS = ("claude", "codex")
+NEEDED = ("git", "make", "node")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+COLUMNS = 100
+TIMEOUT_S = 60
 
 SAYS = "The model is a stand-in, the agent is real."
 PROMPT = "Who are you?"
-TIMEOUT_S = 60
+
+PRICES = '''\
+"""Prices in cents."""
+
+
+def total(prices, discount=0):
+    """Return the sum of the prices, less a discount in percent."""
+    return sum(prices) - discount
+'''
+TESTS = """\
+from prices import total
+
+for prices, expected in ([5000, 5000], 9000), ([333], 300):
+    if (found := total(prices, discount=10)) != expected:
+        raise SystemExit(f"total({prices}, discount=10) is {found}, not {expected}")
+print("2 tests passed")
+"""
+MAKEFILE = "test:\n\t@python test_prices.py\n"
+COMPARE = """\
+clinvk compare --backends claude,codex --isolation worktree --approval-mode auto \\
+    --check "make test" "Fix the failing test"
+"""
+APPLY = "clinvk worktrees apply codex"
+
+_BUG = "sum(prices) - discount"
+_ROUGH, _EXACT = "sum(prices) * (1 - discount / 100)", "round(sum(prices) * (100 - discount) / 100)"
+_READ = json.dumps({"file_path": "prices.py"})
+_EDIT = json.dumps({"file_path": "prices.py", "old_string": _BUG, "new_string": _ROUGH})
+_PATCH = json.dumps(
+    f"*** Begin Patch\n*** Update File: prices.py\n@@\n-    return {_BUG}\n+    return {_EXACT}\n*** End Patch\n"
+)
+_MAKE_TEST = json.dumps({"command": "make test", "description": "Run the tests"})
+_RUN_TESTS = f'[[call Bash {_MAKE_TEST}]][[say="2 tests passed."]]'
+ANSWERS = {
+    "claude": {
+        "Fix the failing test": (
+            f"[[call Read {_READ}]][[call Edit {_EDIT}]]"
+            '[[say="The discount is a percentage of the sum, not an amount in cents." delay=0.05]]'
+        ),
+        "Run the tests": _RUN_TESTS,
+        "Check that": _RUN_TESTS,
+    },
+    "codex": {
+        "Fix the failing test": (
+            f"[[call apply_patch {_PATCH}]]"
+            '[[say="The discount is a percentage, and the total is rounded to whole cents." delay=0.05]]'
+        ),
+    },
+}
+"""What the models decide, by words of the prompt. Any other prompt is answered with `SAYS`."""
 
 CODEX_CONFIG = """\
 model = "gpt-5.5"
@@ -66,7 +127,7 @@ print(answer.choices[0].message.content)
 OWN_LOGIN = """\
    pip install .                      # clinvk; then log in to an agent: run claude, or codex login
    clinvk "what is in this directory?"
-   clinvk serve                       # then http://127.0.0.1:8080/docs"""
+   clinvk serve                       # then clinvk open, for the console in the browser"""
 
 
 class DemoFailed(Exception):
@@ -85,7 +146,7 @@ class Place:
 
     @property
     def project(self) -> Path:
-        return self.root / "project"
+        return self.home / "shop"
 
     @property
     def programs(self) -> Path:
@@ -100,7 +161,7 @@ class Place:
             "HOME": str(self.home),
             "TMPDIR": str(self.root / "tmp"),
             "LANG": "C.UTF-8",
-            "TERM": os.environ.get("TERM", "dumb"),
+            "TERM": os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
@@ -111,7 +172,6 @@ class Place:
             "ANTHROPIC_API_KEY": "no-key-is-needed",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "STANDIN_KEY": "no-key-is-needed",
-            "IS_SANDBOX": "1",  # lets Claude Code run as root too: the stand-in decides what the agents do
         }
 
 
@@ -119,7 +179,7 @@ class Screen:
     """Prints the steps, with pauses on a terminal."""
 
     def __init__(self, is_paced: bool) -> None:
-        self._pause_s = 1.2 if is_paced else 0.0
+        self.pause_s = 1.2 if is_paced else 0.0
         self._bold, self._plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
         self._number = 0
 
@@ -128,7 +188,7 @@ class Screen:
 
     def step(self, title: str, remark: str = "") -> None:
         """Print the title of the next step."""
-        time.sleep(self._pause_s)
+        time.sleep(self.pause_s)
         self._number += 1
         self.say(f"\n{self._bold}{self._number}. {title}{self._plain}")
         for line in textwrap.wrap(remark, 96):
@@ -138,7 +198,22 @@ class Screen:
     def command(self, line: str) -> None:
         """Print a command that is about to run."""
         self.say(f"{self._bold}$ {line}{self._plain}")
-        time.sleep(self._pause_s / 2)
+        time.sleep(self.pause_s / 2)
+
+
+class Piece(NamedTuple):
+    """Output of a command, and the seconds from its start."""
+
+    at_s: float
+    data: bytes
+
+
+class Key(NamedTuple):
+    """A key to press when the output ends with a text, after a pause."""
+
+    after: str
+    key: str
+    pause_s: float
 
 
 @dataclass
@@ -162,11 +237,24 @@ class Runner:
         stderr = subprocess.DEVNULL if is_quiet else subprocess.STDOUT
         command = ["/bin/sh", "-c", line]
         with running(command, self.place.project, self.environment, subprocess.PIPE, stderr) as process:
-            printed, self.first_output_s = _read(process, None if is_quiet else sys.stdout.buffer.fileno())
-            if not is_quiet and not printed.endswith("\n"):
-                self.screen.say("")
-            if code := process.wait(TIMEOUT_S):
-                raise DemoFailed(f"`{line}` exited with {code}{': ' + printed[-2000:] if is_quiet else ''}")
+            assert process.stdout
+            pieces = read_to_end(process.stdout.fileno(), None if is_quiet else sys.stdout.fileno())
+            self.first_output_s = pieces[0].at_s if pieces else 0.0
+            return self._printed(line, process, pieces, is_quiet)
+
+    def run_on_terminal(self, line: str, *keys: Key) -> str:
+        """Run a line of shell on a terminal, press the keys, and return the output. Otherwise like `run`."""
+        self.screen.command(line)
+        with on_terminal(line, self.place.project, self.environment) as (process, fd):
+            pieces = read_to_end(fd, sys.stdout.fileno(), keys)
+            return self._printed(line, process, pieces, is_quiet=False)
+
+    def _printed(self, line: str, process: "subprocess.Popen[bytes]", pieces: Sequence[Piece], is_quiet: bool) -> str:
+        printed = b"".join(piece.data for piece in pieces).decode(errors="replace")
+        if not is_quiet and not printed.endswith("\n"):
+            self.screen.say("")
+        if code := process.wait(TIMEOUT_S):
+            raise DemoFailed(f"`{line}` exited with {code}{': ' + printed[-2000:] if is_quiet else ''}")
         return printed
 
     def expect(self, printed: str, text: str) -> None:
@@ -178,7 +266,8 @@ class Runner:
 def main() -> int:
     """Run the demo and return its exit code."""
     parser = argparse.ArgumentParser(description="Show clinvk with the real Claude Code and Codex, without an account.")
-    parser.add_argument("--agents", type=Path, help="a folder with claude and codex (default: the installed wheels)")
+    parser.add_argument("--agents", type=Path, default=INSTALLED, help="a folder with claude and codex")
+    parser.add_argument("--picture", type=Path, default=PICTURE, help="file for the picture of the console")
     parser.add_argument("--fast", action="store_true", help="do not pause between steps")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
@@ -187,9 +276,8 @@ def main() -> int:
     try:
         if importlib.util.find_spec("openai") is None:
             raise DemoFailed("the package openai is missing; make demo installs it")
-        with temporary_place() as place:
-            link_agents(place, options.agents)
-            show(place, screen)
+        with temporary_place(options.agents) as place:
+            show(place, screen, options.picture)
     except DemoFailed as exc:
         print(f"\ndemo: {exc}", file=sys.stderr)
         return 1
@@ -205,32 +293,56 @@ def _stop(number: int, _: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def show(place: Place, screen: Screen) -> None:
+def show(place: Place, screen: Screen, picture: Path) -> None:
     """Run all steps.
 
     Raises:
         DemoFailed: a step did not do what it shows.
     """
-    with stand_in(place) as models:
-        (place.home / ".codex" / "config.toml").write_text(CODEX_CONFIG.format(url=models))
-        environment = place.environment_with_agents(models)
+    with stand_ins(place) as environment:
         runner = Runner(place, screen, environment)
         screen.say(
             "One command line and one API for all your coding agents. This demo runs the real Claude Code and Codex."
         )
-        screen.say("Only their model API is a stand-in on this machine, so no account is needed.")
+        screen.say("Only their model APIs are stand-ins on this machine, so no account is needed.")
         screen.step("The agents")
-        for name in WHEELS:
+        for name in AGENTS:
             runner.run(f"{name} --version")
+        side_by_side(runner, screen)
+        approval(runner, screen)
         port = free_port()
         screen.step("A server", "It listens on this machine only.")
         screen.command(f"clinvk serve --port {port}")
         with server(place, environment, port) as greeting:
             screen.say(greeting.partition("\n")[0])
             through_the_server(runner, f"http://127.0.0.1:{port}", screen)
-        side_by_side(runner, screen)
+            console(runner, screen, f"http://127.0.0.1:{port}/", picture)
         screen.step("With your own login")
         screen.say(OWN_LOGIN)
+
+
+def side_by_side(runner: Runner, screen: Screen) -> None:
+    """Let both agents mend a bug in their own copy of the project, and apply the change that passes the tests."""
+    screen.step(
+        "One bug, two agents",
+        "Both fix the bug, each in its own git worktree. The tests run on both changes, and one command applies the "
+        "winner.",
+    )
+    printed = runner.run_on_terminal(COMPARE.strip())
+    for outcome in ("failed", "passed"):
+        runner.expect(printed, outcome)
+    screen.say("")
+    runner.run(APPLY)
+    runner.run("git diff --unified=0 && make test")
+    runner.run("clinvk worktrees discard --yes claude", is_quiet=True)
+
+
+def approval(runner: Runner, screen: Screen) -> None:
+    """Let an agent ask, and press a key."""
+    screen.step("An approval", "The agent asks before it runs a command. The demo presses y.")
+    key = Key("[?]: ", "y", screen.pause_s)
+    printed = runner.run_on_terminal('clinvk --new --approval-mode ask "Run the tests"', key)
+    runner.expect(printed, "2 tests passed.")
 
 
 def through_the_server(runner: Runner, base: str, screen: Screen) -> None:
@@ -252,83 +364,121 @@ def through_the_server(runner: Runner, base: str, screen: Screen) -> None:
     runner.run('clinvk --new -o text "Read the code in this directory"')
     runner.expect(runner.run('clinvk -c -o text "Which part has no tests? [[info]]"'), "2")
     screen.step("An SDK in three lines", "Any OpenAI or Anthropic SDK works with another base URL.")
-    runner.expect(runner.run(f"cat sdk.py && python sdk.py {base}"), SAYS)
+    runner.expect(runner.run(f"cat ../sdk.py && python ../sdk.py {base}"), SAYS)
 
 
-def side_by_side(runner: Runner, screen: Screen) -> None:
-    """Let both agents change their own copy of a project, and apply one of the changes."""
-    screen.step(
-        "Two agents, each in its own git worktree",
-        "The brackets tell the stand-in what a model would decide: to write a file with the agent's shell tool.",
-    )
-    task = 'Add a greeting [[tool=shell cmd=\\"echo hello > hello.txt\\" say=Done.]]'
-    compare = "clinvk compare --backends claude,codex --isolation worktree --approval-mode none"
-    runner.expect(runner.run(f'{compare} \\\n    --check "test -f hello.txt" "{task}"'), "passed")
-    screen.say("")
-    runner.run("clinvk worktrees list")
-    listed = json.loads(runner.run("clinvk worktrees list --json", is_quiet=True))
-    first, second = (tree["id"] for tree in listed["worktrees"])
-    screen.say("")
-    runner.run(f"clinvk worktrees apply {first} && clinvk worktrees discard --yes {second} && cat hello.txt")
+def console(runner: Runner, screen: Screen, url: str, picture: Path) -> None:
+    """Take a picture of the console while an agent asks. Without a browser, do nothing."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not browser:
+        return
+    runner.run('clinvk --detach --new --approval-mode ask "Check that the tests pass"', is_quiet=True)
+    until = time.monotonic() + TIMEOUT_S
+    while not (waiting := json.loads(runner.run("clinvk approvals list --json", is_quiet=True))["interactions"]):
+        if time.monotonic() > until:
+            raise DemoFailed(f"the agent has not asked for approval within {TIMEOUT_S} s")
+    if take_picture(runner.place, browser, url, picture):
+        screen.step("The console in a browser", "This picture was taken while an agent asked for approval:")
+        screen.say(f"   {picture}")
+    interaction = waiting[0]
+    runner.run(f"clinvk approvals answer {interaction['id']} allow", is_quiet=True)
+    runner.run(f"clinvk runs follow {interaction['run_id']}", is_quiet=True)
 
 
-def _read(process: subprocess.Popen[bytes], copy_to: int | None) -> tuple[str, float]:
-    """Read to the end, copy each piece as it arrives, and return the text and the seconds to the first piece."""
-    assert process.stdout
-    fd = process.stdout.fileno()
+def take_picture(place: Place, browser: str, url: str, picture: Path) -> bool:
+    """Take a picture of a page, and return whether the browser could."""
+    flags = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--window-size=1200,800"]
+    flags += [f"--user-data-dir={place.root / 'browser'}", f"--screenshot={picture}", "--virtual-time-budget=5000"]
+    flags += ["--no-sandbox"] if os.geteuid() == 0 else []
+    picture.unlink(missing_ok=True)
+    command = [browser, *flags, url]
+    with (
+        running(command, place.root, place.environment(), subprocess.DEVNULL, subprocess.DEVNULL) as process,
+        contextlib.suppress(subprocess.TimeoutExpired),
+    ):
+        process.wait(TIMEOUT_S / 2)
+    return picture.exists()
+
+
+def read_to_end(fd: int, copy_to: int | None = None, keys: Sequence[Key] = ()) -> list[Piece]:
+    """Read to the end and press the keys. Copy each piece as it arrives, with plain line ends."""
     start = time.monotonic()
-    first_s = 0.0
-    pieces: list[bytes] = []
+    pieces: list[Piece] = []
+    waiting, unanswered = list(keys), b""
     while select.select([fd], [], [], max(0.0, start + TIMEOUT_S - time.monotonic()))[0]:
-        piece = os.read(fd, 65536)
-        if not piece:
-            return b"".join(pieces).decode(errors="replace"), first_s
-        first_s = first_s or time.monotonic() - start
-        pieces.append(piece)
+        try:
+            data = os.read(fd, 65536)
+        except OSError:  # the other end of the terminal is closed
+            data = b""
+        if not data:
+            return pieces
+        pieces.append(Piece(time.monotonic() - start, data))
         if copy_to is not None:
-            os.write(copy_to, piece)
-    raise DemoFailed(f"no end after {TIMEOUT_S} s; output until then: {b''.join(pieces)[-2000:]!r}")
+            os.write(copy_to, data if os.isatty(copy_to) else data.replace(b"\r\n", b"\n"))
+        unanswered += data
+        if waiting and unanswered.endswith(waiting[0].after.encode()):
+            key = waiting.pop(0)
+            time.sleep(key.pause_s)
+            unanswered = b""
+            os.write(fd, key.key.encode())
+    raise DemoFailed(f"no end after {TIMEOUT_S} s; output until then: {[piece.data for piece in pieces][-20:]!r}")
 
 
 @contextlib.contextmanager
-def temporary_place() -> Generator[Place]:
-    """Create the temporary folder, and remove it at the end."""
+def temporary_place(agents: Path) -> Generator[Place]:
+    """Create the temporary folder with the agents, the programs and the project; remove it at the end.
+
+    Raises:
+        DemoFailed: a program is missing.
+    """
     with tempfile.TemporaryDirectory(prefix="clinvk-demo-", ignore_cleanup_errors=True) as folder:
         place = Place(Path(folder).resolve())
         for inner in (place.home / ".codex", place.project, place.programs, place.root / "tmp"):
             inner.mkdir(parents=True)
-        (place.project / "sdk.py").write_text(SDK)
+        link_programs(place, agents)
+        (place.home / "sdk.py").write_text(SDK)
+        (place.project / "prices.py").write_text(PRICES)
+        (place.project / "test_prices.py").write_text(TESTS)
+        (place.project / "Makefile").write_text(MAKEFILE)
         git = ["git", "-c", "user.name=demo", "-c", "user.email=demo@localhost"]
         for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "Start"]):
             subprocess.run([*git, *arguments], cwd=place.project, env=place.environment(), check=True)
         yield place
 
 
-def link_agents(place: Place, folder: Path | None) -> None:
-    """Link the agents into one folder, and Node.js for agents that come from npm.
+def link_programs(place: Place, agents: Path) -> None:
+    """Link the agents and the programs that they need into one folder.
 
     Raises:
-        DemoFailed: an agent is missing.
+        DemoFailed: a program is missing.
     """
-    for name, (package, inner) in WHEELS.items():
-        if folder:
-            program = (folder / name).absolute()
-        else:
-            spec = importlib.util.find_spec(package)
-            places = spec.submodule_search_locations if spec else None
-            program = Path(next(iter(places or ["(not installed)"]))) / inner
+    for name in AGENTS:
+        program = (agents / name).absolute()
         if not program.exists():
             raise DemoFailed(f"{program} is missing: run `make demo`, which installs {name}")
         (place.programs / name).symlink_to(program)
-    node = shutil.which("node")
-    if folder and node:
-        (place.programs / "node").symlink_to(node)
+    for name in NEEDED:
+        found = shutil.which(name)
+        if not found:
+            raise DemoFailed(f"{name} is missing: install {name}, so that it is on PATH")
+        (place.programs / name).symlink_to(found)
 
 
 @contextlib.contextmanager
-def stand_in(place: Place, directive: str = f"say={shlex.quote(SAYS)} delay=0.08") -> Generator[str]:
-    """Run the model API of the tests and yield its address. `directive` says what a model answers."""
-    command = [sys.executable, "-m", "standin", *(["--default", directive] if directive else [])]
+def stand_ins(place: Place) -> Generator[dict[str, str]]:
+    """Run a model API for each agent, and yield an environment that directs the agents to these."""
+    with stand_in(place, ANSWERS["claude"]) as claude, stand_in(place, ANSWERS["codex"]) as codex:
+        (place.home / ".codex" / "config.toml").write_text(CODEX_CONFIG.format(url=codex))
+        yield place.environment_with_agents(claude)
+
+
+@contextlib.contextmanager
+def stand_in(place: Place, answers: Mapping[str, str]) -> Generator[str]:
+    """Run the model API of the tests and yield its address."""
+    command = [sys.executable, "-m", "standin", "--default", f"say={shlex.quote(SAYS)} delay=0.08"]
+    for words, directives in answers.items():
+        command += ["--answer", words, directives]
     with running(command, REPOSITORY / "tests", place.environment(), subprocess.PIPE) as process:
         assert process.stdout
         line = process.stdout.readline()
@@ -370,8 +520,28 @@ def _await_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 @contextlib.contextmanager
+def on_terminal(
+    line: str, folder: Path, environment: dict[str, str], rows: int = 40
+) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a line of shell on a terminal; yield the process and the descriptor of the terminal."""
+    leader, follower = pty.openpty()
+    try:
+        ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, COLUMNS, 0, 0))
+        with running(["/bin/sh", "-c", line], folder, environment, follower, follower, follower) as process:
+            os.close(follower)
+            yield process, leader
+    finally:
+        os.close(leader)
+
+
+@contextlib.contextmanager
 def running(
-    command: list[str], folder: Path, environment: dict[str, str], stdout: int, stderr: int | None = None
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    stdout: int,
+    stderr: int | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> Generator[subprocess.Popen[bytes]]:
     """Run a program in a new session, and end it at the end of the block.
 
@@ -382,7 +552,7 @@ def running(
         command,
         cwd=folder,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         start_new_session=True,

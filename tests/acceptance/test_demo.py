@@ -1,9 +1,10 @@
-"""`make demo`, with the agent CLIs of the tests in place of those that pip brings."""
+"""`make demo`, with the agent CLIs of the tests."""
 
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,47 +13,55 @@ from pathlib import Path
 import psutil
 import pytest
 
+from chromium import executable
+
 REPOSITORY = Path(__file__).parents[2]
 AGENTS = Path(os.environ.get("CLINVK_TEST_AGENTS", REPOSITORY / ".agents")).absolute() / "node_modules" / ".bin"
 TIMEOUT_S = 110
 SHOWN = (
     "$ claude --version\n2.",
     "$ codex --version\ncodex-cli 0.",
+    "$ clinvk compare --backends claude,codex --isolation worktree",
+    "is 299.7, not 300\n",
+    "passed",
+    "$ clinvk worktrees apply codex\napplied codex-",
+    "+    return round(",
+    "\n2 tests passed\n",
+    "claude wants to run a command in ~/shop:\n",
+    ": yes\n2 tests passed.\n",
     "http://127.0.0.1:",
     '-o text "Who are you?"\nThe model is a stand-in, the agent is real.\n',
     " s cold, ",
     '$ clinvk -c -o text "Which part has no tests? [[info]]"\n',
     "prompts=2",
     "print(answer.choices[0].message.content)\nThe model is a stand-in, the agent is real.\n",
-    "$ clinvk compare --backends claude,codex --isolation worktree",
-    "passed",
-    "$ clinvk worktrees apply ",
-    "\nhello\n",
     "With your own login",
     "The server and its agents have stopped",
 )
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The folder for the demo's temporary folder; the user's home is beside it."""
-    for name in ("temporary", "home"):
-        (tmp_path / name).mkdir()
-    return tmp_path
+def folder() -> Generator[Path]:
+    """The folder for the demo's temporary folder; the user's home is beside it. The browser needs a short path."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as root:
+        for name in ("temporary", "home"):
+            Path(root, name).mkdir()
+        yield Path(root)
 
 
 @contextmanager
-def demo(folder: Path, agents: Path) -> Generator["subprocess.Popen[str]"]:
+def demo(folder: Path, agents: Path, path: str = os.environ["PATH"]) -> Generator["subprocess.Popen[str]"]:
     """Start the demo; kill it at the end if it is still running."""
     environment = {
-        "PATH": os.environ["PATH"],
+        "PATH": path,
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "temporary"),
         "ANTHROPIC_API_KEY": "the-user's-own",
         "CODEX_HOME": "/nonexistent",
     }
+    arguments = ["--agents", agents, "--picture", folder / "console.png"]
     process = subprocess.Popen(
-        [sys.executable, REPOSITORY / "examples" / "demo.py", "--agents", agents],
+        [sys.executable, REPOSITORY / "examples" / "demo.py", *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -101,6 +110,7 @@ def test_demo_shows_each_part_and_cleans_up(folder: Path) -> None:
     for part in SHOWN:
         at = shown.find(part, at)
         assert at >= 0, f"{part!r} is missing, or not in its place, in:\n{shown}"
+    assert (folder / "console.png").exists() == bool(executable()) == (f"{folder}/console.png" in shown)
     assert leftovers(folder) == []
 
 
@@ -122,4 +132,16 @@ def test_demo_without_an_agent_names_the_missing_agent_and_the_fix(folder: Path)
         shown, complaints = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, shown) == (1, "")
     assert complaints == f"\ndemo: {folder}/claude is missing: run `make demo`, which installs claude\n"
+    assert leftovers(folder) == []
+
+
+def test_demo_without_git_names_git(folder: Path) -> None:
+    agents = folder / "agents"
+    agents.mkdir()
+    for name in ("claude", "codex"):
+        (agents / name).touch()
+    with demo(folder, agents, path=str(agents)) as process:
+        shown, complaints = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, shown) == (1, "")
+    assert complaints == "\ndemo: git is missing: install git, so that it is on PATH\n"
     assert leftovers(folder) == []

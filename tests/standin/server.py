@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import parse_qs
 
 from standin.answer import aside, reply
@@ -36,10 +36,15 @@ _AS = re.compile(r"^/as/([^/]+)")
 
 
 class Standin:
-    """A model API. `default` are the directives of a prompt that has none."""
+    """A model API.
 
-    def __init__(self, default: str = "words=5") -> None:
+    `default` are the directives of a prompt that has none. `answers` are further directives, in brackets, for prompts
+    with certain words.
+    """
+
+    def __init__(self, default: str = "words=5", answers: Mapping[str, str] | None = None) -> None:
         self._default = default
+        self._answers = answers or {}
         self._log = Log()
         self._start = time.monotonic()
 
@@ -108,7 +113,8 @@ class Standin:
         if ask.aside:
             return await exchange.say(aside(ask), Directives())
         try:
-            directives = parse(ask.user, self._default)
+            added = "".join(added for words, added in self._answers.items() if words in ask.user)
+            directives = parse(ask.user + added, self._default)
             message = reply(ask, directives, request_bytes)
         except BadDirective as exc:
             return await exchange.refuse(400, f"stand-in: {exc}", {})

@@ -92,7 +92,8 @@ def test_each_locked_requirement_has_hashes(lock: Path) -> None:
 
 
 def test_locked_node_packages_have_checksums_and_exact_cli_versions() -> None:
-    wanted = json.loads((LOCKS[-1].with_name("package.json")).read_text())["dependencies"]
+    package = json.loads((LOCKS[-1].with_name("package.json")).read_text())
+    wanted = package["dependencies"] | package["devDependencies"]
     packages = json.loads(LOCKS[-1].read_text())["packages"]
     del packages[""]
     assert not [name for name, package in packages.items() if "integrity" not in package]
