@@ -35,7 +35,7 @@ from clinvk.api.access import auth
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import load
 from scripted import Scripted
-from scripted.steps import claude_reports_limit, codex_streams, says
+from scripted.steps import claude_reports_limit, codex_streams, says, touch
 from standin.document import JSON
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,6 +43,9 @@ ANSWER = ("It works, ", "says the agent.")
 PROBLEM = '"type":"/docs#'
 """How a refusal begins; a sample that gets one is followed by it."""
 TIMEOUT_S = 60
+FIX = "Fix the failing test"
+"""The prompt after which an agent has changed a file."""
+
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 """What a reader has at hand as `picture.png`."""
 
@@ -232,6 +235,7 @@ def agents(tmp_path: Path) -> Generator[list[Scripted]]:
         agent.play([start, *limits, *rest])
         if name == "codex":
             agent.play(codex_streams(*ANSWER))
+        agent.play([touch(Path("fixed.py")), start, *rest], when=FIX)
         found.append(agent)
     yield found
     for agent in found:
@@ -241,7 +245,9 @@ def agents(tmp_path: Path) -> Generator[list[Scripted]]:
 @contextmanager
 def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
     reader = Reader(folder, agents)
-    subprocess.run(["git", "init", "--quiet", reader.project], env=reader.env, check=True)
+    git = ["git", "-C", reader.project, "-c", "user.name=reader", "-c", "user.email=reader@localhost"]
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "Start"]):
+        subprocess.run([*git, *arguments], env=reader.env, check=True)
     try:
         yield reader
         reader.stop()

@@ -24,6 +24,7 @@ from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 README = (REPOSITORY / "README.md").read_text()
+AGENTS = (REPOSITORY / "docs" / "agents.md").read_text()
 SERVER = (REPOSITORY / "docs" / "server.md").read_text()
 CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text()
 
@@ -168,18 +169,23 @@ def test_server_page_lists_only_existing_endpoints() -> None:
     assert set(re.findall(r"^\| `([A-Z]+ /\S*)` \|", SERVER, re.MULTILINE)) == set(endpoints())
 
 
+def test_readme_counts_the_agents() -> None:
+    assert ", ".join(("Claude Code", "Codex", f"Gemini CLI, {len(PRESETS)} more by name")) in " ".join(README.split())
+    assert len(BACKENDS) == 3
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_readme_has_the_install_command_of_each_agent(name: str) -> None:
     assert f"| `{name}` | `{BACKENDS[name].install}` |" in README
 
 
-def test_readme_explains_each_approval_and_sandbox_mode() -> None:
+def test_agents_page_explains_each_approval_and_sandbox_mode() -> None:
     for words, title in ((APPROVAL_MODES, "approval_mode"), (SANDBOX_MODES, "sandbox_mode")):
-        table = README.partition(f"| `{title}` | |\n|---|---|\n")[2].partition("\n\n")[0]
+        table = AGENTS.partition(f"| `{title}` | |\n|---|---|\n")[2].partition("\n\n")[0]
         assert re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE) == [*words]
 
 
-def test_readme_names_the_mode_that_codex_refuses() -> None:
+def test_agents_page_names_the_mode_that_codex_refuses() -> None:
     refusing = {
         (name, word)
         for name, backend in BACKENDS.items()
@@ -187,7 +193,7 @@ def test_readme_names_the_mode_that_codex_refuses() -> None:
         if word not in (*backend.capabilities.approval_modes, *backend.capabilities.sandbox_modes)
     }
     assert refusing == {("codex", "always")}
-    assert "(Codex cannot do this and refuses the mode)" in README
+    assert "(Codex cannot do this and refuses the mode)" in AGENTS
 
 
 def marked(mark: str) -> set[str]:
