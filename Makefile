@@ -123,7 +123,7 @@ nginx:
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-header
 lock:
-	$(COMPILE) --extra otel --extra cluster --extra mcp pyproject.toml tests/requirements.in -o tests/requirements.txt
+	$(COMPILE) --extra otel --extra cluster pyproject.toml tests/requirements.in -o tests/requirements.txt
 	printf 'editables\nhatchling\nopenai\n' | $(COMPILE) -c tests/requirements.txt pyproject.toml - >examples/requirements-demo.txt
 	printf 'hatchling\n' | $(COMPILE) pyproject.toml - >packaging/requirements.txt
 	for name in frameworks instructor; do $(COMPILE) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt; done

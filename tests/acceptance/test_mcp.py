@@ -154,8 +154,11 @@ def test_command_without_a_client_is_refused(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
-def test_without_the_package_the_command_says_what_to_install(clinvk: Clinvk, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['mcp_types'] = None\n")
-    done = clinvk.run("mcp", env={"PYTHONPATH": str(tmp_path)})
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "pip install 'clinvk[mcp]'" in done.stderr
+def test_requests_before_the_end_of_stdin_are_answered(clinvk: Clinvk) -> None:
+    asked = [{"id": number, "method": method} for number, method in enumerate(("ping", "tools/list", "no/such"))]
+    lines = b"".join(json.dumps({"jsonrpc": "2.0", **each}).encode() + b"\n" for each in asked)
+    done = clinvk.run("mcp", stdin=lines)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, [answer["id"] for answer in answers]) == (0, [0, 1, 2])
+    assert answers[0]["result"] == {}
+    assert answers[2]["error"]["code"] == -32601

@@ -212,14 +212,75 @@ async def test_changes_of_a_worktree_are_shown_and_applied(scripted: Scripted, r
         assert (repository.path / "a.txt").read_text() == "two\n"
 
 
-async def test_without_the_package_the_path_says_what_to_install(
+STATELESS: dict[str, object] = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+NEXT_YEAR: dict[str, object] = {**STATELESS, "io.modelcontextprotocol/protocolVersion": "2027-07-28"}
+OF_STATELESS = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/list"}
+
+
+def listing(meta: object = None, **fields: object) -> bytes:
+    params = {"params": {"_meta": meta}} if meta else {}
+    return json.dumps({"jsonrpc": "2.0", "id": 7, "method": "tools/list", **params, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code", "text"),
+    [
+        (b"nonsense", {}, 400, -32700, "not valid JSON"),
+        (listing(params=[]), {}, 400, -32600, "params must be a JSON object"),
+        (listing(method="no/such"), {}, 200, -32601, "no/such"),
+        (listing(STATELESS, method="no/such"), {**OF_STATELESS, "mcp-method": "no/such"}, 404, -32601, "no/such"),
+        (listing(), OF_STATELESS, 400, -32602, "params._meta must have"),
+        (listing({"io.modelcontextprotocol/protocolVersion": "2026-07-28"}), OF_STATELESS, 400, -32602, "params._meta"),
+        (listing(STATELESS), {}, 400, -32020, "the header mcp-protocol-version is None"),
+        (listing(STATELESS), {**OF_STATELESS, "mcp-method": "ping"}, 400, -32020, "the header mcp-method is 'ping'"),
+        (listing(NEXT_YEAR), {**OF_STATELESS, "mcp-protocol-version": "2027-07-28"}, 400, -32022, "'2027-07-28'"),
+    ],
+)
+async def test_invalid_message_is_refused_with_the_code_and_status_of_the_protocol(
+    scripted: Scripted, body: bytes, headers: dict[str, str], status: int, code: int, text: str
+) -> None:
+    json_type = {"content-type": "application/json"}
+    async with serving(scripted.env, REGISTRY) as server:
+        response = await server.client.post("/mcp", content=body, headers={**json_type, **headers})
+    assert response.status_code == status
+    assert response.json()["id"] == (None if code == -32700 else 7)
+    assert response.json()["error"]["code"] == code
+    assert text in response.json()["error"]["message"]
+    if code == -32022:
+        assert response.json()["error"]["data"] == {"supported": ["2026-07-28"], "requested": "2027-07-28"}
+
+
+async def test_notification_and_response_of_the_client_are_accepted(scripted: Scripted) -> None:
+    async with serving(scripted.env, REGISTRY) as server:
+        for body in (b'{"method": "notifications/initialized"}', b'{"id": 1, "result": {}}'):
+            response = await server.client.post("/mcp", content=body, headers={"content-type": "application/json"})
+            assert (response.status_code, response.content) == (202, b"")
+
+
+@pytest.mark.parametrize(("accept", "is_stream"), [(ACCEPT, True), ("application/json", False)])
+async def test_long_call_is_a_stream_with_comments_if_the_client_accepts_streams(
+    scripted: Scripted, accept: str, is_stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "TICK_S", 0.1)
+    message = call("run_agent", prompt=f"sleep 1\n{TEXT}{DONE}", backend="shell", wait_secs=30)
+    async with serving(scripted.env, REGISTRY) as server:
+        response = await server.client.post("/mcp", json=message, headers={"accept": accept})
+    assert response.headers["content-type"] == ("text/event-stream" if is_stream else "application/json")
+    assert response.text.startswith(":\n\n" if is_stream else "{")
+    answer = json.loads(response.text.rpartition("data: ")[2])
+    assert answer["result"]["structuredContent"]["output"] == "hello"
+
+
+async def test_tool_that_fails_inside_clinvk_is_an_internal_error(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find_nothing(_: str) -> None:
-        return None
+    async def fail(_: object, arguments: tools.Arguments) -> BackendList:
+        raise RuntimeError("secret")
 
+    monkeypatch.setattr(tools, "TOOLS", {**tools.TOOLS, "list_agents": fail})
     async with serving(scripted.env, REGISTRY) as server:
-        monkeypatch.setattr(endpoint, "find_spec", find_nothing)
-        response = await post(server)
-        assert response.status_code == 404
-        assert "pip install 'clinvk[mcp]'" in response.json()["detail"]
+        answer = (await post(server, accept="application/json")).json()
+    assert answer["error"] == {"code": -32603, "message": "clinvk itself failed; see its log"}

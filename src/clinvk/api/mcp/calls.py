@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
-import msgspec
 from starlette.types import Scope
 
 from clinvk.api.http.response import headers_of
@@ -25,36 +24,6 @@ class CallKey(NamedTuple):
     request_id: int | str
     session: str = ""
     key_name: str = ""
-
-
-class _Params(msgspec.Struct, frozen=True, rename="camel"):
-    request_id: int | str | None = None
-
-
-class _Message(msgspec.Struct, frozen=True):
-    method: str = ""
-    params: _Params = _Params()
-
-
-_messages = msgspec.json.Decoder(_Message)
-
-
-def method_of(message: bytes) -> str:
-    """Return the method of a message; empty if the message is no request and no notification."""
-    return _decoded(message).method
-
-
-def cancelled_request(message: bytes) -> int | str | None:
-    """Return the id of the request that a message cancels; None for any other message."""
-    decoded = _decoded(message)
-    return decoded.params.request_id if decoded.method == "notifications/cancelled" else None
-
-
-def _decoded(message: bytes) -> _Message:
-    try:
-        return _messages.decode(message)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _Message()
 
 
 def http_key(scope: Scope, request_id: int | str) -> CallKey | None:

@@ -1,40 +1,41 @@
-"""`POST /mcp`, and requests to the REST API inside this process. The SDK is imported for the first request."""
+"""`POST /mcp`, and requests to the REST API inside this process."""
 
 import asyncio
 import os
 from contextlib import aclosing, suppress
 from functools import partial
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import anyio
+import msgspec
+from starlette import types
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.access.client_process import nesting_of_client
 from clinvk.api.access.hosts import refuse_foreign
+from clinvk.api.endpoints.exchange import TICK_S
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import REST
-from clinvk.api.http.response import read_json
-from clinvk.api.mcp.calls import SESSION_HEADER, Calls, cancelled_request, http_key, method_of
+from clinvk.api.http.response import (
+    NO_BUFFERING,
+    NO_TRANSFORM,
+    ClientDisconnected,
+    DisconnectWatch,
+    HttpResponse,
+    headers_of,
+    read_json,
+)
+from clinvk.api.mcp.calls import SESSION_HEADER, Calls, http_key
+from clinvk.api.mcp.protocol import McpServer, Message, Response, is_stateless, parse
+from clinvk.api.mcp.tools import RestApi
+from clinvk.dialects import sse
 from clinvk.policy import rules
 from clinvk.remote.messages import RestRequest, RestResponse
-from clinvk.types.errors import NoSuchPath
 
-if TYPE_CHECKING:
-    from clinvk.api.mcp.protocol import McpServer
-
+_JSON = "application/json"
 _HEADERS = [(b"content-type", b"application/json"), (b"prefer", b"respond-async")]
 _IDENTITY = ("request_id", "key_name", "client", "peer", "is_authenticated")
 _STARTING_PATHS = ("/api/v1/prompt", "/api/v1/compare")
-
-
-def require_sdk() -> None:
-    """Refuse to serve MCP without the SDK.
-
-    Raises:
-        NoSuchPath: the SDK is not installed.
-    """
-    if not find_spec("mcp_types"):
-        raise NoSuchPath("MCP needs the package mcp, 2.3 or later; run `pip install 'clinvk[mcp]'`")
 
 
 class InProcessRest(NamedTuple):
@@ -77,12 +78,12 @@ class InProcessRest(NamedTuple):
         bodies = [request.body]
         status, body = 0, bytearray()
 
-        async def receive() -> Message:
+        async def receive() -> types.Message:
             if bodies:
                 return {"type": "http.request", "body": bodies.pop()}
             return await asyncio.get_running_loop().create_future()  # the client stays until the answer
 
-        async def send(message: Message) -> None:
+        async def send(message: types.Message) -> None:
             nonlocal status
             status = message.get("status", status)
             body.extend(message.get("body", b""))
@@ -108,39 +109,59 @@ class McpEndpoint:
     """
 
     def __init__(self, rest: InProcessRest) -> None:
-        self._rest = rest
+        backend = rest.services.settings.default_backend
+        self._settings = rest.services.settings.server
         self._calls = Calls()
-        self._server: McpServer | None = None
+        self._server = McpServer(
+            lambda client, awaited: RestApi(partial(rest.send, client=client), awaited, backend), self._calls
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
-        require_sdk()
+        """Serve a request. The response is a stream if the client gets notifications or has to wait long."""
         refuse_foreign(scope)
-        body = await read_json(scope, receive, self._rest.services.settings.server)
-        bodies = [body]
+        message = parse(await read_json(scope, receive, self._settings))
+        response = HttpResponse(send)
+        if isinstance(message, Response):
+            await response.send(400, _JSON, msgspec.json.encode(message))
+        elif message.is_request:
+            await self._respond(message, scope, receive, response)
+        else:
+            if (cancelled := message.cancelled_id) is not None and (key := http_key(scope, cancelled)):
+                await self._calls.cancel(key)
+            await response.send(202, _JSON, b"")
 
-        async def replay() -> Message:
-            return {"type": "http.request", "body": bodies.pop()} if bodies else await receive()
+    async def _respond(self, request: Message, scope: Scope, receive: Receive, response: HttpResponse) -> None:
+        can_stream = sse.MEDIA_TYPE in headers_of(scope).get("accept", "")
+        answers: list[Response] = []
 
-        if self._server is None:
-            self._server = await asyncio.to_thread(self._create_server)
-        from clinvk.api.mcp.protocol import serve_request
+        async def open_stream() -> None:
+            await response.open(200, sse.MEDIA_TYPE, [NO_BUFFERING], NO_TRANSFORM)
 
-        async def send_with_session(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (SESSION_HEADER.encode(), os.urandom(16).hex().encode())]
-            await send(message)
+        async def notify(notification: bytes) -> None:
+            if can_stream:
+                with suppress(ClientDisconnected):  # the response reports it
+                    await open_stream()
+                    await response.write(sse.frame(notification))
 
-        if (cancelled := cancelled_request(body)) is not None and (key := http_key(scope, cancelled)):
-            await self._calls.cancel(key)
-        is_initialize = method_of(body) == "initialize"
-        await serve_request(self._server, scope, replay, send_with_session if is_initialize else send)
+        async def respond() -> None:
+            answers.append(await self._server.respond(request, scope, notify))
 
-    def _create_server(self) -> "McpServer":
-        from clinvk.api.mcp import protocol
-        from clinvk.api.mcp.tools import RestApi
+        async def keep_alive() -> None:
+            if can_stream and response.is_quiet(TICK_S):
+                await open_stream()
+                await response.keep_alive(sse.PULSE)
 
-        backend = self._rest.services.settings.default_backend
-        return protocol.create_server(
-            lambda client, awaited: RestApi(partial(self._rest.send, client=client), awaited, backend), self._calls
-        )
+        async with DisconnectWatch(receive, response, lambda: TICK_S, keep_alive) as disconnect:
+            disconnect.watch()
+            if can_stream and request.method == "tools/call" and not is_stateless(request, scope):
+                await open_stream()  # of the status, earlier clients learn nothing
+            async with anyio.create_task_group() as group:  # a disconnect does not cancel what a tool shields
+                group.start_soon(respond)
+            [answer] = answers
+            body = msgspec.json.encode(answer)
+            if response.opened:
+                await response.end(sse.frame(body))
+                return
+            session = [(SESSION_HEADER.encode(), os.urandom(16).hex().encode())]
+            headers = session if request.method == "initialize" else []
+            await response.send(answer.status(request, scope), _JSON, body, headers)

@@ -1,58 +1,191 @@
-"""The MCP server over HTTP and over streams, by the SDK (https://py.sdk.modelcontextprotocol.io).
+"""The messages of the MCP server (https://modelcontextprotocol.io/specification), over HTTP and over streams.
 
-Both handshakes are served: `initialize` of 2025-11-25 and earlier, and the stateless requests of 2026-07-28.
+Clients of 2025-11-25 and earlier begin with `initialize`. Clients of 2026-07-28 name the version in each request, and
+get results with more fields.
 """
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import anyio
-import mcp_types
 import msgspec
-from mcp import MCPError
-from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel.server import Server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.shared.message import SessionMessage
-from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from clinvk import __version__
+from clinvk.api.http.response import headers_of
 from clinvk.api.mcp import tools
-from clinvk.api.mcp.calls import CallKey, Calls, cancelled_request, http_key
+from clinvk.api.mcp.calls import CallKey, Calls, http_key
 from clinvk.api.mcp.tools import AwaitedRun, RestApi
 from clinvk.api.openapi.document import any_json
-from clinvk.dialects.json_bodies import converted
-from clinvk.types.errors import ClinvkError
+from clinvk.backends.shared import decode_line
+from clinvk.dialects import json_bodies
+from clinvk.types.errors import ClinvkError, InvalidRequest
 
-_Context = ServerRequestContext[dict[str, object], Request]
-McpServer = Server[dict[str, object]]
+logger = logging.getLogger(__name__)
 
-_STATELESS = "2026-07-28"
+_HANDSHAKE_VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
+_STATELESS_VERSIONS = ("2026-07-28",)
+
+_PARSE_ERROR, _INVALID_REQUEST, _METHOD_NOT_FOUND = -32700, -32600, -32601
+_INVALID_PARAMS, _INTERNAL_ERROR = -32602, -32603
+_HEADER_MISMATCH, _UNSUPPORTED_VERSION = -32020, -32022
+_STATUSES = {**dict.fromkeys((_INVALID_PARAMS, _HEADER_MISMATCH, _UNSUPPORTED_VERSION), 400), _METHOD_NOT_FOUND: 404}
+
+_VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
+_CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
+_VERSION_HEADER = "mcp-protocol-version"
+
+_SERVER = {"name": "clinvk", "version": __version__}
+_Result = Mapping[str, object]
+_ABOUT: _Result = {"capabilities": {"tools": {}}, "instructions": tools.INSTRUCTIONS}
+_STATELESS: _Result = {"resultType": "complete", "_meta": {"io.modelcontextprotocol/serverInfo": _SERVER}}
+_UNCACHED: _Result = {"ttlMs": 0, "cacheScope": "private"}
 
 
-def create_server(api_of: Callable[[Scope | None, AwaitedRun], RestApi], calls: Calls) -> McpServer:
-    """Return the MCP server. `api_of` returns the API for the scope of an HTTP request; None stands for streams.
+class _Meta(msgspec.Struct, frozen=True):
+    """What a request says besides its method. Only clients of 2026-07-28 send `version` and `capabilities`."""
+
+    progress_token: int | str | None = msgspec.field(name="progressToken", default=None)
+    version: str = msgspec.field(name=_VERSION_KEY, default="")
+    capabilities: dict[str, object] | None = msgspec.field(name=_CAPABILITIES_KEY, default=None)
+
+
+class _Params(msgspec.Struct, frozen=True, rename="camel"):
+    """The parameters of all messages."""
+
+    name: str = ""
+    arguments: dict[str, object] | None = None
+    protocol_version: str = ""
+    request_id: int | str | None = None
+    meta: _Meta = msgspec.field(name="_meta", default=_Meta())
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message of a client: a request has `id` and `method`, a notification only `method`."""
+
+    method: str = ""
+    id: int | str | None = None
+    params: _Params = _Params()
+
+    @property
+    def is_request(self) -> bool:
+        """Whether the message needs a response."""
+        return bool(self.method) and self.id is not None
+
+    @property
+    def cancelled_id(self) -> int | str | None:
+        """The id of the request that the message cancels; None for any other message."""
+        return self.params.request_id if self.method == "notifications/cancelled" else None
+
+
+class _Head(msgspec.Struct, frozen=True):
+    id: int | str | None = None
+
+
+_messages = json_bodies.decoder(Message)
+_heads = msgspec.json.Decoder(_Head)
+
+
+class Error(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a request has no result."""
+
+    code: int
+    message: str
+    data: Mapping[str, object] | None = None
+
+
+class Response(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="jsonrpc", tag="2.0"):
+    """The response to a request. `id` is None if the request has none that can be read."""
+
+    id: int | str | None
+    result: _Result | None = None
+    error: Error | None = None
+
+    def status(self, request: Message, scope: Scope) -> int:
+        """Return the HTTP status. To a client of 2025-11-25 or earlier, 404 would mean that its session has ended."""
+        return _STATUSES.get(self.error.code, 200) if self.error and is_stateless(request, scope) else 200
+
+
+def parse(data: bytes) -> Message | Response:
+    """Return a message, or the response to an invalid one."""
+    try:
+        return json_bodies.decode(data, _messages)
+    except InvalidRequest as exc:
+        head = decode_line(_heads, data)
+        return Response(head and head.id, error=Error(_INVALID_REQUEST if head else _PARSE_ERROR, exc.message))
+
+
+def is_stateless(request: Message, scope: Scope | None) -> bool:
+    """Return whether a request names its version, in the body or only in the header. The version may be unknown."""
+    version = headers_of(scope).get(_VERSION_HEADER, "") if scope else ""
+    return bool(request.params.meta.version) or version not in ("", *_HANDSHAKE_VERSIONS)
+
+
+class McpServer:
+    """Answers requests. `api_of` returns the API for the scope of an HTTP request; None stands for streams.
 
     A cancelled call ends the run that it waits for. Over HTTP, a client of 2026-07-28 cancels by disconnecting, and
     earlier clients by a notification, which `calls` has to get.
     """
-    definitions = [*_definitions()]
 
-    async def list_tools(_: _Context, __: mcp_types.PaginatedRequestParams | None) -> mcp_types.ListToolsResult:
-        return mcp_types.ListToolsResult(tools=definitions)
+    def __init__(self, api_of: Callable[[Scope | None, AwaitedRun], RestApi], calls: Calls) -> None:
+        self._api_of = api_of
+        self._calls = calls
+        self._definitions = [*_definitions()]
 
-    async def call_tool(context: _Context, params: mcp_types.CallToolRequestParams) -> mcp_types.CallToolResult:
-        scope = context.request.scope if context.request else None
-        api = api_of(scope, AwaitedRun(calls.attached, context.session.report_progress))
-        id_ = "" if context.request_id is None else context.request_id
-        key = http_key(scope, id_) if scope else CallKey(id_)
-        ends_with_connection = scope is not None and context.protocol_version >= _STATELESS
+    async def respond(
+        self, request: Message, scope: Scope | None, notify: Callable[[bytes], Awaitable[None]]
+    ) -> Response:
+        """Return the response to a request. `notify` sends a notification to the client of the request."""
+        stateless, params = is_stateless(request, scope), request.params
+        if stateless and (error := _envelope_error(request, scope)):
+            return Response(request.id, error=error)
+        result: _Result
+        match request.method:
+            case "initialize":
+                version = params.protocol_version
+                version = version if version in _HANDSHAKE_VERSIONS else _HANDSHAKE_VERSIONS[0]
+                result = {"protocolVersion": version, "serverInfo": _SERVER, **_ABOUT}
+            case "server/discover" if stateless:
+                result = {"supportedVersions": _STATELESS_VERSIONS, **_ABOUT, **_UNCACHED}
+            case "ping":
+                result = {}
+            case "tools/list":
+                result = {"tools": self._definitions, **_UNCACHED}
+            case "tools/call" if tool := tools.TOOLS.get(params.name):
+                try:
+                    result = await self._call(tool, request, scope, notify)
+                except Exception:
+                    logger.exception("the tool %s failed", params.name)
+                    return Response(request.id, error=Error(_INTERNAL_ERROR, "clinvk itself failed; see its log"))
+            case "tools/call":
+                known = ", ".join(tools.TOOLS)
+                error = Error(_INVALID_PARAMS, f"unknown tool {params.name!r} (available: {known})")
+                return Response(request.id, error=error)
+            case method:
+                return Response(request.id, error=Error(_METHOD_NOT_FOUND, f"clinvk does not answer {method}"))
+        return Response(request.id, {**_STATELESS, **result} if stateless else result)
+
+    async def _call(
+        self, tool: tools.Tool, request: Message, scope: Scope | None, notify: Callable[[bytes], Awaitable[None]]
+    ) -> dict[str, object]:
+        token = request.params.meta.progress_token
+
+        async def report(progress: float, total: float, message: str) -> None:
+            if token is not None:
+                params = {"progressToken": token, "progress": progress, "total": total, "message": message}
+                notification = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+                await notify(msgspec.json.encode(notification))
+
+        assert request.id is not None
+        api = self._api_of(scope, AwaitedRun(self._calls.attached, report))
+        key = http_key(scope, request.id) if scope else CallKey(request.id)
+        ends_with_connection = scope is not None and is_stateless(request, scope)
         cancelling = None
         try:
-            with calls.entered(key, api) as cancelling:
-                return await _called(api, params)
+            with self._calls.entered(key, api) as cancelling:
+                return await _result(tool, api, request.params.arguments or {})
         except asyncio.CancelledError:
             if ends_with_connection or (cancelling and cancelling.cancel_called):
                 await _stop(api)
@@ -60,9 +193,23 @@ def create_server(api_of: Callable[[Scope | None, AwaitedRun], RestApi], calls: 
         await _stop(api)
         return _refusal("cancelled")
 
-    return Server(
-        "clinvk", version=__version__, instructions=tools.INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool
-    )
+
+def _envelope_error(request: Message, scope: Scope | None) -> Error | None:
+    """Return what is wrong with the version of a stateless request, or with the headers by which proxies route it."""
+    meta = request.params.meta
+    if not meta.version or meta.capabilities is None:
+        return Error(_INVALID_PARAMS, f"params._meta must have {_VERSION_KEY} and {_CAPABILITIES_KEY}")
+    expected = {_VERSION_HEADER: meta.version, "mcp-method": request.method}
+    if request.method == "tools/call":
+        expected["mcp-name"] = request.params.name
+    headers = headers_of(scope) if scope else expected
+    for name, value in expected.items():
+        if (given := headers.get(name)) != value:
+            return Error(_HEADER_MISMATCH, f"the header {name} is {given!r}, but the body has {value!r}")
+    if meta.version not in _STATELESS_VERSIONS:
+        supported = {"supported": _STATELESS_VERSIONS, "requested": meta.version}
+        return Error(_UNSUPPORTED_VERSION, f"unsupported protocol version {meta.version!r}", supported)
+    return None
 
 
 async def _stop(api: RestApi) -> None:
@@ -70,34 +217,29 @@ async def _stop(api: RestApi) -> None:
         await api.stop()
 
 
-async def _called(api: RestApi, params: mcp_types.CallToolRequestParams) -> mcp_types.CallToolResult:
-    tool = tools.TOOLS.get(params.name)
-    if tool is None:
-        raise MCPError(mcp_types.INVALID_PARAMS, f"unknown tool {params.name!r} (available: {', '.join(tools.TOOLS)})")
+async def _result(tool: tools.Tool, api: RestApi, arguments: Mapping[str, object]) -> dict[str, object]:
     try:
-        result = await tool(api, converted(params.arguments or {}, tool.__annotations__["arguments"], "argument"))
+        result = await tool(api, json_bodies.converted(arguments, tool.__annotations__["arguments"], "argument"))
     except ClinvkError as exc:
         return _refusal(exc.message)
     text = msgspec.json.encode(result)
-    return mcp_types.CallToolResult(
-        content=[mcp_types.TextContent(type="text", text=text.decode())], structured_content=msgspec.json.decode(text)
-    )
+    return {"content": [{"type": "text", "text": text.decode()}], "structuredContent": msgspec.Raw(text)}
 
 
-def _refusal(message: str) -> mcp_types.CallToolResult:
-    return mcp_types.CallToolResult(content=[mcp_types.TextContent(type="text", text=message)], is_error=True)
+def _refusal(message: str) -> dict[str, object]:
+    return {"content": [{"type": "text", "text": message}], "isError": True}
 
 
-def _definitions() -> Iterator[mcp_types.Tool]:
+def _definitions() -> Iterator[dict[str, object]]:
     for name, tool in tools.TOOLS.items():
         types = tool.__annotations__
-        yield mcp_types.Tool(
-            name=name,
-            description=tool.__doc__,
-            input_schema=_schema(types["arguments"]),
-            output_schema=_schema(types["return"]),
-            annotations=mcp_types.ToolAnnotations(read_only_hint=tool in tools.READ_ONLY),
-        )
+        yield {
+            "name": name,
+            "description": tool.__doc__,
+            "inputSchema": _schema(types["arguments"]),
+            "outputSchema": _schema(types["return"]),
+            "annotations": {"readOnlyHint": tool in tools.READ_ONLY},
+        }
 
 
 def _schema(type_: type[msgspec.Struct]) -> dict[str, object]:
@@ -105,40 +247,3 @@ def _schema(type_: type[msgspec.Struct]) -> dict[str, object]:
     _, components = msgspec.json.schema_components([type_], schema_hook=any_json, ref_template="#/$defs/{name}")
     schema = components.pop(type_.__name__)
     return {**schema, "$defs": components} if components else schema
-
-
-async def serve_request(server: McpServer, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve an HTTP request. Neither its size nor its host is checked."""
-    manager = StreamableHTTPSessionManager(server, stateless=True, max_request_body_size=sys.maxsize)
-    async with manager.run():
-        await manager.handle_request(scope, receive, send)
-
-
-async def serve_lines(
-    server: McpServer, calls: Calls, lines: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[None]]
-) -> None:
-    """Serve one client until its lines end. The streams of the SDK would ignore a signal until then."""
-    received, requests = anyio.create_memory_object_stream[SessionMessage | Exception]()
-    responses, unsent = anyio.create_memory_object_stream[SessionMessage]()
-
-    async def receive() -> None:
-        async with received:
-            async for line in lines:
-                try:
-                    message = SessionMessage(mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False))
-                except ValueError as exc:
-                    message = exc
-                if (cancelled := cancelled_request(line)) is not None:
-                    group.create_task(calls.cancel(CallKey(cancelled)))
-                await received.send(message)
-
-    async def send() -> None:
-        async with unsent:
-            async for message in unsent:
-                await write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(receive())
-        group.create_task(send())
-        async with responses:
-            await server.run(requests, responses, server.create_initialization_options())

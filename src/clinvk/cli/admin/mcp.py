@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
+import msgspec
+
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.services import Setup, open_services
-from clinvk.api.mcp.calls import Calls
-from clinvk.api.mcp.endpoint import InProcessRest, require_sdk
+from clinvk.api.mcp.calls import CallKey, Calls
+from clinvk.api.mcp.endpoint import InProcessRest
+from clinvk.api.mcp.protocol import McpServer, Message, Response, parse
 from clinvk.api.mcp.tools import RestApi
 from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers
@@ -27,10 +31,9 @@ def mcp(flags: Flags, context: CommandContext) -> int:
     """Serve the client on stdin and stdout until it closes stdin.
 
     Raises:
-        ClinvkError: the settings are invalid, the SDK is not installed, or stdin is not a pipe.
+        ClinvkError: the settings are invalid, or stdin is not a pipe.
         KeyboardInterrupt: a signal ended the command.
     """
-    require_sdk()
     if not streams.is_pipe(0):
         raise InvalidRequest(
             "an MCP client starts clinvk mcp and speaks with it over stdin and stdout: see docs/mcp.md"
@@ -40,8 +43,6 @@ def mcp(flags: Flags, context: CommandContext) -> int:
 
 
 async def _serve(context: CommandContext, workdir: str) -> None:
-    from clinvk.api.mcp import protocol
-
     async with _open_rest(context) as rest:
 
         async def send(request: RestRequest) -> RestResponse:
@@ -54,8 +55,33 @@ async def _serve(context: CommandContext, workdir: str) -> None:
             return await rest.send(request)
 
         backend, place, calls = context.settings.default_backend, None if workdir == "/" else workdir, Calls()
-        server = protocol.create_server(lambda _, awaited: RestApi(send, awaited, backend, place), calls)
-        await protocol.serve_lines(server, calls, _lines(), streams.Stdout(1).write)
+        server = McpServer(lambda _, awaited: RestApi(send, awaited, backend, place), calls)
+        await _serve_lines(server, calls)
+
+
+async def _serve_lines(server: McpServer, calls: Calls) -> None:
+    """Answer the messages on stdin until it is closed, which cancels the calls of tools."""
+    stdout, lock = streams.Stdout(1), asyncio.Lock()
+
+    async def send(message: bytes) -> None:
+        async with lock:
+            await stdout.write(message + b"\n")
+
+    async def respond(request: Message) -> None:
+        await send(msgspec.json.encode(await server.respond(request, None, send)))
+
+    async with anyio.create_task_group() as group:
+        async for line in _lines():
+            message = parse(line)
+            if isinstance(message, Response):
+                await send(msgspec.json.encode(message))
+            elif message.method == "tools/call":
+                group.start_soon(respond, message)
+            elif message.is_request:
+                await respond(message)
+            elif (cancelled := message.cancelled_id) is not None:
+                group.start_soon(calls.cancel, CallKey(cancelled))
+        group.cancel_scope.cancel()
 
 
 @asynccontextmanager
