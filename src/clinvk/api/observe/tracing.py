@@ -26,8 +26,7 @@ from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import Ending, RunFailed, RunFinished, ToolCall, ToolResult
 
 Value = str | int | float | bool | list[str]
-Attributes = dict[str, Value]
-_Optional = Mapping[str, Value | None]
+Attributes = Mapping[str, Value | None]
 
 _UNTRACED = ("/health", "/metrics")
 _FLUSH_TIMEOUT_S = 3.0
@@ -134,7 +133,7 @@ class Tracing:
             tool.end(_ns(ended_at))
 
 
-def _request_attributes(scope: Scope, headers: Mapping[str, str], route: str) -> _Optional:
+def _request_attributes(scope: Scope, headers: Mapping[str, str], route: str) -> Attributes:
     return {
         "http.request.method": scope["method"],
         "url.path": scope["path"],
@@ -147,12 +146,12 @@ def _request_attributes(scope: Scope, headers: Mapping[str, str], route: str) ->
     }
 
 
-def _response_attributes(status: int, scope: Scope) -> _Optional:
+def _response_attributes(status: int, scope: Scope) -> Attributes:
     key_name: str | None = scope["state"].get("key_name")
     return {"http.response.status_code": status or None, "clinvk.key.name": key_name or None}
 
 
-def _run_attributes(run: RunTask, vendor: str) -> _Optional:
+def _run_attributes(run: RunTask, vendor: str) -> Attributes:
     request = run.request
     return {
         "gen_ai.operation.name": "invoke_agent",
@@ -166,7 +165,7 @@ def _run_attributes(run: RunTask, vendor: str) -> _Optional:
     }
 
 
-def _ending_attributes(run: RunTask, ending: Ending) -> _Optional:
+def _ending_attributes(run: RunTask, ending: Ending) -> Attributes:
     usage, first = ending.usage, run.log.first_text_at
     return {
         "gen_ai.usage.input_tokens": usage and usage.input_tokens,
@@ -181,7 +180,7 @@ def _ending_attributes(run: RunTask, ending: Ending) -> _Optional:
     }
 
 
-def _present(attributes: _Optional) -> Attributes:
+def _present(attributes: Attributes) -> dict[str, Value]:
     """Return the attributes that have a value."""
     return {name: value for name, value in attributes.items() if value is not None}
 
