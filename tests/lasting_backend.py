@@ -47,6 +47,7 @@ def work(run, prompt, handle):
     if word == "trace": tell(run, type="text_delta", text=str(os.getpid()) + " ")
     if word in ("tick", "trace"):
         for _ in range(int(rest)): tell(run, type="text_delta", text="."); time.sleep(0.01)
+    if word == "print": print(rest, flush=True)
     if word == "grow": ballast.append(b"x" * (int(rest) << 20))
     if word in ("tool", "leave"):
         subprocess.Popen(["setsid", "sleep", "77"], env={**os.environ, "RUN": run}, stdin=subprocess.DEVNULL,

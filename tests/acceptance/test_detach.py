@@ -166,9 +166,19 @@ def test_without_a_server_the_error_names_the_command_that_starts_one(clinvk: Cl
     assert clinvk.agent.calls() == []
 
 
-def test_server_with_another_environment_is_an_error(clinvk: Clinvk, server: Server) -> None:
-    done = clinvk.run("--detach", "hello", env={"ANTHROPIC_API_KEY": "another"})
-    why = "--detach needs the server of this home, which does not run this: ANTHROPIC_API_KEY differs"
+def test_prompt_in_the_background_runs_with_the_variables_of_any_shell(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    own = {"ANTHROPIC_API_KEY": "another", "PATH": f"{clinvk.agent.path}:/venv/bin"}
+    done = clinvk.run("--detach", "hello", env=own)
+    assert done.returncode == 0, done.stderr
+    until(lambda: state(clinvk, done.stdout.strip()) == "finished")
+    (call,) = clinvk.agent.calls()
+    assert {name: call.env[name] for name in own} == own
+
+
+def test_server_with_another_umask_is_an_error(clinvk: Clinvk, server: Server) -> None:
+    done = clinvk.run("--detach", "hello", before="umask 027")
+    why = "--detach needs the server of this home, which does not run this: umask differs"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {why}\n")
     assert clinvk.agent.calls() == []
 

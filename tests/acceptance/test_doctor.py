@@ -352,12 +352,11 @@ def test_use_of_a_running_server_is_reported_with_the_reason(clinvk: Clinvk) -> 
         server.ready()
         through = "prompts of the command line go through the server of this home"
         assert said(doctor(clinvk)[1], "server") == [("ok", through)]
-        for env, why in (
-            ({"CLINVK_WARM__COMMAND_LINE": "false"}, "warm.command_line: false"),
-            ({"ANTHROPIC_API_KEY": "another"}, "ANTHROPIC_API_KEY differs"),
+        for status, before, why in (
+            ("skipped", "export CLINVK_WARM__COMMAND_LINE=false", "warm.command_line: false"),
+            ("warning", "umask 027", "umask differs"),
         ):
-            checks = said(json.loads(clinvk.run("doctor", "--json", env=env).stdout), "server")
-            status = "skipped" if "CLINVK_WARM__COMMAND_LINE" in env else "warning"
+            checks = said(json.loads(clinvk.run("doctor", "--json", before=before).stdout), "server")
             assert checks == [(status, f"prompts do not go through the server of this home: {why}")]
     assert clinvk.agent.calls() == []
 

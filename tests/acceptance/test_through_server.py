@@ -20,11 +20,23 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
+from clinvk.remote.environment import own_variables
 from clinvk.remote.messages import BeginPrompt
 from clinvk.remote.socket_path import connected, path_of
 from clinvk.types.request import RunRequest
 from scripted import Call, Scripted
-from scripted.steps import claude_says, hang, letters, says, spawn, touch, wait_for
+from scripted.steps import (
+    claude_says,
+    codex_streams,
+    exits,
+    hang,
+    letters,
+    says,
+    spawn,
+    stderr,
+    touch,
+    wait_for,
+)
 
 OF_SERVER = {"WINDOWID": "of-the-server"}
 BEGUN = claude_says("begun ")[:4]
@@ -80,23 +92,88 @@ def test_agent_runs_in_the_directory_and_environment_of_the_command(clinvk: Clin
     assert (call.cwd, call.env["DATABASE_URL"]) == (str(clinvk.folder), "db://mine")
 
 
-@pytest.mark.parametrize(
-    ("env", "what"),
-    [
-        ({"PATH": "{path}:/nowhere"}, "PATH differs"),
-        ({"CODEX_HOME": "/tmp", "https_proxy": "http://127.0.0.1:1"}, "CODEX_HOME, https_proxy differ"),
-        ({"CLINVK_BACKENDS__CLAUDE__ENV__X": "1"}, "backends.claude.env differs"),
-    ],
-)
-def test_different_environment_runs_locally_and_verbose_reports_why(
-    clinvk: Clinvk, server: Server, env: dict[str, str], what: str
+def test_agent_has_the_path_the_keys_and_the_undecodable_variables_of_the_command(
+    clinvk: Clinvk, server: Server
 ) -> None:
     clinvk.agent.play(claude_says("x"))
-    changed = {name: value.format(path=clinvk.agent.path) for name, value in env.items()}
-    told = clinvk.run("-v", "-o", "text", "--new", "hello", env=changed)
-    quiet = clinvk.run("-o", "text", "--new", "hello", env=changed)
-    assert (told.stdout, told.stderr) == ("x\n", f"clinvk: not through the server: {what}\n")
-    assert (quiet.stdout, quiet.stderr) == ("x\n", "")
+    own = {"PATH": f"{clinvk.agent.path}:/venv/bin", "GITHUB_TOKEN": "mine", "https_proxy": "http://127.0.0.1:1"}
+    own |= {"CODEX_HOME": "/tmp", "PLACE": os.fsdecode(b"caf\xe9")}
+    done = clinvk.run("-o", "text", "hello", env=own)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
+    (call,) = clinvk.agent.calls()
+    assert is_of_server(call)
+    assert {name: call.env[name] for name in own} == own
+
+
+def test_agent_is_found_on_the_path_of_the_command(clinvk: Clinvk, server: Server) -> None:
+    other = clinvk.folder / "bin"
+    other.mkdir()
+    (clinvk.agent.folder / "claude").rename(other / "claude")
+    clinvk.agent.play(claude_says("x"))
+    (other / "plays.json").symlink_to(clinvk.agent.folder / "plays.json")
+    done = clinvk.run("-o", "text", "hello", env={"PATH": f"{other}:{clinvk.agent.path}"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
+    assert f'"WINDOWID": "{OF_SERVER["WINDOWID"]}"' in (other / "calls.jsonl").read_text()
+
+
+TOKEN = "hush-0123456789"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of a process")
+def test_token_of_a_shell_reaches_no_other_client_and_no_file(scripted: Scripted, clinvk: Clinvk) -> None:
+    """The agents are kept, and one fails with the token in its message."""
+    kept = {"CLINVK_WARM__ENABLED": "true"}
+    shell = {**kept, "DEPLOY_TOKEN": TOKEN}
+    go, files = clinvk.folder / "go", ("calls.jsonl", "plays.json")
+    scripted.play([wait_for(go), *codex_streams("x")])
+    scripted.play(codex_streams("x"), when="mine")
+    scripted.play([stderr(f"{TOKEN} is refused\n"), exits(1)], when="failing")
+    with Server(scripted, {**OF_SERVER, **kept, "CLINVK_LOG__LEVEL": "debug"}) as server:
+        server.ready()
+        prompt = ("-b", "codex", "-o", "json", "--new")
+        assert clinvk.run(*prompt, "mine", env=shell).returncode == 0
+        until(lambda: server.client.get("/health").json()["warm"]["ready"])
+        assert clinvk.run(*prompt, "mine too", env=shell).returncode == 0
+        failed = clinvk.run(*prompt, "failing", env=shell)
+        assert (failed.returncode, "[redacted] is refused" in failed.stdout) == (1, True), failed.stdout
+        over_http = server.detached("over http", "codex")
+        with clinvk.started(*prompt, "in another shell", env={**kept, "DEPLOY_TOKEN": "another"}) as other:
+            until(lambda: {"over http", "in another shell"} <= _served(scripted).keys())
+            environ_of_http, environ_of_other = (
+                Path(f"/proc/{_served(scripted)[text]}/environ").read_bytes()
+                for text in ("over http", "in another shell")
+            )
+            go.touch()
+            assert other.wait(30) == 0
+        hits = server.client.get("/health").json()["warm"]["hits"]
+        events = [
+            server.client.get(f"/api/v1/runs/{run_id}/events", headers={"accept": "application/x-ndjson"}).text
+            for run_id in (json.loads(failed.stdout)["run_id"], over_http["run_id"])
+        ]
+        said = server.said
+        assert server.stop() == 0
+    assert hits >= 1
+    assert b"DEPLOY_TOKEN" not in environ_of_http
+    assert b"DEPLOY_TOKEN=another\0" in environ_of_other
+    assert [call.env.get("DEPLOY_TOKEN") for call in scripted.calls()].count(TOKEN) >= 3
+    places = [path for path in scripted.folder.rglob("*") if path.is_file() and path.name not in files]
+    assert {"clinvk.db", "codex"} <= {path.name for path in places}
+    assert [path for path in places if TOKEN.encode() in path.read_bytes()] == []
+    assert TOKEN not in "".join((said, failed.stdout, failed.stderr, *events))
+
+
+def _served(agent: Scripted) -> dict[str, int]:
+    """Return the process of each prompt that `codex app-server` has received."""
+    asked = [(call, json.loads(call.stdin.splitlines()[-1])) for call in agent.calls() if call.stdin]
+    return {message["params"]["input"][-1]["text"]: call.pid for call, message in asked}
+
+
+def test_different_settings_run_locally_and_one_line_says_so(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    changed = {"CLINVK_BACKENDS__CLAUDE__ENV__X": "1"}
+    for verbose in ((), ("-v",)):
+        done = clinvk.run(*verbose, "-o", "text", "--new", "hello", env=changed)
+        assert (done.stdout, done.stderr) == ("x\n", "clinvk: not through the server: backends.claude.env differs\n")
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [False, False]
 
 
@@ -128,8 +205,8 @@ def test_verbose_compare_reports_server_use_once(clinvk: Clinvk, server: Server)
     clinvk.agent.play(claude_says("x"))
     compare = ("compare", "--backends", "claude,claude", "-q", "-v", "hello")
     assert clinvk.run(*compare).stderr == "clinvk: through the server of this home\n"
-    differs = clinvk.run(*compare, env={"CODEX_HOME": "/tmp"})
-    assert (differs.returncode, differs.stderr) == (0, "clinvk: not through the server: CODEX_HOME differs\n")
+    differs = clinvk.run(*compare, before="umask 027")
+    assert (differs.returncode, differs.stderr) == (0, "clinvk: not through the server: umask differs\n")
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [True, True, False, False]
 
 
@@ -164,10 +241,16 @@ def _runs(clinvk: Clinvk) -> list[dict[str, str]]:
     return json.loads(clinvk.run("runs", "list", "--parts", "--json").stdout)["runs"]
 
 
-@pytest.mark.parametrize("before", ["umask 027", "ulimit -t 1000", "renice -n 15 $$ >/dev/null"])
-def test_different_inherited_process_attributes_run_locally(clinvk: Clinvk, server: Server, before: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "what"),
+    [("umask 027", "umask"), ("ulimit -t 1000", "ulimit CPU"), ("renice -n 15 $$ >/dev/null", "nice")],
+)
+def test_different_process_attributes_run_locally_and_one_line_says_so(
+    clinvk: Clinvk, server: Server, before: str, what: str
+) -> None:
     clinvk.agent.play(claude_says("x"))
-    assert clinvk.run("hello", before=before).returncode == 0
+    done = clinvk.run("-o", "text", "hello", before=before)
+    assert (done.returncode, done.stderr) == (0, f"clinvk: not through the server: {what} differs\n")
     assert not is_of_server(clinvk.agent.calls()[0])
 
 
@@ -585,7 +668,7 @@ def _connections() -> list[str]:
 def _begun(clinvk: Clinvk) -> Generator[None]:
     """Begin a run in the server, and disconnect at the end without reading."""
     request = RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder))
-    message = msgspec.json.encode(BeginPrompt(os.urandom(16).hex(), request, dict(clinvk.agent.env)))
+    message = msgspec.json.encode(BeginPrompt(os.urandom(16).hex(), request, own_variables(clinvk.agent.env)))
     with socket.socket(socket.AF_UNIX) as ours:
         ours.connect(str(socket_of(clinvk.agent)))
         assert ours.recv(1 << 16)

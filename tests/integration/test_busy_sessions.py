@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from clinvk.backends.shared import OneShotChannel
 from clinvk.config.model import BackendSettings, ServerSettings, Settings
@@ -295,6 +296,18 @@ async def test_prompt_that_codex_refuses_or_with_other_options_interrupts_the_ru
         assert answer["output"] == "by itself"
         assert await runs_of(server, run["session_id"]) == [("begin", "cancelled"), ("by itself", "finished")]
     assert len(scripted.steerings()) == (not accepts)
+
+
+async def test_prompt_of_another_environment_does_not_steer(scripted: Scripted) -> None:
+    async with serving(scripted.env) as server:
+        run = await steerable(scripted, server)
+        live = server.runs.live(run["run_id"])
+        assert live
+        steer = replace(live.request, prompt="more", session_id=run["session_id"], on_busy="steer")
+        assert await server.runs.steer(steer, is_of_user=True) is None
+        steered = await server.runs.steer(steer)
+        assert steered
+        assert (steered.run_id, steered.is_steered) == (run["run_id"], True)
 
 
 class Replying(Shell):

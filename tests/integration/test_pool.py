@@ -18,7 +18,7 @@ from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import RunFailed, RunFinished, TextDelta, ToolCall
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
-from integration.pool_server import ENV, Server, begun, request, sleeping
+from integration.pool_server import ENV, Server, begun, gone, request, sleeping
 from lasting_backend import Lasting
 from polling import until
 
@@ -251,6 +251,42 @@ async def test_conversation_continued_elsewhere_does_not_reuse_its_process(tmp_p
         first, session = await server.ask_in_session("pid")
         await server.ask_in_session("say alone", session, warm=False)
         assert (await server.ask("pid", session)).text != first.text
+
+
+async def ask_as_user(
+    server: Server, prompt: str, environ: dict[str, str], session: str | None = None
+) -> tuple[str, str | None]:
+    """Run a prompt as a command of this machine's user; return the answer and the session."""
+    async with server.runs.run_of_user(request(prompt, session), environ, may_wait=True) as run:
+        return (await run.log.result()).text, run.session_id
+
+
+async def test_environments_of_commands_share_no_process_with_others_or_with_http(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        of_http = (await server.ask("pid")).text
+        of_user, _ = await ask_as_user(server, "pid", ENV)
+        with_token, _ = await ask_as_user(server, "pid", {**ENV, "DEPLOY_TOKEN": "hush-0123"})
+        assert len({of_http, of_user, with_token}) == 3
+        assert (await ask_as_user(server, "pid", {"DEPLOY_TOKEN": "hush-0123", **ENV}))[0] == with_token
+        assert (await ask_as_user(server, "pid", ENV))[0] == of_user
+        assert (await server.ask("pid")).text == of_http
+
+
+@pytest.mark.parametrize("http_first", [False, True])
+async def test_process_releases_a_conversation_that_continues_in_another_environment(
+    tmp_path: Path, http_first: bool
+) -> None:
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+
+        async def ask(over_http: bool, session: str | None = None) -> tuple[str, str | None]:
+            if not over_http:
+                return await ask_as_user(server, "pid", ENV, session)
+            result, session = await server.ask_in_session("pid", session)
+            return result.text, session
+
+        holder, session = await ask(http_first)
+        assert (await ask(not http_first, session))[0] != holder
+        await until(lambda: gone(int(holder)))
 
 
 async def test_conversation_continued_by_another_clinvk_does_not_reuse_its_process(tmp_path: Path) -> None:

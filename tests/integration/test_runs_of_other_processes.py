@@ -87,7 +87,7 @@ class Runs:
         """Run a prompt of the socket."""
         return self._open(run_id, request)
 
-    async def steer(self, _: RunRequest) -> RunFacts | None:
+    async def steer(self, _: RunRequest, is_of_user: bool) -> RunFacts | None:
         """Steer another run if there are `steered` facts."""
         return self.steered
 
@@ -127,12 +127,12 @@ def over_socket() -> Ends:
         ours, theirs = socket.socketpair()
         streams = await asyncio.open_unix_connection(sock=theirs)
         server = ClientConnection(cast(LocalRuns, runs), cast(RunControl, None), {}, *streams)
-        serving = asyncio.create_task(server.serve(Greeting({}, [])))
+        serving = asyncio.create_task(server.serve(Greeting({})))
         command = Connection(*await asyncio.open_unix_connection(sock=ours))
         commands.append(command)
         try:
-            assert await command.receive() == Greeting({}, [])
-            async with run_over(command, REQUEST, {}, no_warning) as run:
+            assert await command.receive() == Greeting({})
+            async with run_over(command, REQUEST, b"", no_warning) as run:
                 yield run
         finally:
             command.close()

@@ -26,7 +26,7 @@ async def begin(request: RunRequest, said: list[str]) -> None:
     with theirs:
         connection = Connection(*await asyncio.open_unix_connection(sock=ours))
         try:
-            async with run_over(connection, request, {}, said.append):
+            async with run_over(connection, request, b"", said.append):
                 pytest.fail("it has begun")
         finally:
             connection.close()
@@ -67,7 +67,7 @@ async def test_time_limit_applies_once_a_paused_reader_has_caught_up(monkeypatch
         server.send(Begun("1", RunFacts(run_id="1", backend="claude", state="running")))
         for number, event in enumerate((RunStarted(), *(TextDelta("x" * 100_000) for _ in range(60))), 1):
             server.send(Events("1", [Logged(number, 0, event)]))
-        async with asyncio.timeout(30), run_over(connection, request, {}, lambda _: None) as run:
+        async with asyncio.timeout(30), run_over(connection, request, b"", lambda _: None) as run:
             await until(lambda: run.log.count == 61)
             assert run.log.is_ahead
             monkeypatch.setattr(socket_client, "_LATER_S", -29.9)

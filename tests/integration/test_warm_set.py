@@ -34,9 +34,9 @@ class Hanging(Spawner):
         raise TimeoutError("it took too long")
 
 
-async def opened(warm_set: WarmSet, backend: Lasting) -> WarmAgent:
+async def opened(warm_set: WarmSet, backend: Lasting, **environ: str) -> WarmAgent:
     """Start a process and wait until it is ready."""
-    host = Host(env=ENV)
+    host = Host(env={**ENV, **environ})
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
     group = await warm_set.group(WarmSpec(backend, host, backend.executable, launch))
@@ -46,10 +46,21 @@ async def opened(warm_set: WarmSet, backend: Lasting) -> WarmAgent:
 
 
 @asynccontextmanager
-async def ready(backend: Lasting) -> AsyncGenerator[tuple[WarmSet, WarmAgent]]:
+async def ready(backend: Lasting, **environ: str) -> AsyncGenerator[tuple[WarmSet, WarmAgent]]:
     """Return a warm agent set with a ready process."""
     async with WarmSet(Spawner(process_tags.choose_tags()), lambda: None) as warm_set:
-        yield warm_set, await opened(warm_set, backend)
+        yield warm_set, await opened(warm_set, backend, **environ)
+
+
+async def test_log_has_no_secrets_of_the_environment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with ready(Lasting(tmp_path), DEPLOY_TOKEN="hush-0123456789") as (_, agent):
+        handle = agent.admit("one", lambda: None)
+        handle.begin(RunRequest(prompt="print hush-0123456789", backend="lasting"), None)
+        await until(lambda: agent.is_retiring)
+        agent.group.blame(agent, "hush-0123456789 is refused")
+    assert "it printed '[redacted]" in caplog.text
+    assert "1 in a row: [redacted] is refused" in caplog.text
+    assert "hush" not in caplog.text
 
 
 @pytest.mark.parametrize("graceful", [False, True])

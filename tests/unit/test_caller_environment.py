@@ -1,4 +1,4 @@
-"""The settings and variables that must agree for a command's run in a server, and those that are sent along."""
+"""What must agree for a command's run in a server, and the variables that are sent to the server."""
 
 import os
 
@@ -16,52 +16,36 @@ from clinvk.config.model import (
 from clinvk.remote import environment
 
 SERVER = {"PATH": "/bin", "HOME": "/home/ana", "TERM": "dumb", "EDITOR": "ed", "OPENAI_API_KEY": "k"}
-VARIABLES = environment.decisive_variables(BACKENDS)
 
 
 def difference(command: dict[str, str], settings: Settings | None = None, backend: str = "claude") -> str:
     """Say what differs between a command and a server with the built-in settings."""
-    theirs = environment.caller_environment(Settings(), SERVER, VARIABLES, BACKENDS)
-    mine = environment.caller_environment(settings or Settings(), command, VARIABLES, (backend,))
+    theirs = environment.environment_digests(Settings(), SERVER, BACKENDS)
+    mine = environment.environment_digests(settings or Settings(), command, (backend,))
     return environment.environment_difference(mine, theirs)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"TERM": "xterm", "SHLVL": "3", "PWD": "/x", "SSH_TTY": "/dev/pts/1", "KITTY_WINDOW_ID": "2", "_": "clinvk"},
-        {"DATABASE_URL": "x", "EDITOR": "vi", "ANTHROPIC_BASE_URL": "http://127.0.0.1:1", "CLINVK_BACKEND": "codex"},
-        {"CLINVK_OUTPUT__SHOW_TOKENS": "true", "CLINVK_SESSION__STORE_TOKEN_USAGE": "true"},
-        {"CLINVK_SERVER__PORT": "1", "CLINVK_server__cors_allow_credentials": "1", "CLINVK_LOG__FORMAT": "json"},
-        {"CLINVK_API_KEYS": "a", "NOTIFY_SOCKET": "/run/x", "CLINVK_PROCESS_ID": "1-2", "STARSHIP_SESSION_KEY": "1"},
-    ],
-    ids=["of the terminal", "goes along", "goes along as a setting", "of a server", "of clinvk alone"],
-)
-def test_these_variables_may_differ(more: dict[str, str]) -> None:
-    assert difference({**SERVER, **more}) == ""
+def merged(command: dict[str, str], server: dict[str, str] = SERVER) -> dict[str, str]:
+    """Return the environment of a command's agent in a server."""
+    return environment.merge_environment(server, environment.own_variables(command))
+
+
+def test_only_the_nesting_depth_must_match() -> None:
+    assert difference({"PATH": "/other", "OPENAI_API_KEY": "another", "CLINVK_DEPTH": "0"}) == ""
+    assert difference({**SERVER, "CLINVK_DEPTH": "1"}) == "CLINVK_DEPTH differs"
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("more", "what"),
     [
-        *("PATH", "HOME", "SHELL", "TMPDIR", "OPENAI_API_KEY", "ANTHROPIC_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"),
-        *("HTTPS_PROXY", "no_proxy", "CODEX_HOME", "CLAUDE_CONFIG_DIR", "GEMINI_CLI_HOME", "CLINVK_DEPTH"),
-        *("CLINVK_BACKENDS__CLAUDE__ENV__MY_TOKEN", "CLINVK_backends__claude__env__MY_TOKEN"),
+        ({"EDITOR": "vi", "LANG": "C", "TERM": "xterm", "CLINVK_SESSION__STORE_TOKEN_USAGE": "true"}, ""),
+        ({"PATH": "/other"}, "PATH, HOME or a key differs"),
+        ({"AWS_SECRET_ACCESS_KEY": "x"}, "PATH, HOME or a key differs"),
     ],
 )
-def test_these_variables_must_match(name: str) -> None:
-    assert difference({**SERVER, name: "another"}) == f"{name} differs"
-
-
-def test_variable_missing_from_the_command_is_a_difference() -> None:
-    without = {name: value for name, value in SERVER.items() if name != "OPENAI_API_KEY"}
-    assert difference(without) == "OPENAI_API_KEY differs"
-
-
-def test_undecodable_variables_must_match() -> None:
-    odd = os.fsdecode(b"caf\xe9")
-    assert difference({**SERVER, "PLACE": odd, odd: "x"}) == "PLACE, caf\\udce9 differ"
-    assert "PLACE" not in environment.own_variables({**SERVER, "PLACE": odd})
+def test_paths_and_keys_must_match_for_a_request_without_variables(more: dict[str, str], what: str) -> None:
+    mine, theirs = (environment.environment_digests(Settings(), each, ()) for each in ({**SERVER, **more}, SERVER))
+    assert environment.environment_difference(mine, theirs, sends_variables=False) == what
 
 
 @pytest.mark.parametrize(
@@ -82,28 +66,45 @@ def test_settings_missing_from_the_request_must_match(settings: Settings, what: 
 
 
 def test_comparison_contains_no_values() -> None:
-    told = environment.caller_environment(
-        Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, VARIABLES, BACKENDS
-    )
-    assert "very-secret" not in str(told)
+    settings = Settings(backends={"claude": BackendSettings(env={"OPENAI_API_KEY": "sk-very-secret"})})
+    assert "very-secret" not in str(environment.environment_digests(settings, SERVER, BACKENDS))
 
 
-def test_merged_environment_is_the_commands_except_for_the_terminal() -> None:
-    command = {**SERVER, "TERM": "xterm", "EDITOR": "vi", "LANG": "C", "SHLVL": "2"}
-    assert environment.merge_environment(SERVER, environment.own_variables(command)) == {
-        **SERVER,
-        "EDITOR": "vi",
-        "LANG": "C",
-    }
-    fewer = {name: value for name, value in SERVER.items() if name != "EDITOR"}
-    assert environment.merge_environment(SERVER, environment.own_variables(fewer)) == fewer
+def test_agent_gets_the_environment_of_the_command_with_its_keys() -> None:
+    more = {"PATH": "/venv/bin:/bin", "OPENAI_API_KEY": "mine", "https_proxy": "http://p", "LINES_": "a=b\nc", "E": ""}
+    assert merged({**SERVER, **more}) == {**SERVER, **more}
+    fewer = {name: value for name, value in SERVER.items() if name not in ("EDITOR", "OPENAI_API_KEY")}
+    assert merged(fewer) == fewer
+    assert merged({}) == {"TERM": "dumb"}
+
+
+def test_undecodable_variables_are_sent() -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    assert merged({**SERVER, "PLACE": odd, odd: "x"}) == {**SERVER, "PLACE": odd, odd: "x"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"SHLVL": "3", "PWD": "/x", "SSH_TTY": "/dev/pts/1", "KITTY_WINDOW_ID": "2", "_": "clinvk"},
+        {"CLINVK_SERVER__PORT": "1", "CLINVK_server__cors_allow_credentials": "1", "CLINVK_LOG__FORMAT": "json"},
+        {"CLINVK_API_KEYS": "a", "NOTIFY_SOCKET": "/run/x", "CLINVK_PROCESS_ID": "1-2", "STARSHIP_SESSION_KEY": "1"},
+    ],
+    ids=["of the terminal", "of a server", "of clinvk alone"],
+)
+def test_these_variables_are_not_sent(more: dict[str, str]) -> None:
+    assert merged({**SERVER, "TERM": "xterm", **more}) == SERVER
 
 
 @pytest.mark.parametrize("section", ["SERVER", "POLICY", "WARM", "LOG", "TRACING"])
-def test_merged_environment_keeps_the_servers_configuration(section: str) -> None:
-    """Else its agents would be of another kind for a command than for a request over HTTP, and none be ready."""
+def test_agent_gets_the_settings_of_the_server(section: str) -> None:
+    """Else the agents of each shell would be of another kind, and none be ready."""
     named = f"CLINVK_{section}__X"
     server = {**SERVER, named: "1"}
-    assert environment.merge_environment(server, environment.own_variables(SERVER)) == server
-    assert environment.merge_environment(server, environment.own_variables({**SERVER, named: "2"})) == server
-    assert environment.merge_environment(SERVER, environment.own_variables(server)) == SERVER
+    assert merged(SERVER, server) == merged({**SERVER, named: "2"}, server) == server
+    assert merged(server) == SERVER
+
+
+@pytest.mark.parametrize("sent", [b"=x\0=\0\0PATH=/bin", b"PATH=/bin\0TERM=forged", b"PATH=/bin"])
+def test_malformed_variables_are_ignored(sent: bytes) -> None:
+    assert environment.merge_environment({"TERM": "dumb"}, sent) == {"TERM": "dumb", "PATH": "/bin"}

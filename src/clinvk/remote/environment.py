@@ -1,10 +1,13 @@
-"""The part of a command's environment on which the agent of a run depends.
+"""The environment of a command, in which an agent of the server works.
 
-The command and the server each compute digests of the values that must be equal. If a value differs, the command runs
-the prompt in its own process. Digests are compared so that no key is sent. The command sends its other variables with
-the request, so the agent gets the environment of the command. Terminal variables keep the values of the server: agents
-have no terminal, and no two terminals are equal. Settings of servers keep the values of the server too: agents ignore
-these settings, and different values would separate the agents of HTTP clients from the agents of commands.
+The command sends its variables, which may be keys, over the private socket. Before that, both ends verify that the peer
+is a process of the same user. The server keeps the variables in memory only, for the agents that get them. Terminal
+variables keep the values of the server: agents have no terminal, and no two terminals are equal. Settings of servers
+keep the values of the server too: agents ignore these settings, and different values would separate the agents of one
+shell from the agents of another.
+
+The server cannot take over everything, such as the umask. The command and the server each compute digests of the other
+values. If a value differs, the command runs the prompt in its own process.
 """
 
 import os
@@ -13,18 +16,12 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from clinvk import __version__
 from clinvk.config.model import Settings
-from clinvk.policy.rules import DEPTH_VARIABLE
+from clinvk.policy.rules import DEPTH_VARIABLE, nesting_depth
 from clinvk.types.redaction import names_secret, without_secrets
 
-if TYPE_CHECKING:
-    from clinvk.backends.base import Backend
-
-_DECISIVE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", DEPTH_VARIABLE)
-_PROXY = "_proxy"
 _OF_TERMINAL = frozenset(
     (
         *("PWD", "OLDPWD", "SHLVL", "_", "TERM", "COLORTERM", "COLUMNS", "LINES", "WINDOW", "WINDOWID", "WINDOWPATH"),
@@ -38,9 +35,7 @@ _OF_TERMINALS = (
     *("GNOME_TERMINAL_", "TERMINATOR_", "TILIX_", "WT_", "MEMORY_PRESSURE_"),
 )
 
-_SETTING = "CLINVK_"
-_OF_SERVERS = tuple(f"{_SETTING}{section}__" for section in ("SERVER", "POLICY", "WARM", "LOG", "TRACING"))
-_OF_BACKENDS = f"{_SETTING}BACKENDS__"
+_OF_SERVERS = tuple(f"CLINVK_{section}__" for section in ("SERVER", "POLICY", "WARM", "LOG", "TRACING"))
 
 _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": resource.RLIMIT_AS}
 """Limits that are set only on purpose. The limit on open files is not compared: agents raise it."""
@@ -55,47 +50,39 @@ _SETTINGS = (
 
 _BACKEND_SETTINGS = ("enabled", "executable", "extra_flags", "acp", "command")
 
-
-def decisive_variables(registry: Mapping[str, "Backend"]) -> list[str]:
-    """Return the variables without secrets that must be equal, such as those of the folders of agents' logins."""
-    folders = (folder for backend in registry.values() for folder in backend.folders if folder[0] == "$")
-    return [*_DECISIVE, *(folder[1:].partition("/")[0] for folder in folders)]
+_VARIABLES = "PATH, HOME or a key"
+"""What must be equal for a command that sends no variables."""
 
 
-def caller_environment(
-    settings: Settings, environ: Mapping[str, str], variables: Collection[str], backends: Collection[str]
-) -> dict[str, str]:
-    """Return the digests, by name, of all values that must be equal for runs of the backends. Blocks briefly.
-
-    `variables` are the `decisive_variables`; variables that may be keys or that name a proxy must be equal, too.
-    """
-    found: dict[str, object] = {"the version of clinvk": __version__, **_process(), **_settings(settings, backends)}
-    hidden = settings.notifications.secret_variables  # no agent inherits them
-    for name, value in without_secrets(environ).items():
-        if name in hidden:
-            continue
-        if _is_secret(name, value) or (not _stays(name) and (name in variables or name.lower().endswith(_PROXY))):
-            found[_shown(name)] = value
+def environment_digests(settings: Settings, environ: Mapping[str, str], backends: Collection[str]) -> dict[str, str]:
+    """Return the digests, by name, of all values that must be equal for runs of the backends. Blocks briefly."""
+    found: dict[str, object] = {"the version of clinvk": __version__, DEPTH_VARIABLE: nesting_depth(environ)}
+    found |= {**_process(), **_settings(settings, backends)}
+    found[_VARIABLES] = sorted((name, value) for name, value in without_secrets(environ).items() if _is_key(name))
     return {name: blake2b(repr(found[name]).encode(), digest_size=8).hexdigest() for name in found}
 
 
-def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str], sends_variables: bool = True) -> str:
     """Return the names of the differing values, or an empty text. Ignore settings of backends missing in `mine`."""
-    names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+    ignored = _VARIABLES if sends_variables else ""
+    names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name) and name != ignored]
     found = [name for name in names if name in mine or not name.startswith("backends.")]
     if not found:
         return ""
     return f"{', '.join(found)} {'differs' if len(found) == 1 else 'differ'}"
 
 
-def own_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a command to send for the agent."""
-    return {name: value for name, value in without_secrets(environ).items() if _is_sent(name, value)}
+def own_variables(environ: Mapping[str, str]) -> bytes:
+    """Return the variables of a command to send for the agent, each ended by a NUL. They need not be UTF-8."""
+    own = without_secrets(environ).items()
+    return os.fsencode("".join(f"{name}={value}\0" for name, value in own if not _stays(name)))
 
 
-def merge_environment(server: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a command: the server's environment with the variables sent by the command."""
-    return {**{name: value for name, value in server.items() if not _is_sent(name, value)}, **own}
+def merge_environment(server: Mapping[str, str], own: bytes) -> dict[str, str]:
+    """Return the environment of a command, from the server's environment and the variables sent by the command."""
+    sent = (text.partition("=") for text in os.fsdecode(own).split("\0"))
+    stays = {name: value for name, value in server.items() if _stays(name)}
+    return {**stays, **{name: value for name, _, value in sent if name and not _stays(name)}}
 
 
 def _stays(name: str) -> bool:
@@ -103,21 +90,9 @@ def _stays(name: str) -> bool:
     return name in _OF_TERMINAL or name.startswith(_OF_TERMINALS) or name.upper().startswith(_OF_SERVERS)
 
 
-def _is_secret(name: str, value: str) -> bool:
-    """Return whether a variable may be a key, or is not UTF-8, which a frame cannot carry: neither is ever sent."""
-    if _stays(name):
-        return False
-    # In the names of clinvk's own settings, `token` is a number of tokens; agents' variables among them may be keys.
-    is_own_setting = name.startswith(_SETTING) and "__" in name and not name.upper().startswith(_OF_BACKENDS)
-    return (names_secret(name) and not is_own_setting) or _shown(name + value) != name + value
-
-
-def _shown(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _is_sent(name: str, value: str) -> bool:
-    return not (_stays(name) or _is_secret(name, value))
+def _is_key(name: str) -> bool:
+    """Return whether a variable decides which program an agent is, and which account it uses."""
+    return name in ("PATH", "HOME") or (names_secret(name) and not name.startswith("CLINVK_"))
 
 
 def _process() -> dict[str, object]:

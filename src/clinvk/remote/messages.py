@@ -29,24 +29,25 @@ Header = tuple[bytes, bytes]
 
 
 class Greeting(msgspec.Struct, frozen=True, tag="greeting"):
-    """The digests of the environment in which the server runs agents, and their variables; see `environment.py`.
+    """The digests of what must be equal in the command and the server; see `environment.py`.
 
-    Commands of every version read this message: among the digests is that of the version.
+    Commands of every version read this message: among the digests is that of the version. Commands of version 0.2 need
+    the `variables`.
     """
 
     environment: dict[str, str]
-    variables: list[str]
+    variables: list[str] = []
 
 
 class BeginPrompt(msgspec.Struct, frozen=True, tag="begin_prompt"):
-    """Run a prompt; `environ` has the caller's variables, to add to the server's environment.
+    """Run a prompt; `environ` has the variables of the caller, as `own_variables` in `environment.py` returns them.
 
     A run with `detach` continues without the caller.
     """
 
     run_id: str
     request: RunRequest
-    environ: dict[str, str]
+    environ: bytes
     detach: bool = False
 
 
@@ -79,7 +80,7 @@ class BeginPlan(msgspec.Struct, frozen=True, tag="begin_plan"):
 
     plan: Plan
     original: Plan
-    environ: dict[str, str]
+    environ: bytes
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="http_request"):

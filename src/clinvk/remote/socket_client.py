@@ -46,18 +46,26 @@ class ServerDeclined(Exception):
     """The server has not started the run; the message says why, and is empty if no server is up."""
 
 
+class EnvironmentDiffers(ServerDeclined):
+    """A run through the server would differ; the message names what differs."""
+
+
 @asynccontextmanager
-async def server_of(settings: Settings, environ: Mapping[str, str], *backends: str) -> AsyncGenerator[Connection]:
+async def server_of(
+    settings: Settings, environ: Mapping[str, str], *backends: str, sends_variables: bool = True
+) -> AsyncGenerator[Connection]:
     """Connect to the server of the same user and home inside the context.
+
+    `sends_variables` is whether a request will have the `own_variables` of the command.
 
     Raises:
         ServerDeclined: no server is up, or a run of a backend through the server would differ.
     """
     async with _connection(environ) as connection:
         greeting = await _greeting(connection)
-        mine = environment.caller_environment(settings, environ, greeting.variables, backends)
-        if why := environment.environment_difference(mine, greeting.environment):
-            raise ServerDeclined(why)
+        mine = environment.environment_digests(settings, environ, backends)
+        if why := environment.environment_difference(mine, greeting.environment, sends_variables):
+            raise EnvironmentDiffers(why)
         yield connection
 
 
@@ -133,7 +141,7 @@ async def call_rest_on_server(
         ServerDeclined: as `server_of`.
         ClinvkError: the server is gone.
     """
-    async with server_of(settings, environ, *backends) as connection:
+    async with server_of(settings, environ, *backends, sends_variables=False) as connection:
         connection.send(request)
         message = await connection.receive()
     if not isinstance(message, messages.RestResponse):
@@ -193,7 +201,7 @@ async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[Connection]:
 
 @asynccontextmanager
 async def run_over(
-    connection: Connection, request: RunRequest, variables: dict[str, str], warn: Warn
+    connection: Connection, request: RunRequest, variables: bytes, warn: Warn
 ) -> AsyncGenerator[RemoteRun]:
     """Run a prompt over a connection. Leaving the context stops the run, and waits until its agent has exited."""
     caller_end = _CallerEnd(connection, request, warn)

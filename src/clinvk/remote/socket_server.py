@@ -80,8 +80,7 @@ class SocketServer:
 
     def open(self, runs: LocalRuns, control: RunControl) -> None:
         """Accept commands, now or once no other server has the socket, and run the prompts with `runs`."""
-        variables = environment.decisive_variables(self._registry)
-        mine = environment.caller_environment(self._settings, self._environ, variables, self._registry)
+        mine = environment.environment_digests(self._settings, self._environ, self._registry)
         try:
             listener = self._claim.listen()
         except OSError as exc:
@@ -89,8 +88,7 @@ class SocketServer:
             return
         if listener is None:
             logger.info("commands go through another server of this home, for as long as it is there")
-        serving = self._serve(listener, runs, control, Greeting(mine, variables))
-        self._serving = self._group.create_task(serving)
+        self._serving = self._group.create_task(self._serve(listener, runs, control, Greeting(mine)))
 
     def close(self) -> None:
         """Accept no more commands. Connected clients stay; the runs refuse further prompts."""
@@ -170,7 +168,8 @@ class ClientConnection:
                     self.is_answering = True
                     environ = self._environ_of(message)
                     open_run = partial(self._runs.run_of_user, message.request, environ, message.run_id)
-                    self._owner.begin(message.run_id, open_run, partial(self._runs.steer, message.request))
+                    steer = partial(self._runs.steer, message.request, is_of_user=True)
+                    self._owner.begin(message.run_id, open_run, steer)
                 case message if isinstance(message, messages.Request):
                     self.is_answering = True
                     self._tasks.create_task(self._owner.answer("", self._carry_out(message)))
@@ -182,7 +181,7 @@ class ClientConnection:
         """Carry out a request, and return the answer."""
         match request:
             case messages.BeginPrompt():
-                if steered := await self._runs.steer(request.request):
+                if steered := await self._runs.steer(request.request, is_of_user=True):
                     return Begun(request.run_id, steered)
                 run = await self._runs.start(request.request, self._environ_of(request), request.run_id)
                 return Begun(run.id, run.facts)

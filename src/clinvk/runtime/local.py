@@ -225,12 +225,13 @@ class LocalRuns:
         run.log.release()
         return run
 
-    async def steer(self, request: RunRequest) -> RunFacts | None:
+    async def steer(self, request: RunRequest, is_of_user: bool = False) -> RunFacts | None:
         """Give a prompt that steers to the agent that works in its session, and return the facts of the agent's run.
 
-        Return None if the prompt needs a run of its own. Raise the errors of `run`.
+        `is_of_user` is whether the prompt comes as for `run_of_user`. Return None if the prompt needs a run of its own.
+        Raise the errors of `run`.
         """
-        return await self._turns.steer(request) if request.on_busy == "steer" else None
+        return await self._turns.steer(request, is_of_user) if request.on_busy == "steer" else None
 
     def live(self, run_id: str) -> RunTask | None:
         """Return the run with this id if queued or running here, else None."""
@@ -404,6 +405,7 @@ class LocalRuns:
             check=partial(self._admit_dirs, request) if self._admit_dirs and not user_environment else None,
             hold=environment.hold(self.spawner, request.workdir),
             pool=self.pool if is_kept else None,
+            is_of_user=user_environment is not None,
         )
 
     async def _look_up_launch(

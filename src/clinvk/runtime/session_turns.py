@@ -74,17 +74,20 @@ class SessionTurns(NamedTuple):
         if resume != run.spec.resume:
             run.resume_from(resume, await run.spec.relaunch(run.request, resume))
 
-    async def steer(self, request: RunRequest) -> RunFacts | None:
+    async def steer(self, request: RunRequest, is_of_user: bool) -> RunFacts | None:
         """Give the prompt to the agent that works in the session of a request, and return the facts of the agent's run.
 
-        The agent receives only a prompt with the options and the key of its run; return None for other prompts.
+        The agent receives only a prompt with the options and the key of its run, and with the same `is_of_user` as in
+        `RunSpec`; return None for other prompts.
 
         Raises:
             InvalidRequest, NotResumable: the prompt cannot continue the session.
         """
         request, _, _ = await self.resolve(request, waits=True)
         run = self.working_in(request.session_id)
-        if run and run.conversation and request.without(Group.TURN) == run.request.without(Group.TURN):
+        if not run or run.spec.is_of_user != is_of_user:
+            return None
+        if run.conversation and request.without(Group.TURN) == run.request.without(Group.TURN):
             await run.spec.relaunch(request, Resume(run.conversation))  # checks the prompt
             if await run.steer(request):
                 return replace(run.facts, is_steered=True)

@@ -116,7 +116,8 @@ def local_runs(
 class ServerOrLocalRuns:
     """A `Runner` that starts and imports only what a run needs.
 
-    With `is_verbose`, notes report whether a running server takes the runs, and why not. The setting
+    With `is_verbose`, notes report whether a running server takes the runs, and why not; without, only that the
+    environment differs. The setting
     `warm.command_line` says whether to ask a server at all. `local` are the runs of this process if they are open
     already; kept processes of `local` have the conversations that only their own process can continue.
     """
@@ -158,19 +159,20 @@ class ServerOrLocalRuns:
         if not self.context.settings.warm.command_line:
             self._explain("not through the server: disabled by --no-server or warm.command_line: false")
             return None
-        from clinvk.remote.socket_client import ServerDeclined, run_through_server
+        from clinvk.remote.socket_client import EnvironmentDiffers, ServerDeclined, run_through_server
 
         try:
             started = run_through_server(request, self.context.settings, self.context.environ, self.context.notes.info)
             run = await stack.enter_async_context(started)
         except (ServerDeclined, QueueFull, ShuttingDown) as exc:
-            self._explain(f"not through the server: {exc}" if str(exc) else "")
+            if str(exc):
+                self._explain(f"not through the server: {exc}", always=isinstance(exc, EnvironmentDiffers))
             return None
         self._explain("through the server of this home")
         return run
 
-    def _explain(self, what: str) -> None:
-        if what and self.is_verbose and what not in self._explained:
+    def _explain(self, what: str, always: bool = False) -> None:
+        if (self.is_verbose or always) and what not in self._explained:
             self._explained.add(what)
             self.context.notes.info(what)
 

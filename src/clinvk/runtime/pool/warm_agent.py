@@ -15,6 +15,7 @@ from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Pr
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import ClinvkError
+from clinvk.types.redaction import redacted, secrets_in
 
 if TYPE_CHECKING:
     from clinvk.runtime.pool.warm_set import WarmGroup
@@ -219,7 +220,8 @@ class WarmAgent:
             return
         is_json = line.startswith(b"{")
         if self.is_ready and not self.is_retiring and not is_json and line.strip():  # other lines may be lost
-            logger.warning("a kept process of %s takes no more runs: it printed %r", self.launch.argv[0], line[:80])
+            text = redacted(line.decode(errors="replace"), secrets_in(self.folder.environment()))
+            logger.warning("a kept process of %s takes no more runs: it printed %r", self.launch.argv[0], text[:80])
             self.retire()
         self.is_ready = self.is_ready or (is_json and line.rstrip().endswith(b"}"))
         self.last_output_at = self._loop.time()

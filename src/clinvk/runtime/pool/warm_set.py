@@ -5,6 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from math import inf
 from typing import NamedTuple, Self
 
@@ -19,6 +20,7 @@ from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import ClinvkError
+from clinvk.types.redaction import redacted, secrets_in
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +36,22 @@ _EXIT_TIMEOUT_S = 2.0
 
 
 class WarmSpec(NamedTuple):
-    """The specification of a warm agent; `launch` is a long-lived launch."""
+    """The specification of a warm agent; `launch` is a long-lived launch, `is_of_user` is as in `RunSpec`."""
 
     backend: Backend
     host: Host
     path: str
     launch: Launch
+    is_of_user: bool = False
 
     @property
-    def key(self) -> object:
-        """Everything fixed at an agent's start: the command and its environment."""
-        launch = _without_conversation(self.launch)
+    def key(self) -> bytes:
+        """The digest of everything fixed at an agent's start: the command and its environment, which may have keys."""
+        launch, env = _without_conversation(self.launch), sorted(self.host.env.items())
         fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.session_params, launch.reads)
-        encoded = msgspec.json.encode((fixed, launch.client_tools))
-        policy = (launch.max_runs, launch.resumes)
-        return self.backend.name, self.path, frozenset(self.host.env.items()), encoded, policy
+        policy = (launch.max_runs, launch.resumes, self.is_of_user)
+        tools = msgspec.json.encode(launch.client_tools)
+        return blake2b(repr((self.backend.name, self.path, env, fixed, tools, policy)).encode()).digest()
 
     def files(self) -> "WarmFiles":
         """Return the current fingerprints of the files that an agent reads. Blocks."""
@@ -129,6 +132,7 @@ class WarmGroup:
         self.failures = 1 if agent.is_proven or is_stable else self.failures + 1
         self.not_before = time.monotonic() + min(_MAX_BACKOFF_S, 0.25 * 2.0**self.failures)
         suffix = f" (pid {agent.process.pid})" if agent.was_started else ""
+        reason = redacted(reason, secrets_in(self.spec.host.env))
         logger.warning("a kept process of %s%s failed, %d in a row: %s", self.spec.path, suffix, self.failures, reason)
 
 
@@ -162,7 +166,7 @@ class WarmSet:
     """
 
     def __init__(self, spawner: Spawner, on_change: Callable[[], None]) -> None:
-        self.groups: dict[object, WarmGroup] = {}
+        self.groups: dict[bytes, WarmGroup] = {}
         self.ending: set[WarmAgent] = set()
         self._spawner = spawner
         self._on_gone = on_change

@@ -220,7 +220,7 @@ async def _run_pooled(task: RunTask) -> bool:
     if launch and task.request.warm and not task.request.verbose:
         real_path = await spec.checked_directory(launch)
         if real_path in ("", launch.cwd):  # a warm process starts only in the directory of its key
-            warm, turns = WarmSpec(spec.backend, spec.host, spec.path, launch), _turn_count(task)
+            warm, turns = WarmSpec(spec.backend, spec.host, spec.path, launch, spec.is_of_user), _turn_count(task)
             if process := await pool.admit(warm, spec.resume, turns, task.id, task.wake, task.wait_to_start):
                 await _run_in_pool(task, pool, process, launch)
     if not task.log.ending and spec.resume and not spec.resume.fork:

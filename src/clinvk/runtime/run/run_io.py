@@ -43,6 +43,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
             the working directory without symbolic links; raises a `ClinvkError` if the agent must not start.
         hold: locks the clinvk worktree that the run works in; None if the directory lies in no such worktree.
         pool: warm processes that may carry the run; None if the backend has none.
+        is_of_user: the environment is that of a command of this machine's user, instead of that of this process.
     """
 
     run_id: str
@@ -57,6 +58,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     check: Callable[[], Awaitable[str]] | None = None
     hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
     pool: Pool | None = None
+    is_of_user: bool = False
 
     async def checked_directory(self, launch: Launch) -> str:
         """Call `check`, and return the working directory without symbolic links, or an empty text without `check`.
