@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from chromium import executable
 
 REPOSITORY = Path(__file__).parents[2]
 AGENTS = Path(os.environ.get("CLINVK_TEST_AGENTS", REPOSITORY / ".agents")).absolute() / "node_modules" / ".bin"
+RECORDING = REPOSITORY / "docs" / "terminal.svg"
 TIMEOUT_S = 110
 SHOWN = (
     "$ claude --version\n2.",
@@ -124,6 +126,25 @@ def test_demo_cleans_up_when_interrupted_during_a_run(folder: Path, number: sign
         process.send_signal(number)
         _, complaints = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, complaints) == (130, "\ndemo: stopped; nothing is left running\n")
+    assert leftovers(folder) == []
+
+
+@pytest.mark.slow
+def test_recording_is_an_animated_picture_of_the_comparison(folder: Path) -> None:
+    command = [sys.executable, REPOSITORY / "examples" / "record.py", "--agents", AGENTS]
+    env = {"PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "temporary")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    for picture in (done.stdout, RECORDING.read_text()):
+        assert len(picture) < 300_000
+        shown = ["".join(text.itertext()) for text in ElementTree.fromstring(picture).iterfind("{*}text")]
+        for part in (
+            "$ clinvk compare ",
+            "  running ",
+            "total([333], discount=10) is 299.7",
+            "applied codex-",
+            "2 tests passed",
+        ):
+            assert any(part in text for text in shown), part
     assert leftovers(folder) == []
 
 
