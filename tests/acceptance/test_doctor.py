@@ -182,6 +182,19 @@ def test_agent_that_clinvk_knows_can_be_enabled_by_the_command_that_is_reported(
     assert said(doctor(clinvk)[1], "opencode") == [("ok", f"9.8.7 {path}, login not known (opencode auth login)")]
 
 
+@pytest.mark.parametrize(
+    ("manager", "command"), [("apt-get", "sudo apt-get install"), ("dnf", "sudo dnf install"), ("", "")]
+)
+def test_missing_programs_of_a_sandbox_come_with_the_command_that_installs_them(
+    clinvk: Clinvk, manager: str, command: str
+) -> None:
+    if manager:
+        install(clinvk, manager, "")
+    done = clinvk.run("doctor", "--json", env={"PATH": str(clinvk.agent.folder)})
+    [check] = [check for check in json.loads(done.stdout)["checks"] if "no shell" in check["message"]]
+    assert check.get("fix", "") == (f"{command} bubblewrap socat" if command else "")
+
+
 def test_missing_configured_executable_is_a_problem(clinvk: Clinvk) -> None:
     clinvk.settings("backends: {claude: {executable: /no/where}}")
     status, message = said(doctor(clinvk)[1], "claude")[0]

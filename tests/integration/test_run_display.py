@@ -5,12 +5,13 @@ import os
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.model import OutputSettings
 from clinvk.types.errors import NotResumable
-from clinvk.types.events import RunFailed, RunFinished
+from clinvk.types.events import Progress, RunFailed, RunFinished
 from clinvk.types.request import RunRequest
 from known_run import KnownRun
 
@@ -78,3 +79,15 @@ async def test_prompt_whose_session_cannot_be_continued_starts_another_session_b
     assert (notes.infos, notes.errors) == (["gemini cannot continue; starting another session"], [])
     assert await RunDisplay(OutputSettings(format="text"), notes, {}).run(request, "", None, runs) == 4
     assert notes.errors == ["gemini cannot continue; use --new"]
+
+
+async def test_hint_about_the_machine_is_shown_on_a_terminal_once_in_a_home(tmp_path: Path) -> None:
+    run = KnownRun(RunRequest(prompt="hi", backend="claude"))
+    shown: list[list[str]] = []
+    for is_terminal in (False, True, True):
+        notes = Said()
+        notes.is_terminal = is_terminal
+        display = RunDisplay(OutputSettings(format="text"), notes, {"CLINVK_HOME": str(tmp_path)})
+        await display.show(run, Progress("hint", "no shell"), 0.0)
+        shown.append(notes.infos)
+    assert shown == [[], ["hint: no shell"], []]

@@ -9,6 +9,7 @@ from clinvk.backends.base import Host
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.approvals import Approvals
 from clinvk.backends.claude.channel import ConversationChannel
+from clinvk.backends.claude.permissions import NO_SHELL
 from clinvk.types.choices import SandboxMode
 from clinvk.types.events import Event, Progress, RunFailed
 from clinvk.types.request import RunRequest
@@ -99,5 +100,5 @@ def test_run_in_workspace_without_a_shell_says_what_to_install(
     channel = Claude().channel(launch, host)
     channel.start("run", request, None)
     _, *more = (delivery[1] for delivery in channel.receive(INIT) if not isinstance(delivery, bytes))
-    text = "no shell in sandbox_mode workspace; install the packages bubblewrap and socat"
-    assert more == ([Progress("warning", text)] if is_warned else [])
+    assert more == ([Progress("hint", NO_SHELL)] if is_warned else [])
+    assert "apt install bubblewrap socat (Debian, Ubuntu), dnf install bubblewrap socat (Fedora)" in NO_SHELL

@@ -12,7 +12,7 @@ from clinvk.types.request import RunRequest
 
 NEEDS_BUBBLEWRAP = (
     "sandbox_mode read-only and workspace need bubblewrap (Linux); "
-    "install: apt install bubblewrap (Debian), dnf install bubblewrap (Fedora)"
+    "install: apt install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora)"
 )
 
 _BASE = (

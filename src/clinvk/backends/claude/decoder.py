@@ -140,7 +140,7 @@ class ClaudeDecoder(shared.Decoder):
                 self._started = True
                 yield events.RunStarted(line.model, line.session_id)
                 if self._warning:
-                    yield events.Progress("warning", self._warning)
+                    yield events.Progress("hint", self._warning)
             case "api_retry":
                 yield _retry(line)
             case "compact_boundary":

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from clinvk.cli.sessions.session_text import short_id, short_tokens, tokens
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders_markdown, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
+from clinvk.config.load import home
 from clinvk.config.model import OutputSettings
 from clinvk.runtime.process.waiting import in_background
 from clinvk.types import events
@@ -212,7 +214,7 @@ class RunDisplay:
                 self._notes.info(f"steered: {text}")
             case events.Progress(stage=stage, message=message) if (
                 stage == "fallback" or self._is_verbose or self._notes.is_terminal
-            ):
+            ) and not (stage == "hint" and _was_shown(message, self._environ)):
                 self._notes.info(f"{stage}: {message}")
             case events.ToolCall() if self._is_verbose:
                 self._notes.info(tool_text(event))
@@ -282,6 +284,15 @@ class RunDisplay:
         async for _, at, event in run.log.follow(self._number):
             if not isinstance(event, events.RunFinished | events.RunFailed) and (data := self._printer.feed(event, at)):
                 await self._stdout.write(data)
+
+
+def _was_shown(hint: str, environ: Mapping[str, str]) -> bool:
+    """Return whether a hint was shown in this home before, and remember the hint by an empty file."""
+    try:
+        (home(environ) / f"hint-{zlib.crc32(hint.encode()):08x}").touch(0o600, exist_ok=False)
+    except OSError as exc:
+        return isinstance(exc, FileExistsError)
+    return False
 
 
 def _with_remedy(denied: str, request: RunRequest, session_id: str | None) -> str:
