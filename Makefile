@@ -5,6 +5,7 @@
 # make lint       style, types and import contracts
 # make demo       the real Codex and Claude Code CLIs answer through clinvk, without an account
 # make bench      what clinvk costs, measured on this machine
+# make dist       build into dist/ what a release publishes, and try it
 # make lock       regenerate the lock files after changing requirements
 # make clean      remove everything that make installed
 #
@@ -13,6 +14,7 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := .venv-demo
+DIST   := .venv-dist
 AGENTS := .agents
 CLIS   := tests/agents/clis
 CLIENTS := tests/agents/clients
@@ -22,7 +24,7 @@ PYTEST ?=
 BENCH  ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-slow coverage lint demo bench lock chromium nginx clients clean
+.PHONY: help install check test test-slow coverage lint demo bench dist lock chromium nginx clients clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -58,6 +60,11 @@ demo: $(DEMO)/installed
 bench: install
 	$(BIN)/python -m bench $(BENCH)
 
+# The image has the newest packages of Debian and the newest agents: their versions are not pinned (DL3008, DL3016).
+dist: $(DIST)/installed
+	$(DIST)/bin/hadolint --failure-threshold warning --ignore DL3008 --ignore DL3016 packaging/Dockerfile
+	sh packaging/make_dist.sh $(DIST)
+
 # Create the venv if it is missing; update packages when the lock changes.
 $(VENV)/installed: tests/requirements.txt pyproject.toml
 	@test -x $(BIN)/python || sh tests/make_venv.sh $(VENV) $(PYTHON)
@@ -75,6 +82,11 @@ $(DEMO)/installed: examples/requirements-demo.txt pyproject.toml $(PINNED)
 	$(DEMO)/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	cp $(PINNED) $(DEMO)/
 	npm ci --prefix $(DEMO) --omit=dev --loglevel=error
+	@touch $@
+
+$(DIST)/installed: packaging/requirements-dist.txt
+	@test -x $(DIST)/bin/python || sh tests/make_venv.sh $(DIST) $(PYTHON)
+	$(DIST)/bin/python $(PIP) --require-hashes -r packaging/requirements-dist.txt
 	@touch $@
 
 $(AGENTS)/installed: $(PINNED)
@@ -125,10 +137,12 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 lock:
 	$(COMPILE) --extra otel --extra cluster pyproject.toml tests/requirements.in -o tests/requirements.txt
 	printf 'editables\nhatchling\nopenai\n' | $(COMPILE) -c tests/requirements.txt pyproject.toml - >examples/requirements-demo.txt
-	printf 'hatchling\n' | $(COMPILE) pyproject.toml - >packaging/requirements.txt
+	$(COMPILE) pyproject.toml -o packaging/requirements.txt
+	printf 'hatchling\n' | $(COMPILE) - >packaging/requirements-build.txt
+	$(COMPILE) packaging/requirements-dist.in -o packaging/requirements-dist.txt
 	for name in frameworks instructor; do $(COMPILE) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt; done
 	for folder in $(CLIS) $(CLIENTS); do (cd $$folder && npm install --package-lock-only --ignore-scripts); done
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(AGENTS) .clients .nginx .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(DIST) dist $(AGENTS) .clients .nginx .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

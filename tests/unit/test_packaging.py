@@ -1,4 +1,4 @@
-"""The samples in packaging/ for proxies and containers, and their page, fit clinvk.
+"""The package, the workflows that publish it, and the samples in packaging/ for proxies and containers fit clinvk.
 
 nginx itself checks its sample. Both proxies were tried by hand in front of a server that streams.
 """
@@ -8,6 +8,9 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,3 +205,55 @@ def test_units_of_a_cluster_read_addresses_and_secret_from_a_file(name: str) -> 
     page = (ROOT / "docs" / "cluster.md").read_text()
     written = page.partition(f"{file} <<END")[2].partition("\nEND")[0]
     assert {line.partition("=")[0] for line in written.splitlines()[1:]} == SHARED
+
+
+# The package, and the workflows
+
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").iterdir()}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_wheel_has_the_files_beside_the_code(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    [wheel] = tmp_path.iterdir()
+    names = {*zipfile.ZipFile(wheel).namelist()}
+    assert names >= {
+        f"clinvk/{path.relative_to(ROOT / 'src' / 'clinvk')}"
+        for path in (ROOT / "src" / "clinvk").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert "clinvk/py.typed" in names
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
+
+
+def test_address_of_the_project_is_in_few_places() -> None:
+    assert {*PROJECT["urls"]} >= {"Homepage", "Documentation", "Changelog", "Issues"}
+    address = PROJECT["urls"]["Homepage"]
+    listed = subprocess.run(["git", "grep", "-lF", address], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {*listed.stdout.split()} <= {"pyproject.toml", "README.md"}
+
+
+def test_workflow_tests_each_supported_python() -> None:
+    tested = WORKFLOWS["ci"]["jobs"]["linux"]["strategy"]["matrix"]["python"]
+    assert [f"Programming Language :: Python :: {version}" for version in tested] == [
+        each for each in PROJECT["classifiers"] if re.search(r":: 3\.\d", each)
+    ]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflow_pins_its_actions_and_has_few_rights(name: str) -> None:
+    steps = [step for job in WORKFLOWS[name]["jobs"].values() for step in job["steps"]]
+    assert all(
+        re.search(r"@v\d[\d.]*$|@[0-9a-f]{40}$|^docker://\S+:\d[\d.]+$", step["uses"])
+        for step in steps
+        if "uses" in step
+    )
+    assert WORKFLOWS[name]["permissions"] == {"contents": "read"}
+    writing = {
+        job: right
+        for job, each in WORKFLOWS[name]["jobs"].items()
+        for right, access in each.get("permissions", {}).items()
+        if access == "write"
+    }
+    assert writing.keys() == ({"build", "pypi", "github"} if name == "release" else set())

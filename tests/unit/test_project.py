@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 LOCKS = (
     ROOT / "tests" / "requirements.txt",
     ROOT / "examples" / "requirements-demo.txt",
-    ROOT / "packaging" / "requirements.txt",
+    *(ROOT / "packaging" / f"requirements{name}.txt" for name in ("", "-build", "-dist")),
     ROOT / "tests" / "agents" / "clis" / "package-lock.json",
 )
 PUBLIC = {
@@ -86,7 +86,7 @@ def test_lock_file_contains_no_download_urls(lock: Path) -> None:
 @pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock.suffix == ".txt"], ids=lambda path: path.name)
 def test_each_locked_requirement_has_hashes(lock: Path) -> None:
     entries = re.split(r"\n(?=[a-z])", re.sub(r"(?m)^ *#.*\n", "", lock.read_text()).strip())
-    assert len(entries) > 10
+    assert len(entries) > 5
     pinned = re.compile(r"[\w.-]+(?:\[[\w,.-]+\])?==\S+.*\\\n +--hash=sha256:")
     assert not [entry for entry in entries if not pinned.match(entry)]
 
