@@ -105,7 +105,7 @@ class Clinvk:
 def _text(stdin: str) -> str:
     if stdin.startswith('{"id":'):  # `codex app-server`
         return json.loads(stdin.splitlines()[-1])["params"]["input"][-1]["text"]
-    if not stdin.startswith('{"type":"control_request"'):
+    if not stdin.startswith(('{"type":"control_request"', '{"type":"user"')):
         return stdin
     content = json.loads(stdin.splitlines()[-1])["message"]["content"]
     return content[0]["text"] if len(content) == 1 else stdin

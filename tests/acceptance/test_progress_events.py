@@ -17,14 +17,19 @@ RETRY = line(
 )
 SUMMARIZED = line('{"type":"system","subtype":"compact_boundary"}')
 AGAIN = "retry: the model API answered 529 (overloaded); retry 1 of 10 in 0.6 s"
-DENIED = '1 action was denied: Write; to be asked: clinvk resume {} --approval-mode ask "go on"'
-DENIED_EVENT = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
+DENIED = "clinvk: denied: Bash: pip install requests; echo"
+HINT = 'clinvk: to be asked: clinvk resume {} --approval-mode ask "go on"'
+DENIED_EVENT = (
+    "1 action was denied: Bash: pip install requests; echo; approval_mode and sandbox_mode say what is allowed"
+)
 
 
 def denied() -> list[Step]:
     """Answer, and name a denial in the result."""
     *said, result = claude_says("Done.")
-    denials: JSON = [{"tool_name": "Write", "tool_use_id": "toolu_1", "tool_input": {}}]
+    denials: JSON = [
+        {"tool_name": "Bash", "tool_use_id": "toolu_1", "tool_input": {"command": "pip install requests; echo"}}
+    ]
     return [*said, line(json.dumps({**json.loads(str(result["line"])), "permission_denials": denials}))]
 
 
@@ -49,8 +54,8 @@ def test_terminal_shows_retries_warnings_and_denials(clinvk: Clinvk, form: str) 
     assert told == [
         f"clinvk: {AGAIN}",
         "clinvk: warning: claude summarized the conversation so far",
-        f"clinvk: {DENIED.format(newest_session(clinvk)[:8])}",
-    ]
+        DENIED,
+    ]  # without a hint: the agent could have asked
 
 
 @in_both_ways
@@ -58,7 +63,7 @@ def test_terminal_shows_retries_warnings_and_denials(clinvk: Clinvk, form: str) 
 def test_script_sees_only_denials_on_stderr(clinvk: Clinvk, form: str) -> None:
     played(clinvk)
     done = clinvk.run("-o", form, "--new", "hello")
-    assert (done.returncode, done.stderr) == (0, f"clinvk: {DENIED.format(newest_session(clinvk)[:8])}\n")
+    assert (done.returncode, done.stderr) == (0, f"{DENIED}\n{HINT.format(newest_session(clinvk)[:8])}\n")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,7 @@ def test_hint_after_a_denial_continues_the_conversation(clinvk: Clinvk, modes: t
 
 def test_hint_after_a_denial_without_a_session_is_a_flag(clinvk: Clinvk) -> None:
     played(clinvk)
-    assert clinvk.run("--ephemeral", "hello").stderr.endswith("; to be asked: --approval-mode ask\n")
+    assert clinvk.run("--ephemeral", "hello").stderr.endswith("\nclinvk: to be asked: --approval-mode ask\n")
 
 
 def test_stream_json_reports_a_denial_as_an_event(clinvk: Clinvk) -> None:

@@ -169,16 +169,48 @@ def test_hostile_content_cannot_control_the_terminal(clinvk: Clinvk, tmp_path: P
 
 
 @pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
-@pytest.mark.parametrize("mode", ["default", "auto"])
-def test_setting_makes_the_default_mode_ask_on_a_terminal(clinvk: Clinvk, mode: str) -> None:
-    clinvk.settings("interactions: {ask_on_terminal: true}\n")
-    clinvk.agent.play(claude_says("x"), reads=False)
+@pytest.mark.parametrize(
+    ("flags", "setting", "asks"),
+    [
+        ((), "true", True),
+        (("--sandbox-mode", "full"), "true", True),
+        (("--sandbox-mode", "workspace"), "true", False),
+        (("--approval-mode", "auto"), "true", False),
+        ((), "false", False),
+    ],
+)
+def test_default_mode_asks_on_a_terminal(clinvk: Clinvk, flags: tuple[str, ...], setting: str, asks: bool) -> None:
+    env = {"CLINVK_INTERACTIONS__ASK_ON_TERMINAL": setting}
+    clinvk.agent.play(claude_says("x"))
     for arguments in (["--new", "hello you"], ["resume", "--last", "hello you"]):
-        with on_terminal(clinvk, "--approval-mode", mode, *arguments) as terminal:
+        with on_terminal(clinvk, *flags, *arguments, env=env, columns=200) as terminal:
             assert terminal.ended() == 0
-    clinvk.run("--approval-mode", mode, "--new", "hello")
-    asks = ["--permission-prompt-tool=stdio" in call.argv for call in clinvk.agent.calls()]
-    assert asks == [mode == "default", mode == "default", False]
+            assert "approval mode ask" not in terminal.plain().decode()
+    assert clinvk.run(*flags, "--new", "hello").returncode == 0
+    asked = ["--permission-prompt-tool=stdio" in call.argv for call in clinvk.agent.calls()]
+    assert asked == [asks, asks, False]
+
+
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
+@pytest.mark.parametrize("backend", ["codex", "gemini"])
+def test_terminal_prompt_runs_as_elsewhere_if_the_agent_would_ask_about_more(clinvk: Clinvk, backend: str) -> None:
+    arguments = ("--dry-run", "-b", backend, "--sandbox-mode", "full", "-w", str(clinvk.folder), "hello you")
+    with on_terminal(clinvk, *arguments) as terminal:
+        assert terminal.ended() == 0
+    assert terminal.plain().decode().replace("\r", "") == clinvk.run(*arguments).stdout
+
+
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
+@pytest.mark.parametrize("command", ["compare", "parallel", "chain"])
+def test_agents_of_a_command_ask_on_a_terminal(clinvk: Clinvk, command: str) -> None:
+    (clinvk.folder / "tasks.json").write_text('[{"backend": "claude", "prompt": "x"}]')
+    play(clinvk, bash(COMMAND))
+    rest = ("--backends", "claude", "fix it") if command == "compare" else ("-f", "tasks.json")
+    with on_terminal(clinvk, command, *rest) as terminal:
+        assert "claude wants to run a command" in terminal.until(KEYS)
+        terminal.type(b"y")
+        assert terminal.ended() == 0
+    assert [answer["behavior"] for answer in clinvk.agent.approvals()] == ["allow"]
 
 
 def test_without_a_terminal_a_line_says_how_to_answer(clinvk: Clinvk) -> None:

@@ -24,8 +24,16 @@ def record(**facts: object) -> None:
 
 
 def read_prompt() -> bytes:
-    """Read stdin to its end and store it."""
-    prompt = sys.stdin.buffer.read()
+    """Read stdin to its end and store it. A Claude that asks reads to its prompt, since stdin stays open."""
+    if "--permission-prompt-tool=stdio" in sys.argv:
+        lines = iter(sys.stdin.buffer.readline, b"")
+        prompt = b""
+        for line in lines:
+            prompt += line
+            if b'"type":"user"' in line:
+                break
+    else:
+        prompt = sys.stdin.buffer.read()
     keep(prompt)
     return prompt
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from clinvk.cli.prompt.status_line import edit_lines, tool_text
+from clinvk.cli.prompt.status_line import edit_lines
 from clinvk.types.events import ToolCall
+from clinvk.types.tool_text import tool_text
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,19 @@ KEPT_BY_DEFAULT = ("claude", "codex")
 less than a process of one prompt.
 """
 
+_ASKING = {"claude": ("default", "full"), "codex": ("default",), "gemini": ()}
+"""The sandbox modes in which the approval mode `ask` differs from `default` only in its questions.
+
+Codex asks about nothing with `default` and `full`, but about each command with `ask`. Gemini CLI cannot continue every
+conversation that asks.
+"""
+
+
+def can_ask(name: str, sandbox_mode: str | None, is_acp: bool) -> bool:
+    """Return whether a backend can ask about the actions that the approval mode `default` denies; imports nothing."""
+    others = ("default", "full") if is_acp or name in PRESETS else ()
+    return (sandbox_mode or "default") in _ASKING.get(name, others)
+
 
 def backend_named(name: str, registry: Backends) -> "Backend":
     """Return the backend with this name.

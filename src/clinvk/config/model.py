@@ -186,7 +186,7 @@ class InteractionSettings(_Section, frozen=True, kw_only=True):
 
     timeout_secs: Positive = 600
     max_waiting: NonNegative = 100
-    ask_on_terminal: bool = False
+    ask_on_terminal: bool = True
 
 
 class PolicySettings(_Section, frozen=True, kw_only=True):

@@ -378,11 +378,10 @@ def denied(result: wire.Result, before: wire.Result | None, asked: Collection[st
     """
     earlier = {denial.tool_use_id for denial in (before.permission_denials if before else None) or ()}
     denials = [denial for denial in result.permission_denials or () if denial.tool_use_id not in earlier]
-    names = [denial.tool_name for denial in denials if denial.tool_name]
-    if not names:
+    actions = [denial.action for denial in denials if denial.tool_name]
+    if not actions:
         return ""
-    actions = "1 action was" if len(names) == 1 else f"{len(names):,} actions were"
-    tools = ", ".join(dict.fromkeys(names))
+    count = "1 action was" if len(actions) == 1 else f"{len(actions):,} actions were"
     modes = "; approval_mode and sandbox_mode say what is allowed"
     is_answer = all(denial.tool_use_id in asked for denial in denials)
-    return f"{actions} denied: {tools}{'' if is_answer else modes}"
+    return f"{count} denied: {', '.join(dict.fromkeys(actions))}{'' if is_answer else modes}"

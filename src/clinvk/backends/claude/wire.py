@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import msgspec
 
 from clinvk.backends.shared import EpochSeconds, decode_line
-from clinvk.types.events import Usage
+from clinvk.types.events import ToolCall, Usage
 from clinvk.types.record import LimitStatus, LimitWindow
+from clinvk.types.tool_text import tool_action
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
@@ -186,11 +187,21 @@ class Origin(msgspec.Struct, frozen=True):
     kind: str = ""
 
 
+_INPUT = msgspec.json.Decoder(dict[str, object])
+
+
 class Denial(msgspec.Struct, frozen=True):
     """A tool call that was denied."""
 
     tool_use_id: str = ""
     tool_name: str = ""
+    tool_input: msgspec.Raw = msgspec.Raw(b"{}")
+
+    @property
+    def action(self) -> str:
+        """The tool and its most telling argument, such as `Bash: pip install requests`."""
+        given = decode_line(_INPUT, bytes(self.tool_input))
+        return ": ".join(tool_action(ToolCall("", self.tool_name, given))) if given else self.tool_name
 
 
 class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsage"}, tag="result"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.cli.prompt import printers
-from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
+from clinvk.cli.prompt.status_line import StatusLine, edit_lines
 from clinvk.cli.sessions.session_text import short_id, short_tokens, tokens
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders_markdown, without_sequences
@@ -24,6 +24,7 @@ from clinvk.types import events
 from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
+from clinvk.types.tool_text import tool_text
 
 if TYPE_CHECKING:
     from clinvk.cli.prompt.questions import TerminalQuestions
@@ -59,7 +60,7 @@ class RunDisplay:
         self._questions: TerminalQuestions | None = None
         self._held: list[events.Logged] = []
         self._number = 0
-        self._denied = ""
+        self._denied: dict[str, None] = {}
         self._ending: events.Ending | None = None
 
     @property
@@ -197,8 +198,8 @@ class RunDisplay:
 
     def _note(self, run: "printers.ShownRun", event: events.Event) -> None:
         """Print on stderr what stdout does not have."""
-        if isinstance(event, events.RunFinished | events.RunFailed) and self._denied:
-            self._notes.info(self._denied)  # the ending completes the last line of the answer
+        if isinstance(event, events.RunFinished | events.RunFailed):
+            self._note_denied(run)  # the ending completes the last line of the answer
         if isinstance(event, events.RunFailed):
             self._notes.error(event.message)
             return
@@ -208,8 +209,7 @@ class RunDisplay:
             case events.Progress(stage="stderr", message=message):
                 self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
             case events.Progress(stage="denied", message=message):  # without the note, the run looks like any other
-                is_own = self._questions and self._questions.can_ask  # the user has denied the action here
-                self._denied = "" if is_own else _with_remedy(message, run.request, run.facts.session_id)
+                self._keep_denied(message)
             case events.UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"steered: {text}")
             case events.Progress(stage=stage, message=message) if (
@@ -223,6 +223,18 @@ class RunDisplay:
                 self._note_finished(run, event)
             case _:
                 pass
+
+    def _keep_denied(self, message: str) -> None:
+        """Keep which actions were denied until the end, unless the user has denied all of them here."""
+        what, by_modes, _ = message.partition("; approval_mode ")
+        if by_modes or not (self._questions and self._questions.can_ask):
+            self._denied[what.partition(" denied: ")[2] or what] = None
+
+    def _note_denied(self, run: "printers.ShownRun") -> None:
+        for what in self._denied:
+            self._notes.info(f"denied: {what}")
+        if self._denied and (hint := _remedy(run.request, run.facts.session_id)):
+            self._notes.info(hint)
 
     def _note_finished(self, run: "printers.ShownRun", ending: events.RunFinished) -> None:
         if ending.stop_reason != "end_turn":
@@ -295,16 +307,14 @@ def _was_shown(hint: str, environ: Mapping[str, str]) -> bool:
     return False
 
 
-def _with_remedy(denied: str, request: RunRequest, session_id: str | None) -> str:
-    """Return the message about denied actions with the command that continues the session and allows them, or asks."""
-    what = denied.partition(";")[0]
+def _remedy(request: RunRequest, session_id: str | None) -> str:
+    """Return the command that continues the session and asks about, or allows, denied actions; empty if none would."""
     if request.approval_mode == "ask":
-        return what
+        return ""
     purpose, flag = "to be asked", "--approval-mode ask"
     if request.approval_mode != "always" and request.sandbox_mode in ("read-only", "workspace"):
         purpose, flag = "to allow it", "--sandbox-mode full"
-    command = f'clinvk resume {short_id(session_id)} {flag} "go on"' if session_id else flag
-    return f"{what}; {purpose}: {command}"
+    return f"{purpose}: " + (f'clinvk resume {short_id(session_id)} {flag} "go on"' if session_id else flag)
 
 
 @contextmanager

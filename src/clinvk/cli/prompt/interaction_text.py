@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.sessions.session_text import short_id
 from clinvk.cli.terminal.output import BOLD, CYAN, GREEN, RED, paint
 from clinvk.cli.terminal.table import one_line, width
 from clinvk.types.events import ToolCall
 from clinvk.types.interaction import Interaction, QuestionField
 from clinvk.types.text import visible
+from clinvk.types.tool_text import tool_text
 
 _INDENT = "    "
 _TAB = "    "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.registry import backend_named
+from clinvk.backends.registry import backend_named, can_ask
 from clinvk.cli.parse.flags import ConversationFlags, OrchestrationFlags, PromptFlags, RunFlags
 from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.prompt.display import RunDisplay
@@ -21,7 +21,7 @@ from clinvk.cli.prompt.session_choice import SessionChoice, is_wanted, mode_chan
 from clinvk.cli.sessions.local_store import open_store, over_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
-from clinvk.cli.terminal.output import STDERR, WOULD_EXECUTE, print_text, printable
+from clinvk.cli.terminal.output import WOULD_EXECUTE, print_text, printable
 from clinvk.config.load import home
 from clinvk.config.model import Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
@@ -196,14 +196,30 @@ class PromptJob(NamedTuple):
         if session:
             workdir = session.working_dir or None
             request = replace(request, backend=session.backend, session_id=session.id, workdir=workdir)
-        return _complete(request, self.context.settings, self.flags.detach)
+        return _complete(request, self.context, self.flags.detach)
 
 
-def _complete(request: RunRequest, settings: Settings, is_detached: bool) -> RunRequest:
+def _complete(request: RunRequest, context: CommandContext, is_detached: bool) -> RunRequest:
     """Complete a request from the settings. On a terminal, the setting `ask_on_terminal` turns `default` into `ask`."""
-    request = complete(request, settings)
-    can_ask = settings.interactions.ask_on_terminal and not is_detached and os.isatty(0) and os.isatty(STDERR)
-    return replace(request, approval_mode="ask") if can_ask and request.approval_mode == "default" else request
+    request = complete(request, context.settings)
+    return request if is_detached or not asks_on_terminal(context.settings) else asking(request, context.settings)
+
+
+def asks_on_terminal(settings: Settings) -> bool:
+    """Return whether agents ask on the terminal of this command, which must be in the foreground."""
+    if not (settings.interactions.ask_on_terminal and os.isatty(0)):
+        return False
+    from clinvk.cli.terminal.keys import keyboard_fd  # an import that a pipe does not need
+
+    return keyboard_fd() is not None
+
+
+def asking(request: RunRequest, settings: Settings) -> RunRequest:
+    """Return a completed request that asks its user about the actions that `default` denies, if its agent can."""
+    request = replace(request, fallback=tuple(asking(each, settings) for each in request.fallback or ()))
+    is_acp = bool(settings.backend(request.backend).acp)
+    asks = request.approval_mode == "default" and can_ask(request.backend, request.sandbox_mode, is_acp)
+    return replace(request, approval_mode="ask") if asks else request
 
 
 def prompt(flags: PromptFlags, context: CommandContext) -> int:
@@ -233,7 +249,7 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
             return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), context.notes)
         if flags.new or flags.ephemeral or not context.settings.session.auto_resume:
             return SessionChoice()
-        return await resumed(store, _complete(request, context.settings, flags.detach), context.settings, context.notes)
+        return await resumed(store, _complete(request, context, flags.detach), context.settings, context.notes)
 
     fallback = None if flags.fallback is None else fallback_of(split_list([flags.fallback]))
     for each in fallback or ():

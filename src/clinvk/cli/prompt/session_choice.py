@@ -104,7 +104,8 @@ async def mode_change(store: SessionStore, request: RunRequest) -> str:
     if not last:
         return ""
     modes = _modes(request, last[0])
-    changes = [f"{name} mode {mode} instead of {previous}" for name, mode, previous, _ in modes if mode != previous]
+    changed = (each for each in modes if _unasked(each[1]) != _unasked(each[2]))
+    changes = [f"{name} mode {mode} instead of {previous}" for name, mode, previous, _ in changed]
     return f", now with {' and '.join(changes)}" if changes else ""
 
 

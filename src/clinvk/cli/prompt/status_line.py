@@ -1,22 +1,18 @@
 """The status line of a run on a stderr terminal: agent, elapsed time and current activity, until text arrives."""
 
 import asyncio
-import shlex
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from itertools import cycle
 
-import msgspec
-
-from clinvk.cli.terminal.output import DIM, STDERR, Notes, is_writable, on_one_line, paint, terminal_size, write
+from clinvk.cli.terminal.output import DIM, STDERR, Notes, is_writable, paint, terminal_size, write
 from clinvk.cli.terminal.table import cut, readable_patch
 from clinvk.types import events
+from clinvk.types.tool_text import tool_text
 
 _FRAME_S = 0.1
 _CLEAR = "\r\x1b[2K"
-_MOST_TELLING = ("file_path", "path", "command", "cmd", "pattern", "query", "url", "description", "prompt")
-_INPUT_SHOWN = 200
 _WRITTEN_SHOWN = 20
 """The lines of a new file that are shown, including the head of the diff."""
 
@@ -115,35 +111,3 @@ def edit_lines(call: events.ToolCall, is_colored: bool) -> list[str]:
     lines = [*unified_diff(old.splitlines(), new.splitlines(), lineterm="")][2:]  # without the names of files
     more = len(lines[most:]) if most else 0
     return [*readable_patch(lines[:most], is_colored), *([f"… {more:,} more lines"] if more else [])]
-
-
-def tool_text(call: events.ToolCall) -> str:
-    """Return a tool call on one line: the tool, and its most telling argument or else all of them."""
-    name, given = call.name, call.input
-    match name, given:
-        case "command_execution", {"command": str(command)}:
-            name, text = "Shell", _without_shell(command)
-        case "file_change", {"changes": changes} if paths := _paths(changes):
-            name, text = "Edit", paths
-        case _:
-            telling = (text for field in _MOST_TELLING if isinstance(text := given.get(field), str) and text)
-            text = next(telling, None) or msgspec.json.encode(given).decode(errors="replace")
-    return f"{name} {on_one_line(text[:_INPUT_SHOWN])}"
-
-
-def _paths(changes: object) -> str:
-    """Return the paths of a `file_change`: objects in events, and texts such as `add a.txt` in interactions."""
-    with suppress(msgspec.ValidationError):
-        known = msgspec.convert(changes, list[dict[str, str] | str])
-        paths = (each.partition(" ")[2] if isinstance(each, str) else each.get("path", "") for each in known)
-        return ", ".join(filter(None, paths))
-    return ""
-
-
-def _without_shell(command: str) -> str:
-    """Return the script of a command such as `/bin/bash -lc 'echo hi'`, or the command itself."""
-    with suppress(ValueError):
-        shell, option, script = shlex.split(command)
-        if shell.endswith("sh") and option in ("-c", "-lc"):
-            return script
-    return command

@@ -1,0 +1,50 @@
+"""Tool calls on one line, as people read them."""
+
+import shlex
+from contextlib import suppress
+
+import msgspec
+
+from clinvk.types.events import ToolCall
+from clinvk.types.text import escape_controls
+
+_MOST_TELLING = ("file_path", "path", "command", "cmd", "pattern", "query", "url", "description", "prompt")
+_INPUT_SHOWN = 200
+
+
+def tool_text(call: ToolCall) -> str:
+    """Return a tool call on one line: the tool, and its most telling argument or else all of them."""
+    name, text = tool_action(call)
+    return f"{name} {text}"
+
+
+def tool_action(call: ToolCall) -> tuple[str, str]:
+    """Return the name of a tool, and the most telling argument of its call or else all of them, each on one line."""
+    name, given = call.name, call.input
+    match name, given:
+        case "command_execution", {"command": str(command)}:
+            name, text = "Shell", _without_shell(command)
+        case "file_change", {"changes": changes} if paths := _paths(changes):
+            name, text = "Edit", paths
+        case _:
+            telling = (text for field in _MOST_TELLING if isinstance(text := given.get(field), str) and text)
+            text = next(telling, None) or msgspec.json.encode(given).decode(errors="replace")
+    return name, escape_controls(" ".join(text[:_INPUT_SHOWN].split()))
+
+
+def _paths(changes: object) -> str:
+    """Return the paths of a `file_change`: objects in events, and texts such as `add a.txt` in interactions."""
+    with suppress(msgspec.ValidationError):
+        known = msgspec.convert(changes, list[dict[str, str] | str])
+        paths = (each.partition(" ")[2] if isinstance(each, str) else each.get("path", "") for each in known)
+        return ", ".join(filter(None, paths))
+    return ""
+
+
+def _without_shell(command: str) -> str:
+    """Return the script of a command such as `/bin/bash -lc 'echo hi'`, or the command itself."""
+    with suppress(ValueError):
+        shell, option, script = shlex.split(command)
+        if shell.endswith("sh") and option in ("-c", "-lc"):
+            return script
+    return command
