@@ -57,6 +57,8 @@ class Terminal:
         for steps, code, text in _DRAWN.findall(self.all_read.decode(errors="replace")):
             if code == "A":
                 row -= int(steps or 1)
+            elif code == "J":
+                del lines[row + 1 :]
             elif code == "K" or text == "\r":  # what is written there is written over the whole line
                 lines[row] = ""
             elif text == "\r\n":

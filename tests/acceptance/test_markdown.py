@@ -6,21 +6,34 @@ import pytest
 
 from acceptance.command import Clinvk
 from acceptance.terminal import on_terminal
-from scripted.steps import claude_says, touch, wait_for
+from scripted.steps import claude_says, wait_for
 
 ANSWER = "# Title\n\nSome **bold** text.\n\n```python\nx = 1\n```\n"
 
 
-def test_block_is_rendered_on_a_terminal_before_the_answer_ends(clinvk: Clinvk) -> None:
+@pytest.mark.parametrize("columns", [80, 120])
+def test_unfinished_block_is_shown_and_then_rendered_in_place(clinvk: Clinvk, columns: int) -> None:
     go = clinvk.folder / "go"
-    says = claude_says("One **two**.\n\nThr", "ee\n")
-    clinvk.agent.play([*says[:4], touch(clinvk.folder / "half"), wait_for(go), *says[4:]])
-    with on_terminal(clinvk, "--new", "hello world") as terminal:
-        terminal.until("One two.")
+    says = claude_says("One **two**.\n\nThr", "ee **fo", "ur**\n")
+    clinvk.agent.play([*says[:5], wait_for(go), *says[5:]])
+    with on_terminal(clinvk, "--new", "hello world", columns=columns) as terminal:
+        terminal.until("Three **fo")
+        assert terminal.screen() == ["One two.", "", "Three **fo"]
         go.touch()
         assert terminal.ended() == 0
     assert b"\x1b[1mtwo\x1b[0m" in terminal.all_read
-    assert b"\r\nThree\r\n" in terminal.all_read
+    assert terminal.screen()[:4] == ["One two.", "", "Three four", ""]
+
+
+def test_text_without_colors_is_broken_between_words(clinvk: Clinvk) -> None:
+    words = [f"word{number:03}" for number in range(40)]
+    clinvk.agent.play(claude_says(*(f"{word} " for word in words), f"\n\n```\n{'x ' * 60}\n```\n"))
+    with on_terminal(clinvk, "--new", "hello world", env={"NO_COLOR": "1"}, columns=80) as terminal:
+        assert terminal.ended() == 0
+    shown = terminal.screen()
+    assert [word for line in shown for word in line.split() if word.startswith("word")] == words
+    assert max(len(line) for line in shown if line.startswith("word")) <= 80
+    assert "x " * 60 in shown
 
 
 @pytest.mark.parametrize(

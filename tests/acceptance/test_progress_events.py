@@ -8,7 +8,7 @@ import pytest
 from acceptance.command import Clinvk
 from acceptance.server import in_both_ways
 from acceptance.terminal import on_terminal
-from scripted.steps import Step, claude_says, line
+from scripted.steps import Step, claude_says, line, wait_for
 from standin.document import JSON
 
 RETRY = line(
@@ -90,3 +90,18 @@ def test_stream_json_reports_a_denial_as_an_event(clinvk: Clinvk) -> None:
     *_, denial, _, ending = map(json.loads, done.stdout.splitlines())
     assert (denial["type"], denial["content"]) == ("progress", {"stage": "denied", "message": DENIED_EVENT})
     assert ending["type"] == "done"
+
+
+def test_note_stands_above_the_unfinished_block(clinvk: Clinvk) -> None:
+    go = clinvk.folder / "go"
+    says = claude_says("Unfinish", "ed")
+    clinvk.agent.play([*says[:4], wait_for(go), RETRY, wait_for(clinvk.folder / "on"), *says[4:]])
+    with on_terminal(clinvk, "--new", "hello world", columns=120) as terminal:
+        terminal.until("Unfinish")
+        go.touch()
+        terminal.until("retry 1 of 10 in 0.6 s")
+        terminal.until("Unfinish")
+        (clinvk.folder / "on").touch()
+        assert terminal.ended() == 0
+    head, note, *_ = terminal.screen()
+    assert (head.startswith("clinvk: retry: "), note) == (True, "Unfinished")

@@ -1,10 +1,11 @@
 """Events as the output formats of the command line."""
 
 import json
+import os
 
 import pytest
 
-from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, exit_code_of_ending
+from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, MarkdownPrinter, TextPrinter, exit_code_of_ending
 from clinvk.cli.terminal import exits
 from clinvk.types.errors import (
     AgentCrashed,
@@ -152,3 +153,54 @@ def test_exit_code_follows_the_error_before_the_run() -> None:
     of_sessions = (SessionNotFound, SessionBusy, NotResumable, AmbiguousId)
     assert {exits.exit_code_of_error(kind.code) for kind in of_sessions} == {4}
     assert exits.exit_code_of_error("anything else") == 1
+
+
+class Live:
+    """A printer of Markdown on a terminal whose size can change."""
+
+    def __init__(self, columns: int = 80, rows: int = 24) -> None:
+        self.size = os.terminal_size((columns, rows))
+        self.printer = MarkdownPrinter(lambda: self.size.columns, lambda: self.size)
+
+    def feed(self, *texts: str) -> str:
+        """Return what is printed for the last of these texts, however soon it comes."""
+        self.printer.erase()
+        return [self.printer.feed(TextDelta(text), 0).decode() for text in texts][-1]
+
+
+def test_unfinished_block_is_erased_and_drawn_again() -> None:
+    live = Live()
+    assert live.feed("One **tw") == "One **tw"
+    assert live.printer.is_drawn
+    assert live.printer.feed(ToolCall("1", "Bash", {}), 0).decode() == "\r\x1b[JOne **tw\n"
+    assert not live.printer.is_drawn
+    assert live.printer.feed(RunFinished(), 0) == b""
+
+
+def test_redraws_wait_for_a_moment() -> None:
+    live = Live()
+    assert live.feed("one") == "one"
+    drawn = [live.printer.feed(TextDelta(" two"), 0) for _ in range(1000)]
+    assert sum(map(bool, drawn)) < 100
+    assert live.printer.feed(RunFinished(), 0).count(b"two") == 1000
+
+
+@pytest.mark.parametrize("text", ["- x\n" + "  - y\n" * 50, "```\n" + "y\n" * 50, "y\n" * 50])
+def test_only_the_last_rows_of_a_long_block_are_drawn(text: str) -> None:
+    shown = Live(rows=10).feed(text)
+    assert (shown.count("y"), shown.count("\n")) == (9, 8)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 2), (40, 4), (120, 2)])
+def test_resized_terminal_has_no_remains_of_the_unfinished_block(columns: int, rows: int) -> None:
+    live = Live(80)
+    live.feed(f"{'x' * 80}\n{'y' * 80}")
+    live.size = os.terminal_size((columns, 24))
+    assert live.printer.erase() == f"\r\x1b[{rows - 1}A\x1b[J"
+    assert live.printer.erase() == ""
+
+
+def test_wide_characters_take_two_cells() -> None:
+    live = Live(20)
+    assert live.feed("漢" * 25).count("\n") == 2
+    assert live.printer.erase() == "\r\x1b[2A\x1b[J"

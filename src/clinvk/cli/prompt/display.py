@@ -15,8 +15,10 @@ from clinvk.cli.prompt import printers
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines
 from clinvk.cli.sessions.session_text import short_id, short_tokens, tokens
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders_markdown, without_sequences
+from clinvk.cli.terminal import output as terminal
+from clinvk.cli.terminal.output import STDERR, STDOUT, Notes, columns, renders_markdown
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
+from clinvk.cli.terminal.word_wrap import WordWrap
 from clinvk.config.load import home
 from clinvk.config.model import OutputSettings
 from clinvk.runtime.process.waiting import in_background
@@ -42,6 +44,7 @@ class RunDisplay:
         self, output: OutputSettings, notes: Notes, environ: Mapping[str, str], is_verbose: bool = False
     ) -> None:
         is_terminal = os.isatty(1)
+        self._explains_json = output.format == "auto" and not is_terminal and notes.is_terminal
         if output.format == "auto":
             output = replace(output, format="text" if is_terminal else "json")
         self._output = output
@@ -80,6 +83,8 @@ class RunDisplay:
         Raises:
             ClinvkError: the prompt was not run.
         """
+        if self._explains_json:
+            self._notes.info("JSON, since stdout is not a terminal: -o text for text")
         try:
             with _signals_cancel(), report_runtime_warnings(self._notes):
                 if lost := await self._play(runs, request, note, is_attempt=new_session_request is not None):
@@ -103,17 +108,24 @@ class RunDisplay:
     @asynccontextmanager
     async def showing(self, run: "printers.ShownRun") -> AsyncGenerator[None]:
         """Draw the status line of a run inside the context; `show` prints the events."""
+        text: printers.MarkdownPrinter | None = None
         match self._output.format:
             case "json":
                 self._printer = printers.JsonPrinter(run, indent=os.isatty(1))
             case "stream-json":
                 self._printer = printers.LinesPrinter(run)
-            case _ if self._renders and run.request.output_schema is None:
-                self._printer = printers.MarkdownPrinter(lambda: columns() or 80)
+            case _ if run.request.output_schema is not None:
+                pass
+            case _ if self._renders:
+                self._printer = text = printers.MarkdownPrinter(
+                    lambda: columns() or 80, partial(terminal.terminal_size, STDOUT)
+                )
+            case _ if os.isatty(1) and self._output.markdown:
+                self._printer = printers.TextPrinter(WordWrap(lambda: columns() or 80))
             case _:
                 pass
         is_drawn = self._notes.can_draw and not (self._is_verbose or self._output.format == "stream-json")
-        self._status = StatusLine(run.request.backend, is_drawn, self._is_rendered, printers.duration_s(run.facts))
+        self._status = StatusLine(run.request.backend, is_drawn, text, printers.duration_s(run.facts))
         async with self._status.shown(self._notes):
             yield
 
@@ -188,7 +200,7 @@ class RunDisplay:
         self._status.feed(event)
         if (
             self._has_footer
-            and not self._ends_line
+            and not (self._ends_line or self._is_rendered)
             and isinstance(event, events.ToolCall | events.ThinkingDelta | events.InteractionRequested)
         ):
             self._ends_line = self._is_moved = True  # the status line and notes need a line of their own
@@ -207,7 +219,7 @@ class RunDisplay:
             return
         match event:
             case events.Progress(stage="stderr", message=message):
-                self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
+                self._notes.info(f"{run.request.backend}: {terminal.without_sequences(message)}")
             case events.Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 self._keep_denied(message)
             case events.UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
@@ -260,7 +272,7 @@ class RunDisplay:
         facts = run.facts
         parts = [
             self._model or run.request.backend,
-            duration(printers.duration_s(facts)),
+            terminal.duration(printers.duration_s(facts)),
             f"{short_tokens(ending.usage)} tokens" if ending.usage else "",
             "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
             f"session {short_id(facts.session_id)}" if facts.session_id else "",

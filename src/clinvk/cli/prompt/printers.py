@@ -1,5 +1,6 @@
 """Encode a run's events in an output format: events in, bytes for stdout out."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -7,6 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.output import without_sequences
+from clinvk.cli.terminal.table import width
+from clinvk.cli.terminal.word_wrap import WordWrap
 from clinvk.types import events
 
 if TYPE_CHECKING:
@@ -28,39 +32,68 @@ class ShownRun(Protocol):
 
 
 class TextPrinter:
-    """The answer as it arrives, with a newline at the end."""
+    """The answer as it arrives, with a newline at the end. `wrap` breaks the lines for a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, wrap: WordWrap | None = None) -> None:
         self._last = "\n"
+        self._wrap = wrap
 
     def feed(self, event: events.Event, at: float) -> bytes:
         """Return the text of one event."""
         match event:
             case events.TextDelta(text=text) if text:
                 self._last = text[-1]
-                return text.encode(errors="replace")
-            case events.RunFinished() | events.RunFailed() if self._last != "\n":
-                return b"\n"
+                return (self._wrap.feed(text) if self._wrap else text).encode(errors="replace")
+            case events.RunFinished() | events.RunFailed():
+                return self._rest() + (b"" if self._last == "\n" else b"\n")
+            case events.ToolCall() | events.ThinkingDelta() | events.InteractionRequested():
+                return self._rest()
             case _:
                 return b""
 
+    def _rest(self) -> bytes:
+        return self._wrap.flush().encode(errors="replace") if self._wrap else b""
+
+
+_REDRAW_S = 0.05
+_COST_SHARE = 8
+"""A redraw waits for this many times the time that the last one took, so that long blocks do not use the processor."""
+
+_ERASE_BELOW = "\x1b[J"
+
 
 class MarkdownPrinter:
-    """The answer for a terminal, rendered block by block. `width` returns the width of the terminal."""
+    """The answer for a terminal, rendered block by block. The unfinished block is redrawn in place as the text comes.
 
-    def __init__(self, width: Callable[[], int]) -> None:
+    `size` returns the size of the terminal, `width` the width of the text. The last rows of an unfinished block are
+    shown, as many as fit: what has scrolled away cannot be redrawn.
+    """
+
+    def __init__(self, width: Callable[[], int], size: Callable[[], os.terminal_size]) -> None:
         self._width = width
+        self._size = size
         self._renderer: BlockRenderer | None = None
+        self._text = ""
+        self._drawn: list[int] = []
+        self._is_stale = False
+        self._due = 0.0
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the cursor is behind an unfinished block."""
+        return bool(self._drawn)
 
     def feed(self, event: events.Event, at: float) -> bytes:
-        """Return the blocks that have ended by an event."""
+        """Return the blocks that have ended by an event, and the unfinished block if it is time to draw."""
         if not self._renderer:
             from clinvk.cli.terminal.markdown import BlockRenderer  # imported while the agent works
 
             self._renderer = BlockRenderer(self._width)
         match event:
             case events.TextDelta(text=text):
-                return self._renderer.feed(text).encode(errors="replace")
+                self._text += text
+                self._is_stale = True
+                return self.redraw().encode(errors="replace")
             case (
                 events.ToolCall()
                 | events.ThinkingDelta()
@@ -68,9 +101,49 @@ class MarkdownPrinter:
                 | events.RunFinished()
                 | events.RunFailed()
             ):
-                return self._renderer.flush().encode(errors="replace")
+                self._is_stale = False
+                data = self._erased() + self._fed() + self._renderer.flush()
+                return data.encode(errors="replace")
             case _:
                 return b""
+
+    def redraw(self) -> str:
+        """Return the finished blocks and the unfinished block, if there is news and it is time to draw."""
+        start = time.monotonic()
+        if not (self._renderer and self._is_stale) or start < self._due:
+            return ""
+        columns, rows = self._size()
+        finished = self._fed()
+        lines = self._renderer.unfinished(rows - 1)
+        widths = [width(without_sequences(line)) for line in lines]
+        while _rows(widths, columns) >= rows:
+            del lines[0], widths[0]
+        data = self._erased() + finished + "\n".join(lines)
+        self._drawn, self._is_stale = widths, False
+        self._due = start + max(_REDRAW_S, _COST_SHARE * (time.monotonic() - start))
+        return data
+
+    def erase(self) -> str:
+        """Return what removes the unfinished block until the next redraw, to make room for other lines."""
+        self._is_stale = self._is_stale or self.is_drawn
+        self._due = 0.0
+        return self._erased()
+
+    def _fed(self) -> str:
+        assert self._renderer is not None
+        text, self._text = self._text, ""
+        return self._renderer.feed(text)
+
+    def _erased(self) -> str:
+        """Return what erases the unfinished block: a terminal that has become narrower has wrapped its lines."""
+        rows = _rows(self._drawn, self._size().columns)
+        self._drawn = []
+        return f"\r\x1b[{rows - 1}A{_ERASE_BELOW}" if rows > 1 else f"\r{_ERASE_BELOW}" if rows else ""
+
+
+def _rows(widths: list[int], columns: int) -> int:
+    """Return the rows that lines of these widths take on a terminal."""
+    return sum(max(1, -(-cells // columns)) for cells in widths)
 
 
 class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,18 +1,29 @@
-"""The status line of a run on a stderr terminal: agent, elapsed time and current activity, until text arrives."""
+"""What is redrawn on the terminal during a run: the status line on stderr, and the unfinished text on stdout.
+
+The status line has the agent, the elapsed time and the current activity. Text takes its place.
+"""
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from itertools import cycle
+from typing import TYPE_CHECKING
 
-from clinvk.cli.terminal.output import DIM, STDERR, Notes, is_writable, paint, terminal_size, write
+from clinvk.cli.terminal import output
+from clinvk.cli.terminal.output import STDERR, Notes
 from clinvk.cli.terminal.table import cut, readable_patch
 from clinvk.types import events
 from clinvk.types.tool_text import tool_text
 
+if TYPE_CHECKING:
+    from clinvk.cli.prompt.printers import MarkdownPrinter
+
 _FRAME_S = 0.1
 _CLEAR = "\r\x1b[2K"
+_OUTPUT = " → "
+"""Stands in the status line between a tool and the last line of its output."""
+
 _WRITTEN_SHOWN = 20
 """The lines of a new file that are shown, including the head of the diff."""
 
@@ -20,16 +31,13 @@ _WRITTEN_SHOWN = 20
 class StatusLine:
     """Draws the line while it is shown. `hide` erases the line before other output, and `feed` shows it again.
 
-    Attributes:
-        is_on: whether anything is drawn: on a terminal that understands control sequences.
-        is_kept: text does not hide the line, since the text is printed only in whole blocks.
-
-    `elapsed_s` is the time since the start of the run.
+    `is_on` says whether the line is drawn: on a terminal that understands control sequences. `text` prints the answer
+    if its unfinished block is to be redrawn, and `elapsed_s` is the time since the start of the run.
     """
 
-    def __init__(self, agent: str, is_on: bool, is_kept: bool = False, elapsed_s: float = 0.0) -> None:
-        self.is_on = is_on
-        self.is_kept = is_kept
+    def __init__(self, agent: str, is_on: bool, text: "MarkdownPrinter | None" = None, elapsed_s: float = 0.0) -> None:
+        self._is_on = is_on
+        self._text = text
         self._agent = agent
         self._start = time.monotonic() - elapsed_s
         self._activity = ""
@@ -39,8 +47,11 @@ class StatusLine:
     def feed(self, event: events.Event) -> None:
         """Take the activity of an event. Text hides the line; a tool or thinking shows it again."""
         doing = activity(event)
+        if isinstance(event, events.ToolResult) and self._activity:
+            last = output.on_one_line(output.without_sequences(event.output.rstrip().rpartition("\n")[2]))
+            doing = f"{self._activity.partition(_OUTPUT)[0]}{_OUTPUT}{last}" if last else ""
         if doing or isinstance(event, events.TextDelta | events.ToolResult | events.InteractionResolved):
-            self._activity, self._is_wanted = doing, self.is_kept or not isinstance(event, events.TextDelta)
+            self._activity, self._is_wanted = doing, not isinstance(event, events.TextDelta)
 
     def hide(self) -> None:
         """Erase the line, until the next frame."""
@@ -50,14 +61,16 @@ class StatusLine:
 
     @asynccontextmanager
     async def shown(self, notes: Notes) -> AsyncGenerator[None]:
-        """Draw the line in the context. Notes are printed above the line."""
-        if not self.is_on:
+        """Draw the line and the unfinished text in the context. Notes are printed above them."""
+        if not (self._is_on or self._text):
             yield
             return
 
         def print_note(text: str) -> None:
             self.hide()
-            write(STDERR, text)
+            if self._text and self._text.is_drawn:
+                _draw(self._text.erase(), output.STDOUT)
+            output.write(STDERR, text)
 
         frames = asyncio.create_task(self._draw_frames(notes))
         try:
@@ -72,10 +85,16 @@ class StatusLine:
     async def _draw_frames(self, notes: Notes) -> None:
         for frame in cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
             await asyncio.sleep(_FRAME_S)
-            if self._is_wanted and not notes.is_asking and is_writable(STDERR):
+            if notes.is_asking:
+                continue
+            if self._text and output.is_writable(output.STDOUT) and (data := self._text.redraw()):
+                self.hide()
+                _draw(data, output.STDOUT)
+            is_free = self._is_wanted and not (self._text and self._text.is_drawn)
+            if self._is_on and is_free and output.is_writable(STDERR):
                 parts = (self._agent, f"{time.monotonic() - self._start:.0f} s", self._activity)
-                line = cut(f"{frame} {' · '.join(filter(None, parts))}", terminal_size(STDERR).columns - 1)
-                _draw(_CLEAR + paint(line, DIM if notes.has_color else ""))
+                line = cut(f"{frame} {' · '.join(filter(None, parts))}", output.terminal_size(STDERR).columns - 1)
+                _draw(_CLEAR + output.paint(line, output.DIM if notes.has_color else ""))
                 self._is_drawn = True
 
 
@@ -92,9 +111,9 @@ def activity(event: events.Event) -> str:
             return ""
 
 
-def _draw(text: str) -> None:
+def _draw(text: str, fd: int = STDERR) -> None:
     with suppress(OSError):  # the terminal is gone
-        write(STDERR, text)
+        output.write(fd, text)
 
 
 def edit_lines(call: events.ToolCall, is_colored: bool) -> list[str]:

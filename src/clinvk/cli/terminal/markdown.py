@@ -105,6 +105,18 @@ class BlockRenderer:
         """Return the rest."""
         return self._blocks(is_ended=True)
 
+    def unfinished(self, most: int) -> list[str]:
+        """Return the last lines, at most `most`, of the block that has not ended; no line is wider than the width."""
+        tokens = _PARSER.parse(self._rest)
+        if not tokens:
+            return []
+        text = self._rest
+        if tokens[0].type == "fence" and tokens[0].map:  # long code is cut before the colors, which take time
+            head, *lines = text.split("\n")[tokens[0].map[0] :]
+            text = "\n".join([head, *lines[-most - 1 :]])
+        rendered = self._render(text, is_wrapped=True).rstrip("\n")
+        return f"{'' if self._is_joined else chr(10)}{rendered}".split("\n")[-most:] if rendered else []
+
     def _blocks(self, is_ended: bool) -> str:
         """Return the finished blocks, and remove them from the rest."""
         starts = _starts(_PARSER.parse(self._rest))
@@ -119,7 +131,7 @@ class BlockRenderer:
             self._is_joined = len(starts) > len(ends) and starts[-1][1]
         return "".join(rendered)
 
-    def _render(self, text: str) -> str:
+    def _render(self, text: str, is_wrapped: bool = False) -> str:
         markdown = _PlainMarkdown(text, hyperlinks=False)
         markdown.parsed = _PARSER.parse(text)
         for token in markdown.parsed:
@@ -128,7 +140,7 @@ class BlockRenderer:
                     child.type = "hardbreak"
         file = StringIO()
         width = self._width()
-        around = width + self._is_column
+        around = width + (self._is_column or is_wrapped)
         console = Console(file=file, width=around, force_terminal=True, color_system="standard", theme=_THEME)
         console.print(markdown, width=width, crop=False)
         lines = [line.rstrip() if _STYLE.sub("", line).strip() else "" for line in file.getvalue().split("\n")]

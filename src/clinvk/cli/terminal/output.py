@@ -15,7 +15,7 @@ from clinvk.types.text import escape_controls
 if TYPE_CHECKING:
     from clinvk.config.model import OutputSettings
 
-STDERR = 2
+STDOUT, STDERR = 1, 2
 
 WOULD_EXECUTE = "# Would execute:"
 """The first line of a dry run. Scripts look for this comment; the rest is a command for a shell."""
@@ -223,11 +223,13 @@ class Notes:
         """Print a note."""
         self._line(message, DIM)
 
-    def footer(self, message: str) -> None:
-        """Print an empty line, and a dim line without `clinvk: `."""
-        line = wrap(on_one_line(message), STDERR, 2)
+    def footer(self, *messages: str) -> None:
+        """Print an empty line, and dim lines without `clinvk: `; nothing without lines."""
+        if not messages:
+            return
+        lines = "\n".join(wrap(on_one_line(message), STDERR, 2) for message in messages)
         with suppress(OSError):  # the reader is gone
-            self._write(f"\n{paint(line, DIM if self.has_color else '')}\n")
+            self._write(f"\n{paint(lines, DIM if self.has_color else '')}\n")
 
     def block(self, lines: Iterable[str]) -> None:
         """Print lines that are safe for a terminal, without `clinvk: `."""
