@@ -59,7 +59,7 @@ def offered(clinvk: Clinvk, shell: str, *words: str) -> set[str]:
 
 
 OFFERED: list[tuple[str, list[str], list[str]]] = [
-    ("", ["config", "doctor", "serve"], ["show", "--model"]),
+    ("", ["config", "doctor", "serve"], ["fork", "--model"]),
     ("-b codex config s", ["show", "set"], ["get"]),
     ("--backend=codex config s", ["show", "set"], ["get"]),
     ("-b ", ["claude", "codex", "gemini"], ["config"]),
@@ -112,6 +112,7 @@ def test_shell_completes_run_ids(clinvk: Clinvk, shell: str) -> None:
     clinvk.agent.play(claude_says("the answer"))
     run = run_here(clinvk, "one").run_id[:8]
     assert offered(clinvk, shell, "runs", "show", "") == {run}
+    assert offered(clinvk, shell, "show", "") == {run}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

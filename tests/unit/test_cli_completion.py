@@ -17,7 +17,7 @@ def context(home: Path) -> CommandContext:
 
 
 OFFERED: list[tuple[str, list[str], list[str]]] = [
-    ("", ["config", "doctor", "serve"], ["show", "--model", "__complete"]),
+    ("", ["config", "doctor", "serve"], ["fork", "--model", "__complete"]),
     ("--add-dir ", [":dirs"], []),
     ("--add-dir=s", [":dirs"], []),
     ("parallel -f ", [":files"], []),
@@ -45,7 +45,7 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
     ("worktrees show --d", ["--diff"], ["--keep"]),
     ("runs list --state ", ["running", "interrupted"], ["active"]),
     ("help con", ["config"], []),
-    ("help ", ["config", "prompt", "stdin", "exit-codes"], ["show"]),
+    ("help ", ["config", "prompt", "stdin", "exit-codes"], ["fork"]),
     ("sessions list --", ["--backend", "--json"], ["--model", "--ephemeral"]),
     ("--ephemeral serve --b", ["--backend"], []),
     ("completion ", ["bash", "zsh", "fish"], []),

@@ -156,7 +156,7 @@ async def _newest(command: str, context: CommandContext) -> dict[str, str]:
         if command.startswith("approvals "):
             pending = await store.interactions(InteractionQuery(status="pending", limit=_NEWEST))
             about = {each.id: f"{each.backend}: {on_one_line(each.command or each.title)}" for each in pending}
-        elif command.startswith("runs "):
+        elif command.startswith("runs ") or command == "show":
             found = (await store.runs(RunQuery(limit=_NEWEST))).items
             about = {run.id: f"{run.backend} {time_ago(run.created_at, now)}: {runs.run_summary(run)}" for run in found}
         else:

@@ -85,12 +85,13 @@ COMMANDS = {
     "chain": Command("orchestrate.orchestrate:chain", flag_types.ChainFlags, common=_TASKS),
     "compare": Command("orchestrate.orchestrate:compare", flag_types.CompareFlags, ("PROMPT?",), _COMPARE),
     "runs list": Command("sessions.runs:list_all", flag_types.RunsFlags, common=_AGENT | _PLACE),
-    "runs show": Command("sessions.runs:show", flag_types.JsonFlags, ("ID",)),
+    "runs show": Command("sessions.runs:show", flag_types.JsonFlags, ("ID?",)),
     "runs cancel": Command("sessions.runs:cancel", flag_types.JsonFlags, ("ID",), _CHANGE),
     "runs follow": Command("prompt.background:follow", flag_types.Flags, ("ID",), _FOLLOW),
     "approvals list": Command("prompt.approvals:list_all", flag_types.ApprovalsFlags),
     "approvals show": Command("prompt.approvals:show", flag_types.JsonFlags, ("ID",)),
     "approvals answer": Command("prompt.approvals:answer", flag_types.AnswerFlags, ("ID?", "CHOICE?")),
+    "show": Command("sessions.runs:show", flag_types.JsonFlags, ("ID?",)),
     "usage": Command("sessions.runs:usage", flag_types.UsageFlags, common=_AGENT | {"model": "only this model"}),
     "worktrees list": Command("admin.worktrees:list_all", flag_types.WorktreesFlags, common=_PLACE),
     "worktrees show": Command("admin.worktrees:show", flag_types.WorktreeShowFlags, ("ID",)),
@@ -132,7 +133,7 @@ ALONE = {
 SECTIONS = {
     "run agents and see what happened": (
         *("resume", "compare", "parallel", "chain"),
-        *("sessions", "runs", "approvals", "usage", "worktrees"),
+        *("show", "sessions", "runs", "approvals", "usage", "worktrees"),
     ),
     "serve and set up": (
         *("serve", "mcp", "acp", "worker", "cluster", "open", "keys", "notify", "config", "doctor"),

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from clinvk.cli.prompt import printers
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines
+from clinvk.cli.prompt.work_done import WorkDone
 from clinvk.cli.sessions.session_text import short_id, short_tokens, tokens
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal import output as terminal
@@ -65,6 +66,8 @@ class RunDisplay:
         self._number = 0
         self._denied: dict[str, None] = {}
         self._ending: events.Ending | None = None
+        self._work: WorkDone | None = None
+        self._did: list[str] = []
 
     @property
     def has_begun(self) -> bool:
@@ -149,6 +152,9 @@ class RunDisplay:
                     self._notes.info(note)
                 async with self.showing(run), AsyncExitStack() as stack:
                     async for logged in run.log.follow():
+                        if isinstance(logged.event, events.RunStarted) and self._has_footer:
+                            self._work = WorkDone(request.workdir or os.getcwd(), self._environ)
+                            await stack.enter_async_context(in_background(self._work.watch()))
                         match logged:
                             case (1, _, events.RunFailed(code=SessionNotFound.code, message=message)) if is_attempt:
                                 self._number, lost = 1, message
@@ -205,6 +211,12 @@ class RunDisplay:
         ):
             self._ends_line = self._is_moved = True  # the status line and notes need a line of their own
             await self._stdout.write(b"\n")
+        if self._work:
+            self._work.feed(event)
+            if isinstance(event, events.RunFinished | events.RunFailed):
+                self._did = await self._work.lines()
+                if self._did and run.facts.session_id:
+                    self._did[-1] += " · more: clinvk show"
         await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
         self._note(run, event)
 
@@ -213,6 +225,7 @@ class RunDisplay:
         if isinstance(event, events.RunFinished | events.RunFailed):
             self._note_denied(run)  # the ending completes the last line of the answer
         if isinstance(event, events.RunFailed):
+            self._notes.footer(*self._did)
             self._notes.error(event.message)
             return
         if self._output.format == "stream-json":
@@ -252,7 +265,7 @@ class RunDisplay:
         if ending.stop_reason != "end_turn":
             self._notes.info(f"the answer ends early: {ending.stop_reason}")
         if self._has_footer:
-            self._notes.footer(self._footer(run, ending))
+            self._notes.footer(*self._did, self._footer(run, ending))
             return
         costs = [f"{tokens(ending.usage)} tokens"] if self._output.show_tokens and ending.usage else []
         costs += [f"{printers.duration_s(run.facts):.1f} s"] if self._output.show_timing else []

@@ -233,15 +233,21 @@ class _Dialog:
     async def _opened(self, program: Sequence[str], content: str, suffix: str) -> str | None:
         """Open a text in a program on the terminal, and return the text after that; None if the program failed."""
 
-        def open_file(fd: int) -> str:
-            with tempfile.TemporaryDirectory(prefix="clinvk-") as folder:
-                file = Path(folder, f"approval{suffix}")
-                file.write_text(content, errors="replace")
-                subprocess.run([*program, str(file)], check=True, stdin=fd, stdout=STDERR)
+        def open_file(fd: int) -> Callable[[], str]:
+            file.write_text(content, errors="replace")
+            process = subprocess.Popen([*program, str(file)], stdin=fd, stdout=STDERR)
+
+            def finish() -> str:
+                if code := process.wait():
+                    raise subprocess.CalledProcessError(code, process.args)
                 return file.read_text(errors="replace")
 
-        try:
-            return await self._keyboard.lend(open_file)
-        except (OSError, subprocess.CalledProcessError) as exc:
-            self._notes.error(f"{program[0]!r} failed: {exc}")
-            return None
+            return finish
+
+        with tempfile.TemporaryDirectory(prefix="clinvk-") as folder:
+            file = Path(folder, f"approval{suffix}")
+            try:
+                return await self._keyboard.lend(open_file)
+            except (OSError, subprocess.CalledProcessError) as exc:
+                self._notes.error(f"{program[0]!r} failed: {exc}")
+                return None

@@ -15,7 +15,7 @@ from clinvk.cli.parse.flags import JsonFlags, RunsFlags, UsageFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.answers import print_answer, text_view
-from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store
+from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store, real_directory
 from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import date_and_time, print_json, print_text, printable, without_sequences
 from clinvk.cli.terminal.table import Column, one_line
@@ -23,10 +23,11 @@ from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import RunQuery, SessionStore
 from clinvk.types.choices import UNDER_WAY
-from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Usage
+from clinvk.types.errors import ClinvkError, InvalidRequest, RunNotFound
+from clinvk.types.events import Event, ToolCall, ToolResult, Usage
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
 from clinvk.types.request import PartPosition
+from clinvk.types.tool_text import tool_text
 
 if TYPE_CHECKING:
     from clinvk.dialects.rest.usage import UsageItem, UsageList, Used
@@ -110,14 +111,17 @@ def part_label(whole: RunRecord, run: RunRecord) -> str:
     return one_line(text.part_name(whole.kind, place.index, run.backend, place.name))
 
 
-def run_transcript(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> Iterator[str]:
-    """Yield the prompt, the answers of the parts, and the answer of a run, below headings, for stdout.
+def run_transcript(
+    run: RunRecord, parts: Sequence[RunRecord], view: text.TextView, did: Sequence[str] = ()
+) -> Iterator[str]:
+    """Yield the prompt, the actions, the answers of the parts, and the answer of a run, below headings, for stdout.
 
     The answer of a chain is the answer of its last step, so it is not repeated below the answers of the parts.
     """
     answer = "" if parts and run.kind == "chain" else _answer(run, view)
     answers = ((part_label(run, part), _said(part, view)) for part in _in_order(parts))
-    for head, content in (("prompt", printable(run.prompt)), *answers, ("answer", answer)):
+    before = (("prompt", printable(run.prompt)), ("actions", "\n".join(did)))
+    for head, content in (*before, *answers, ("answer", answer)):
         if content.strip():
             yield f"\n{text.heading(head)}"
             yield content.strip("\n")
@@ -251,26 +255,43 @@ def _interrupt(run: RunRecord, pid: int | None) -> None:
 
 
 def show(flags: JsonFlags, context: CommandContext) -> int:
-    """Print a run with the prompt, the parts, and all answers.
+    """Print a run with the prompt, the parts, and all answers; without an ID the last run.
 
     Raises:
         RunNotFound, AmbiguousId: the ID names no run, or several.
     """
 
-    async def read(store: SessionStore) -> tuple[RunRecord, Sequence[RunRecord]]:
-        run = await find(store.run(flags.words[0]))
-        return run, (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
+    async def read(store: SessionStore) -> tuple[RunRecord, Sequence[RunRecord], list[str]]:
+        run = await (find(store.run(flags.words[0])) if flags.words else _last(store))
+        parts = (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
+        return run, parts, _actions([logged.event for logged in await store.events(run.id)])
 
-    run, parts = over_store(context, read)
+    run, parts, did = over_store(context, read)
     return print_answer(
-        flags, context, lambda: views.run_view(run, parts, len(parts)), lambda view: run_text(run, parts, view)
+        flags, context, lambda: views.run_view(run, parts, len(parts)), lambda view: run_text(run, parts, view, did)
     )
 
 
-def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> list[str]:
-    """Return a run with its prompt, its parts and all answers, for stdout."""
+def _actions(events: Sequence[Event]) -> list[str]:
+    """Return the tool calls of a run, one per line."""
+    failed = {event.id for event in events if isinstance(event, ToolResult) and event.is_error}
+    calls = (event for event in events if isinstance(event, ToolCall))
+    return [f"{tool_text(call)}{' (failed)' if call.id in failed else ''}" for call in calls]
+
+
+async def _last(store: SessionStore) -> RunRecord:
+    """Return the last run of the current directory, or else of the home; a part of a run does not count."""
+    here = real_directory(None)
+    runs = [run for run in (await store.runs(RunQuery(limit=_PAGE))).items if run.parent_id is None]
+    if not runs:
+        raise RunNotFound("no runs yet")
+    return next((run for run in runs if run.workdir == here), runs[0])
+
+
+def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView, did: Sequence[str] = ()) -> list[str]:
+    """Return a run with its prompt, its parts, the actions of the agent and all answers, for stdout."""
     table = ["", *parts_table(run, parts, view)] if parts else []
-    return [*run_details(run, view), *table, *run_transcript(run, parts, view)]
+    return [*run_details(run, view), *table, *run_transcript(run, parts, view, did)]
 
 
 _BAR_CELLS = 24

@@ -8,7 +8,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +46,25 @@ async def private_git(git: Git, dirs: GitDirs, place: str, tree: str, head: str)
     """
     async with _made(place, partial(lay_out, dirs=dirs, head=head)) as folder:
         yield for_files(git, folder, dirs, tree, GIT_INDEX_FILE=os.path.join(dirs.own, "index"))
+
+
+@asynccontextmanager
+async def private_index(git: Git, dirs: GitDirs, place: str, tree: str) -> AsyncGenerator[Git]:
+    """Yield git for the files of a tree, with a copy of the tree's index; new objects do not reach the repository.
+
+    The git directory is in the folder `place`.
+
+    Raises:
+        ClinvkError: the git directory cannot be made.
+    """
+
+    def fill(folder: Path) -> None:
+        lay_out(folder, dirs, "ref: refs/heads/none")
+        with suppress(FileNotFoundError):  # nothing was ever added to the repository
+            shutil.copy2(Path(dirs.own, "index"), folder / "index")
+
+    async with _made(place, fill) as folder:
+        yield for_files(git, folder, dirs, tree)
 
 
 @asynccontextmanager

@@ -1,0 +1,71 @@
+"""What changes in the tree of a repository while an agent works there, uncommitted files of before left aside."""
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from clinvk.runtime.worktrees.git import Git
+from clinvk.runtime.worktrees.private_git import private_index
+from clinvk.runtime.worktrees.repository import find_repository
+
+_DIFF = ("diff-tree", "-r", "-z", "--raw", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv")
+_SUBMODULE = b"160000 "
+
+
+class FileChange(NamedTuple):
+    """A changed file: absolute path, the letter of git such as `A` for added, and lines, or None in binary files."""
+
+    path: str
+    letter: str
+    added: int | None
+    deleted: int | None
+
+
+Changes = Callable[[], Awaitable[list[FileChange]]]
+
+
+@asynccontextmanager
+async def tree_changes(git: Git, directory: str, place: str) -> AsyncGenerator[Changes]:
+    """Yield a function that returns what has changed in the tree around a directory since the context was entered.
+
+    The git directory for this is in the folder `place`; the repository stays unchanged.
+
+    Raises:
+        InvalidRequest: the directory is in no tree of a repository.
+        ClinvkError: git failed.
+    """
+    found = await find_repository(git, directory)
+    async with private_index(git, found.dirs, place, found.top) as files:
+        listed = (await files.out("ls-files", "--stage", "-z")).split(b"\0")
+        # In submodules git would run what the settings of the submodules name.
+        modules = [os.fsdecode(entry.partition(b"\t")[2]) for entry in listed if entry.startswith(_SUBMODULE)]
+        before = await _tree(files, modules)
+
+        async def changes() -> list[FileChange]:
+            output = await files.out(*_DIFF, before, await _tree(files, modules))
+            return _parsed(output, found.top)
+
+        yield changes
+
+
+async def _tree(git: Git, submodules: list[str]) -> str:
+    """Store the files of the tree except ignored ones, and return the hash."""
+    others = (f":(exclude,top,literal){path}" for path in submodules)
+    await git.run("-c", "core.looseCompression=0", "add", "--all", "--ignore-errors", "--", ":(top)", *others)
+    return (await git.out("write-tree")).decode().strip()
+
+
+def _parsed(output: bytes, top: str) -> list[FileChange]:
+    """Parse the output for `--raw --numstat -z`: letter and path of each file, then lines, separated by tabs."""
+    letters: dict[str, str] = {}
+    found: list[FileChange] = []
+    fields = iter(os.fsdecode(output).split("\0"))
+    for field in fields:
+        if field.startswith(":"):
+            letters[next(fields)] = field[-1]
+        elif field:
+            added, deleted, path = field.split("\t", 2)
+            lines = [int(count) if count.isdigit() else None for count in (added, deleted)]
+            found.append(FileChange(os.path.join(top, path), letters.get(path, "M"), *lines))
+    return found
