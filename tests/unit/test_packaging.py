@@ -18,6 +18,7 @@ import msgspec
 import pytest
 import yaml
 
+from clinvk import __version__
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse import arguments
 from clinvk.config.load import load
@@ -213,11 +214,18 @@ WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".g
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_wheel_has_the_files_beside_the_code(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel of this tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    [wheel] = tmp_path.iterdir()
-    names = {*zipfile.ZipFile(wheel).namelist()}
+    [file] = folder.iterdir()
+    return zipfile.ZipFile(file)
+
+
+def test_wheel_has_the_files_beside_the_code(wheel: zipfile.ZipFile) -> None:
+    names = {*wheel.namelist()}
     assert names >= {
         f"clinvk/{path.relative_to(ROOT / 'src' / 'clinvk')}"
         for path in (ROOT / "src" / "clinvk").rglob("*")
@@ -225,6 +233,13 @@ def test_wheel_has_the_files_beside_the_code(tmp_path: Path) -> None:
     }
     assert "clinvk/py.typed" in names
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
+
+
+def test_links_in_the_description_of_the_package_are_absolute(wheel: zipfile.ZipFile) -> None:
+    description = wheel.read(f"clinvk-{__version__}.dist-info/METADATA").decode()
+    links = re.findall(r"\]\(([^)\s]+)\)", description)
+    assert f"{PROJECT['urls']['Homepage']}/blob/main/docs/install.md" in links
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
 def test_address_of_the_project_is_in_few_places() -> None:
