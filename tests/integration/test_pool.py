@@ -1,6 +1,7 @@
 """Warm processes: which process carries a run, what a run leaves in a process, and how failures are handled."""
 
 import asyncio
+import gc
 import os
 import signal
 from contextlib import AsyncExitStack
@@ -270,6 +271,18 @@ async def test_environments_of_commands_share_no_process_with_others_or_with_htt
         assert (await ask_as_user(server, "pid", {"DEPLOY_TOKEN": "hush-0123", **ENV}))[0] == with_token
         assert (await ask_as_user(server, "pid", ENV))[0] == of_user
         assert (await server.ask("pid")).text == of_http
+
+
+async def test_environment_of_a_command_is_forgotten_with_its_processes(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path), WarmSettings(idle_secs=1)) as server:
+        await ask_as_user(server, "pid", {**ENV, "FORGOTTEN_TOKEN": "hush-0123"})
+        await until(lambda: not server.pool.stats.processes)
+
+        def is_forgotten() -> bool:
+            gc.collect()
+            return not any(type(item) is dict and "FORGOTTEN_TOKEN" in item for item in gc.get_objects())
+
+        await until(is_forgotten)
 
 
 @pytest.mark.parametrize("http_first", [False, True])

@@ -38,7 +38,7 @@ def test_only_the_nesting_depth_must_match() -> None:
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        ({"EDITOR": "vi", "LANG": "C", "TERM": "xterm", "CLINVK_SESSION__STORE_TOKEN_USAGE": "true"}, ""),
+        ({"EDITOR": "vi", "XDG_ACTIVATION_TOKEN": "x", "CLINVK_SESSION__STORE_TOKEN_USAGE": "true"}, ""),
         ({"PATH": "/other"}, "PATH, HOME or a key differs"),
         ({"AWS_SECRET_ACCESS_KEY": "x"}, "PATH, HOME or a key differs"),
     ],
@@ -87,10 +87,11 @@ def test_undecodable_variables_are_sent() -> None:
     "more",
     [
         {"SHLVL": "3", "PWD": "/x", "SSH_TTY": "/dev/pts/1", "KITTY_WINDOW_ID": "2", "_": "clinvk"},
+        {"_P9K_TTY": "/dev/pts/1", "ATUIN_SESSION": "1", "SHELL_SESSION_ID": "1", "GIO_LAUNCHED_DESKTOP_FILE_PID": "1"},
         {"CLINVK_SERVER__PORT": "1", "CLINVK_server__cors_allow_credentials": "1", "CLINVK_LOG__FORMAT": "json"},
         {"CLINVK_API_KEYS": "a", "NOTIFY_SOCKET": "/run/x", "CLINVK_PROCESS_ID": "1-2", "STARSHIP_SESSION_KEY": "1"},
     ],
-    ids=["of the terminal", "of a server", "of clinvk alone"],
+    ids=["of the terminal", "of the shell", "of a server", "of clinvk alone"],
 )
 def test_these_variables_are_not_sent(more: dict[str, str]) -> None:
     assert merged({**SERVER, "TERM": "xterm", **more}) == SERVER

@@ -27,12 +27,14 @@ _OF_TERMINAL = frozenset(
         *("PWD", "OLDPWD", "SHLVL", "_", "TERM", "COLORTERM", "COLUMNS", "LINES", "WINDOW", "WINDOWID", "WINDOWPATH"),
         *("TMUX", "TMUX_PANE", "STY", "SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY", "GPG_TTY", "VTE_VERSION"),
         *("XDG_SEAT", "XDG_VTNR", "INVOCATION_ID", "JOURNAL_STREAM", "MANAGERPID", "SYSTEMD_EXEC_PID"),
-        *("STARSHIP_SESSION_KEY", "CLINVK_PROCESS_ID"),
+        *("DESKTOP_STARTUP_ID", "XDG_ACTIVATION_TOKEN", "SHELL_SESSION_ID", "STARSHIP_SESSION_KEY"),
+        "CLINVK_PROCESS_ID",
     )
 )
 _OF_TERMINALS = (
     *("TERM_", "XDG_SESSION_", "ALACRITTY_", "GHOSTTY_", "ITERM_", "KITTY_", "KONSOLE_", "WEZTERM_", "ZELLIJ"),
-    *("GNOME_TERMINAL_", "TERMINATOR_", "TILIX_", "WT_", "MEMORY_PRESSURE_"),
+    *("GNOME_TERMINAL_", "TERMINATOR_", "TILIX_", "WT_", "MEMORY_PRESSURE_", "GIO_LAUNCHED_"),
+    *("P9K_", "_P9K_", "ATUIN_", "MCFLY_"),  # prompts and histories of shells
 )
 
 _OF_SERVERS = tuple(f"CLINVK_{section}__" for section in ("SERVER", "POLICY", "WARM", "LOG", "TRACING"))
@@ -92,7 +94,7 @@ def _stays(name: str) -> bool:
 
 def _is_key(name: str) -> bool:
     """Return whether a variable decides which program an agent is, and which account it uses."""
-    return name in ("PATH", "HOME") or (names_secret(name) and not name.startswith("CLINVK_"))
+    return name in ("PATH", "HOME") or (names_secret(name) and not (name.startswith("CLINVK_") or _stays(name)))
 
 
 def _process() -> dict[str, object]:
