@@ -43,8 +43,8 @@ class RunProcess:
         """The process that carries the run."""
         raise NotImplementedError
 
-    def write(self, data: bytes, *, of_tools: bool = False) -> None:
-        """Write a message to the process; with `of_tools`, to the tool bridge if the launch has one."""
+    def write(self, data: bytes) -> None:
+        """Write a message to the process."""
         self.process.write(data, close=False)
 
     def steer(self, request: RunRequest) -> bool:
@@ -62,7 +62,7 @@ class RunProcess:
 
     def answer(self, output: ToolOutput) -> None:
         """Give the agent the output of a client tool."""
-        self.write(self.channel.answer(self.run, output), of_tools=True)
+        self.write(self.channel.answer(self.run, output))
 
     def resolve(self, request_id: str, answer: InteractionAnswer) -> None:
         """Give the agent the answer to an interaction."""
@@ -104,29 +104,26 @@ class OwnProcess(RunProcess):
         if messages:
             self.process.read_pipe()
         for line in self.process.take():
-            yield line, self._events(self.channel.receive(line))
+            yield line, self._events(self.channel.receive(line), self.write)
         for message in messages:
-            yield b"", self._events(self.channel.receive_tool_message(message), of_tools=True)
+            yield b"", self._events(self.channel.receive_tool_message(message), (self._tool_socket or self).write)
 
     def closed(self) -> Iterable[Report]:
         """Return the ending of a run whose agent exited without reporting an ending."""
-        return self._events(self.channel.closed(self.process.exit_code or 0, self.process.stderr))
+        return self._events(self.channel.closed(self.process.exit_code or 0, self.process.stderr), self.write)
 
-    def _events(self, deliveries: Iterable[Delivery], *, of_tools: bool = False) -> Iterator[Report]:
-        """Yield the events, and answer the requests of the process, or of its tool bridge."""
+    def _events(self, deliveries: Iterable[Delivery], reply: Callable[[bytes], None]) -> Iterator[Report]:
+        """Yield the events, and answer requests with `reply`."""
         for delivery in deliveries:
             self.is_answered = True
             if isinstance(delivery, bytes):
-                self.write(delivery, of_tools=of_tools)
+                reply(delivery)
             else:
                 yield delivery[1]
 
-    def write(self, data: bytes, *, of_tools: bool = False) -> None:
-        """Write to stdin, or to the tool bridge if the launch has one."""
-        if of_tools and self._tool_socket:
-            self._tool_socket.write(data)
-        else:
-            super().write(data)
+    def answer(self, output: ToolOutput) -> None:
+        """Give the agent the output of a client tool, over the tool bridge if the launch has one."""
+        (self._tool_socket or self).write(self.channel.answer(self.run, output))
 
     def finish(self) -> None:
         """Close stdin, which makes a long-lived process exit."""
@@ -168,7 +165,7 @@ class PooledProcess(RunProcess):
         self.began_at = asyncio.get_running_loop().time()
         self.write(self.channel.start(self.run, request, resume))
 
-    def write(self, data: bytes, *, of_tools: bool = False) -> None:
+    def write(self, data: bytes) -> None:
         """Write a message to the process, which is then no longer parked."""
         self.is_parked = False
         super().write(data)
