@@ -5,6 +5,7 @@
 # make lint       style, types and import contracts
 # make demo       the real Codex and Claude Code CLIs answer through clinvk, without an account
 # make bench      what clinvk costs, measured on this machine
+# make docs       build the documentation as a site into src/clinvk/site/, with a check of links and anchors
 # make dist       build into dist/ what a release publishes, and try it
 # make lock       regenerate the lock files after changing requirements
 # make clean      remove everything that make installed
@@ -14,6 +15,7 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := .venv-demo
+DOCS   := .venv-docs
 DIST   := .venv-dist
 AGENTS := .agents
 CLIS   := tests/agents/clis
@@ -24,7 +26,7 @@ PYTEST ?=
 BENCH  ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-slow coverage lint demo bench dist lock chromium nginx clients clean
+.PHONY: help install check test test-slow coverage lint demo bench docs dist lock chromium nginx clients clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -60,8 +62,11 @@ demo: $(DEMO)/installed
 bench: install
 	$(BIN)/python -m bench $(BENCH)
 
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --config-file packaging/site/mkdocs.yml
+
 # The image has the newest packages of Debian and the newest agents: their versions are not pinned (DL3008, DL3016).
-dist: $(DIST)/installed
+dist: $(DIST)/installed docs
 	$(DIST)/bin/hadolint --failure-threshold warning --ignore DL3008 --ignore DL3016 packaging/Dockerfile
 	sh packaging/make_dist.sh $(DIST)
 
@@ -82,6 +87,11 @@ $(DEMO)/installed: examples/requirements-demo.txt pyproject.toml $(PINNED)
 	$(DEMO)/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	cp $(PINNED) $(DEMO)/
 	npm ci --prefix $(DEMO) --omit=dev --loglevel=error
+	@touch $@
+
+$(DOCS)/installed: packaging/site/requirements.txt
+	@test -x $(DOCS)/bin/python || sh tests/make_venv.sh $(DOCS) $(PYTHON)
+	$(DOCS)/bin/python $(PIP) --require-hashes -r packaging/site/requirements.txt
 	@touch $@
 
 $(DIST)/installed: packaging/requirements-dist.txt
@@ -140,9 +150,10 @@ lock:
 	$(COMPILE) pyproject.toml -o packaging/requirements.txt
 	printf 'hatchling\n' | $(COMPILE) - >packaging/requirements-build.txt
 	$(COMPILE) packaging/requirements-dist.in -o packaging/requirements-dist.txt
+	printf 'mkdocs-material\n' | $(COMPILE) - >packaging/site/requirements.txt
 	for name in frameworks instructor; do $(COMPILE) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt; done
 	for folder in $(CLIS) $(CLIENTS); do (cd $$folder && npm install --package-lock-only --ignore-scripts); done
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(DIST) dist $(AGENTS) .clients .nginx .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(DOCS) src/clinvk/site $(DIST) dist $(AGENTS) .clients .nginx .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""`clinvk usage`, `backends`, `models`, `runs follow`, `open`, `config path` and `config edit`."""
+"""`clinvk usage`, `backends`, `models`, `runs follow`, `open`, `help --open`, `config path` and `config edit`."""
 
 import json
 import re
@@ -10,6 +10,7 @@ import httpx
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
 from acceptance.terminal import on_terminal
+from clinvk.cli.admin import documentation
 from network import reserved_port
 from scripted.steps import claude_says, exits, line, says, wait_for
 
@@ -171,6 +172,16 @@ def test_open_without_a_server_says_how_to_start_one(clinvk: Clinvk) -> None:
         done = clinvk.run("open", "--port", str(port))
     assert done.returncode == 1
     assert "start one with `clinvk serve`" in done.stderr
+
+
+def test_help_open_prints_the_address_of_the_documentation(clinvk: Clinvk, tmp_path: Path) -> None:
+    for name in ("index.html", "cli.html"):
+        (tmp_path / name).touch()
+    done = clinvk.run("help", "--open", "--dry-run", "keys", "create")
+    assert (done.returncode, done.stdout) == (0, f"{documentation.address(['keys'])}\n")
+    assert documentation.address(["keys", "create"], tmp_path) == f"{tmp_path.as_uri()}/cli.html#clinvk-keys"
+    assert documentation.address([], tmp_path) == f"{tmp_path.as_uri()}/index.html"
+    assert documentation.address([], tmp_path / "not built").startswith("https://")
 
 
 def test_config_path_prints_the_settings_file(clinvk: Clinvk) -> None:

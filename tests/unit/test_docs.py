@@ -160,6 +160,13 @@ def test_every_page_is_reachable_from_the_readme() -> None:
     assert set(PAGES) - reached == set()
 
 
+def test_index_lists_every_other_page_with_a_description() -> None:
+    """`make docs` makes the navigation of the site and llms.txt from these lines."""
+    index = REPOSITORY / "docs" / "index.md"
+    listed = re.findall(r"^- \[[^\]]+\]\((\S+)\): \w", index.read_text(), re.MULTILINE)
+    assert sorted((index.parent / path).resolve() for path in listed) == [page for page in PAGES if page != index]
+
+
 @pytest.mark.parametrize("endpoint", endpoints())
 def test_server_page_lists_each_endpoint(endpoint: str) -> None:
     assert f"| `{endpoint}` |" in SERVER

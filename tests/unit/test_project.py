@@ -18,6 +18,7 @@ LOCKS = (
     ROOT / "tests" / "requirements.txt",
     ROOT / "examples" / "requirements-demo.txt",
     *(ROOT / "packaging" / f"requirements{name}.txt" for name in ("", "-build", "-dist")),
+    ROOT / "packaging" / "site" / "requirements.txt",
     ROOT / "tests" / "agents" / "clis" / "package-lock.json",
 )
 PUBLIC = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clinvk import __version__
 from clinvk.cli.parse import arguments, commands
 from clinvk.cli.parse.arguments import is_utf8
-from clinvk.cli.parse.flags import Flags, PromptFlags
+from clinvk.cli.parse.flags import Flags, HelpFlags, PromptFlags
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import Notes, has_colors, print_text
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -55,7 +55,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdo
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
         print_text(f"clinvk {__version__}")
         return 0
-    if command == "help":
+    if isinstance(flags, HelpFlags) and not flags.open:
         return _help(flags.words, environ)
     context = _context(flags, environ, notes)
     if not command and "--" not in argv and len(flags.words) == 1 and not _is_meant(flags, context):

@@ -118,7 +118,7 @@ COMMANDS = {
     "doctor": Command("admin.doctor:doctor", flag_types.JsonFlags, common=_AGENT),
     "completion": Command("admin.completion:completion", flag_types.Flags, ("SHELL",), _NO_FLAGS),
     "version": Command("", common=_NO_FLAGS),
-    "help": Command("", flag_types.Flags, ("COMMAND?", "COMMAND?"), _NO_FLAGS),
+    "help": Command("admin.documentation:show", flag_types.HelpFlags, ("COMMAND?", "COMMAND?"), _DRY_RUN),
 }
 
 GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))

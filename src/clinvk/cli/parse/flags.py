@@ -255,6 +255,12 @@ class OpenFlags(Flags):
     port: Annotated[int | None, _port("port of the server (default: server.port)")] = None
 
 
+class HelpFlags(Flags):
+    """The flags of `help`."""
+
+    open: Annotated[bool, Flag("open the documentation in the browser")] = False
+
+
 class WorktreesFlags(JsonFlags):
     """The flags of `worktrees list`."""
 
