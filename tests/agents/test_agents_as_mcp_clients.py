@@ -29,18 +29,13 @@ async def test_claude_code_compares_codex_and_gemini(machine: Machine, transport
 
 @TRANSPORTS
 async def test_codex_lists_the_agents(machine: Machine, transport: str) -> None:
-    prompt = f"which agents? [[script={json.dumps([[['list_agents', {}, 'mcp__clinvk']]])}]]"
+    calls = machine.home / "calls.json"
+    calls.write_text(json.dumps([[["list_agents", {}, "mcp__clinvk"]]]))
     with served(machine) as url:
         server = {"stdio": [f'command="{Clinvk.command}"', 'args=["mcp"]'], "http": [f'url="{url}/mcp"']}[transport]
         flags = [word for setting in server for word in ("-c", f"mcp_servers.clinvk.{setting}")]
-        words = (
-            "exec",
-            "--json",
-            "--skip-git-repo-check",
-            "--dangerously-bypass-approvals-and-sandbox",
-            *flags,
-            prompt,
-        )
+        options = ("--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", *flags)
+        words = ("exec", *options, f"which agents? [[script {calls}]]")
         done = await finished("codex", *words, cwd=machine.project, env=machine.env, within_s=100)
     assert done.returncode == 0, done.stdout + done.stderr
     [call] = [
@@ -50,7 +45,9 @@ async def test_codex_lists_the_agents(machine: Machine, transport: str) -> None:
     ]
     assert (call["status"], call["error"]) == ("completed", None), call
     assert [agent["name"] for agent in call["result"]["structured_content"]["backends"]] == [
-        *("claude", "codex", "gemini")
+        "claude",
+        "codex",
+        "gemini",
     ]
 
 

@@ -5,6 +5,7 @@ get results with more fields.
 """
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
@@ -235,7 +236,7 @@ def _definitions() -> Iterator[dict[str, object]]:
         types = tool.__annotations__
         yield {
             "name": name,
-            "description": tool.__doc__,
+            "description": inspect.cleandoc(tool.__doc__ or ""),
             "inputSchema": _schema(types["arguments"]),
             "outputSchema": _schema(types["return"]),
             "annotations": {"readOnlyHint": tool in tools.READ_ONLY},
