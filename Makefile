@@ -66,6 +66,7 @@ docs: $(DOCS)/installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --config-file packaging/site/mkdocs.yml
 
 # The image has the newest packages of Debian and the newest agents: their versions are not pinned (DL3008, DL3016).
+dist: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct)
 dist: $(DIST)/installed docs
 	$(DIST)/bin/hadolint --failure-threshold warning --ignore DL3008 --ignore DL3016 packaging/Dockerfile
 	sh packaging/make_dist.sh $(DIST)

@@ -1,10 +1,9 @@
 #!/bin/sh
 # Build what a release publishes into dist/, and try it: make_dist.sh VENV, an environment with requirements-dist.txt.
-# The packages are built twice and must be the same: their time is that of the commit.
+# The packages are built twice and must be the same. SOURCE_DATE_EPOCH, which `make dist` sets, is the time of their files.
 set -eu
 bin=$(cd "$1/bin" && pwd)
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-export SOURCE_DATE_EPOCH
+: "${SOURCE_DATE_EPOCH:?}"
 
 rm -rf dist
 for folder in dist dist/again; do
