@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -69,6 +70,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     shutil.copy(ROOT / "packaging/site/iframe-worker.js", site / SHIM)
     for page in site.rglob("*.html"):
         page.write_text(page.read_text().replace(_REMOTE_SHIM, os.path.relpath(site / SHIM, page.parent)))
+    (site / "assets/LICENSE").write_text(distribution("mkdocs-material").read_text("licenses/LICENSE") or "")
     shutil.rmtree(site / "assets/javascripts/lunr")  # other languages
     for useless in (*site.rglob("*.map"), *site.glob("sitemap.xml*")):
         useless.unlink()
