@@ -23,9 +23,6 @@ TOOL = re.compile(r"(?:sudo )?((?:\S*/)?(?:pip|pipx|uv|uvx) (?:tool )?(?:install
 OF_REGISTRIES = re.compile(r"(PIP|UV|SSL|REQUESTS|CURL)_|.*_proxy$", re.IGNORECASE)
 """How this machine reaches registries."""
 
-OTHERS = {"kimi-cli", "openhands", "mistral-vibe"}
-"""Agents, which `uv tool install` installs."""
-
 
 def commands() -> list[str]:
     """Return the commands that install clinvk, each once, without `sudo`."""
@@ -33,7 +30,7 @@ def commands() -> list[str]:
     for page in PAGES:
         for line in page.read_text().splitlines():
             found |= {match[1].strip(): None for match in TOOL.finditer(line)}
-    return [command for command in found if shlex.split(command)[-1] not in OTHERS]
+    return [command for command in found if sources(command) or "clinvk" in command]  # others install other packages
 
 
 def sources(command: str) -> list[str]:
@@ -111,5 +108,6 @@ def test_command_installs_clinvk_in_a_fresh_environment(command: str, clone: Pat
         run("pip install --quiet .")
     run(re.sub(r"^/opt/clinvk/bin/", "", command), folder)
     assert run("clinvk version") == f"clinvk {__version__}\n"
+    assert '"tools"' in run("""echo '{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}' | clinvk mcp""")
     if "plugin" in command:
         assert "parrot" in run("clinvk backends")

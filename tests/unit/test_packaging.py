@@ -121,13 +121,17 @@ def test_image_installs_every_agent_by_default() -> None:
     assert set(shlex.split(given.partition("=")[2])[0].split()) == wanted
 
 
+def copied() -> set[str]:
+    """Return the files and folders of the repository that the Dockerfile copies."""
+    return {name for word, rest in steps() if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]}
+
+
 def test_dockerfile_copies_only_existing_files_that_are_not_ignored() -> None:
     taken = {
         line[1:] for line in (PACKAGING / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")
     }
-    sources = {name for word, rest in steps() if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]}
-    assert sources == taken
-    assert all((ROOT / name).exists() for name in sources)
+    assert copied() == taken
+    assert all((ROOT / name).exists() for name in copied())
 
 
 COMPOSE = yaml.safe_load((PACKAGING / "compose.yaml").read_text())
@@ -216,11 +220,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel of this tree."""
+    """The wheel, built of the files that the Dockerfile copies."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    [file] = folder.iterdir()
+    for name in copied():
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    subprocess.run(build, cwd=folder, check=True, capture_output=True)
+    [file] = (folder / "dist").iterdir()
     return zipfile.ZipFile(file)
 
 
