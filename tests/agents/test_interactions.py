@@ -198,7 +198,7 @@ def test_write_is_asked_for_on_a_terminal(machine: Machine, typed: bytes, is_wri
     with ExitStack() as stack:
         if is_served:
             stack.enter_context(served(machine))
-        arguments = ["--approval-mode", "ask", "-v", prompt]
+        arguments = ["-v", prompt]  # on a terminal, the default mode asks
         terminal = stack.enter_context(started_on_terminal(arguments, machine.project, machine.env))
         shown = terminal.until("[?]: ")
         assert ("through the server of this home" in shown) == is_served
@@ -209,6 +209,8 @@ def test_write_is_asked_for_on_a_terminal(machine: Machine, typed: bytes, is_wri
             terminal.until("Reason for the agent")
             terminal.type(b"\n")
         assert terminal.ended() == 0
-        assert "Done." in terminal.plain().decode()
+        said = terminal.plain().decode()
+        assert "Done." in said
+        assert ("changed: asked.txt" in said) == is_written
         assert terminal.present_mode() == terminal.mode
     assert file.exists() == is_written

@@ -18,14 +18,7 @@ from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
 from clinvk.cli.parse.settings import CommandContext, backend_names
 from clinvk.cli.prompt import background
 from clinvk.cli.prompt.display import report_runtime_warnings
-from clinvk.cli.prompt.prompt import (
-    ServerOrLocalRuns,
-    asking,
-    asks_on_terminal,
-    local_runs,
-    refuse_detached,
-    request_of,
-)
+from clinvk.cli.prompt.prompt import ServerOrLocalRuns, asking_here, local_runs, refuse_detached, request_of
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
@@ -223,8 +216,9 @@ async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, 
                 plan = await _admitted(context, requested, orchestrations, store)
             except ClinvkError as exc:
                 raise (file.refused(exc) if file else exc) from exc
-            if not view.is_detached and not view.is_stream and asks_on_terminal(settings):
-                plan = replace(plan, parts=tuple(_asking(part, settings) for part in plan.parts))
+            if not (view.is_detached or view.is_stream):  # somebody sees the questions
+                parts = (replace(part, request=asking_here(part.request, settings)) for part in plan.parts)
+                plan = replace(plan, parts=tuple(parts))
             if view.is_detached and not is_dry_run(plan):
                 return await background.start((plan, requested), context, view.flags.wants_json)
             with report_runtime_warnings(notes):
@@ -244,10 +238,6 @@ async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, 
         return exits.CANCELLED
     is_judge_failed = summary.verdict is not None and summary.verdict.is_failed
     return exits.FAILED if summary.failed or is_judge_failed or (folder and folder.has_failed) else 0
-
-
-def _asking(part: Part, settings: Settings) -> Part:
-    return replace(part, request=asking(part.request, settings))
 
 
 def _report_warnings(notes: Notes, warnings: tuple[str, ...]) -> None:

@@ -200,23 +200,25 @@ class PromptJob(NamedTuple):
 
 
 def _complete(request: RunRequest, context: CommandContext, is_detached: bool) -> RunRequest:
-    """Complete a request from the settings. On a terminal, the setting `ask_on_terminal` turns `default` into `ask`."""
     request = complete(request, context.settings)
-    return request if is_detached or not asks_on_terminal(context.settings) else asking(request, context.settings)
+    return request if is_detached else asking_here(request, context.settings)
 
 
-def asks_on_terminal(settings: Settings) -> bool:
-    """Return whether agents ask on the terminal of this command, which must be in the foreground."""
+def asking_here(request: RunRequest, settings: Settings) -> RunRequest:
+    """Return a completed request that asks on the terminal about the actions that `default` denies.
+
+    The request stays unchanged without a terminal, in the background of a terminal, if the setting `ask_on_terminal`
+    is off, and if the agent cannot ask.
+    """
     if not (settings.interactions.ask_on_terminal and os.isatty(0)):
-        return False
+        return request
     from clinvk.cli.terminal.keys import keyboard_fd  # an import that a pipe does not need
 
-    return keyboard_fd() is not None
+    return _asking(request, settings) if keyboard_fd() is not None else request
 
 
-def asking(request: RunRequest, settings: Settings) -> RunRequest:
-    """Return a completed request that asks its user about the actions that `default` denies, if its agent can."""
-    request = replace(request, fallback=tuple(asking(each, settings) for each in request.fallback or ()))
+def _asking(request: RunRequest, settings: Settings) -> RunRequest:
+    request = replace(request, fallback=tuple(_asking(each, settings) for each in request.fallback or ()))
     is_acp = bool(settings.backend(request.backend).acp)
     asks = request.approval_mode == "default" and can_ask(request.backend, request.sandbox_mode, is_acp)
     return replace(request, approval_mode="ask") if asks else request
