@@ -18,7 +18,9 @@ def test_unfinished_block_is_shown_and_then_rendered_in_place(clinvk: Clinvk, co
     clinvk.agent.play([*says[:5], wait_for(go), *says[5:]])
     with on_terminal(clinvk, "--new", "hello world", columns=columns) as terminal:
         terminal.until("Three **fo")
-        assert terminal.screen() == ["One two.", "", "Three **fo"]
+        terminal.until("claude · ")  # the text has stopped: the status line is below
+        *shown, status = terminal.screen()
+        assert (shown, "claude · " in status) == (["One two.", "", "Three **fo"], True)
         go.touch()
         assert terminal.ended() == 0
     assert b"\x1b[1mtwo\x1b[0m" in terminal.all_read

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _FRAME_S = 0.1
 _CLEAR = "\r\x1b[2K"
+_UP = "\x1b[1A"
+_SILENCE_S = 1.0
+"""The time without new text after which the line is drawn below unfinished text."""
+
 _OUTPUT = " → "
 """Stands in the status line between a tool and the last line of its output."""
 
@@ -42,7 +46,8 @@ class StatusLine:
         self._start = time.monotonic() - elapsed_s
         self._activity = ""
         self._is_wanted = True
-        self._is_drawn = False
+        self._is_drawn = self._is_below = False
+        self._text_at = 0.0
 
     def feed(self, event: events.Event) -> None:
         """Take the activity of an event. Text hides the line; a tool or thinking shows it again."""
@@ -50,6 +55,8 @@ class StatusLine:
         if isinstance(event, events.ToolResult) and self._activity:
             last = output.on_one_line(output.without_sequences(event.output.rstrip().rpartition("\n")[2]))
             doing = f"{self._activity.partition(_OUTPUT)[0]}{_OUTPUT}{last}" if last else ""
+        if isinstance(event, events.TextDelta):
+            self._text_at = time.monotonic()
         if doing or isinstance(event, events.TextDelta | events.ToolResult | events.InteractionResolved):
             self._activity, self._is_wanted = doing, not isinstance(event, events.TextDelta)
 
@@ -57,7 +64,7 @@ class StatusLine:
         """Erase the line, until the next frame."""
         if self._is_drawn:
             self._is_drawn = False
-            _draw(_CLEAR)
+            _draw(_CLEAR + (_UP if self._is_below else ""))
 
     @asynccontextmanager
     async def shown(self, notes: Notes) -> AsyncGenerator[None]:
@@ -90,12 +97,15 @@ class StatusLine:
             if self._text and output.is_writable(output.STDOUT) and (data := self._text.redraw()):
                 self.hide()
                 _draw(data, output.STDOUT)
-            is_free = self._is_wanted and not (self._text and self._text.is_drawn)
+            has_text = self._text is not None and self._text.is_drawn
+            is_silent = has_text and time.monotonic() > self._text_at + _SILENCE_S
+            is_free = is_silent or (self._is_wanted and not has_text)
             if self._is_on and is_free and output.is_writable(STDERR):
                 parts = (self._agent, f"{time.monotonic() - self._start:.0f} s", self._activity)
                 line = cut(f"{frame} {' · '.join(filter(None, parts))}", output.terminal_size(STDERR).columns - 1)
-                _draw(_CLEAR + output.paint(line, output.DIM if notes.has_color else ""))
-                self._is_drawn = True
+                start = "\n" if is_silent and not self._is_drawn else ""
+                _draw(start + _CLEAR + output.paint(line, output.DIM if notes.has_color else ""))
+                self._is_drawn, self._is_below = True, is_silent
 
 
 def activity(event: events.Event) -> str:
