@@ -181,7 +181,7 @@ def test_a_dry_run_shows_the_commands_of_all_steps(clinvk: Clinvk) -> None:
 def test_on_a_terminal_a_line_a_step_is_drawn(clinvk: Clinvk) -> None:
     clinvk.agent.play([wait_for(clinvk.folder / "go"), *says("codex", "the deed")], when="then")
     with on_terminal(clinvk, "chain", "-f", "steps.yaml") as terminal:
-        terminal.until("1 done, 1 running, 1 waiting")
+        terminal.until("1 done, 1 running, 1 queued")
         (clinvk.folder / "go").touch()
         assert terminal.ended() == 0
     assert b"3 steps: 3 done in " in terminal.plain()

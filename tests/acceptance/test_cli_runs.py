@@ -62,7 +62,7 @@ def test_list_prints_a_table_newest_first_with_usable_ids(clinvk: Clinvk) -> Non
     assert done.stderr == ""
     head, *rows = done.stdout.splitlines()
     assert head.split() == ["ID", "BACKEND", "STATE", "CREATED", "DURATION", "DIRECTORY", "TOKENS", "COST", "PROMPT"]
-    assert [row.split()[:3] for row in rows] == [[two[:8], "codex", "finished"], [one[:8], "claude", "finished"]]
+    assert [row.split()[:3] for row in rows] == [[two[:8], "codex", "done"], [one[:8], "claude", "done"]]
     assert rows[1].split()[-6:] == [".", "17", "$0.01", "the", "first", "prompt"]
     assert rows[1].endswith("  the first prompt")
     assert [clinvk.json(RunView, "runs", "show", row.split()[0]).id for row in rows] == [two, one]
@@ -83,6 +83,7 @@ def test_list_filters_runs(clinvk: Clinvk) -> None:
     assert ids("--workdir", "there") == [there]
     assert ids("-b", "codex") == [codex]
     assert ids("--state", "failed") == [whole.id]
+    assert ids("--state", "done") == ids("--state", "finished") == [codex, there]
     assert ids("-n", "1") == [whole.id]
     assert [run.prompt for run in listed(clinvk, "--parts")] == ["bad", "first", "", "two", "one"]
     assert [run.prompt for run in listed(clinvk, "--parts", "-b", "codex", "-n", "0")] == ["bad", "two"]
@@ -100,7 +101,7 @@ def test_no_matching_runs_and_unknown_ids_are_reported(clinvk: Clinvk) -> None:
     done = clinvk.run("runs", "show", "abcd")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "clinvk: no run 'abcd'; clinvk runs list shows them\n"
-    assert clinvk.run("runs", "list", "--state", "done").returncode == 1
+    assert clinvk.run("runs", "list", "--state", "ok").returncode == 1
     assert clinvk.run("runs", "list", "-b", "cluade").returncode == 2
     assert clinvk.run("runs", "list", "-w", "nowhere").returncode == 1
 
@@ -111,8 +112,8 @@ def test_show_prints_prompt_and_answer(clinvk: Clinvk) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("\n── prompt ──\nthe first\nprompt\n\n── answer ──\nthe answer to the first\nprompt\n")
     lines = dict(line.split("  ", 1) for line in done.stdout.partition("\n\n")[0].splitlines())
-    assert lines["id"].strip() == run
-    assert lines["state"].strip() == "finished"
+    assert lines["id"].strip() == run[:8]
+    assert lines["state"].strip() == "done"
     assert clinvk.json(RunView, "runs", "show", run).output == "the answer to the first\nprompt"
 
 
@@ -128,11 +129,11 @@ def test_chain_is_one_row_and_show_lists_its_steps(clinvk: Clinvk) -> None:
     at = next(number for number, line in enumerate(lines) if line.startswith("STEP "))
     head, first, second = lines[at : at + 3]
     assert head.split() == ["STEP", "ID", "BACKEND", "STATE", "DURATION", "IN", "OUT", "PROMPT"]
-    assert first.split()[:4] == ["1", view.runs[0].id[:8], "claude", "finished"]
+    assert first.split()[:4] == ["1", view.runs[0].id[:8], "claude", "done"]
     assert first.endswith("  plan: first")
     assert second.split()[:4] == ["2", view.runs[1].id[:8], "codex", "failed"]
     part = clinvk.run("runs", "show", view.runs[1].id).stdout
-    assert f"part of      {whole.id}\n" in part
+    assert f"part of      {whole.id[:8]}\n" in part
     assert "boom" in part
     clinvk.agent.play(says("codex", "good"), when="bad")
     clinvk.agent.play(claude_says("end"), when="last")

@@ -48,11 +48,11 @@ def test_answers_are_side_by_side_only_on_a_wide_terminal(clinvk: Clinvk) -> Non
     arguments = ("compare", "--backends", "claude,claude", "ask")
     done = clinvk.run(*arguments)
     assert done.returncode == 0
-    assert done.stdout.startswith(f"── [0] claude ──\none\ntwo\n\nthree {LONG}\n\n── [1] claude ──\none\n")
+    assert done.stdout.startswith(f"── [1] claude ──\none\ntwo\n\nthree {LONG}\n\n── [2] claude ──\none\n")
     with on_terminal(clinvk, *arguments, columns=90) as terminal:
         assert terminal.ended() == 0
     lines = terminal.read.rpartition(b"\x1b[2K")[2].decode().splitlines()
-    assert lines[0].split("  │  ") == ["── [0] claude ──".ljust(42), "── [1] claude ──"]
+    assert lines[0].split("  │  ") == ["── [1] claude ──".ljust(42), "── [2] claude ──"]
     assert lines[1].split("  │  ") == ["one".ljust(42), "one"]
     assert lines[4].split("  │  ") == [
         "three words that are wrapped where a".ljust(42),
@@ -64,7 +64,7 @@ def test_answers_are_side_by_side_only_on_a_wide_terminal(clinvk: Clinvk) -> Non
 def test_the_differences_of_the_answers_are_shown(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("same"), when="same")
     done = clinvk.run("compare", "--backends", "claude,claude", "--diff", "same")
-    assert "[0] claude and [1] claude gave the same answer\n" in done.stdout
+    assert "[1] claude and [2] claude gave the same answer\n" in done.stdout
 
 
 def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> None:
@@ -134,7 +134,7 @@ def test_a_judge_names_the_best_answer(clinvk: Clinvk) -> None:
     assert any("What counts besides: brevity" in prompt for prompt in clinvk.prompts)
     done = clinvk.run("compare", "-q", *arguments)
     *_, named, reasons = done.stdout.splitlines()
-    assert named in ("best: [0] claude (A is [0], B is [1])", "best: [1] claude (A is [1], B is [0])")
+    assert named in ("best: [1] claude (A is [1], B is [2])", "best: [2] claude (A is [2], B is [1])")
     assert reasons == "it is shorter"
 
 
@@ -142,7 +142,7 @@ def test_failing_judge_exits_with_1_and_prints_the_answers(clinvk: Clinvk) -> No
     clinvk.agent.play([stderr("no opinion\n"), exits(3)], when="Judge the answers")
     done = clinvk.run("compare", "--backends", "claude,claude", "--judge", "claude", "same")
     assert done.returncode == 1
-    assert "── [1] claude ──\nsame\n" in done.stdout
+    assert "── [2] claude ──\nsame\n" in done.stdout
     assert "no opinion" in done.stdout.splitlines()[-1]
     assert "clinvk: judge (claude): failed after " in done.stderr
 
@@ -211,11 +211,11 @@ def test_failed_check_is_printed_and_shared_warnings_appear_once(clinvk: Clinvk)
     arguments = ("--backends", "claude,claude", "--isolation", "worktree", "-w", "project", "--no-stdin")
     done = clinvk.run("compare", *arguments, "--check", "seq 1000; echo no such test; exit 3", "ask")
     assert done.returncode == 0
-    for index in (0, 1):
+    for number in (1, 2):
         said = [*map(str, range(982, 1001)), "no such test"]
-        assert "\n".join([f"── [{index}] claude ── check failed (exit code 3)", *said, ""]) in done.stdout
+        assert "\n".join([f"── [{number}] claude ── check failed (exit code 3)", *said, ""]) in done.stdout
     (warned,) = [line for line in done.stderr.splitlines() if "uncommitted changes" in line]
-    assert warned.startswith("clinvk: [0] claude and 1 more: the worktree begins with the commit ")
+    assert warned.startswith("clinvk: [1] claude and 1 more: the worktree begins with the commit ")
     quiet = clinvk.run("compare", *arguments, "--check", "echo said; exit 3", "-q", "ask")
     assert "said" not in quiet.stdout
 

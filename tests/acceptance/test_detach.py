@@ -120,7 +120,7 @@ def test_several_agents_in_the_background_continue_without_the_command(
     assert [call.env["DATABASE_URL"] for call in calls] == ["db://mine"] * 2
     followed = clinvk.run("runs", "follow", run_id)
     assert (followed.returncode, followed.stderr) == (0, "")
-    assert followed.stdout.startswith(f"id           {run_id}\n")
+    assert followed.stdout.startswith(f"id           {run_id[:8]}\n")
     assert len(followed.stdout.partition("\n\n")[2].partition("\n\n")[0].splitlines()) == 3
 
 
@@ -130,7 +130,7 @@ def test_follow_reports_each_part_as_it_ends(clinvk: Clinvk, server: Server) -> 
     clinvk.agent.play([wait_for(go), *claude_says("y")], when="second")
     run_id = clinvk.run("chain", "--detach", stdin=STEPS).stdout.strip()
     with on_terminal(clinvk, "runs", "follow", run_id) as terminal:
-        terminal.until("step 1 claude: finished after ")
+        terminal.until("step 1 claude: done after ")
         go.touch()
         assert terminal.ended() == 0
     assert "── step 2 claude ──\r\ny" in terminal.read.decode()
@@ -152,7 +152,7 @@ def test_isolated_agent_in_the_background_leaves_its_changes_in_a_worktree(clinv
     clinvk.agent.play([touch(Path("new.txt")), *claude_says("x")])
     arguments = ("compare", "--detach", "--backends", "claude", "--isolation", "worktree", "--check", "test -f new.txt")
     run_id = clinvk.run(*arguments, "hello").stdout.strip()
-    assert clinvk.run("runs", "follow", run_id).stdout.endswith("── answer ──\n[0] claude: check passed\n")
+    assert clinvk.run("runs", "follow", run_id).stdout.endswith("── answer ──\n[1] claude: check passed\n")
     (worktree,) = json.loads(clinvk.run("worktrees", "list", "--json").stdout)["worktrees"]
     assert clinvk.run("worktrees", "apply", worktree["id"]).returncode == 0
     assert (clinvk.folder / "new.txt").exists()

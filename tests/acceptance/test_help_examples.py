@@ -14,7 +14,7 @@ import pytest
 
 from acceptance.command import TIMEOUT_S, Clinvk
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.parse.commands import COMMANDS, GROUPS, help_of, topics
+from clinvk.cli.parse.commands import COMMANDS, GROUPS, OVERVIEW, help_of, topics
 from repositories import Repository
 from scripted.steps import claude_says
 
@@ -22,6 +22,16 @@ PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 LEFT_OUT = (
     "serve",
     "worker",
+    "cluster",
+    "open",
+    "acp",
+    "doctor",
+    "config edit",
+    "completion fish",
+    "keys revoke",
+    "runs show",
+    "approvals show",
+    "worktrees discard",
     "worktrees show",
     "worktrees apply",
     "chain --resume-from",
@@ -35,8 +45,8 @@ SESSION, DIGITS = "3f9c", 32
 
 
 def examples() -> list[str]:
-    pages = [*(help_of(name).epilog for name in ("", *GROUPS, *COMMANDS)), *topics().values()]
-    helps = [page.partition("example")[2] for page in pages]
+    helps = [help_of(name).examples for name in (OVERVIEW, "", *GROUPS, *COMMANDS)]
+    helps += [page.partition("example")[2] for page in topics().values()]
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     text = "\n".join([*helps, *blocks]).replace("\\\n", "")
     found = re.findall(r"^ *((?:[a-z -]+ \| |sudo )?clinvk .*)$", text, re.MULTILINE)

@@ -4,6 +4,7 @@ import json
 
 from acceptance.command import Clinvk
 from acceptance.server import Server
+from acceptance.terminal import on_terminal
 from scripted import Scripted
 from scripted.steps import claude_says
 
@@ -27,8 +28,35 @@ def test_empty_list_reports_whether_servers_refuse_requests(clinvk: Clinvk) -> N
     assert clinvk.run("keys", "list").stderr == "clinvk: no keys yet: create one with clinvk keys create NAME\n"
     clinvk.run("keys", "create", "ana")
     last = clinvk.run("keys", "revoke", "ana").stderr.splitlines()[-1]
-    assert last.startswith("clinvk: no key is left, so servers refuse every request. Create one: ")
+    assert last.startswith("clinvk: no key is left, so servers refuse every request, and none starts. Create a key: ")
+    assert last.endswith("To require none: clinvk keys off")
     assert clinvk.run("keys", "list").stderr.splitlines() == [last]
+
+
+def test_keys_off_removes_the_requirement(clinvk: Clinvk) -> None:
+    def off(*flags: str) -> tuple[int, str]:
+        done = clinvk.run("keys", "off", *flags)
+        assert done.stdout == ""
+        return done.returncode, done.stderr.removeprefix("clinvk: ").partition(";")[0].strip()
+
+    file = clinvk.config.parent / "keys.json"
+    assert off() == (0, "there are no keys, so none is required")
+    clinvk.run("keys", "create", "ana")
+    assert off() == (1, "revoke needs --yes: there is no terminal to ask on")
+    assert off("--dry-run") == (0, "would require no key")
+    assert file.exists()
+    with on_terminal(clinvk, "keys", "off") as terminal:
+        terminal.until("Revoke key ana? [y/N] ")
+        terminal.type(b"n\r")
+        assert terminal.ended() == 7
+    assert file.exists()
+    assert off("--yes") == (0, "no key is required after a restart of the servers")
+    assert not file.exists()
+    clinvk.run("keys", "create", "ana")
+    clinvk.run("keys", "revoke", "ana")
+    assert file.exists()
+    assert off() == (0, "no key is required after a restart of the servers")
+    assert not file.exists()
 
 
 def test_create_rejects_invalid_arguments(clinvk: Clinvk) -> None:

@@ -41,13 +41,13 @@ def test_answers_and_table_go_to_stdout_and_progress_to_stderr(clinvk: Clinvk) -
     done = clinvk.run("parallel", "-f", "tasks.json")
     assert done.returncode == 0
     *answers, head, first, second, totals = done.stdout.splitlines()
-    assert answers == ["── [0] claude first ──", "answer of claude", "", "── [1] codex t-2 ──", "answer of codex", ""]
-    assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "TITLE"]
-    assert (first.split()[:3], first.split()[-1]) == (["0", "claude", "done"], "first")
-    assert (second.split()[:3], second.split()[-1]) == (["1", "codex", "done"], "t-2")
+    assert answers == ["── [1] claude first ──", "answer of claude", "", "── [2] codex t-2 ──", "answer of codex", ""]
+    assert head.split() == ["#", "BACKEND", "STATUS", "DURATION", "TITLE"]
+    assert (first.split()[:3], first.split()[-1]) == (["1", "claude", "done"], "first")
+    assert (second.split()[:3], second.split()[-1]) == (["2", "codex", "done"], "t-2")
     assert totals.startswith("2 tasks: 2 done in ")
     lines = [line.split(" after ")[0] for line in done.stderr.splitlines()]
-    first, second = "clinvk: [0] claude first", "clinvk: [1] codex t-2"
+    first, second = "clinvk: [1] claude first", "clinvk: [2] codex t-2"
     assert [line for line in lines if line.startswith(first)] == [f"{first}: started", f"{first}: done"]
     assert [line for line in lines if line.startswith(second)] == [f"{second}: started", f"{second}: done"]
     assert lines[0] == f"{first}: started"  # the next starts when the agent is gone, maybe before its end is told
@@ -69,19 +69,19 @@ def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
     assert (first["output"], first["exit_code"], "error" in first) == ("answer of claude", 0, False)
     assert (third["exit_code"], third["meta"], "boom" in third["error"]) == (1, {"a": 1}, True)
     assert all(result["duration_seconds"] >= 0 for result in outcome["results"])
-    assert done.stderr.startswith("clinvk: [2] claude: failed: ")
+    assert done.stderr.startswith("clinvk: [3] claude: failed: ")
 
 
 def test_quiet_prints_only_table_and_errors(clinvk: Clinvk) -> None:
     done = clinvk.run("parallel", "-q", stdin=json.dumps([task("one"), task("bad")]).encode())
     assert done.returncode == 1
     assert [line.split()[:3] for line in done.stdout.splitlines()[:3]] == [
-        ["INDEX", "BACKEND", "STATUS"],
-        ["0", "claude", "done"],
-        ["1", "claude", "failed"],
+        ["#", "BACKEND", "STATUS"],
+        ["1", "claude", "done"],
+        ["2", "claude", "failed"],
     ]
     assert done.stderr.splitlines() == [
-        "clinvk: [1] claude: failed: claude exited with code 3 before it reported a result: boom"
+        "clinvk: [2] claude: failed: claude exited with code 3 before it reported a result: boom"
     ]
 
 
@@ -89,7 +89,7 @@ def test_without_aggregate_output_the_answers_are_left_out(clinvk: Clinvk) -> No
     clinvk.settings("parallel: {aggregate_output: false}\n")
     done = clinvk.run("parallel", stdin=json.dumps(TWO).encode())
     assert done.returncode == 0
-    assert done.stdout.startswith("INDEX")
+    assert done.stdout.startswith("#  BACKEND")
 
 
 def test_flags_complete_tasks(clinvk: Clinvk) -> None:
@@ -134,7 +134,7 @@ def test_a_dry_run_shows_each_command_and_starts_none(clinvk: Clinvk) -> None:
     assert " claude -p " in shown[0]
     assert " codex " in shown[1]
     assert done.stdout.count("# prompt: 3 bytes on stdin") == 2
-    assert "INDEX" not in done.stdout
+    assert "BACKEND" not in done.stdout
     assert clinvk.agent.calls() == []
     assert not (clinvk.folder / "out").exists()
 
@@ -313,14 +313,14 @@ def test_display_is_cleared_before_the_table(clinvk: Clinvk) -> None:
     with on_terminal(clinvk, "parallel", "-f", "t.json", "--max-parallel", "1", columns=60) as terminal:
         terminal.until("STATUS")
         terminal.until("running")
-        terminal.until("1 running, 1 waiting")
+        terminal.until("1 running, 1 queued")
         (clinvk.folder / "go").touch()
         assert terminal.ended() == 0
     shown = terminal.read.rpartition(b"\x1b[?25h")[2]
     assert b"\x1b[2K" in shown  # the drawing is taken away
     lines = terminal.read.rpartition(b"\x1b[2K")[2].decode().splitlines()
-    assert lines[0] == "── [0] claude slow ──"
-    assert [line.split()[0] for line in lines[-4:]] == ["INDEX", "0", "1", "2"]
+    assert lines[0] == "── [1] claude slow ──"
+    assert [line.split()[0] for line in lines[-4:]] == ["#", "1", "2", "2"]
     assert max(map(width, lines[-4:-1])) <= 60 + len("\x1b[32m\x1b[0m")
 
 
@@ -342,7 +342,7 @@ def test_stderr_on_a_dumb_terminal_gets_lines(clinvk: Clinvk) -> None:
     with on_terminal(clinvk, "parallel", "-f", "t.json", env={"TERM": "dumb"}) as terminal:
         assert terminal.ended() == 0
     assert b"\x1b" not in terminal.read
-    assert b"clinvk: [0] claude first: started" in terminal.read
+    assert b"clinvk: [1] claude first: started" in terminal.read
 
 
 def test_neither_yaml_nor_the_server_is_imported_without_need(clinvk: Clinvk) -> None:

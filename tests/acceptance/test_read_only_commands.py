@@ -136,7 +136,7 @@ def test_follow_of_several_agents_shows_the_parts(clinvk: Clinvk) -> None:
     done = clinvk.run("runs", "follow", whole)
     shown = clinvk.run("runs", "show", whole).stdout
     assert (done.returncode, done.stdout.partition("\n\n")[2]) == (0, shown.partition("\n\n")[2])
-    assert done.stdout.endswith("\n\n── [0] claude ──\nanswer\n")
+    assert done.stdout.endswith("\n\n── [1] claude ──\nanswer\n")
     done = clinvk.run("runs", "follow", whole, "-o", "stream-json")
     error = f"clinvk: run {whole[:8]} has no events of its own; follow one of its parts\n"
     assert (done.returncode, done.stderr) == (1, error)

@@ -12,7 +12,7 @@ from acceptance.command import TIMEOUT_S, Clinvk, read_until
 from acceptance.server import Server
 from acceptance.terminal import Terminal, on_terminal
 from network import reserved_port
-from scripted.steps import claude_says, exits, stderr
+from scripted.steps import ask_approval, claude_says, exits, stderr
 
 
 def test_dry_run_server_answers_each_request_with_its_command(clinvk: Clinvk) -> None:
@@ -44,8 +44,11 @@ def test_greeting_on_a_terminal_names_address_ready_agents_and_keys(clinvk: Clin
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
     url = r"http://127\.0\.0\.1:\d+"
-    assert re.fullmatch(rf"clinvk \S+ · console: {url} \(clinvk open\) · API docs: {url}/docs", greeting[0])
-    assert greeting[1].startswith("claude ready · codex not installed · gemini not logged in (run `gemini`) · ")
+    assert re.fullmatch(rf"clinvk \S+ · console: {url} \(clinvk open\)", greeting[0])
+    bases = {"OpenAI": "/openai/v1", "Anthropic": "/anthropic", "MCP": "/mcp", "REST": "/api/v1", "API docs": "/docs"}
+    for line, (name, path) in zip(greeting[1:6], bases.items(), strict=True):
+        assert re.fullmatch(rf"  {name} +{url}{path}", line)
+    assert greeting[6].startswith("claude ready · codex not installed · gemini not logged in (run `gemini`) · ")
 
 
 def test_each_run_is_a_line_on_the_terminal_with_prompt_outcome_and_client(clinvk: Clinvk) -> None:
@@ -59,12 +62,29 @@ def test_each_run_is_a_line_on_the_terminal_with_prompt_outcome_and_client(clinv
         assert re.fullmatch(r"\d\d:\d\d:\d\d", cells[0])
         assert cells[1:3] == ["claude", "“Fix the?[31m test at once”"]
         assert re.fullmatch(r"\d\.\d s", cells[3])
-        assert cells[4:] == ["17 tokens", "ok", "openai-python"]
+        assert cells[4:] == ["17 tokens", "done", "openai-python"]
         client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "broken"}, headers={"user-agent": "curl/8"})
         assert re.search(r"“broken”.* failed  curl\r\n {10}\S.*out of luck$", terminal.until("out of luck"))
         assert b"\x1b[31mfailed" in terminal.all_read
         clinvk.run("hello")
         assert "“hello”" in terminal.until("clinvk\r\n")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.ended() == 0
+
+
+def test_run_that_begins_to_wait_is_a_line_with_the_command_that_answers(clinvk: Clinvk) -> None:
+    begins, *answers = claude_says("hi")
+    asks = ask_approval({"tool_name": "Bash", "input": {"command": "make\n  test"}, "title": "Run the tests"})
+    clinvk.agent.play([begins, asks, *answers], reads=False)
+    with served_on_terminal(clinvk) as (terminal, client):
+        body = {"backend": "claude", "prompt": "hello", "approval_mode": "ask", "detach": True}
+        assert client.post("/api/v1/prompt", json=body, headers={"prefer": "respond-async"}).status_code == 202
+        shown = terminal.until("to answer: ")
+        assert re.search(r"\d\d:\d\d:\d\d  claude  waits  make test\r\n {10}to answer: $", shown)
+        asked = client.get("/api/v1/interactions").json()["interactions"][0]["id"][:8]
+        assert clinvk.run("approvals", "answer", asked, "allow").returncode == 0
+        terminal.until("  done  ")
+        assert f"to answer: clinvk approvals answer {asked}\r\n".encode() in terminal.all_read
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
 

@@ -68,8 +68,8 @@ class TestList:
         head, *rows = [line.split(maxsplit=4) for line in done.stdout.splitlines()]
         assert head == ["ID", "BACKEND", "STATUS", "TURNS", "USED     DIRECTORY  TOKENS   COST  TITLE"]
         assert [row[:4] for row in rows] == [
-            [second[:8], "codex", "completed", "1"],
-            [first[:8], "claude", "completed", "1"],
+            [second[:8], "codex", "done", "1"],
+            [first[:8], "claude", "done", "1"],
         ]
         assert [row[4][:9] for row in rows] == ["1 h ago  ", "2 h ago  "]
         assert rows[1][4].endswith("  .              17  $0.01  the first prompt of two lines")
@@ -97,6 +97,10 @@ class TestList:
         assert listed(clinvk, "-b", "codex") == [codex]
         assert listed(clinvk, "--tag", "work") == [elsewhere]
         assert listed(clinvk, "--search", "strasse") == [elsewhere]
+        assert listed(clinvk, "--status", "failed") == [failed]
+        found = clinvk.run("sessions", "search", "ist", "die").stdout
+        assert (found.count("\n"), found.splitlines()[1][:8]) == (2, elsewhere[:8])
+        assert clinvk.run("sessions", "search", "strasse", "-b", "codex").stderr == "clinvk: no sessions match\n"
         assert listed(clinvk, "--here") == [failed, codex]
         assert listed(clinvk, "--workdir", "there") == [elsewhere]
         assert listed(clinvk, "-n", "1") == [failed]
@@ -139,7 +143,7 @@ class TestList:
         ):
             with on_terminal(clinvk, "sessions", "list", *arguments, env=env) as terminal:
                 assert terminal.ended() == 0
-            assert (b"\x1b[31merror" in terminal.read) == is_colored
+            assert (b"\x1b[31mfailed" in terminal.read) == is_colored
         assert "\x1b" not in clinvk.run("sessions", "list").stdout
 
 
@@ -151,16 +155,31 @@ class TestShow:
         clinvk.run("sessions", "rename", session, "A title")
         lines = clinvk.run("sessions", "show", session[:6]).stdout.splitlines()
         fields = dict(line.split(maxsplit=1) for line in lines[: lines.index("")])
-        assert (fields["id"], fields["title"], fields["prompt"]) == (session, "A title", "first question")
+        assert (fields["id"], fields["title"], fields["prompt"]) == (session[:8], "A title", "first question")
         assert fields["backend"] == "claude (claude-scripted)"
         assert (fields["turns"], fields["tags"]) == ("2", "work")
         assert fields["tokens"] == "24 in (4 cached), 10 out"
         assert fields["directory"] == str(clinvk.folder)
-        turns = [line.split() for line in lines[lines.index("") + 2 :]]
-        assert [(turn[0], turn[1], turn[-2:]) for turn in turns] == [
-            ("1", "finished", ["first", "question"]),
-            ("2", "finished", ["second", "question"]),
+        _, *table = lines[lines.index("") + 1 :][:3]
+        assert [(turn.split()[:2], turn.split()[-2:]) for turn in table] == [
+            (["1", "done"], ["first", "question"]),
+            (["2", "done"], ["second", "question"]),
         ]
+
+    def test_show_prints_the_newest_prompts_and_answers(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk, "first question")
+        clinvk.agent.play([*claude_says("half")[:5], exits(9)], when="second")
+        clinvk.run("second question")
+        first = "\n── prompt 1 ──\nfirst question\n\n── answer 1 ──\nthe answer\n"
+        second = "\n── prompt 2 ──\nsecond question\n\n── answer 2 ──\nhalf\n\n(failed: "
+        done = clinvk.run("sessions", "show", session)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert first + second in done.stdout
+        done = clinvk.run("sessions", "show", session, "-n", "1")
+        assert done.stderr == "clinvk: the newest 1 of 2 turns; --limit 0 shows all\n"
+        assert (first in done.stdout, second in done.stdout) == (False, True)
+        assert first + second in clinvk.run("sessions", "show", session, "--limit", "0").stdout
+        assert len(shown(clinvk, session).turns) == 2
 
     def test_show_json_lists_turns_oldest_first(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "first")
@@ -323,6 +342,7 @@ class TestFork:
         done = clinvk.run("sessions", "fork", session[:8])
         fork = done.stdout.strip()
         assert (done.returncode, len(fork)) == (0, 32)
+        assert done.stderr == f'clinvk: to continue: clinvk resume {fork[:8]} "..."\n'
         assert shown(clinvk, fork).parent_id == session
         clinvk.agent.play(claude_says("x", session=HANDLE))
         assert clinvk.run("resume", fork, "go on").returncode == 0

@@ -277,7 +277,7 @@ def test_part_of_a_plan_asks_with_its_label(clinvk: Clinvk) -> None:
     (clinvk.folder / "tasks.json").write_text('[{"prompt": "x", "approval_mode": "ask"}]')
     play(clinvk, bash(COMMAND))
     with on_terminal(clinvk, "parallel", "-f", "tasks.json") as terminal:
-        assert "[0] claude wants to run a command" in terminal.until(KEYS)
+        assert "[1] claude wants to run a command" in terminal.until(KEYS)
         terminal.type(b"y")
         assert terminal.ended() == 0
         assert is_restored(terminal)

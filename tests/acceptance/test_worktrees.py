@@ -171,9 +171,9 @@ def test_show_prints_the_changes_and_the_run(clinvk: Clinvk, repository: Reposit
         "directory": worktree.path.replace(str(repository.home), "~"),
         "branch": worktree.branch,
         "base": worktree.base,
-        "run": f"{prompted['run_id']} (finished)",
+        "run": f"{prompted['run_id'][:8]} (done)",
         "backend": "claude (claude-scripted)",
-        "session": prompted["session_id"],
+        "session": prompted["session_id"][:8],
         "prompt": "change it",
         "files": "2",
     }

@@ -49,7 +49,7 @@ def test_agents_change_their_own_worktrees_and_their_diffs_can_be_applied(machin
 
     applied, *others = [result.branch for result in outcome.results]
     shown = clinvk(machine, "worktrees", "show", applied).stdout
-    assert f"\nrun          {outcome.results[0].run_id} (finished)\nbackend      claude " in shown
+    assert f"\nrun          {outcome.results[0].run_id[:8]} (done)\nbackend      claude " in shown
     assert shown.endswith(str(outcome.results[0].diff))
     assert clinvk(machine, "worktrees", "apply", applied).returncode == 0
     assert repository.files() == {"shared.txt": b"by claude\n", "claude.txt": b"by claude\n"}
@@ -69,6 +69,6 @@ def test_compare_checks_the_worktree_of_each_agent(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.split()[1:3] in [[name, "done"] for name in CLIS]]
     assert [(row[0], row[1], row[-3:]) for row in rows] == [
-        (str(index), name, ["1", "passed", "done"]) for index, name in enumerate(CLIS)
+        (str(number), name, ["1", "passed", "done"]) for number, name in enumerate(CLIS, 1)
     ]
     assert done.stdout.count("\n+new\n") == 3

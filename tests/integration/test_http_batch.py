@@ -76,7 +76,7 @@ async def test_fail_fast_cancels_running_tasks_and_skips_waiting_ones(scripted: 
     assert (slow["error_code"], slow["output"]) == ("cancelled", "so far")
     assert fail["error_code"] == "agent_crashed"
     assert [(result["index"], result["error_code"]) for result in never] == [(2, "cancelled"), (3, "cancelled")]
-    assert never[0]["error"] == "not run: tasks[1] failed, and fail_fast ends the others"
+    assert never[0]["error"] == "not run: task 2 failed, and fail_fast ends the others"
     assert [call.stdin for call in scripted.calls()].count(b"never") == 0
     assert not agents_alive(scripted)
 

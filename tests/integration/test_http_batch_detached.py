@@ -114,5 +114,5 @@ async def test_checks_and_verdict_of_a_compare_can_be_read_later(scripted: Scrip
     async with serving(scripted.env) as server:
         response = await detached(server, "compare", **more, judge={"backend": "claude"})
         whole = await ended(server, response.json()["run_id"])
-    assert whole.output.startswith("[0] claude: check passed\n[1] claude: check passed\nbest: [")
+    assert whole.output.startswith("[1] claude: check passed\n[2] claude: check passed\nbest: [")
     assert whole.output.endswith("] claude\nA is short.")

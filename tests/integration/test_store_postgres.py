@@ -522,6 +522,8 @@ async def test_keys_of_the_database_replace_those_of_the_file(postgres: Postgres
         assert [(key.name, key.last_used) for key in await one.read() or ()] == [("ben", 7.0)]
         await other.revoke("ben")
         assert await one.read() == ()
+        await one.remove()
+        assert [await table.read() for table in (one, other)] == [None, None]
 
 
 async def test_servers_see_changes_of_keys_and_keep_them_while_the_database_is_away(

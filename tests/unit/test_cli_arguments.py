@@ -75,7 +75,7 @@ def test_flags_after_a_group_are_those_of_its_list(argv: list[str], message: str
         arguments.read(argv)
 
 
-SESSIONS = "list, show, delete, clean, fork, tag, rename, export"
+SESSIONS = "list, search, show, delete, clean, fork, tag, rename, export"
 WRONG = [
     (["--modle", "opus", "hello"], "unknown flag '--modle'; did you mean --model?"),
     (["hello", "--dry"], "unknown flag '--dry'; did you mean --dry-run?"),
@@ -99,7 +99,7 @@ WRONG = [
     (["--timeout", "soon", "x"], "--timeout: 'soon' is not a number of seconds, 0 or more"),
     (["serv"], "'serv' is not a command; did you mean `clinvk serve`? To send it as a prompt: clinvk -- serv"),
     (["sessions", "lst"], f"unknown command 'sessions lst' (available: {SESSIONS}); did you mean 'list'?"),
-    (["sessions", "list", "--status", "done"], "--status: 'done' is not one of active, completed, error, paused"),
+    (["sessions", "list", "--status", "ok"], "--status: 'ok' is not one of running, done, failed, cancelled"),
     (["sessions", "delete"], "sessions delete needs ID...; usage: clinvk sessions delete [flags] ID..."),
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
@@ -120,6 +120,48 @@ def test_wrong_usage_is_explained(argv: list[str], message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         arguments.read(argv)
     assert refused.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["-p", "explain"], ("explain",)),
+        (["explain", "-p"], ("explain",)),
+        (["-p"], ()),
+        (["-cp", "explain"], ("explain",)),
+        (["-p", "--model", "serve", "explain"], ("explain",)),
+        (["--print", "explain"], ("explain",)),
+        (["-p", "version"], ("version",)),
+        (["-p", "--", "- a list"], ("- a list",)),
+    ],
+)
+def test_prompt_may_be_marked_as_for_other_agents(argv: list[str], words: tuple[str, ...]) -> None:
+    assert prompt_flags(*argv).words == words
+
+
+def test_mark_of_a_prompt_is_accepted_by_resume_and_is_the_port_of_a_server() -> None:
+    for argv in (["resume", "3f9c", "-p", "go on"], ["resume", "-p", "3f9c", "go on"]):
+        assert arguments.read(argv).flags.words == ("3f9c", "go on")
+    for command in ("serve", "cluster up", "open"):
+        for argv in ([*command.split(), "-p", "3000"], ["-p", "3000", *command.split()]):
+            asked = arguments.read(argv)
+            assert (asked.command, getattr(asked.flags, "port", None)) == (command, 3000)
+    with pytest.raises(InvalidRequest, match="version has no flag '-p'"):
+        arguments.read(["version", "-p"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "given"),
+    [
+        (["runs", "list", "--state", "done"], {"state": "finished"}),
+        (["runs", "list", "--state", "finished"], {"state": "finished"}),
+        (["sessions", "list", "--status", "failed"], {"status": "error"}),
+        (["sessions", "search", "a", "b", "--status", "running"], {"status": "active", "words": ("a", "b")}),
+    ],
+)
+def test_states_are_accepted_as_lists_show_them_and_as_stored(argv: list[str], given: dict[str, object]) -> None:
+    flags = arguments.read(argv).flags
+    assert {name: getattr(flags, name) for name in given} == given
 
 
 @pytest.mark.parametrize(

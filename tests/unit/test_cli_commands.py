@@ -1,5 +1,6 @@
 """The registry of commands: each can be started, helped with, and told apart from a prompt."""
 
+import re
 from inspect import signature
 
 import pytest
@@ -49,7 +50,7 @@ def test_group_alone_lists_or_shows(group: str) -> None:
 
 def test_main_help_lists_every_command() -> None:
     listed = help_of(OVERVIEW).description
-    assert {word for word in FIRST_WORDS if f"\n  {word}" not in listed} == set()
+    assert {word for word in FIRST_WORDS if not re.search(rf"^  .*\b{word}\b", listed, re.MULTILINE)} == set()
 
 
 def test_group_help_lists_every_subcommand() -> None:

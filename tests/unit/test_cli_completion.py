@@ -43,7 +43,7 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
     ("config set server.host ", [], ["server.port", "claude"]),
     ("worktrees ", ["list", "show", "apply", "discard"], ["fork"]),
     ("worktrees show --d", ["--diff"], ["--keep"]),
-    ("runs list --state ", ["running", "interrupted"], ["active"]),
+    ("runs list --state ", ["running", "done", "interrupted"], ["active", "finished"]),
     ("help con", ["config"], []),
     ("help ", ["config", "prompt", "stdin", "exit-codes"], ["fork"]),
     ("sessions list --", ["--backend", "--json"], ["--model", "--ephemeral"]),

@@ -1,6 +1,8 @@
 """docs/cli.md and the help say what the command takes."""
 
 import re
+from collections.abc import Sequence
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from clinvk.cli.parse import arguments, commands
 from clinvk.cli.parse.arguments import COMMON_FLAGS, help_page, with_bold_headings
 from clinvk.cli.parse.commands import topics
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.errors import InvalidRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
@@ -82,11 +85,38 @@ def test_unknown_help_topic_suggests_the_nearest(words: str, hint: str) -> None:
         help_page([words])
 
 
+@pytest.mark.parametrize("name", ["", "prompt", *commands.COMMANDS, *commands.GROUPS])
+def test_help_begins_with_examples_and_the_address_of_the_documentation(name: str) -> None:
+    examples, *rest = help_page(name.split()).split("\n\n")
+    head, *lines = examples.splitlines()
+    assert head in ("example:", "examples:")
+    assert lines
+    assert all("clinvk" in line or line.startswith("   ") for line in lines)
+    urls = metadata("clinvk").get_all("Project-URL") or []
+    address = next((url.partition(", ")[2] for url in urls if url.startswith("Documentation, ")), "")
+    if address:
+        assert rest.pop(0) == f"documentation: {address}"
+    assert rest[0].startswith("usage: clinvk")
+
+
+def test_main_help_has_three_examples() -> None:
+    assert len(help_page([]).partition("\n\n")[0].splitlines()) == 4
+
+
+@pytest.mark.parametrize(("topic", "modes"), [("permissions", APPROVAL_MODES), ("sandbox", SANDBOX_MODES)])
+def test_topics_of_modes_explain_each_mode_on_a_screen(topic: str, modes: Sequence[str]) -> None:
+    page = help_page([topic])
+    assert len(page.splitlines()) <= 28
+    assert re.findall(r"^  (?:--\S+| {9,}) +([a-z-]+)  ", page, re.MULTILINE) == [*modes]
+    assert help_page(["modes"]) == help_page(["sandbox"])
+
+
 def test_headings_are_bold_on_a_terminal() -> None:
     shown = with_bold_headings(help_page([]))
-    assert shown.startswith("\x1b[1musage:\x1b[0m clinvk [flags] PROMPT | COMMAND\n")
+    assert shown.startswith("\x1b[1mexamples:\x1b[0m\n  clinvk")
+    assert "\n\x1b[1musage:\x1b[0m clinvk [flags] PROMPT | COMMAND\n" in shown
     assert "\n\x1b[1mcommon flags:\x1b[0m\n  -b, --backend" in shown
-    assert shown.count("\x1b[1m") == 4
+    assert shown.count("\x1b[1m") == 6
 
 
 def test_page_lists_every_exit_code() -> None:

@@ -50,10 +50,10 @@ def test_transcript_of_several_agents_has_the_answer_of_each_in_their_order() ->
         replace(RUN, request={"part": {"run_id": "0", "index": 1}}, state="failed", output="half", error_message="no"),
         replace(RUN, request={"part": {"run_id": "0", "index": 0}}, output="whole\n"),
     ]
-    whole = replace(COMPARED, prompt="ask", output="best: [0] claude")
+    whole = replace(COMPARED, prompt="ask", output="best: [1] claude")
     assert "\n".join(run_transcript(whole, parts, TextView(NOW))) == (
-        "\n── prompt ──\nask\n\n── [0] claude ──\nwhole\n"
-        "\n── [1] claude ──\nhalf\n(failed: no)\n\n── answer ──\nbest: [0] claude"
+        "\n── prompt ──\nask\n\n── [1] claude ──\nwhole\n"
+        "\n── [2] claude ──\nhalf\n(failed: no)\n\n── answer ──\nbest: [1] claude"
     )
 
 

@@ -33,6 +33,9 @@ async def test_missing_file_differs_from_an_empty_file(file: KeyFile) -> None:
     await file.create("ana", KeyLimits())
     await file.revoke("ana")
     assert await file.read() == ()
+    for _ in range(2):
+        await file.remove()
+        assert await file.read() is None
 
 
 async def test_file_is_private_and_stores_only_the_digest(file: KeyFile) -> None:

@@ -57,7 +57,7 @@ SETTINGS = [
     if name in RunRequest.__struct_fields__
 ]
 FLAGS = [flag for flag in flags_of(PromptFlags, {}) if flag.heading == RunFlags.heading]
-OF_COMMAND = {"detach", "no_server", "no_stdin", "fallback"}
+OF_COMMAND = {"detach", "no_server", "no_stdin", "fallback", "print"}
 """Flags for a prompt that the command itself reads."""
 
 

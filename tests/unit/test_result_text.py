@@ -81,7 +81,7 @@ def test_rendered_answers_side_by_side_fit_their_columns() -> None:
 
 def test_failure_follows_the_partial_answer() -> None:
     assert [*answers(compared(failed(0, "agent_failed")), TextView(0))] == [
-        "── [0] claude ──",
+        "── [1] claude ──",
         "",
         "(failed: it is agent_failed)",
         "",
@@ -92,7 +92,7 @@ def test_part_cancelled_before_its_agent_started_has_no_answer() -> None:
     results = (done(0, "x"), not_run(1, part(), Cancelled("not run")), failed(2, "agent_failed"))
     plan = Parallel(parts=tuple(result.part for result in results))
     heads = [line for line in answers(summary(plan, *results), TextView(0)) if line.startswith("──")]
-    assert heads == ["── [0] claude ──", "── [2] claude ──"]
+    assert heads == ["── [1] claude ──", "── [3] claude ──"]
 
 
 def test_table_has_a_status_for_each_outcome() -> None:
@@ -104,11 +104,12 @@ def test_table_has_a_status_for_each_outcome() -> None:
     )
     plan = Parallel(parts=tuple(result.part for result in results))
     head, *rows, totals = overview(summary(plan, *results), TextView(0.0), show_tokens=True)
-    assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "TITLE"]
-    assert [row[16:].strip() for row in rows] == [
+    assert head.split() == ["#", "BACKEND", "STATUS", "DURATION", "TITLE"]
+    assert [row.split()[0] for row in rows] == ["1", "2", "3", "4"]
+    assert [row[12:].strip() for row in rows] == [
         "done          1.2 s  first",
         "failed        0.0 s  do it",
-        "timed out     0.0 s  do it",
+        "failed        0.0 s  do it",
         "cancelled            do it",
     ]
     assert totals == "4 tasks: 1 done, 2 failed, 1 cancelled in 2.5 s; 0 in, 0 out tokens"
@@ -118,14 +119,14 @@ def test_table_of_isolated_agents_has_changed_files_and_check() -> None:
     change = Change(diff="", is_cut=False, files=(), branch="b", path="/p", kept=True)
     result = replace(done(0, "an\nanswer"), change=change, check=Check(passed=False, exit_code=1, output=""))
     head, row, _ = overview(compared(result), TextView(0.0), show_tokens=False)
-    assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "FILES", "CHECK", "ANSWER"]
-    assert row.split() == ["0", "claude", "done", "1.2", "s", "0", "failed", "an", "answer"]
+    assert head.split() == ["#", "BACKEND", "STATUS", "DURATION", "FILES", "CHECK", "ANSWER"]
+    assert row.split() == ["1", "claude", "done", "1.2", "s", "0", "failed", "an", "answer"]
 
 
 def test_output_of_failed_checks_is_printed() -> None:
     checks = (Check(passed=True, exit_code=0, output="fine"), Check(passed=False, exit_code=None, output="\x1b[31mx\n"))
     both = compared(*(replace(done(index, "x"), check=check) for index, check in enumerate(checks)))
-    assert [*failed_checks(both)] == ["── [1] claude ── check failed (timed out)", "x", ""]
+    assert [*failed_checks(both)] == ["── [2] claude ── check failed (timed out)", "x", ""]
 
 
 def test_totals_count_the_steps_that_were_not_run() -> None:
@@ -142,9 +143,9 @@ async def test_display_fits_the_terminal_with_many_parts() -> None:
     lines = display.drawn(60, 12)
     assert len(lines) <= 12
     assert max(map(width, lines)) <= 60
-    assert [line.split()[0] for line in lines[1:-1]] == [f"[{index}]" for index in range(9)]
-    assert [line.split()[3] for line in lines[1:6]] == ["done", "done", "waiting", "done", "waiting"]
-    assert lines[-1].strip() == "3 done, 997 waiting"
+    assert [line.split()[0] for line in lines[1:-1]] == [f"[{number}]" for number in range(1, 10)]
+    assert [line.split()[3] for line in lines[1:6]] == ["done", "done", "queued", "done", "queued"]
+    assert lines[-1].strip() == "3 done, 997 queued"
 
 
 @pytest.mark.parametrize("columns", [8, 20, 40, 100])

@@ -81,8 +81,8 @@ def _is_meant(flags: Flags, context: "CommandContext") -> bool:
         ConfigError, BackendUnavailable: as `CommandContext.settings`.
     """
     word = flags.words[0]
-    is_continued = isinstance(flags, PromptFlags) and flags.continue_
-    is_certain = len(word.split()) != 1 or word.startswith(("/", "-")) or flags.dry_run or is_continued
+    is_marked = isinstance(flags, PromptFlags) and (flags.continue_ or flags.print)
+    is_certain = len(word.split()) != 1 or word.startswith(("/", "-")) or flags.dry_run or is_marked
     if is_certain or not (os.isatty(0) and context.notes.is_terminal):
         return True
     arguments.refuse_typing_mistake(word)

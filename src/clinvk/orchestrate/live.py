@@ -214,7 +214,7 @@ def _output(summary: Summary) -> str:
     if isinstance(summary.plan, Chain):
         return summary.results[-1].result.text if summary.results else ""
     checks = [
-        f"[{result.index}] {result.part.request.backend}: check {'passed' if result.check.passed else 'failed'}"
+        f"[{result.index + 1}] {result.part.request.backend}: check {'passed' if result.check.passed else 'failed'}"
         for result in summary.results
         if result.check
     ]
@@ -222,7 +222,7 @@ def _output(summary: Summary) -> str:
     if isinstance(summary.plan, Compare):
         checks += judge.warnings(summary.plan, judge.answers(summary.results))
     if verdict and verdict.best is not None:
-        checks += [f"best: [{verdict.best}] {summary.plan.parts[verdict.best].request.backend}", verdict.reasons]
+        checks += [f"best: [{verdict.best + 1}] {summary.plan.parts[verdict.best].request.backend}", verdict.reasons]
     elif verdict and verdict.is_failed:
         error = verdict.result.error
         reason = verdict.reasons or (error.message if error else "no answer was named")

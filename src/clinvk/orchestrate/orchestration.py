@@ -206,7 +206,7 @@ class Orchestration:
                 result = results[index] = await self._run_part(index, part)
                 previous = result.run_id
                 if fail_fast and result.error and not self._stop_reason:
-                    await self._stop(f"tasks[{index}] failed, and fail_fast ends the others")
+                    await self._stop(f"task {index + 1} failed, and fail_fast ends the others")
 
         parts = list(enumerate(self.plan.parts))
         await work(each for each in parts if each[1].dry_run)

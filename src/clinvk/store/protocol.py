@@ -365,6 +365,6 @@ class KeyStore(Protocol):
         """Return the text, or None before the first change. Change nothing."""
         ...
 
-    async def change_keys(self, edit: Callable[[str | None], str], dry_run: bool) -> None:
-        """Replace the text by the result of `edit`; with `dry_run`, only call `edit`."""
+    async def change_keys(self, edit: Callable[[str | None], str | None], dry_run: bool) -> None:
+        """Replace the text by the result of `edit`, None to remove it; with `dry_run`, only call `edit`."""
         ...

@@ -34,3 +34,13 @@ UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
 """The states of a run that has not ended."""
 
 SessionStatus = Literal["active", "completed", "error", "paused"]
+
+_STATE_WORDS = {
+    **{"finished": "done", "completed": "done", "error": "failed"},
+    **{"active": "running", "paused": "cancelled"},
+}
+
+
+def state_word(state: str) -> str:
+    """Return the word that people read for the state of a run or the status of a session, as in the console."""
+    return _STATE_WORDS.get(state, state)

@@ -104,13 +104,11 @@ class KeyFile:
 
     Attributes:
         place: what has the keys, for messages.
-        removal: the command that removes all keys, so that none is required.
     """
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE
         self.place = f"{self.path}"
-        self.removal = f"rm {self.path}"
 
     async def read(self) -> tuple[ApiKey, ...] | None:
         """Return the keys, or None if there is no file.
@@ -189,6 +187,17 @@ class KeyFile:
             raise InvalidRequest(f"unknown key {name!r}: there is no file {self.path}")
         await self._change(remove, dry_run)
 
+    async def remove(self) -> None:
+        """Remove all keys with the file, so that no key is required.
+
+        Raises:
+            ConfigError: the file cannot be removed.
+        """
+        try:
+            await asyncio.to_thread(self.path.unlink, missing_ok=True)
+        except OSError as exc:
+            raise ConfigError(f"{self.path}: cannot be removed: {exc.strerror}") from exc
+
     async def store_usage(self, used: Mapping[str, float]) -> None:
         """Store when keys were last used; without a file, store nothing.
 
@@ -233,13 +242,17 @@ class KeyTable(KeyFile):
     def __init__(self, home: Path, store: KeyStore) -> None:
         super().__init__(home)
         self.place = "the database of store.url"
-        self.removal = "DELETE FROM keys in the database of store.url"
         self._store = store
 
     async def read(self) -> tuple[ApiKey, ...] | None:
         """Return the keys, or None if there are none yet. Raises `ConfigError`, `StoreUnavailable`."""
         text = await self._store.keys()
         return await super().read() if text is None else _decoded(text, self.place)
+
+    async def remove(self) -> None:
+        """Remove all keys, also of the file, which would count again. Raises `ConfigError`, `StoreUnavailable`."""
+        await self._store.change_keys(lambda _: None, dry_run=False)
+        await super().remove()
 
     async def _change(self, change: _Change, dry_run: bool = False) -> None:
         of_file = await super().read() or ()

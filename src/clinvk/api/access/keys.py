@@ -144,7 +144,7 @@ async def read_keys(
         file_keys = await file.read()
     if file_keys == () and not permanent:
         raise ConfigError(
-            f"{file.place} contains no key. Create one: clinvk keys create NAME. To require none: {file.removal}"
+            f"{file.place} contains no key. Create one: clinvk keys create NAME. To require none: clinvk keys off"
         )
     return ApiKeys(permanent, file_keys)
 

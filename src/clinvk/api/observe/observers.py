@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -99,22 +99,32 @@ def _log(line: str, fields: Mapping[str, object]) -> None:
     logger.info(line, {name: value for name, value in fields.items() if value is not None})
 
 
+class View(NamedTuple):
+    """The view of a server on a terminal: shows each run and each question of an agent, and formats the log."""
+
+    show_run: RunObserver
+    show_question: Callable[[Interaction], None]
+    formatter: logging.Formatter
+
+
 class Observers(NamedTuple):
     """The observers of runs, the live events, and metrics and tracing if enabled.
 
-    With `names_clients` they read `user_agent`.
+    With a `view` they read `user_agent`.
     """
 
     observers: tuple[RunObserver, ...]
     live: LiveEvents
     metrics: "Metrics | None" = None
     tracing: "Tracing | None" = None
-    names_clients: bool = False
+    view: View | None = None
 
     def on_interaction(self, interaction: Interaction) -> None:
         """Publish an interaction that was requested or resolved; log and count the outcome."""
         self.live.publish_interaction(interaction)
         if interaction.status == "pending":
+            if self.view:
+                self.view.show_question(interaction)
             return
         _log_interaction(interaction)
         if self.metrics:
@@ -123,17 +133,17 @@ class Observers(NamedTuple):
 
 @asynccontextmanager
 async def observe(
-    settings: Settings, registry: Mapping[str, Backend], show_run: RunObserver | None = None
+    settings: Settings, registry: Mapping[str, Backend], view: View | None = None
 ) -> AsyncGenerator[Observers]:
     """Enable the observers of the settings inside the context. On exit, send the remaining traces.
 
-    `show_run` takes the place of the log of runs.
+    A `view` takes the place of the log of runs.
 
     Raises:
         ConfigError: tracing is enabled, but OpenTelemetry is not installed.
     """
     metrics = tracing = None
-    observers: list[RunObserver] = [show_run or run_log(settings.log.prompts)]
+    observers: list[RunObserver] = [view.show_run if view else run_log(settings.log.prompts)]
     if settings.server.metrics_enabled:
         from clinvk.api.observe.metrics import Metrics
 
@@ -143,7 +153,7 @@ async def observe(
         tracing = await asyncio.to_thread(_tracing, registry)
         observers.append(tracing.observe)
     try:
-        yield Observers(tuple(observers), LiveEvents(), metrics, tracing, names_clients=show_run is not None)
+        yield Observers(tuple(observers), LiveEvents(), metrics, tracing, view)
     finally:
         if tracing:
             await tracing.close()

@@ -120,6 +120,6 @@ def create_app(services: Services, guard: Guard | None = None, wrap: Wrap | None
     app = guard(router)
     if tracing:
         app = tracing.traced(app, router.template_of)
-    if services.observers.names_clients:
+    if services.observers.view:
         app = with_user_agent(app)
     return RequestMiddleware(app, services.state, metrics.requests_by(router.template_of) if metrics else None)

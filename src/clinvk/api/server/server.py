@@ -24,7 +24,7 @@ from clinvk.api.endpoints.services import Cluster, Services, Setup, open_service
 from clinvk.api.http.http1 import with_timeouts
 from clinvk.api.http.middleware import RequestMiddleware
 from clinvk.api.mcp.endpoint import InProcessRest
-from clinvk.api.observe.observers import Observers, observe
+from clinvk.api.observe.observers import Observers, View, observe
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.address import address, listen, listen_error
@@ -36,7 +36,6 @@ from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.messages import LoginLink, RestRequest, RestResponse
 from clinvk.remote.socket_server import SocketServer
-from clinvk.runtime.local import RunObserver
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.executables import inherited
 from clinvk.runtime.process.spawn import Spawner
@@ -101,13 +100,6 @@ class Startup(NamedTuple):
 Announce = Callable[[Startup], None]
 
 
-class View(NamedTuple):
-    """The view of a server on a terminal: shows each run, and formats the log."""
-
-    show_run: RunObserver
-    formatter: logging.Formatter
-
-
 def serve(
     settings: Settings,
     environ: Mapping[str, str],
@@ -159,7 +151,7 @@ def serve(
         if settings.warm.enabled and (names := settings.warm.never_started):
             logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
         setup = Setup(settings, environ, backends, sockets, api_keys, cluster, open_files)
-        runner.run(_serve(setup, announce, load, is_inherited, view and view.show_run))
+        runner.run(_serve(setup, announce, load, is_inherited, view))
     return 0
 
 
@@ -171,15 +163,13 @@ async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> ApiKeys:
     return await keys.read_keys(settings, environ, Spawner(process_tags.choose_tags()))
 
 
-async def _serve(
-    setup: Setup, announce: Announce, load: Load, is_inherited: bool, show_run: RunObserver | None
-) -> None:
+async def _serve(setup: Setup, announce: Announce, load: Load, is_inherited: bool, view: View | None) -> None:
     settings, environ, backends, sockets, api_keys, cluster, _ = setup
     recover_interval_s = _CLUSTER_RECOVER_INTERVAL_S if cluster else RECOVER_INTERVAL_S
     with handle_signals() as signals:
         async with (
             cluster or nullcontext(),
-            observe(settings, backends, show_run) as observers,
+            observe(settings, backends, view) as observers,
             open_store(settings, environ) as store,
             SocketServer(home(environ), settings, environ, backends) as socket_server,
             open_server(setup, store, observers) as running,

@@ -2,9 +2,9 @@
 
 import webbrowser
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
+from clinvk.cli.parse import commands
 from clinvk.cli.parse.flags import HelpFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.terminal.output import print_text
@@ -27,5 +27,4 @@ def address(words: Sequence[str], site: Path = SITE) -> str:
     page = site / ("cli.html" if words else "index.html")
     if page.exists():
         return page.as_uri() + (f"#clinvk-{words[0]}" if words else "")
-    addresses = dict(each.split(", ", 1) for each in metadata.metadata("clinvk").get_all("Project-URL", ()))
-    return addresses["Documentation"]
+    return commands.documentation()

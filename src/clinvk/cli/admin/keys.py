@@ -8,10 +8,12 @@ from typing import TypeVar
 
 from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits, Right, key_source
 from clinvk.backends.registry import Backends
-from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
+from clinvk.cli.parse.flags import ConfirmedFlags, Flags, JsonFlags, KeyFlags
 from clinvk.cli.parse.settings import CommandContext, age_s, backend_names, directory
 from clinvk.cli.sessions.session_text import Fields, TextView
-from clinvk.cli.terminal.output import Notes, columns, date_and_time, print_json, print_text
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.input import confirm
+from clinvk.cli.terminal.output import columns, date_and_time, print_json, print_text
 from clinvk.cli.terminal.table import Column
 from clinvk.config.setting_values import ignore_invalid
 from clinvk.dialects.rest import views
@@ -58,11 +60,7 @@ def list_all(flags: JsonFlags, context: CommandContext) -> int:
     Raises:
         ConfigError: the key file cannot be used.
     """
-
-    async def read(file: KeyFile) -> tuple[KeyFile, Sequence[ApiKey] | None]:
-        return file, await file.read()
-
-    file, keys = _over_keys(context, read)
+    keys = _over_keys(context, KeyFile.read)
     if flags.wants_json:
         print_json({"keys": [*map(_as_json, keys or ())]})
     elif keys:
@@ -78,7 +76,7 @@ def list_all(flags: JsonFlags, context: CommandContext) -> int:
     elif keys is None:
         context.notes.info("no keys yet: create one with clinvk keys create NAME")
     else:
-        _warn_none_left(file, context.notes)
+        context.notes.info(_NONE_LEFT)
     return 0
 
 
@@ -95,9 +93,31 @@ def revoke(flags: Flags, context: CommandContext) -> int:
         await file.revoke(name, flags.dry_run)
         context.notes.info(f"{'would revoke' if flags.dry_run else 'revoked'} key {name!r}")
         if not await file.read():
-            _warn_none_left(file, context.notes)
+            context.notes.info(_NONE_LEFT)
 
     _over_keys(context, remove)
+    return 0
+
+
+def off(flags: ConfirmedFlags, context: CommandContext) -> int:
+    """Remove all keys, so that servers require none; on a terminal ask first.
+
+    Raises:
+        InvalidRequest: keys exist, stdin is not a terminal, and `--yes` is missing.
+        ConfigError: the key file cannot be used.
+    """
+    notes, keys = context.notes, _over_keys(context, KeyFile.read)
+    if keys is None:
+        notes.info("there are no keys, so none is required")
+        return 0
+    names = [key.name for key in keys]
+    if names and not (flags.yes or flags.dry_run) and not confirm("revoke", names, "keys"):
+        notes.info("nothing was revoked")
+        return exits.CANCELLED
+    if not flags.dry_run:
+        _over_keys(context, KeyFile.remove)
+    done = "would require no key" if flags.dry_run else "no key is required after a restart of the servers"
+    notes.info(f"{done}; a server that other machines reach creates one for each start")
     return 0
 
 
@@ -116,11 +136,10 @@ def _over_keys(context: CommandContext, work: Callable[[KeyFile], Awaitable[_T]]
     return asyncio.run(run())
 
 
-def _warn_none_left(file: KeyFile, notes: Notes) -> None:
-    notes.info(
-        f"no key is left, so servers refuse every request. Create one: clinvk keys create NAME. "
-        f"To require none: {file.removal}, and restart the servers"
-    )
+_NONE_LEFT = (
+    "no key is left, so servers refuse every request, and none starts. Create a key: clinvk keys create NAME. "
+    "To require none: clinvk keys off"
+)
 
 
 def _limits(flags: KeyFlags, backends: Backends) -> KeyLimits:

@@ -77,15 +77,15 @@ def _serve(
         from clinvk.cli.admin.cluster import cluster_member
 
         settings, cluster = cluster_member(settings, environ, listens)
+    from clinvk.api.observe.observers import View
     from clinvk.api.server import server
     from clinvk.cli.admin import serve_view
 
     view = None
     if os.isatty(STDERR) and settings.log.format == "console" and settings.log.level in ("debug", "info"):
         has_color = settings.output.color and has_colors(STDERR, environ)
-        view = server.View(
-            serve_view.RunLines(has_color).watch, TerminalFormatter(has_color, partial(wrap, fd=STDERR, indent=10))
-        )
+        lines = serve_view.RunLines(has_color)
+        view = View(lines.watch, lines.ask, TerminalFormatter(has_color, partial(wrap, fd=STDERR, indent=10)))
 
     def announce(ready: "Startup") -> None:
         """Print the startup banner in a thread, so that a stalled reader of stdout does not stop the server."""

@@ -17,7 +17,7 @@ from clinvk.api.server.server import Startup
 from clinvk.backends.base import Backend
 from clinvk.backends.checkup_base import LoginStatus
 from clinvk.backends.registry import Backends
-from clinvk.cli.sessions.session_text import short_tokens
+from clinvk.cli.sessions.session_text import short_id, short_tokens
 from clinvk.cli.terminal.output import DIM, GREEN, RED, STDERR, YELLOW, duration, paint, terminal_size, wrap
 from clinvk.cli.terminal.table import cut, one_line, width
 from clinvk.config.model import Settings
@@ -25,16 +25,23 @@ from clinvk.runtime.process import executables
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import RunFailed
+from clinvk.types.interaction import Interaction
+from clinvk.types.text import visible
 
 _AGENT_COLUMN = 6
 _OTHER_COLUMNS = 59
 """The width of a line without the prompt, with a client of 13 characters."""
 _PROMPT_COLUMN = (20, 60)
 _CLIENT_CHARS = 20
+_BASES = (
+    *(("OpenAI", "/openai/v1"), ("Anthropic", "/anthropic"), ("MCP", "/mcp")),
+    *(("REST", "/api/v1"), ("API docs", "/docs")),
+)
+"""The base URLs for clients of each API."""
 
 
 def startup_banner(ready: Startup, settings: Settings, environ: Mapping[str, str], backends: Backends) -> str:
-    """Return the address, which agents are ready, and whether a key is needed. No agent is started."""
+    """Return the addresses, which agents are ready, and whether a key is needed. No agent is started."""
     agents = {name: _obstacle(each, settings, environ) for name, each in backends.items()}
     parts = [", ".join(name for name, why in agents.items() if not why) or "no agent"]
     parts[0] += " ready"
@@ -43,7 +50,11 @@ def startup_banner(ready: Startup, settings: Settings, environ: Mapping[str, str
     parts.append("API key needed" if ready.has_keys else f"no API keys needed on {host}")
     url = ready.address.replace(host, local_host(host), 1)
     page = f"console: {url} (clinvk open)" if ready.has_console else url
-    lines = [f"clinvk {__version__} · {page} · API docs: {url}/docs", " · ".join(parts)]
+    lines = [
+        f"clinvk {__version__} · {page}",
+        *(f"  {name:9}  {url}{path}" for name, path in _BASES),
+        " · ".join(parts),
+    ]
     return wrap("\n".join([*lines, *([f"warning: {ready.warning}"] if ready.warning else []), ""]), 1, 2)
 
 
@@ -62,13 +73,17 @@ def _obstacle(backend: Backend, settings: Settings, environ: Mapping[str, str]) 
 
 
 class RunLines(NamedTuple):
-    """Writes a line to stderr when a run ends."""
+    """Writes a line to stderr when a run ends, or waits for an answer."""
 
     has_color: bool
 
     def watch(self, run: RunTask) -> Callable[[], None]:
         """Record the client of a run. Return the callback for the end of the run."""
         return partial(self._write, run, client_name(user_agent.get()))
+
+    def ask(self, interaction: Interaction) -> None:
+        """Write what an agent asks, and the command that answers."""
+        sys.stderr.write(question_lines(interaction, terminal_size(STDERR).columns, self.has_color))
 
     def _write(self, run: RunTask, client: str) -> None:
         columns = terminal_size(STDERR).columns
@@ -84,10 +99,19 @@ def client_name(agent: str | None) -> str:
     return "browser" if name == "Mozilla" else name[:_CLIENT_CHARS].lower()
 
 
+def question_lines(interaction: Interaction, columns: int, has_color: bool) -> str:
+    """Return the lines about a run that begins to wait: what its agent asks, and the command that answers."""
+    subject = one_line(interaction.command or interaction.title or interaction.tool)
+    dim, color = (DIM, YELLOW) if has_color else ("", "")
+    head = f"{paint(time.strftime('%H:%M:%S'), dim)}  {interaction.backend:<{_AGENT_COLUMN}}  {paint('waits', color)}"
+    answer = f"to answer: clinvk approvals answer {short_id(interaction.id)}"
+    return f"{head}  {cut(visible(subject), max(columns - 28, 20))}\n{' ' * 10}{answer}\n"
+
+
 def run_lines(run: RunTask, client: str, columns: int, has_color: bool) -> Iterator[str]:
     """Yield the line of a run that has ended, and the reason if it failed."""
     ending = run.log.ending
-    outcome, color, reason = "ok", GREEN, ""
+    outcome, color, reason = "done", GREEN, ""
     if isinstance(ending, RunFailed) and ending.code == Cancelled.code:
         outcome, color = "cancelled", YELLOW
     elif isinstance(ending, RunFailed):

@@ -17,6 +17,7 @@ from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, WorktreeApplied, WorktreeListed
 from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.types.choices import state_word
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile
 from clinvk.types.record import RunRecord
@@ -199,9 +200,13 @@ def _details(listed: WorktreeListed, runs: Sequence[RunRecord], view: text.TextV
         }
     )
     for run in runs:
-        fields = {"run": f"{run.id} ({run.state})", "backend": text.with_model(run.backend, run.model)}
         yield from text.named_lines(
-            {**fields, "session": run.session_id or "", "prompt": text.opening_lines(run.prompt, view.most)}
+            {
+                "run": f"{text.short_id(run.id)} ({state_word(run.state)})",
+                "backend": text.with_model(run.backend, run.model),
+                "session": text.short_id(run.session_id or ""),
+                "prompt": text.opening_lines(run.prompt, view.most),
+            }
         )
     yield from text.named_lines({"files": str(len(listed.files) or "")})
     yield from map(_named_file, listed.files)

@@ -16,10 +16,9 @@ from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.runs import Run
 from clinvk.types import events
-from clinvk.types.errors import TimedOut
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 
-COLORS = {"failed": output.RED, "timed out": output.RED, "cancelled": output.YELLOW, "done": output.GREEN}
+COLORS = {"failed": output.RED, "cancelled": output.YELLOW, "done": output.GREEN}
 """The color of each status."""
 
 
@@ -31,12 +30,10 @@ def part_label(plan: Plan, index: int, part: Part) -> str:
 
 
 def status(result: PartResult) -> str:
-    """Return the outcome of a part in a word or two."""
+    """Return the outcome of a part in a word."""
     if result.error is None:
         return "shown" if result.part.dry_run else "done"
-    if result.is_cancelled:
-        return "cancelled"
-    return "timed out" if result.error.code == TimedOut.code else "failed"
+    return "cancelled" if result.is_cancelled else "failed"
 
 
 def _tokens(result: PartResult) -> int:
@@ -199,20 +196,20 @@ class LiveProgress(PartObserver):
     def drawn(self, columns: int, height: int) -> list[str]:
         """Return the lines of the table for a terminal of this size."""
         rows = self._rows(max(1, height - _LINES_AROUND), columns // 2)
-        waiting = len(self._plan.parts) - len(self._running) - self._counts.total()
-        counts = {**self._counts, "running": len(self._running), "waiting": max(0, waiting)}
+        queued = len(self._plan.parts) - len(self._running) - self._counts.total()
+        counts = {**self._counts, "running": len(self._running), "queued": max(0, queued)}
         foot = ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)
         return [*table(_COLUMNS, rows, columns, _style if self._notes.has_color else None), cut(foot, columns)]
 
     def _rows(self, most: int, tail: int) -> list[tuple[str, ...]]:
-        """Return as many rows as fit, in the order of the parts: running, then ended, then waiting parts go first."""
+        """Return as many rows as fit, in the order of the parts: running, then ended, then queued parts go first."""
         rows = {index: self._running_row(index, self._running[index], tail) for index in sorted(self._running)[:most]}
         for index in islice(reversed(self._ended), most - len(rows)):
             rows[index] = self._ended_row(self._ended[index])
         parts = enumerate(self._plan.parts)
-        waiting = ((index, part) for index, part in parts if index not in self._running and index not in self._ended)
-        for index, part in islice(waiting, most - len(rows)):
-            rows[index] = (self._label(index, part), "waiting", "", "", "")
+        queued = ((index, part) for index, part in parts if index not in self._running and index not in self._ended)
+        for index, part in islice(queued, most - len(rows)):
+            rows[index] = (self._label(index, part), "queued", "", "", "")
         return [rows[index] for index in sorted(rows)]
 
     def _running_row(self, index: int, running: _Running, tail: int) -> tuple[str, ...]:
@@ -221,7 +218,7 @@ class LiveProgress(PartObserver):
         line = next((line for line in reversed(running.text.split("\n")) if line.strip()), "")
         last = one_line(running.did, _TAIL_CHARS) or cut(one_line(line), tail, from_left=True)
         elapsed = output.duration(max(0.0, time.time() - started_at)) if started_at else ""
-        state, used = "running" if started_at else "waiting", running.run.facts.used_tokens
+        state, used = "running" if started_at else "queued", running.run.facts.used_tokens
         return self._label(index, running.part), state, elapsed, f"{used:,}" if used else "", last
 
     def _ended_row(self, result: PartResult) -> tuple[str, ...]:

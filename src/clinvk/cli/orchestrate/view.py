@@ -227,13 +227,12 @@ def failed_checks(summary: Summary) -> Iterator[str]:
 
 def overview(summary: Summary, view: text.TextView, show_tokens: bool) -> list[str]:
     """Return the table of all parts, head first, and the totals."""
-    first = int(isinstance(summary.plan, Chain))
     changes: text.Fields[PartResult] = (
         (Column("FILES", to_right=True), lambda result: str(len(result.change.files)) if result.change else ""),
     )
     checks: text.Fields[PartResult] = ((Column("CHECK"), _check),)
     fields: text.Fields[PartResult] = (
-        (Column("STEP" if first else "INDEX", to_right=True), lambda result: str(result.index + first)),
+        (text.part_number(summary.plan.kind), lambda result: str(result.index + 1)),
         (text.BACKEND, lambda result: result.part.request.backend),
         (Column("STATUS"), status),
         (Column("DURATION", to_right=True), lambda result: output.duration(result.duration_s) if result.run_id else ""),
@@ -276,6 +275,6 @@ def _totals(summary: Summary, show_tokens: bool) -> Iterator[str]:
             said = verdict.result.error.message if verdict.result.error else verdict.reasons
             yield f"the judge failed: {one_line(output.without_sequences(said))}"
         else:
-            letters = ", ".join(f"{chr(ord('A') + at)} is [{index}]" for at, index in enumerate(verdict.order))
+            letters = ", ".join(f"{chr(ord('A') + at)} is [{index + 1}]" for at, index in enumerate(verdict.order))
             yield f"best: {part_label(summary.plan, best, summary.plan.parts[best])} ({letters})"
             yield one_line(verdict.reasons)

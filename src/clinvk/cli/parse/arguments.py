@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from clinvk.cli.parse import commands
-from clinvk.cli.parse.flags import Flags, RunFlags
+from clinvk.cli.parse.flags import Flags, PromptFlags, RunFlags
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest, unknown_name
 
@@ -31,12 +31,13 @@ def read(argv: Sequence[str]) -> ParsedCommand:
     end = argv.index("--") if "--" in argv else len(argv)
     before, after = argv[:end], argv[end + 1 :]
     flags, unknown = _parse("", before)
+    assert isinstance(flags, PromptFlags)
     if flags.words[:1] == ("service",):
         raise InvalidRequest("there is no command service; clinvk help service prints the units of systemd and launchd")
     if flags.help and flags.words and flags.words[0] not in commands.FIRST_WORDS:
         command_named(flags.words)
-    # The parser of a prompt takes the values of other flags for words.
-    words = commands.split_words(before).arguments if unknown else flags.words
+    # The parser of a prompt takes the values of other flags for words, such as the port of -p.
+    words = commands.split_words(before).arguments if unknown or flags.print else flags.words
     if words and words[0] in commands.FIRST_WORDS:
         return _command(words, before, after)
     if before[:1] != unknown[:1]:  # else the word may be the value of the unknown flag
@@ -187,8 +188,11 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return the help; the texts are read only here, as most commands print no help."""
-        self.usage, self.description, self.epilog = commands.help_of(self._name)
-        return super().format_help()
+        text = commands.help_of(self._name)
+        self.usage, self.description, self.epilog = text.usage, text.description, text.epilog
+        address = commands.documentation()
+        head = (text.examples, address and f"documentation: {address}")
+        return "\n\n".join([*filter(None, head), super().format_help()])
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""

@@ -5,9 +5,11 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from itertools import islice
 from typing import NamedTuple
 
 from clinvk.cli.parse import flags as flag_types
@@ -74,7 +76,8 @@ COMMANDS = {
     "acp": Command("acp.agent:acp", common=_EDITOR),
     "resume": Command("prompt.resume:resume", flag_types.ResumeFlags, ("ID?", "PROMPT?"), _RESUME),
     "sessions list": Command("sessions.sessions:list_all", flag_types.ListFlags, common=_AGENT | _PLACE),
-    "sessions show": Command("sessions.sessions:show", flag_types.JsonFlags, ("ID",)),
+    "sessions search": Command("sessions.sessions:search", flag_types.SearchFlags, ("TEXT...",), _AGENT | _PLACE),
+    "sessions show": Command("sessions.sessions:show", flag_types.ShowFlags, ("ID",)),
     "sessions delete": Command("sessions.sessions:delete", flag_types.DeleteFlags, ("ID...",), _CHANGE),
     "sessions clean": Command("sessions.sessions:clean", flag_types.CleanFlags, common=_CHANGE),
     "sessions fork": Command("sessions.sessions:fork", flag_types.JsonFlags, ("ID",), _CHANGE),
@@ -106,6 +109,7 @@ COMMANDS = {
     "keys create": Command("admin.keys:create", flag_types.KeyFlags, ("NAME",), _CHANGE),
     "keys list": Command("admin.keys:list_all", flag_types.JsonFlags, common=_NO_FLAGS),
     "keys revoke": Command("admin.keys:revoke", flag_types.Flags, ("NAME",), _DRY_RUN),
+    "keys off": Command("admin.keys:off", flag_types.ConfirmedFlags, common=_DRY_RUN),
     "notify": Command("admin.notify:notify", flag_types.Flags, ("TARGET?...",), _CHANGE),
     "config show": Command("admin.config:show", flag_types.JsonFlags),
     "config get": Command("admin.config:get", flag_types.JsonFlags, ("KEY",)),
@@ -135,12 +139,9 @@ SECTIONS = {
         *("resume", "compare", "parallel", "chain"),
         *("show", "sessions", "runs", "approvals", "usage", "worktrees"),
     ),
-    "serve and set up": (
-        *("serve", "mcp", "acp", "worker", "cluster", "open", "keys", "notify", "config", "doctor"),
-        *("backends", "models", "completion", "version", "help"),
-    ),
+    "serve and set up": ("serve", "open", "keys", "config", "doctor"),
 }
-"""The commands in the order of the main help."""
+"""The commands that the main help describes, in its order; the help lists the others."""
 
 FIRST_WORDS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
@@ -173,7 +174,10 @@ class SplitWords(NamedTuple):
 
 
 def all_flags() -> dict[str, Flag]:
-    """Return the flags of all commands by name: a name takes a value in each command, or in none."""
+    """Return the flags of all commands by name: a name takes a value in each command, or in none.
+
+    Except `-p`, which is the port of a server, and takes no value in a prompt.
+    """
     return {name: flag for command in ("", *COMMANDS) for flag in flags_shown(command) for name in flag.names}
 
 
@@ -185,7 +189,7 @@ def split_words(words: Iterable[str]) -> SplitWords:
     open_flag: Flag | None = None
     is_ended = False
     for word in words:
-        if open_flag:
+        if open_flag and (word == "-" or not word.startswith("-")):
             values[open_flag.field], open_flag = word, None
         elif is_ended or word == "-" or not word.startswith("-"):
             arguments.append(word)
@@ -207,11 +211,19 @@ def load(start: str) -> Callable[..., int]:
     return getattr(import_module(f"clinvk.cli.{module}"), function)
 
 
+_NAMED = 6
+"""How many commands of a group the main help names."""
+
 OVERVIEW = "clinvk"
 """The name of the main help."""
 
+_ADDRESS = "Project-URL: Documentation, "
+_DIST_INFO = re.compile(r"/clinvk-[^/]+\.dist-info$")
 _TEXTS = os.path.join(os.path.dirname(__file__), "help.txt")
-_SECTION = re.compile(r"^== (.+) ==\n(?:usage: ((?:.+\n)+)\n)?((?:.+\n)+)\n*((?:(?!== ).*\n)*)", re.MULTILINE)
+_EXAMPLES = r"((?:examples?:\n(?:  .+\n)+)?)"
+_SECTION = re.compile(
+    rf"^== (.+) ==\n(?:usage: ((?:.+\n)+)\n)?((?:.+\n)+)\n*{_EXAMPLES}\n*((?:(?!== ).*\n)*)", re.MULTILINE
+)
 
 
 class Help(NamedTuple):
@@ -219,29 +231,49 @@ class Help(NamedTuple):
 
     usage: str
     description: str
+    examples: str
     epilog: str
 
 
 @cache
 def _texts() -> dict[str, Help]:
-    """Return the sections of `help.txt`: an optional usage, a description, and what follows the flags."""
+    """Return the sections of `help.txt`: an optional usage, a description, examples, and what follows the flags."""
     with open(_TEXTS, encoding="utf-8") as file:  # pathlib would be another import
         found = _SECTION.findall(file.read())
-    return {name: Help(*(text.rstrip("\n") for text in texts)) for name, *texts in found}
+    sections = ((names, Help(*(text.rstrip("\n") for text in texts))) for names, *texts in found)
+    return {name: section for names, section in sections for name in names.split(", ")}
 
 
 def help_of(name: str) -> Help:
     """Return the help of a command, a group or the overview; the empty name is a prompt."""
-    usage, description, epilog = _texts()[name or "prompt"]
+    usage, description, examples, epilog = _texts()[name or "prompt"]
     if name in GROUPS:
         names = [f"{name} {word}" for word in members(name)]
         usage = f"clinvk {name} COMMAND"
+        first = (line for each in names for line in _texts()[each].examples.splitlines()[1:2])
+        examples = examples or "\n".join(["examples:", *islice(first, 3)])
         table = _table("commands", map(_line, names))
         epilog = "\n\n".join([table, *filter(None, [epilog]), f"Help for each: clinvk help {names[0]}"])
     elif name == OVERVIEW:
         tables = (_table(heading, map(_line, words)) for heading, words in SECTIONS.items())
-        description = "\n\n".join([description, *tables])
-    return Help(usage or f"clinvk {name} [flags] {_arguments(name)}".rstrip(), description, epilog)
+        more = ", ".join(word for word in FIRST_WORDS if not any(word in words for words in SECTIONS.values()))
+        description = "\n\n".join([description, *tables, f"more commands:\n  {more}"])
+    return Help(usage or f"clinvk {name} [flags] {_arguments(name)}".rstrip(), description, examples, epilog)
+
+
+def documentation() -> str:
+    """Return the address of the documentation in the metadata of the package; empty if the metadata has none.
+
+    The import of `importlib.metadata` would double the time of `clinvk --help`.
+    """
+    folders = (folder for folder in sys.path if os.path.isdir(folder) and os.access(folder, os.R_OK))
+    found = (os.path.join(folder, name) for folder in folders for name in os.listdir(folder))
+    for folder in filter(_DIST_INFO.search, found):
+        with open(os.path.join(folder, "METADATA"), encoding="utf-8") as file:
+            for line in file:
+                if line.startswith(_ADDRESS):
+                    return line.removeprefix(_ADDRESS).strip()
+    return ""
 
 
 def topics() -> dict[str, str]:
@@ -265,9 +297,10 @@ def _arguments(name: str) -> str:
 
 
 def _line(name: str) -> tuple[str, str]:
-    """Return how a command is called, and its summary; of a group its commands."""
+    """Return how a command is called, and its summary; of a group its first commands."""
     if name in GROUPS:
-        return f"{name} COMMAND", ", ".join(members(name))
+        words = members(name)
+        return f"{name} COMMAND", ", ".join(words[:_NAMED]) + (" …" if len(words) > _NAMED else "")
     return f"{name} {_arguments(name)}".rstrip(), summary(name)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace, UnionType
 from typing import Any, Literal, NamedTuple, Union, dataclass_transform, get_args, get_origin
 
+from clinvk.types.choices import state_word
+
 
 class Flag(NamedTuple):
     """A flag: what a field declares, then what `flags_of` adds from its name and type.
@@ -44,10 +46,16 @@ class Flag(NamedTuple):
         action = "append" if self.is_repeatable else "store"
         group.add_argument(*self.names, dest=self.field, action=action, type=read, metavar=self.metavar, help=about)
 
+    @property
+    def words(self) -> dict[str, str]:
+        """The choices, each by the word that people read."""
+        return {state_word(choice): choice for choice in self.choices}
+
     def _choice(self, text: str) -> str:
-        if text not in self.choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(self.choices)}")
-        return text
+        choice = self.words.get(text, text)
+        if choice not in self.choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(self.words)}")
+        return choice
 
 
 def whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:

@@ -20,6 +20,7 @@ from clinvk.types.choices import (
     RunState,
     SandboxMode,
     SessionStatus,
+    state_word,
 )
 
 ExportFormat = Literal["json", "markdown"]
@@ -32,6 +33,10 @@ _amount = number("above 0", lambda number: number > 0)
 
 def _port(text: str) -> Flag:
     return Flag(text, "N", "-p", whole(most=65535))
+
+
+def _words(states: object) -> str:
+    return ", ".join(map(state_word, get_args(states)))
 
 
 _PROMPT_HEADING = "flags for a prompt"
@@ -91,6 +96,7 @@ class RunFlags(Flags):
     no_stdin: Annotated[bool, Flag("do not read stdin")] = False
     detach: _Detach = False
     verbose: Annotated[int, Flag("show tools and edits (-vv: and the agent's stderr)", short="-v")] = 0
+    print: Annotated[bool, Flag("accepted as claude and gemini do; changes nothing", short="-p")] = False
 
 
 class ConversationFlags(RunFlags):
@@ -185,20 +191,35 @@ class ClusterStatusFlags(JsonFlags):
     cluster: Annotated[str | None, Flag("its NATS server (default: cluster.url)", "URL")] = None
 
 
-class ListFlags(JsonFlags):
-    """The flags of `sessions list`."""
+class SearchFlags(JsonFlags):
+    """The flags of `sessions search`."""
 
-    status: Annotated[SessionStatus | None, Flag(f"only {', '.join(get_args(SessionStatus))}", "STATUS")] = None
+    status: Annotated[SessionStatus | None, Flag(f"only {_words(SessionStatus)}", "STATUS")] = None
     tag: Annotated[str | None, Flag("only those with this tag", "TAG")] = None
-    search: Annotated[str | None, Flag("only those with TEXT in title or first prompt", "TEXT")] = None
     limit: _Limit = 20
     here: _Here = False
 
 
-class DeleteFlags(JsonFlags):
-    """The flags of `sessions delete` and `worktrees discard`."""
+class ListFlags(SearchFlags):
+    """The flags of `sessions list`."""
+
+    search: Annotated[str | None, Flag("only those with TEXT in title or first prompt", "TEXT")] = None
+
+
+class ShowFlags(JsonFlags):
+    """The flags of `sessions show`."""
+
+    limit: Annotated[int, Flag("at most N turns, the newest (default: 10; 0: all)", "N", "-n", whole())] = 10
+
+
+class ConfirmedFlags(Flags):
+    """The flags of a command that asks before it removes something."""
 
     yes: Annotated[bool, Flag("do not ask", short="-y")] = False
+
+
+class DeleteFlags(ConfirmedFlags, JsonFlags):
+    """The flags of `sessions delete` and `worktrees discard`."""
 
 
 class CleanFlags(DeleteFlags):
@@ -222,7 +243,7 @@ class ExportFlags(JsonFlags):
 class RunsFlags(JsonFlags):
     """The flags of `runs list`."""
 
-    state: Annotated[RunState | None, Flag(f"only {', '.join(get_args(RunState))}", "STATE")] = None
+    state: Annotated[RunState | None, Flag(f"only {_words(RunState)}", "STATE")] = None
     parts: Annotated[bool, Flag("also the parts of parallel, chain and compare")] = False
     limit: _Limit = 20
     here: _Here = False

@@ -72,10 +72,10 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
 
 def _details(found: Interaction, view: text.TextView) -> list[str]:
     fields = {
-        "id": found.id,
+        "id": text.short_id(found.id),
         "backend": found.backend,
-        "run": found.run_id,
-        "session": found.session_id or "",
+        "run": text.short_id(found.run_id),
+        "session": text.short_id(found.session_id or ""),
         "tool": found.tool,
         "directory": view.directory(found.workdir or ""),
         "status": "pending" if found.status == "pending" else interaction_text.outcome(found),

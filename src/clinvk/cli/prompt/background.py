@@ -19,7 +19,7 @@ from clinvk.dialects.rest.rest import Accepted
 from clinvk.remote.socket_client import ServerDeclined, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import RunQuery, SessionStore
-from clinvk.types.choices import UNDER_WAY
+from clinvk.types.choices import UNDER_WAY, state_word
 from clinvk.types.errors import ClinvkError, InvalidRequest, QueueFull, ShuttingDown
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.orchestration import Plan
@@ -142,6 +142,6 @@ async def _until_parts_end(
         for part in reversed(parts):
             if part.state not in UNDER_WAY and part.id not in reported:
                 reported.add(part.id)
-                elapsed = duration_of(part)
-                notes.info(f"{runs.part_label(run, part)}: {part.state}{f' after {elapsed}' if elapsed else ''}")
+                elapsed = f" after {duration_of(part)}" if duration_of(part) else ""
+                notes.info(f"{runs.part_label(run, part)}: {state_word(part.state)}{elapsed}")
         await asyncio.sleep(_POLL_S)

@@ -17,7 +17,7 @@ from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.prompt import PromptJob, refuse_detached, release, request_of, run
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
 from clinvk.cli.sessions.local_store import directory_filter, find, has_directory, open_store, over_store
-from clinvk.cli.sessions.session_text import TextView, home_of, sessions_table
+from clinvk.cli.sessions.session_text import TextView, home_of, sessions_table, short_id
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask, prompt_from
 from clinvk.cli.terminal.keys import Interrupted, Keyboard
@@ -255,7 +255,7 @@ def _named(session: Session, notes: Notes) -> SessionChoice:
     if not has_directory(session):
         raise NotResumable(
             f"session {session.id!r} belongs to the directory {session.working_dir!r}, which no longer exists; "
-            f"create it again to resume, or read the conversation: clinvk sessions export {session.id}"
+            f"create it again to resume, or read the conversation: clinvk sessions export {short_id(session.id)}"
         )
     return session_choice(session, notes)
 

@@ -22,7 +22,7 @@ from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import RunQuery, SessionStore
-from clinvk.types.choices import UNDER_WAY
+from clinvk.types.choices import UNDER_WAY, state_word
 from clinvk.types.errors import ClinvkError, InvalidRequest, RunNotFound
 from clinvk.types.events import Event, ToolCall, ToolResult, Usage
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
@@ -41,7 +41,7 @@ def runs_table(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
     fields: text.Fields[RunRecord] = (
         (Column("ID"), lambda run: text.short_id(run.id)),
         (text.BACKEND, _backend),
-        (text.STATE, lambda run: run.state),
+        (text.STATE, lambda run: state_word(run.state)),
         (text.CREATED, lambda run: view.ago(run.created_at)),
         text.RUN_COSTS[0],
         *text.node_field(runs),
@@ -68,17 +68,17 @@ def run_details(run: RunRecord, view: text.TextView) -> list[str]:
     usage = run.usage or Usage()
     return text.named_lines(
         {
-            "id": run.id,
+            "id": text.short_id(run.id),
             "backend": text.with_model(_backend(run), run.model),
             "about": "" if run.prompt else run_summary(run),
-            "state": f"{run.state} until {view.when(run.waits_until)}" if run.waits_until else run.state,
+            "state": f"{run.state} until {view.when(run.waits_until)}" if run.waits_until else state_word(run.state),
             "fallback": "; ".join(f"{each.backend}: {without_sequences(each.error)}" for each in run.fallback),
             "error": without_sequences(run.error_message or ""),
             "error code": run.error_code or "",
             "exit code": str(run.exit_code) if run.exit_code else "",
             "stop reason": run.stop_reason if run.stop_reason and run.stop_reason != "end_turn" else "",
-            "session": run.session_id or "",
-            "part of": run.parent_id or "",
+            "session": text.short_id(run.session_id or ""),
+            "part of": text.short_id(run.parent_id or ""),
             "name": run.part.name if run.part else "",
             "directory": view.directory(run.workdir),
             "created": view.when(run.created_at),
@@ -92,13 +92,12 @@ def run_details(run: RunRecord, view: text.TextView) -> list[str]:
 
 
 def parts_table(whole: RunRecord, runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
-    """Return a table of the parts of a run, in their order; steps are counted from 1."""
-    number, first = ("STEP", 1) if whole.kind == "chain" else ("INDEX", 0)
+    """Return a table of the parts of a run, in their order, counted from 1."""
     fields: text.Fields[RunRecord] = (
-        (Column(number, to_right=True), lambda run: str(_place(run).index + first)),
+        (text.part_number(whole.kind), lambda run: str(_place(run).index + 1)),
         (Column("ID"), lambda run: text.short_id(run.id)),
         (text.BACKEND, _backend),
-        (text.STATE, lambda run: run.state),
+        (text.STATE, lambda run: state_word(run.state)),
         *text.RUN_COSTS,
         (text.PROMPT, lambda run: view.title(": ".join(filter(None, (_place(run).name, without_context(run.prompt)))))),
     )
@@ -118,24 +117,17 @@ def run_transcript(
 
     The answer of a chain is the answer of its last step, so it is not repeated below the answers of the parts.
     """
-    answer = "" if parts and run.kind == "chain" else _answer(run, view)
+    answer = "" if parts and run.kind == "chain" else text.answer(run, run.output, view)
     answers = ((part_label(run, part), _said(part, view)) for part in _in_order(parts))
     before = (("prompt", printable(run.prompt)), ("actions", "\n".join(did)))
     for head, content in (*before, *answers, ("answer", answer)):
-        if content.strip():
-            yield f"\n{text.heading(head)}"
-            yield content.strip("\n")
-
-
-def _answer(run: RunRecord, view: text.TextView) -> str:
-    """Return the answer of a run; JSON for a schema is not rendered."""
-    return view._replace(is_rendered=view.is_rendered and "output_schema" not in run.request).answer(run.output)
+        yield from text.section(head, content)
 
 
 def _said(part: RunRecord, view: text.TextView) -> str:
     """Return the answer of a part, and its error if it failed."""
     error = part.error_message and f"({text.failure(part.state, part.error_message)})"
-    return "\n".join(filter(None, (_answer(part, view), error)))
+    return "\n".join(filter(None, (text.answer(part, part.output, view), error)))
 
 
 def _in_order(parts: Iterable[RunRecord]) -> list[RunRecord]:
@@ -216,7 +208,7 @@ def cancel(flags: JsonFlags, context: CommandContext) -> int:
     async def ended(store: SessionStore) -> RunRecord:
         run = await find(store.run(flags.words[0]))
         if run.state not in UNDER_WAY:
-            raise InvalidRequest(f"run {text.short_id(run.id)} has already ended: {run.state}")
+            raise InvalidRequest(f"run {text.short_id(run.id)} has already ended: {state_word(run.state)}")
         if flags.dry_run:
             return run
         if not await cancel_on_server(context.environ, run.id):
@@ -230,7 +222,7 @@ def cancel(flags: JsonFlags, context: CommandContext) -> int:
         return run
 
     run = over_store(context, ended)
-    state = "would cancel" if flags.dry_run else run.state
+    state = "would cancel" if flags.dry_run else state_word(run.state)
     line = f"{state} {text.short_id(run.id)}  {run_summary(run)}".rstrip()
     return print_answer(flags, context, lambda: views.run_view(run), lambda _: [line])
 

@@ -1,7 +1,7 @@
 """Sessions and their turns as text: records in, lines out."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -9,6 +9,7 @@ import msgspec
 from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import RED, YELLOW, date_and_time, duration, printable, time_ago, without_sequences
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
+from clinvk.types.choices import state_word
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord, Session, run_messages
@@ -22,8 +23,8 @@ _SHORT_TITLE = 50
 _PIPED_TITLE = 100
 _PIPED_PROMPT = 200
 _LABEL = 13
-_YELLOW = ("active", "paused", "queued", "running", "waiting", "cancelled")
-_RED = ("error", "failed", "interrupted")
+_YELLOW = ("queued", "running", "waiting", "cancelled")
+_RED = ("failed", "interrupted")
 STATE_STYLE = colored({**dict.fromkeys(_YELLOW, YELLOW), **dict.fromkeys(_RED, RED)})
 
 Fields = Sequence[tuple[Column, Callable[[_T], str]]]
@@ -107,7 +108,7 @@ def sessions_table(
     fields: Fields[Session] = (
         (Column("ID"), lambda session: short_id(session.id)),
         (BACKEND, lambda session: one_line(session.backend)),
-        (Column("STATUS", is_spare=True), lambda session: session.status),
+        (Column("STATUS", is_spare=True), lambda session: state_word(session.status)),
         (Column("TURNS", to_right=True, is_spare=True), lambda session: str(session.turn_count)),
         (Column("USED"), lambda session: view.ago(session.last_used)),
         *node_field(sessions),
@@ -147,11 +148,11 @@ def details(session: Session, view: TextView) -> list[str]:
     used = session.token_usage
     return named_lines(
         {
-            "id": session.id,
+            "id": short_id(session.id),
             "title": session.title,
             "prompt": opening_lines(session.initial_prompt, view.most),
             "backend": with_model(session.backend, session.model),
-            "status": session.status,
+            "status": state_word(session.status),
             "error": without_sequences(session.error_message or ""),
             "directory": view.directory(session.working_dir),
             "created": view.when(session.created_at),
@@ -159,7 +160,7 @@ def details(session: Session, view: TextView) -> list[str]:
             "turns": str(session.turn_count),
             "tokens": tokens(used) if used != Usage() else "",
             "tags": ", ".join(map(one_line, session.tags)),
-            "forked from": session.parent_id or "",
+            "forked from": short_id(session.parent_id or ""),
             "agent's id": session.backend_session_id or "",
             "node": session.node,
             "metadata": msgspec.json.encode(session.metadata).decode() if session.metadata else "",
@@ -180,12 +181,12 @@ RUN_COSTS: Fields[RunRecord] = (
 """The columns of a table of runs that belong together: duration and tokens."""
 
 
-def turns(runs: Sequence[RunRecord], view: TextView) -> list[str]:
-    """Return a table of the turns of a session, in the order of `runs`."""
-    number = {run.id: str(at) for at, run in enumerate(runs, 1)}
+def turns(runs: Sequence[RunRecord], view: TextView, first: int = 1) -> list[str]:
+    """Return a table of the turns of a session, in the order of `runs`; `first` is the number of the first one."""
+    number = {run.id: str(at) for at, run in enumerate(runs, first)}
     fields: Fields[RunRecord] = (
         (Column("TURN", to_right=True), lambda run: number[run.id]),
-        (STATE, lambda run: run.state),
+        (STATE, lambda run: state_word(run.state)),
         (CREATED, lambda run: view.ago(run.created_at)),
         *RUN_COSTS,
         (PROMPT, lambda run: view.title(without_context(run.prompt))),
@@ -195,13 +196,42 @@ def turns(runs: Sequence[RunRecord], view: TextView) -> list[str]:
 
 def part_name(kind: str, index: int, backend: str, name: str) -> str:
     """Return a short name for a part of a run of some kind, e.g. `step 2 claude review`."""
-    number = f"step {index + 1}" if kind == "chain" else f"[{index}]"
+    number = f"step {index + 1}" if kind == "chain" else f"[{index + 1}]"
     return " ".join(filter(None, (number, backend, name)))
+
+
+def part_number(kind: str) -> Column:
+    """Return the column with the numbers of parts, which count from 1."""
+    return Column("STEP" if kind == "chain" else "#", to_right=True)
 
 
 def heading(name: str) -> str:
     """Return the line above the answer of a part, or another text of a run."""
     return f"── {name} ──"
+
+
+def section(name: str, content: str) -> Iterator[str]:
+    """Yield a text below its heading; nothing for an empty text."""
+    if content.strip():
+        yield f"\n{heading(name)}"
+        yield content.strip("\n")
+
+
+def conversation(runs: Sequence[RunRecord], view: TextView, first: int = 1) -> Iterator[str]:
+    """Yield the prompts and answers of turns, below headings, for stdout; `first` is the number of the first turn."""
+    for number, run in enumerate(runs, first):
+        for role, message, _ in run_messages(run):
+            if role == "user":
+                yield from section(f"prompt {number}", printable(message))
+            else:
+                yield from section(f"answer {number}", answer(run, message, view))
+        if run.error_message or run.ended_at is None:
+            yield f"\n({failure(run.state, run.error_message or Cancelled.DEFAULT_MESSAGE)})"
+
+
+def answer(run: RunRecord, text: str, view: TextView) -> str:
+    """Return an answer of a run for stdout; JSON for a schema is not rendered."""
+    return view._replace(is_rendered=view.is_rendered and "output_schema" not in run.request).answer(text)
 
 
 def opening_lines(prompt: str, most: int | None) -> str:
@@ -259,7 +289,7 @@ def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> s
         if run.error_message:
             about += ["", f"> {failure(run.state, run.error_message)}"]
         elif run.ended_at is None:
-            about += ["", f"> {run.state}"]
+            about += ["", f"> {state_word(run.state)}"]
     return "\n".join(about) + "\n"
 
 

@@ -7,7 +7,16 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
+from clinvk.cli.parse.flags import (
+    CleanFlags,
+    DeleteFlags,
+    ExportFlags,
+    JsonFlags,
+    ListFlags,
+    SearchFlags,
+    ShowFlags,
+    TagFlags,
+)
 from clinvk.cli.parse.settings import CommandContext, age_s
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.answers import print_answer, text_view
@@ -27,11 +36,20 @@ def list_all(flags: ListFlags, context: CommandContext) -> int:
     Raises:
         ClinvkError: the sessions cannot be read, or the backend or directory does not exist.
     """
+    return _list(flags, context, flags.search)
+
+
+def search(flags: SearchFlags, context: CommandContext) -> int:
+    """Print the sessions with the words in title or first prompt. Raises like `list_all`."""
+    return _list(flags, context, " ".join(flags.words))
+
+
+def _list(flags: SearchFlags, context: CommandContext, wanted: str | None) -> int:
     query = SessionQuery(
         backend=flags.backend,
         status=flags.status,
         tag=flags.tag,
-        text=flags.search,
+        text=wanted,
         working_dir=directory_filter(flags, flags.here),
         limit=flags.limit or ALL,
     )
@@ -53,20 +71,24 @@ def list_all(flags: ListFlags, context: CommandContext) -> int:
     return print_answer(flags, context, listed, lambda view: text.sessions_table(found, costs, view), remark)
 
 
-def show(flags: JsonFlags, context: CommandContext) -> int:
-    """Print a session with its turns.
+def show(flags: ShowFlags, context: CommandContext) -> int:
+    """Print a session with its newest turns, their prompts and answers; as JSON with all turns.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
     """
     session, runs = _with_runs(flags, context)
+    newest = runs[-flags.limit :]
+    first = len(runs) - len(newest) + 1
 
     def shown(view: text.TextView) -> Iterator[str]:
         yield from text.details(session, view)
-        if runs:
-            yield from ("", *text.turns(runs, view._replace(style=None)))
+        if newest:
+            yield from ("", *text.turns(newest, view._replace(style=None), first))
+            yield from text.conversation(newest, view, first)
 
-    return print_answer(flags, context, lambda: _with_turns(session, map(views.run_item, runs)), shown)
+    remark = f"the newest {len(newest)} of {len(runs):,} turns; --limit 0 shows all" if first > 1 else ""
+    return print_answer(flags, context, lambda: _with_turns(session, map(views.run_item, runs)), shown, remark)
 
 
 def export(flags: ExportFlags, context: CommandContext) -> int:
@@ -178,7 +200,7 @@ def clean(flags: CleanFlags, context: CommandContext) -> int:
 
 
 def fork(flags: JsonFlags, context: CommandContext) -> int:
-    """Fork a session; print the new ID.
+    """Fork a session; print the new ID, and how to continue.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
@@ -191,8 +213,13 @@ def fork(flags: JsonFlags, context: CommandContext) -> int:
         return parent if flags.dry_run else await sessions.fork(store, parent.id, new_id, context.backends)
 
     session = _changed(flags, context, forked)
-    line = f"would fork {_line(session)}" if flags.dry_run else session.id
-    return print_answer(flags, context, lambda: views.session_view(session), lambda _: [line])
+    how = "" if flags.dry_run else f'to continue: clinvk resume {text.short_id(session.id)} "..."'
+
+    def printed(view: text.TextView) -> list[str]:
+        own = text.short_id(session.id) if view.most else session.id  # a script gets the whole ID
+        return [f"would fork {_line(session)}" if flags.dry_run else own]
+
+    return print_answer(flags, context, lambda: views.session_view(session), printed, how)
 
 
 def tag(flags: TagFlags, context: CommandContext) -> int:

@@ -23,6 +23,9 @@ WOULD_EXECUTE = "# Would execute:"
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 """Escape sequences (ECMA-48): CSI, which includes colors, OSC and other strings to their ends, and short ones."""
 
+_ID = re.compile(r"\b((?:session|run|interaction) '?[0-9a-f]{8})[0-9a-f]{24}\b")
+"""An ID in a message of clinvk, and the beginning that people read."""
+
 
 def on_one_line(text: str) -> str:
     """Return a text on one line, without characters that control the terminal."""
@@ -237,7 +240,8 @@ class Notes:
             self._write("".join(f"{line}\n" for line in lines))
 
     def _line(self, message: str, color: str) -> None:
-        text = wrap(f"{_PREFIX}{on_one_line(message)}\n", STDERR, len(_PREFIX))
+        message = _ID.sub(r"\1", on_one_line(message))
+        text = wrap(f"{_PREFIX}{message}\n", STDERR, len(_PREFIX))
         if self.has_color:
             text = text.replace("clinvk:", paint("clinvk:", color), 1)
         if self._waits or is_writable(STDERR):

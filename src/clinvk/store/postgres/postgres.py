@@ -50,6 +50,7 @@ _SIZE = (
 _KEYS = "SELECT content FROM keys"
 _HAS_KEYS = "SELECT to_regclass('keys') IS NOT NULL"
 _LOCK_KEYS = "LOCK TABLE keys IN SHARE ROW EXCLUSIVE MODE"
+_DELETE_KEYS = "DELETE FROM keys"
 _INSERT_KEYS = "INSERT INTO keys VALUES (1, ?)"
 _UPDATE_KEYS = "UPDATE keys SET version = version + 1, content = ?"
 
@@ -182,13 +183,15 @@ class PostgresStore(SessionStore):
             stored = await db.fetch(_KEYS) if has_keys else []
         return stored[0][0] if stored else None
 
-    async def change_keys(self, edit: Callable[[str | None], str], dry_run: bool) -> None:
-        """Replace the text of the API keys by the result of `edit`; with `dry_run`, only call `edit`."""
+    async def change_keys(self, edit: Callable[[str | None], str | None], dry_run: bool) -> None:
+        """Replace the text of the API keys by the result of `edit`, None to remove it; `dry_run` only calls `edit`."""
         async with self._database.connection() as db, db.raw.transaction():
             await db.execute(_LOCK_KEYS)
             stored = await db.fetch(_KEYS)
             text = edit(stored[0][0] if stored else None)
-            if not dry_run:
+            if text is None:
+                await db.execute(_DELETE_KEYS)
+            elif not dry_run:
                 await db.execute(_UPDATE_KEYS if stored else _INSERT_KEYS, text)
 
     async def recover(self) -> int:
