@@ -350,7 +350,7 @@ def approval(runner: Runner, screen: Screen) -> None:
     """Let an agent ask, and press a key."""
     screen.step("An approval", "The agent asks before it runs a command. The demo presses y.")
     key = Key("[?]: ", "y", screen.pause_s)
-    printed = runner.run_on_terminal('clinvk --new --approval-mode ask "Run the tests"', key)
+    printed = runner.run_on_terminal('clinvk --new "Run the tests"', key)
     runner.expect(printed, "2 tests passed.")
 
 
@@ -388,17 +388,27 @@ def console(runner: Runner, screen: Screen, url: str, picture: Path) -> None:
     while not (waiting := json.loads(runner.run("clinvk approvals list --json", is_quiet=True))["interactions"]):
         if time.monotonic() > until:
             raise DemoFailed(f"the agent has not asked for approval within {TIMEOUT_S} s")
-    picture.unlink(missing_ok=True)
-    try:
-        picture.write_bytes(asyncio.run(_screenshot(chromium.browsing(), url)))
-    except* (AssertionError, OSError):
-        screen.say("\n   (the browser on this machine could not take a picture of the console)")
-    if picture.exists():
+    if take_picture(runner.place, url, picture):
         screen.step("The console in a browser", "This picture was taken while an agent asked for approval:")
         screen.say(f"   {picture}")
     interaction = waiting[0]
     runner.run(f"clinvk approvals answer {interaction['id']} allow", is_quiet=True)
     runner.run(f"clinvk runs follow {interaction['run_id']}", is_quiet=True)
+
+
+def take_picture(place: Place, url: str, picture: Path) -> bool:
+    """Take a picture of the console, and return whether the browser could."""
+    import chromium
+
+    picture.unlink(missing_ok=True)
+    for _ in range(3):  # a page that is just loading refuses questions
+        try:
+            picture.write_bytes(asyncio.run(_screenshot(chromium.browsing(place.root), url)))
+        except* (AssertionError, OSError):
+            pass
+        if picture.exists():
+            return True
+    return False
 
 
 async def _screenshot(browsing: "AbstractAsyncContextManager[Page]", url: str) -> bytes:

@@ -199,7 +199,7 @@ def svg(frames: Sequence[Frame]) -> str:
     names = {
         span: f"a{number}" for number, span in enumerate(dict.fromkeys((each.start_s, each.end_s) for each in shown))
     }
-    width, height = round(demo.COLUMNS * 8.45) + 32, 20 * (max(each.row for each in shown) + 1) + 24
+    width, height = round(demo.COLUMNS * 8.45) + 32, 20 * (max(each.row for each in shown) + 1) + 36
     animations = "".join(f"@keyframes {name}{{{keyframes(*span, end)}}}" for span, name in names.items())
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',

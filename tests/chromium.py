@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from copy import copy
 from itertools import count
+from pathlib import Path
 from typing import Self
 
 from polling import until
@@ -140,15 +141,15 @@ class Page:
 
 
 @asynccontextmanager
-async def browsing() -> AsyncGenerator[Page]:
-    """Start a browser with an empty profile; end it afterwards."""
+async def browsing(folder: Path | None = None) -> AsyncGenerator[Page]:
+    """Start a browser with an empty profile, in a folder if given; end it afterwards."""
     path = executable()
     assert path is not None
     loop = asyncio.get_running_loop()
     to_browser, ours_out = os.pipe()
     ours_in, from_browser = os.pipe()
     flags = (*_FLAGS, "--no-sandbox") if os.geteuid() == 0 else _FLAGS
-    with tempfile.TemporaryDirectory(prefix="clinvk-browser-", ignore_cleanup_errors=True) as profile:
+    with tempfile.TemporaryDirectory(prefix="browser-", dir=folder, ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-ISc",
