@@ -16,7 +16,7 @@ def wrapped(text: str, columns: int = 20, step: int = 1000) -> str:
     [
         ("one two three four five six\n", "one two three four\nfive six\n"),
         ("a\n\nb  c \n", "a\n\nb  c \n"),
-        ("漢字漢字漢 字漢字漢字漢 x", "漢字漢字漢\n字漢字漢字漢 x"),
+        ("漢字漢字漢 字漢字漢字漢 x", "漢字漢字漢 字漢字漢\n字漢 x"),
         ("x" * 30 + " y", "x" * 30 + "\ny"),
         ("    code that is longer than the line\n", "    code that is longer than the line\n"),
         ("| a cell | of a table | that is long |\n", "| a cell | of a table | that is long |\n"),
@@ -31,3 +31,13 @@ def test_lines_end_between_words_and_nothing_is_lost(text: str, expected: str, s
 def test_word_is_printed_once_its_end_has_come() -> None:
     wrap = WordWrap(lambda: 80)
     assert [wrap.feed("one tw"), wrap.feed("o th"), wrap.flush()] == ["one", " two", " th"]
+
+
+def test_chinese_text_is_printed_as_it_arrives() -> None:
+    wrap = WordWrap(lambda: 80)
+    assert [wrap.feed("漢字"), wrap.feed("漢。"), wrap.flush()] == ["漢", "字漢", "。"]
+
+
+def test_time_is_linear_in_the_length_of_a_word() -> None:
+    word = "x" * 200_000
+    assert wrapped(f"{word} y", step=300_000) == f"{word}\ny"

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from clinvk.cli.terminal.table import width
 
-_PARTS = re.compile(r"\n|[ \t]*[^ \t\n]+|[ \t]+")
-_LAST_WORD = re.compile(r"[ \t]*[^ \t\n]*\Z")
+_PARTS = re.compile("\n|[ \t]*(?:[^ \t\n\u2e80-\uffff]+|[\u2e80-\uffff])|[ \t]+")
+"""Line ends, and words with the blanks before them. Each Chinese or Japanese character is a word."""
+
 _FENCES = ("```", "~~~")
 _WHOLE = ("    ", "\t", "|")
 """How lines of code and of tables begin."""
@@ -23,15 +24,14 @@ class WordWrap:
 
     def feed(self, text: str) -> str:
         """Return the text up to the last word, whose end has not come yet."""
-        text = self._held + text
-        at = len(text) if (last := _LAST_WORD.search(text)) is None else last.start()
-        self._held = text[at:]
-        return "".join(map(self._placed, _PARTS.findall(text[:at])))
+        parts: list[str] = _PARTS.findall(self._held + text)
+        self._held = parts.pop() if parts and parts[-1] != "\n" else ""
+        return "".join(map(self._placed, parts))
 
     def flush(self) -> str:
         """Return the last word. What follows begins a line."""
-        text, self._held = self._held, ""
-        placed = "".join(map(self._placed, _PARTS.findall(text)))
+        word, self._held = self._held, ""
+        placed = self._placed(word)
         self._at = 0
         return placed
 
