@@ -14,7 +14,7 @@ from pathlib import Path
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees.folders import Worktree, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitFailed, on_one_line
-from clinvk.runtime.worktrees.private_git import GitDirs, for_files, lay_out
+from clinvk.runtime.worktrees.private_git import GitDirs, for_files, lay_out, outside_of
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import Alteration, ChangedFile
 
@@ -108,9 +108,7 @@ def _prepare(folder: Path, dirs: GitDirs, base: str) -> None:
 async def _add(git: Git, worktree: Worktree, is_sparse: bool, forced: bytes) -> list[str]:
     """Add all files to the index, and the ignored files in `forced`, each with a NUL; return what git complains of."""
     flags = ("--ignore-errors", *(("--sparse",) if is_sparse else ()))
-    # In submodules git would run what the settings of the submodules name.
-    others = (f":(exclude,top,literal){path}" for path in worktree.submodules)
-    adds = [await git.run("add", "--all", *flags, "--", ":(top)", *others)]
+    adds = [await git.run("add", "--all", *flags, "--", *outside_of(worktree.submodules))]
     if forced:
         names = ("--force", "--pathspec-from-file=-", "--pathspec-file-nul")
         adds.append(await git.run("add", *flags, *names, env={"GIT_LITERAL_PATHSPECS": "1"}, stdin=forced))

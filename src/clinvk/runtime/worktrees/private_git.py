@@ -7,7 +7,7 @@ operation, in the clinvk home, where no sandbox of an agent can write: in `/tmp`
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -36,35 +36,26 @@ class GitDirs(NamedTuple):
 
 
 @asynccontextmanager
-async def private_git(git: Git, dirs: GitDirs, place: str, tree: str, head: str) -> AsyncGenerator[Git]:
-    """Yield git for the files of a tree: HEAD is the commit `head`; the index is the tree's, and only read.
+async def private_git(
+    git: Git, dirs: GitDirs, place: str, tree: str, head: str, *, copies_index: bool = False
+) -> AsyncGenerator[Git]:
+    """Yield git for the files of a tree: HEAD is `head`. The index is the tree's, and only read, or else a copy.
 
-    The git directory is in the folder `place`.
-
-    Raises:
-        ClinvkError: the git directory cannot be made.
-    """
-    async with _made(place, partial(lay_out, dirs=dirs, head=head)) as folder:
-        yield for_files(git, folder, dirs, tree, GIT_INDEX_FILE=os.path.join(dirs.own, "index"))
-
-
-@asynccontextmanager
-async def private_index(git: Git, dirs: GitDirs, place: str, tree: str) -> AsyncGenerator[Git]:
-    """Yield git for the files of a tree, with a copy of the tree's index; new objects do not reach the repository.
-
-    The git directory is in the folder `place`.
+    The git directory is in the folder `place`. New objects do not reach the repository.
 
     Raises:
         ClinvkError: the git directory cannot be made.
     """
+    index = os.path.join(dirs.own, "index")
 
     def fill(folder: Path) -> None:
-        lay_out(folder, dirs, "ref: refs/heads/none")
+        lay_out(folder, dirs, head)
         with suppress(FileNotFoundError):  # nothing was ever added to the repository
-            shutil.copy2(Path(dirs.own, "index"), folder / "index")
+            if copies_index:
+                shutil.copy2(index, folder / "index")
 
     async with _made(place, fill) as folder:
-        yield for_files(git, folder, dirs, tree)
+        yield for_files(git, folder, dirs, tree, **({} if copies_index else {"GIT_INDEX_FILE": index}))
 
 
 @asynccontextmanager
@@ -86,6 +77,11 @@ def for_files(git: Git, folder: Path, dirs: GitDirs, tree: str, **variables: str
     # Git LFS keeps its objects in the repository.
     storage = os.path.join(os.fsencode(dirs.common), kept.get(b"lfs.storage", b"lfs"))
     return git.at(tree, {**kept, b"lfs.storage": storage}, GIT_DIR=str(folder), GIT_WORK_TREE=tree, **variables)
+
+
+def outside_of(submodules: Iterable[str]) -> list[str]:
+    """Return the pathspec of all files of a tree: in submodules git would run what the settings of these name."""
+    return [":(top)", *(f":(exclude,top,literal){path}" for path in submodules)]
 
 
 def lay_out(folder: Path, dirs: GitDirs, head: str) -> None:

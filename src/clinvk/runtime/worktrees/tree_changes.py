@@ -1,4 +1,4 @@
-"""What changes in the tree of a repository while an agent works there, uncommitted files of before left aside."""
+"""What changes in the tree of a repository while an agent works there. Earlier uncommitted changes do not count."""
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from clinvk.runtime.worktrees.git import Git
-from clinvk.runtime.worktrees.private_git import private_index
+from clinvk.runtime.worktrees.private_git import outside_of, private_git
 from clinvk.runtime.worktrees.repository import find_repository
 
 _DIFF = ("diff-tree", "-r", "-z", "--raw", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv")
 _SUBMODULE = b"160000 "
+_NO_COMMIT = "ref: refs/heads/none"
 
 
 class FileChange(NamedTuple):
@@ -36,23 +37,22 @@ async def tree_changes(git: Git, directory: str, place: str) -> AsyncGenerator[C
         ClinvkError: git failed.
     """
     found = await find_repository(git, directory)
-    async with private_index(git, found.dirs, place, found.top) as files:
+    async with private_git(git, found.dirs, place, found.top, _NO_COMMIT, copies_index=True) as files:
         listed = (await files.out("ls-files", "--stage", "-z")).split(b"\0")
-        # In submodules git would run what the settings of the submodules name.
         modules = [os.fsdecode(entry.partition(b"\t")[2]) for entry in listed if entry.startswith(_SUBMODULE)]
-        before = await _tree(files, modules)
+        paths = outside_of(modules)
+        before = await _tree(files, paths)
 
         async def changes() -> list[FileChange]:
-            output = await files.out(*_DIFF, before, await _tree(files, modules))
+            output = await files.out(*_DIFF, before, await _tree(files, paths))
             return _parsed(output, found.top)
 
         yield changes
 
 
-async def _tree(git: Git, submodules: list[str]) -> str:
-    """Store the files of the tree except ignored ones, and return the hash."""
-    others = (f":(exclude,top,literal){path}" for path in submodules)
-    await git.run("-c", "core.looseCompression=0", "add", "--all", "--ignore-errors", "--", ":(top)", *others)
+async def _tree(git: Git, paths: list[str]) -> str:
+    """Store the files of a tree in these paths except ignored ones, and return the hash."""
+    await git.run("-c", "core.looseCompression=0", "add", "--all", "--ignore-errors", "--", *paths)
     return (await git.out("write-tree")).decode().strip()
 
 
