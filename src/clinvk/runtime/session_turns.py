@@ -85,9 +85,9 @@ class SessionTurns(NamedTuple):
         """
         request, _, _ = await self.resolve(request, waits=True)
         run = self.working_in(request.session_id)
-        if not run or run.spec.is_of_user != is_of_user:
+        if not (run and run.conversation and run.spec.is_of_user == is_of_user):
             return None
-        if run.conversation and request.without(Group.TURN) == run.request.without(Group.TURN):
+        if request.without(Group.TURN) == run.request.without(Group.TURN):
             await run.spec.relaunch(request, Resume(run.conversation))  # checks the prompt
             if await run.steer(request):
                 return replace(run.facts, is_steered=True)

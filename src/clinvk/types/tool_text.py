@@ -24,21 +24,21 @@ def tool_action(call: ToolCall) -> tuple[str, str]:
     match name, given:
         case "command_execution", {"command": str(command)}:
             name, text = "Shell", _without_shell(command)
-        case "file_change", {"changes": changes} if paths := _paths(changes):
-            name, text = "Edit", paths
+        case "file_change", {"changes": changes} if paths := changed_paths(changes):
+            name, text = "Edit", ", ".join(paths)
         case _:
             telling = (text for field in _MOST_TELLING if isinstance(text := given.get(field), str) and text)
             text = next(telling, None) or msgspec.json.encode(given).decode(errors="replace")
     return name, escape_controls(" ".join(text[:_INPUT_SHOWN].split()))
 
 
-def _paths(changes: object) -> str:
+def changed_paths(changes: object) -> list[str]:
     """Return the paths of a `file_change`: objects in events, and texts such as `add a.txt` in interactions."""
     with suppress(msgspec.ValidationError):
         known = msgspec.convert(changes, list[dict[str, str] | str])
         paths = (each.partition(" ")[2] if isinstance(each, str) else each.get("path", "") for each in known)
-        return ", ".join(filter(None, paths))
-    return ""
+        return [*filter(None, paths)]
+    return []
 
 
 def _without_shell(command: str) -> str:

@@ -187,21 +187,18 @@ class Origin(msgspec.Struct, frozen=True):
     kind: str = ""
 
 
-_INPUT = msgspec.json.Decoder(dict[str, object])
-
-
 class Denial(msgspec.Struct, frozen=True):
     """A tool call that was denied."""
 
     tool_use_id: str = ""
     tool_name: str = ""
-    tool_input: msgspec.Raw = msgspec.Raw(b"{}")
+    tool_input: dict[str, object] = {}
 
     @property
     def action(self) -> str:
         """The tool and its most telling argument, such as `Bash: pip install requests`."""
-        given = decode_line(_INPUT, bytes(self.tool_input))
-        return ": ".join(tool_action(ToolCall("", self.tool_name, given))) if given else self.tool_name
+        call = ToolCall("", self.tool_name, self.tool_input)
+        return ": ".join(tool_action(call)) if self.tool_input else self.tool_name
 
 
 class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsage"}, tag="result"):

@@ -117,9 +117,9 @@ class ServerOrLocalRuns:
     """A `Runner` that starts and imports only what a run needs.
 
     With `is_verbose`, notes report whether a running server takes the runs, and why not; without, only that the
-    environment differs. The setting
-    `warm.command_line` says whether to ask a server at all. `local` are the runs of this process if they are open
-    already; kept processes of `local` have the conversations that only their own process can continue.
+    environment differs. The setting `warm.command_line` says whether to ask a server at all. `local` are the runs of
+    this process if they are open already; kept processes of `local` have the conversations that only their own process
+    can continue.
     """
 
     def __init__(

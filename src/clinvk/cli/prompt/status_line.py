@@ -14,6 +14,7 @@ from clinvk.cli.terminal import output
 from clinvk.cli.terminal.output import STDERR, Notes
 from clinvk.cli.terminal.table import cut, readable_patch
 from clinvk.types import events
+from clinvk.types.text import last_line
 from clinvk.types.tool_text import tool_text
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class StatusLine:
         """Take the activity of an event. Text hides the line; a tool or thinking shows it again."""
         doing = activity(event)
         if isinstance(event, events.ToolResult) and self._activity:
-            last = output.on_one_line(output.without_sequences(event.output.rstrip().rpartition("\n")[2]))
+            last = output.on_one_line(output.without_sequences(last_line(event.output)))
             doing = f"{self._activity.partition(_OUTPUT)[0]}{_OUTPUT}{last}" if last else ""
         if isinstance(event, events.TextDelta):
             self._text_at = time.monotonic()

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from clinvk.cli.terminal.table import cut
 from clinvk.config.load import home
 from clinvk.types import events
 from clinvk.types.errors import ClinvkError
-from clinvk.types.tool_text import tool_action
+from clinvk.types.tool_text import changed_paths, tool_action
 
 if TYPE_CHECKING:
     from clinvk.runtime.worktrees.tree_changes import Changes, FileChange
@@ -24,10 +22,6 @@ _COMMAND_SHOWN = 60
 _EXIT = re.compile(r"exit code (\d+)", re.IGNORECASE)
 _EDITS = frozenset({"old_string", "content", "new_source", "edits"})
 _LETTERS = {"A": " (new)", "D": " (deleted)"}
-
-
-class _Change(msgspec.Struct):
-    path: str
 
 
 class WorkDone:
@@ -106,13 +100,11 @@ def _edited(call: events.ToolCall) -> Sequence[str]:
     """Return the paths of the files that a tool edits."""
     match call.input:
         case {"changes": changes}:
-            with suppress(msgspec.ValidationError):
-                return [change.path for change in msgspec.convert(changes, list[_Change])]
+            return changed_paths(changes)
         case {"file_path": str(path)} if call.input.keys() & _EDITS:
             return [path]
         case _:
-            pass
-    return ()
+            return []
 
 
 def _line(head: str, items: Sequence[str]) -> list[str]:
