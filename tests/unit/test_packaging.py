@@ -5,6 +5,7 @@ nginx itself checks its sample. Both proxies were tried by hand in front of a se
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import yaml
 from clinvk import __version__
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse import arguments
+from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, OVERVIEW, flags_shown, help_of
 from clinvk.config.load import load
 from clinvk.config.model import ServerSettings
 
@@ -181,6 +183,26 @@ def test_settings_required_by_a_sample_are_valid(name: str, tmp_path: Path) -> N
     settings = load(str(tmp_path / "config.yaml"), {"HOME": str(tmp_path)}, {}, BACKENDS)
     assert settings.server.allowed_hosts == ("clinvk.example.com",)
     assert settings.server.trusted_proxies == ("127.0.0.1",)
+
+
+# Man pages
+
+
+def test_man_pages_have_every_command_flag_and_example() -> None:
+    pages: dict[str, str] = runpy.run_path(str(PACKAGING / "man_pages.py"))["pages"]()
+    assert pages.keys() == {"clinvk.1", *(f"clinvk-{name}.1" for name in FIRST_WORDS)}
+    for name in ("", *COMMANDS):
+        page = pages[f"clinvk-{name.split()[0]}.1" if name else "clinvk.1"].replace("\\-", "-")
+        missing = [flag.names[0] for flag in flags_shown(name) if flag.help and f"\\fB{flag.names[0]}\\fR" not in page]
+        examples = help_of(name or OVERVIEW).examples.replace("\\", "\\e").splitlines()[1:]
+        assert missing + [line for line in examples if f"\n{line.removeprefix('  ')}\n" not in page] == [], name
+
+
+def test_man_pages_have_no_accidental_requests() -> None:
+    for name, page in runpy.run_path(str(PACKAGING / "man_pages.py"))["pages"]().items():
+        requests = set(re.findall(r"^[.']\s*(\w*)", page, re.MULTILINE))
+        assert requests <= {"TH", "SH", "SS", "TP", "PP", "nf", "fi", "nh"}, name
+        assert page.count("\n.nf\n") == page.count("\n.fi\n")
 
 
 # The examples of a cluster
