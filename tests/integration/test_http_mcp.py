@@ -194,8 +194,8 @@ async def test_agents_are_not_nested_without_end_over_http(scripted: Scripted, t
         curl = CURL.format(url=f"http://127.0.0.1:{server.port}", body=body, out=f"{out}-$CLINVK_DEPTH")
         script = f"{curl}{DONE}"
         body.write_text(json.dumps(call("run_agent", prompt=script, backend="shell", wait_secs=0)))
-        async with over_http("auto", server.port) as mcp:
-            await mcp.call(Run, "run_agent", prompt=script, backend="shell")
+        # By REST, which looks up no client: this process is the server too, and its new children may be of agents.
+        await server.client.post("/api/v1/prompt", json={"prompt": script, "backend": "shell"})
         await until((tmp_path / "out-3").exists, 30)
         assert "3 deep (CLINVK_DEPTH); unified_flags.max_depth allows 2" in (tmp_path / "out-3").read_text()
         await until(lambda: not server.runs.busy)

@@ -15,16 +15,8 @@ from clinvk.api.access.client_process import nesting_of_client
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.exchange import TICK_S
 from clinvk.api.endpoints.services import Services
+from clinvk.api.http import response as http
 from clinvk.api.http.middleware import REST
-from clinvk.api.http.response import (
-    NO_BUFFERING,
-    NO_TRANSFORM,
-    ClientDisconnected,
-    DisconnectWatch,
-    HttpResponse,
-    headers_of,
-    read_json,
-)
 from clinvk.api.mcp.calls import SESSION_HEADER, Calls, http_key
 from clinvk.api.mcp.protocol import McpServer, Message, Response, is_stateless, parse
 from clinvk.api.mcp.tools import RestApi
@@ -119,8 +111,8 @@ class McpEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request. The response is a stream if the client gets notifications or has to wait long."""
         refuse_foreign(scope)
-        message = parse(await read_json(scope, receive, self._settings))
-        response = HttpResponse(send)
+        message = parse(await http.read_json(scope, receive, self._settings))
+        response = http.HttpResponse(send)
         if isinstance(message, Response):
             await response.send(400, _JSON, msgspec.json.encode(message))
         elif message.is_request:
@@ -130,16 +122,16 @@ class McpEndpoint:
                 await self._calls.cancel(key)
             await response.send(202, _JSON, b"")
 
-    async def _respond(self, request: Message, scope: Scope, receive: Receive, response: HttpResponse) -> None:
-        can_stream = sse.MEDIA_TYPE in headers_of(scope).get("accept", "")
+    async def _respond(self, request: Message, scope: Scope, receive: Receive, response: http.HttpResponse) -> None:
+        can_stream = sse.MEDIA_TYPE in http.headers_of(scope).get("accept", "")
         answers: list[Response] = []
 
         async def open_stream() -> None:
-            await response.open(200, sse.MEDIA_TYPE, [NO_BUFFERING], NO_TRANSFORM)
+            await response.open(200, sse.MEDIA_TYPE, [http.NO_BUFFERING], http.NO_TRANSFORM)
 
         async def notify(notification: bytes) -> None:
             if can_stream:
-                with suppress(ClientDisconnected):  # the response reports it
+                with suppress(http.ClientDisconnected):  # the response reports it
                     await open_stream()
                     await response.write(sse.frame(notification))
 
@@ -151,7 +143,7 @@ class McpEndpoint:
                 await open_stream()
                 await response.keep_alive(sse.PULSE)
 
-        async with DisconnectWatch(receive, response, lambda: TICK_S, keep_alive) as disconnect:
+        async with http.DisconnectWatch(receive, response, lambda: TICK_S, keep_alive) as disconnect:
             disconnect.watch()
             if can_stream and request.method == "tools/call" and not is_stateless(request, scope):
                 await open_stream()  # of the status, earlier clients learn nothing
@@ -162,6 +154,6 @@ class McpEndpoint:
             if response.opened:
                 await response.end(sse.frame(body))
                 return
-            session = [(SESSION_HEADER.encode(), os.urandom(16).hex().encode())]
-            headers = session if request.method == "initialize" else []
+            is_new = request.method == "initialize"
+            headers = [(SESSION_HEADER.encode(), os.urandom(16).hex().encode())] if is_new else []
             await response.send(answer.status(request, scope), _JSON, body, headers)
