@@ -30,13 +30,13 @@ def commands() -> list[str]:
     for page in PAGES:
         for line in page.read_text().splitlines():
             found |= {match[1].strip(): None for match in TOOL.finditer(line)}
-    return [command for command in found if sources(command) or "clinvk" in command]  # others install other packages
+    return [command for command in found if sources(command)]  # others install other packages
 
 
 def sources(command: str) -> list[str]:
-    """Return what a command installs: paths, with extras in brackets."""
+    """Return what a command installs: paths, or clinvk by name; with extras in brackets."""
     words = shlex.split(command)
-    return [word for word in words if re.match(r"\.|dist/|/", word) and word != words[0]]
+    return [word for word in words if re.match(r"\.|dist/|/|clinvk\b", word) and word != words[0]]
 
 
 def test_pages_have_the_commands_of_each_installer() -> None:
@@ -47,11 +47,10 @@ def test_pages_have_the_commands_of_each_installer() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_installed_path_and_extra_exist(command: str) -> None:
-    """By name only clinvk itself could be installed, once it is published."""
     assert sources(command), command
     for source in sources(command):
         path, _, extras = source.partition("[")
-        in_clone = {"./clinvk": ".", "dist/clinvk-*.whl": "."}.get(path, path)
+        in_clone = {"./clinvk": ".", "dist/clinvk-*.whl": ".", "clinvk": "."}.get(path, path)
         assert (ROOT / in_clone).exists()
         known = {"test"} if "-e" in shlex.split(command) else PROJECT["optional-dependencies"].keys()
         assert {*extras.rstrip("]").split(",")} <= {*known, ""}
@@ -74,13 +73,13 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", [*commands(), "pip install 'clinvk[otel]'", "uv tool install clinvk"])
 def test_command_installs_clinvk_in_a_fresh_environment(command: str, clone: Path, tmp_path: Path) -> None:
     programs = tmp_path / "venv" / "bin"
     uv = str(Path(sys.executable).with_name("uv"))
     subprocess.run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, tmp_path / "venv"], check=True)
     (programs / "uv").symlink_to(uv)
-    env = {
+    env = {  # the wheel in `dist` is clinvk by name, before clinvk is published
         **{name: value for name, value in os.environ.items() if OF_REGISTRIES.match(name)},
         "HOME": str(tmp_path),
         "PATH": os.pathsep.join([str(programs), str(tmp_path / ".local" / "bin"), "/usr/bin", "/bin"]),
@@ -88,6 +87,8 @@ def test_command_installs_clinvk_in_a_fresh_environment(command: str, clone: Pat
         "UV_PYTHON": sys.executable,
         "UV_CACHE_DIR": str(clone.parent / "cache"),
         "PIP_CACHE_DIR": str(clone.parent / "cache-of-pip"),
+        "PIP_FIND_LINKS": f"{os.environ.get('PIP_FIND_LINKS', '')} {clone}/dist",
+        "UV_FIND_LINKS": f"{clone}/dist",
         "PIPX_DEFAULT_PYTHON": sys.executable,
     }
 
