@@ -59,7 +59,7 @@ OTHERS = [example for example in examples() if example not in CHANGES]
 
 def sample(epilog: str, name: str) -> str:
     """Return the sample file of a help text."""
-    lines = epilog.partition(f"\n{name}:\n")[2].partition("\n\n")[0].splitlines()
+    lines = f"\n{epilog}".partition(f"\n{name}:\n")[2].partition("\n\n")[0].splitlines()
     return "\n".join(line.removeprefix("  ") for line in lines)
 
 
