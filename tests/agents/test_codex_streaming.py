@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import pairwise
 
 import pytest
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from clinvk.store.memory import MemoryStore
 from clinvk.types.choices import SandboxMode
 from clinvk.types.events import (
     Event,
+    Progress,
     RunFinished,
     RunResult,
     RunStarted,
@@ -55,6 +57,21 @@ async def test_chunk_arrives_before_the_model_sends_the_next(machine: Machine) -
     assert len(at) == 3
     assert at[1] - at[0] > 0.2
     assert at[2] - at[1] > 0.2
+
+
+async def test_last_line_of_a_running_command_is_shown(machine: Machine) -> None:
+    done = machine.project / "done"
+    command = f"echo one; until [ -e {done} ]; do sleep 0.1; echo more; done"
+    request = replace(ask(f"x [[tool=shell cmd='{command}']]"), approval_mode="auto", sandbox_mode="full")
+    async with machine.runs() as runs, runs.run(machine.completed(request)) as run:
+        at: list[float] = []
+        async for logged in run.log.follow():
+            if isinstance(logged.event, Progress) and logged.event.stage == "output":
+                at.append(logged.at)
+                if logged.event.message == "more":
+                    done.touch()  # without the output of the running command, the command never ends
+        assert isinstance(run.log.ending, RunFinished)
+    assert all(later - earlier > 0.5 for earlier, later in pairwise(at))
 
 
 async def test_message_repeated_after_a_dropped_stream_is_reported_once(machine: Machine) -> None:

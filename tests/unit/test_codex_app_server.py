@@ -379,6 +379,12 @@ def test_plan_is_emitted_as_progress() -> None:
     assert turned(note("turn/plan/updated", plan=steps)) == [Progress("plan", "1/2 done; next: two")]
 
 
+def test_last_line_of_the_output_of_a_running_command_is_emitted_as_progress() -> None:
+    texts = ("one\ntwo\n", "\n", "3" * 300)
+    printed = (note("item/commandExecution/outputDelta", itemId="i", delta=text) for text in texts)
+    assert turned(*printed) == [Progress("output", "two"), Progress("output", "3" * 200)]
+
+
 def test_web_search_is_emitted_once_its_query_is_known() -> None:
     empty = item("started", type="webSearch", query="")
     done = item("completed", type="webSearch", query="q", action={"type": "search"})

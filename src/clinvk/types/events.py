@@ -102,7 +102,8 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """Progress worth showing besides answer and tools.
 
-    `stage` is one word: `retry`, `warning`, `hint` (about the machine), `denied`, `fallback`, `stderr`.
+    `stage` is one word: `retry`, `warning`, `hint` (about the machine), `denied`, `fallback`, `stderr`, `plan`, or
+    `output` (the last line that a running command has printed).
     """
 
     stage: str

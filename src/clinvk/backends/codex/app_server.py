@@ -38,7 +38,7 @@ _PROVIDER = "openai"
 """The model provider if the settings name none."""
 
 _SKIPPED_NOTIFICATIONS = (
-    *("item/commandExecution/outputDelta", "item/fileChange/outputDelta", "item/fileChange/patchUpdated"),
+    *("item/fileChange/outputDelta", "item/fileChange/patchUpdated"),
     *("configWarning", "remoteControl/status/changed", "thread/started", "thread/status/changed", "turn/diff/updated"),
 )
 """Notifications that clinvk does not read. Some are long."""

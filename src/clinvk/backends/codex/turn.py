@@ -12,6 +12,9 @@ from clinvk.backends.codex import failures, wire
 from clinvk.backends.shared import Delta, MessageJoiner, TextDeduplicator
 from clinvk.types import events
 from clinvk.types.errors import Cancelled
+from clinvk.types.text import last_line
+
+_OUTPUT_CHARS = 200
 
 
 class ItemText(Generic[Delta]):
@@ -176,7 +179,10 @@ class TurnDecoder:
         """Return the events of a notification. Warnings from before the turn follow the start event."""
         if self._begins(method, params):
             self._requests.begin_item()
-        if self.is_out_of_turns and method not in ("thread/tokenUsage/updated", "turn/completed"):
+        if self._is_started and method == wire.OUTPUT:
+            if last := last_line(params.delta):
+                yield events.Progress("output", last[:_OUTPUT_CHARS])
+        elif self.is_out_of_turns and method not in ("thread/tokenUsage/updated", "turn/completed"):
             self._is_cut = True
         elif self._is_started:
             yield from self._events(method, params)

@@ -29,10 +29,13 @@ _KINDS = frozenset(
         "function_call",
     }
 )
+OUTPUT = "item/commandExecution/outputDelta"
+"""A piece of the output of a command that runs."""
+
 _METHODS = frozenset(
     {
         *("turn/started", "turn/plan/updated", "turn/completed", "item/started", "item/completed"),
-        *("item/agentMessage/delta", "item/reasoning/summaryTextDelta"),
+        *("item/agentMessage/delta", "item/reasoning/summaryTextDelta", OUTPUT),
         *("thread/tokenUsage/updated", "rawResponseItem/completed", "rawResponse/completed"),
         *("warning", "error"),
     }

@@ -64,7 +64,7 @@ class TurnUpdates:
                 yield chunk("agent_thought_chunk", text)
             case events.UserMessage(text):
                 yield chunk("user_message_chunk", text)
-            case events.Progress(stage, message) if stage != "stderr":
+            case events.Progress(stage, message) if stage not in ("stderr", "output"):
                 yield chunk("agent_thought_chunk", f"\n\n{stage}: {message}\n\n")
             case events.ToolCall():
                 self._open[event.id] = event

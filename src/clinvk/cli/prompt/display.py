@@ -238,8 +238,10 @@ class RunDisplay:
             case events.UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"steered: {text}")
             case events.Progress(stage=stage, message=message) if (
-                stage == "fallback" or self._is_verbose or self._notes.is_terminal
-            ) and not (stage == "hint" and _was_shown(message, self._environ)):
+                (stage == "fallback" or self._is_verbose or self._notes.is_terminal)
+                and stage != "output"
+                and not (stage == "hint" and _was_shown(message, self._environ))
+            ):
                 self._notes.info(f"{stage}: {message}")
             case events.ToolCall() if self._is_verbose:
                 self._notes.info(tool_text(event))

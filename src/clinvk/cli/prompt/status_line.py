@@ -53,9 +53,9 @@ class StatusLine:
     def feed(self, event: events.Event) -> None:
         """Take the activity of an event. Text hides the line; a tool or thinking shows it again."""
         doing = activity(event)
-        if isinstance(event, events.ToolResult) and self._activity:
-            last = output.on_one_line(output.without_sequences(last_line(event.output)))
-            doing = f"{self._activity.partition(_OUTPUT)[0]}{_OUTPUT}{last}" if last else ""
+        if self._activity and (printed := last_line(_output_of(event))):
+            last = output.on_one_line(output.without_sequences(printed))
+            doing = f"{self._activity.partition(_OUTPUT)[0]}{_OUTPUT}{last}"
         if isinstance(event, events.TextDelta):
             self._text_at = time.monotonic()
         if doing or isinstance(event, events.TextDelta | events.ToolResult | events.InteractionResolved):
@@ -118,6 +118,14 @@ def activity(event: events.Event) -> str:
             return "thinking"
         case events.InteractionRequested():
             return "waiting for approval"
+        case _:
+            return ""
+
+
+def _output_of(event: events.Event) -> str:
+    match event:
+        case events.ToolResult(output=printed) | events.Progress(stage="output", message=printed):
+            return printed
         case _:
             return ""
 

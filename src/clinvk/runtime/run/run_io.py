@@ -33,6 +33,9 @@ from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.record import LimitWindow, Resume
 from clinvk.types.request import RunRequest, ToolOutput
 
+_OUTPUT_INTERVAL_S = 1.0
+"""The least time between two lines of the output of running tools: each line becomes an event, which is stored."""
+
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What to run, in which environment, and the conversation to resume.
@@ -168,6 +171,7 @@ class RunIO:
         self._progress_at = now
         self._closed_at = inf
         self._waits = 0
+        self._output_at = -inf
         self._waits_since = inf
         process.begin(spec.request, spec.resume)
 
@@ -312,6 +316,10 @@ class RunIO:
         if self.activity.feed(event):
             self._progress_at = now
             self._stop_if_over_budget(agent_continues=True)
+        if isinstance(event, Progress) and event.stage == "output":
+            if now < self._output_at + _OUTPUT_INTERVAL_S:
+                return
+            self._output_at = now
         if isinstance(event, Waiting):
             self._waits += 1
             self._waits_since = min(self._waits_since, now)

@@ -30,7 +30,7 @@ export class RunBlocks {
       case "thinking": this._addText("thinking", content.text); break;
       case "tool_use": this._addTool(content); break;
       case "tool_result": this._addResult(content); break;
-      case "progress": this._push("note", { stage: content.stage, text: content.message }); break;
+      case "progress": if (content.stage !== "output") this._push("note", { stage: content.stage, text: content.message }); break;
       case "user_message": this._push("prompt", { text: content.text, at: timestamp }); break;
       case "interaction_requested": case "interaction_resolved": this._addInteraction(content); break;
       case "error": this._end("error", content); break;
