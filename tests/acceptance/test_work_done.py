@@ -27,7 +27,7 @@ def tool(number: int, name: str, given: object, output: str, *, is_error: bool =
 
 def works(clinvk: Clinvk, command: str = "true", seen: Path | None = None) -> None:
     """Make the agent run some tools, and change files by a shell command; `seen` lets it go on after the first."""
-    done = clinvk.folder.parent / "changed"
+    done = clinvk.config.parent / "changed"  # in no repository, and not shared with other tests
     failed = "Exit code 1\nFAILED tests/test_calc.py\n1 failed"
     first, *rest = claude_says("Done.")
     clinvk.agent.play(
