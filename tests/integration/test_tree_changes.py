@@ -1,5 +1,6 @@
 """What changes in a tree of git between two moments."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ async def test_repository_without_a_commit_and_with_a_submodule(repository: Repo
         other.write("module/a.txt", "changed\n")
         other.write("new.txt", "new\n")
         assert [(Path(path).name, letter) for path, letter, *_ in await changes()] == [("new.txt", "A")]
+
+
+async def test_git_directory_of_a_killed_process_is_removed_after_a_day(repository: Repository) -> None:
+    old, recent = repository.home / ".git-old", repository.home / ".git-recent"
+    for folder in (old, recent):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    async with tree_changes(git_in(repository), str(repository.path), str(repository.home)):
+        assert (old.exists(), recent.exists()) == (False, True)
 
 
 async def test_directory_outside_of_a_repository_is_refused(tmp_path: Path) -> None:

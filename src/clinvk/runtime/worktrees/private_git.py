@@ -7,6 +7,7 @@ operation, in the clinvk home, where no sandbox of an agent can write: in `/tmp`
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -23,6 +24,9 @@ _REFS = ("refs", "packed-refs", "reftable", "logs", "worktrees", "shallow", "reb
 _OF_TREE = (("info/exclude", True), ("info/attributes", True), ("info/sparse-checkout", False))
 """Data that commands for files use, and whether all trees of a repository share the file."""
 
+
+_OLD_S = 86_400.0
+"""After this time the process of a git directory counts as killed: the directory has copies of the user's files."""
 
 _FORMATS = frozenset({"sha1", "sha256", "files", "reftable"})
 
@@ -125,8 +129,16 @@ def _link(folder: Path, target: str, name: str) -> None:
 @asynccontextmanager
 async def _made(place: str, fill: Callable[[Path], None]) -> AsyncGenerator[Path]:
     folder = Path(place, f".git-{os.urandom(4).hex()}")
+
+    def make() -> None:
+        for old in Path(place).glob(".git-*"):
+            with suppress(FileNotFoundError):
+                if old.stat().st_mtime < time.time() - _OLD_S:
+                    shutil.rmtree(old, ignore_errors=True)
+        fill(folder)
+
     try:
-        await finish_thread(asyncio.to_thread(fill, folder), "making a git directory")
+        await finish_thread(asyncio.to_thread(make), "making a git directory")
     except OSError as exc:
         raise ClinvkError(f"cannot make a git directory in {place!r}: {exc.strerror}") from exc
     else:
