@@ -121,6 +121,18 @@ def test_command_ends_with_stdin_although_a_tool_waits(clinvk: Clinvk, tmp_path:
 
 
 @pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
+def test_command_ends_with_stdin_although_nobody_reads_its_answers(clinvk: Clinvk) -> None:
+    with clinvk.started("mcp", stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        process.stdin.write(PING * 2)
+        process.stdin.close()
+        assert (process.wait(30), process.stderr.read()) == (0, b"")
+
+
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_command_although_stdin_is_open(clinvk: Clinvk, number: signal.Signals) -> None:
     with clinvk.started("mcp", stdin=subprocess.PIPE) as process:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import msgspec
@@ -65,7 +65,8 @@ async def _serve_lines(server: McpServer, calls: Calls) -> None:
 
     async def send(message: bytes) -> None:
         async with lock:
-            await stdout.write(message + b"\n")
+            with suppress(streams.BrokenStdout):  # the client is gone, and closes stdin too
+                await stdout.write(message + b"\n")
 
     async def respond(request: Message) -> None:
         await send(msgspec.json.encode(await server.respond(request, None, send)))
