@@ -36,7 +36,6 @@ _CLOSE_TIMEOUT_S = 2
 _RECONNECT_S = 0.5
 _PING_INTERVAL_S = 2
 _NO_RESPONDERS = "503"
-_DEFAULT_PORT = 4222
 
 
 class Received(NamedTuple):

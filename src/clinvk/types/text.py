@@ -32,6 +32,11 @@ def escape_controls(text: str) -> str:
     return _STEERING.sub("?", text).replace("\r", "")
 
 
+def on_one_line(text: str) -> str:
+    """Return a text on one line, without characters that control the terminal."""
+    return escape_controls(" ".join(text.split()))
+
+
 def visible(text: str) -> str:
     """Return a line with all control characters, bidirectional controls and invisible characters as escapes."""
     shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -6,7 +6,7 @@ from contextlib import suppress
 import msgspec
 
 from clinvk.types.events import ToolCall
-from clinvk.types.text import escape_controls
+from clinvk.types.text import on_one_line
 
 _MOST_TELLING = ("file_path", "path", "command", "cmd", "pattern", "query", "url", "description", "prompt")
 _INPUT_SHOWN = 200
@@ -29,7 +29,7 @@ def tool_action(call: ToolCall) -> tuple[str, str]:
         case _:
             telling = (text for field in _MOST_TELLING if isinstance(text := given.get(field), str) and text)
             text = next(telling, None) or msgspec.json.encode(given).decode(errors="replace")
-    return name, escape_controls(" ".join(text[:_INPUT_SHOWN].split()))
+    return name, on_one_line(text[:_INPUT_SHOWN])
 
 
 def changed_paths(changes: object) -> list[str]:

@@ -18,11 +18,11 @@ from clinvk.cli.parse import commands
 from clinvk.cli.parse.flag import Flag
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.terminal.output import on_one_line, print_text, time_ago
+from clinvk.cli.terminal.output import print_text, time_ago
 from clinvk.config import setting_values
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice
-from clinvk.types.text import unknown_name
+from clinvk.types.text import on_one_line, unknown_name
 
 _ALIASES = ("fast", "balanced", "best")
 _NEWEST = 100

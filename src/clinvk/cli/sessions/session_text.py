@@ -226,7 +226,7 @@ def conversation(runs: Sequence[RunRecord], view: TextView, first: int = 1) -> I
             else:
                 yield from section(f"answer {number}", answer(run, message, view))
         if run.error_message or run.ended_at is None:
-            yield f"\n({failure(run.state, run.error_message or Cancelled.DEFAULT_MESSAGE)})"
+            yield f"\n({failure(run.state, run.error_message or '')})"
 
 
 def answer(run: RunRecord, text: str, view: TextView) -> str:
@@ -241,7 +241,7 @@ def opening_lines(prompt: str, most: int | None) -> str:
 
 def failure(state: str, message: str) -> str:
     """Return a state with its error message, or alone if the message says no more."""
-    return state if message == Cancelled.DEFAULT_MESSAGE else f"{state}: {one_line(without_sequences(message))}"
+    return state if message in ("", Cancelled.DEFAULT_MESSAGE) else f"{state}: {one_line(without_sequences(message))}"
 
 
 def duration_of(run: RunRecord) -> str:
@@ -286,10 +286,8 @@ def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> s
             if role == "user" or message.strip():
                 heading = "Prompt" if role == "user" else "Answer"
                 about += ["", f"## {number}. {heading}", "", message.rstrip()]
-        if run.error_message:
-            about += ["", f"> {failure(run.state, run.error_message)}"]
-        elif run.ended_at is None:
-            about += ["", f"> {state_word(run.state)}"]
+        if run.error_message or run.ended_at is None:
+            about += ["", f"> {failure(run.state, run.error_message or '')}"]
     return "\n".join(about) + "\n"
 
 

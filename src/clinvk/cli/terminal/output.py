@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from clinvk.types.errors import ClinvkError
-from clinvk.types.text import escape_controls
+from clinvk.types.text import escape_controls, on_one_line
 
 if TYPE_CHECKING:
     from clinvk.config.model import OutputSettings
@@ -25,11 +25,6 @@ _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\
 
 _ID = re.compile(r"\b((?:session|run|interaction) '?[0-9a-f]{8})[0-9a-f]{24}\b")
 """An ID in a message of clinvk, and the beginning that people read."""
-
-
-def on_one_line(text: str) -> str:
-    """Return a text on one line, without characters that control the terminal."""
-    return escape_controls(" ".join(text.split()))
 
 
 def without_sequences(text: str) -> str:

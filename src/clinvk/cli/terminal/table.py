@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from clinvk.cli.terminal.output import BOLD, CYAN, GREEN, RED, on_one_line, paint
-from clinvk.types.text import escape_controls
+from clinvk.cli.terminal.output import BOLD, CYAN, GREEN, RED, paint
+from clinvk.types.text import escape_controls, on_one_line
 
 _GAP = 2
 _MORE = "…"

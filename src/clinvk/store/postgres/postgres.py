@@ -189,9 +189,11 @@ class PostgresStore(SessionStore):
             await db.execute(_LOCK_KEYS)
             stored = await db.fetch(_KEYS)
             text = edit(stored[0][0] if stored else None)
+            if dry_run:
+                return
             if text is None:
                 await db.execute(_DELETE_KEYS)
-            elif not dry_run:
+            else:
                 await db.execute(_UPDATE_KEYS if stored else _INSERT_KEYS, text)
 
     async def recover(self) -> int:
