@@ -65,6 +65,12 @@ def test_settings_missing_from_the_request_must_match(settings: Settings, what: 
     assert difference(SERVER, settings) == what
 
 
+def test_another_version_is_the_only_difference_that_is_named() -> None:
+    mine = {"the version of clinvk": "a", "umask": "a"}
+    theirs = {"the version of clinvk": "b", "umask": "b"}
+    assert environment.environment_difference(mine, theirs) == "the version of clinvk differs"
+
+
 def test_comparison_contains_no_values() -> None:
     settings = Settings(backends={"claude": BackendSettings(env={"OPENAI_API_KEY": "sk-very-secret"})})
     assert "very-secret" not in str(environment.environment_digests(settings, SERVER, BACKENDS))

@@ -52,13 +52,14 @@ _SETTINGS = (
 
 _BACKEND_SETTINGS = ("enabled", "executable", "extra_flags", "acp", "command")
 
+_VERSION = "the version of clinvk"
 _VARIABLES = "PATH, HOME or a key"
 """What must be equal for a command that sends no variables."""
 
 
 def environment_digests(settings: Settings, environ: Mapping[str, str], backends: Collection[str]) -> dict[str, str]:
     """Return the digests, by name, of all values that must be equal for runs of the backends. Blocks briefly."""
-    found: dict[str, object] = {"the version of clinvk": __version__, DEPTH_VARIABLE: nesting_depth(environ)}
+    found: dict[str, object] = {_VERSION: __version__, DEPTH_VARIABLE: nesting_depth(environ)}
     found |= {**_process(), **_settings(settings, backends)}
     found[_VARIABLES] = sorted((name, value) for name, value in without_secrets(environ).items() if _is_key(name))
     return {name: blake2b(repr(found[name]).encode(), digest_size=8).hexdigest() for name in found}
@@ -69,6 +70,8 @@ def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str], s
     ignored = _VARIABLES if sends_variables else ""
     names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name) and name != ignored]
     found = [name for name in names if name in mine or not name.startswith("backends.")]
+    if _VERSION in found:  # the settings of another version differ too
+        found = [_VERSION]
     if not found:
         return ""
     return f"{', '.join(found)} {'differs' if len(found) == 1 else 'differ'}"
