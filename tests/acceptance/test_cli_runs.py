@@ -13,9 +13,9 @@ from acceptance.server import Server
 from acceptance.sessions import run_here
 from acceptance.terminal import on_terminal
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.parse.flags import RunsFlags
+from clinvk.cli.parse.flags import Flags, JsonFlags, RunsFlags
 from clinvk.cli.parse.settings import CommandContext
-from clinvk.cli.sessions.runs import list_all
+from clinvk.cli.sessions.runs import list_all, show
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.table import width
 from clinvk.dialects.rest.views import RunItem, RunView
@@ -38,7 +38,11 @@ def listed(clinvk: Clinvk, *arguments: str) -> list[RunItem]:
 
 def list_in_process(clinvk: Clinvk, flags: RunsFlags) -> int:
     """Run `clinvk runs list` in this process."""
-    return list_all(flags, CommandContext(flags, clinvk.agent.env, Notes({}), BACKENDS))
+    return list_all(flags, context_of(clinvk, flags))
+
+
+def context_of(clinvk: Clinvk, flags: Flags) -> CommandContext:
+    return CommandContext(flags, clinvk.agent.env, Notes({}), BACKENDS)
 
 
 def asked(clinvk: Clinvk, prompt: str, folder: str = "", backend: str = "claude") -> str:
@@ -153,6 +157,9 @@ def test_paged_list_skips_parts_and_repeats_no_run(
         assert list_in_process(clinvk, RunsFlags(json=True, limit=limit)) == 0
         told = msgspec.json.decode(capfd.readouterr().out, type=RunsListed)
         assert [run.id for run in told.runs] == runs[: limit or None]
+    flags = JsonFlags(json=True)
+    assert show(flags, context_of(clinvk, flags)) == 0
+    assert msgspec.json.decode(capfd.readouterr().out, type=RunView).id == runs[0]
 
 
 def test_run_of_another_process_is_listed_as_running_until_that_process_dies(clinvk: Clinvk) -> None:

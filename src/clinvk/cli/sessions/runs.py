@@ -252,9 +252,10 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
     Raises:
         RunNotFound, AmbiguousId: the ID names no run, or several.
     """
+    here = "" if flags.words else real_directory(None)
 
     async def read(store: SessionStore) -> tuple[RunRecord, Sequence[RunRecord], list[str]]:
-        run = await (find(store.run(flags.words[0])) if flags.words else _last(store))
+        run = await (find(store.run(flags.words[0])) if flags.words else _last(store, here))
         parts = (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
         return run, parts, _actions([logged.event for logged in await store.events(run.id)])
 
@@ -271,13 +272,17 @@ def _actions(events: Sequence[Event]) -> list[str]:
     return [f"{tool_text(call)}{' (failed)' if call.id in failed else ''}" for call in calls]
 
 
-async def _last(store: SessionStore) -> RunRecord:
-    """Return the last run of the current directory, or else of the home; a part of a run does not count."""
-    here = real_directory(None)
-    runs = [run for run in (await store.runs(RunQuery(limit=_PAGE))).items if run.parent_id is None]
-    if not runs:
+async def _last(store: SessionStore, here: str) -> RunRecord:
+    """Return the last run of the directory `here`, or else of the home; a part of a run does not count."""
+    last: RunRecord | None = None
+    async for run in _newest(store, RunQuery(limit=_PAGE)):
+        if run.parent_id is None:
+            last = last or run
+            if run.workdir == here:
+                return run
+    if last is None:
         raise RunNotFound("no runs yet")
-    return next((run for run in runs if run.workdir == here), runs[0])
+    return last
 
 
 def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView, did: Sequence[str] = ()) -> list[str]:
