@@ -67,7 +67,11 @@ def test_script_sees_only_denials_on_stderr(clinvk: Clinvk, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modes", "flags"), [((), "--approval-mode ask"), (("--sandbox-mode", "workspace"), "--sandbox-mode full")]
+    ("modes", "flags"),
+    [
+        ((), "--approval-mode ask"),
+        (("--sandbox-mode", "workspace"), "--sandbox-mode full --approval-mode ask"),
+    ],
 )
 def test_hint_after_a_denial_continues_the_conversation(clinvk: Clinvk, modes: tuple[str, ...], flags: str) -> None:
     clinvk.agent.play(denied())

@@ -241,7 +241,7 @@ class TestDelete:
         session = begun(clinvk)
         done = clinvk.run("sessions", "delete", session)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "delete needs --yes: there is no terminal to ask on" in done.stderr
+        assert "this needs --yes: there is no terminal to ask on" in done.stderr
         assert listed(clinvk) == [session]
 
     def test_delete_keeps_a_busy_session_and_removes_the_others(self, clinvk: Clinvk) -> None:

@@ -63,9 +63,23 @@ def test_terminal_shows_changed_files_and_failed_commands(clinvk: Clinvk, column
     assert shown[at + 1 : at + 4] == [
         "",
         "changed: calc.py +2 \N{MINUS SIGN}1, tests/new.py (new)",
-        "failed: pytest -x (exit 1) · more: clinvk show",
+        "failed: pytest -x (exit 1) · details: clinvk show",
     ]
     assert " · session " in shown[at + 4]
+
+
+def test_edits_that_the_first_look_at_the_files_may_have_missed_are_named(clinvk: Clinvk) -> None:
+    Repository(clinvk.folder / "project", clinvk.folder / "home").commit(**{"calc.py": "a\nb\n"})
+    on = clinvk.folder / "on"
+    slow_git = clinvk.agent.folder / "git"
+    slow_git.write_text(f'#!/bin/sh\nuntil [ -e {on} ]; do sleep 0.1; done\nexec /usr/bin/git "$@"\n')
+    slow_git.chmod(0o755)
+    works(clinvk)
+    with on_terminal(clinvk, "-w", "project", "--new", "fix it", columns=120) as terminal:
+        terminal.until("Done.")
+        on.touch()
+        assert terminal.ended() == 0
+    assert "changed: calc.py" in terminal.screen()
 
 
 def test_edits_of_the_agent_are_named_outside_of_a_repository(clinvk: Clinvk) -> None:
@@ -89,7 +103,8 @@ def test_show_prints_the_last_run_of_the_directory_with_its_actions(clinvk: Clin
     clinvk.agent.play(claude_says("Elsewhere."))
     assert clinvk.run("-w", "other", "hello").returncode == 0
     shown = clinvk.run("show").stdout
-    assert re.search(r"\nfix it\n(.|\n)*\nBash pytest -x \(failed\)\n(.|\n)*\nEdit calc.py\n(.|\n)*\nDone.\n", shown)
+    failed = r"Bash pytest -x \(failed: 1 failed\)"
+    assert re.search(rf"\nfix it\n(.|\n)*\n{failed}\n(.|\n)*\nEdit calc.py\n(.|\n)*\nDone.\n", shown)
     found = clinvk.run("show", "--json").stdout
     run_id = json.loads(found)["id"]
     assert clinvk.run("runs", "show", run_id[:8], "--json").stdout == found

@@ -319,7 +319,7 @@ def test_discard_removes_named_worktrees_only_when_confirmed(clinvk: Clinvk, rep
     assert clinvk.run("worktrees", "discard", "--dry-run", first.id).stdout == f"would discard {first.id}\n"
     unasked = clinvk.run("worktrees", "discard", first.id)
     assert (unasked.returncode, unasked.stdout) == (1, "")
-    assert unasked.stderr == "clinvk: discard needs --yes: there is no terminal to ask on\n"
+    assert unasked.stderr == "clinvk: this needs --yes: there is no terminal to ask on\n"
     done = clinvk.json(Discarded, "worktrees", "discard", "--yes", first.id, second.branch, first.id)
     assert done == Discarded([first.id, second.id], False)
     assert listed(clinvk) == [third.id]

@@ -116,8 +116,8 @@ def off(flags: ConfirmedFlags, context: CommandContext) -> int:
         return exits.CANCELLED
     if not flags.dry_run:
         _over_keys(context, KeyFile.remove)
-    done = "would require no key" if flags.dry_run else "no key is required after a restart of the servers"
-    notes.info(f"{done}; a server that other machines reach creates one for each start")
+    done = "would remove all keys" if flags.dry_run else "removed all keys; restart running servers"
+    notes.info(f"{done}. A server that other machines can reach creates a key at each start")
     return 0
 
 

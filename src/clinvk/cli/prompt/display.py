@@ -151,10 +151,10 @@ class RunDisplay:
                 if note:
                     self._notes.info(note)
                 async with self.showing(run), AsyncExitStack() as stack:
+                    if self._has_footer:
+                        self._work = WorkDone(request.workdir or os.getcwd(), self._environ)
+                        await stack.enter_async_context(in_background(self._work.watch()))
                     async for logged in run.log.follow():
-                        if isinstance(logged.event, events.RunStarted) and self._has_footer:
-                            self._work = WorkDone(request.workdir or os.getcwd(), self._environ)
-                            await stack.enter_async_context(in_background(self._work.watch()))
                         match logged:
                             case (1, _, events.RunFailed(code=SessionNotFound.code, message=message)) if is_attempt:
                                 self._number, lost = 1, message
@@ -216,7 +216,7 @@ class RunDisplay:
             if isinstance(event, events.RunFinished | events.RunFailed):
                 self._did = await self._work.lines()
                 if self._did and run.facts.session_id:
-                    self._did[-1] += " · more: clinvk show"
+                    self._did[-1] += " · details: clinvk show"
         await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
         self._note(run, event)
 
@@ -338,10 +338,10 @@ def _remedy(request: RunRequest, session_id: str | None) -> str:
     """Return the command that continues the session and asks about, or allows, denied actions; empty if none would."""
     if request.approval_mode == "ask":
         return ""
-    purpose, flag = "to be asked", "--approval-mode ask"
+    flags = "--approval-mode ask"
     if request.approval_mode != "always" and request.sandbox_mode in ("read-only", "workspace"):
-        purpose, flag = "to allow it", "--sandbox-mode full"
-    return f"{purpose}: " + (f'clinvk resume {short_id(session_id)} {flag} "go on"' if session_id else flag)
+        flags = f"--sandbox-mode full {flags}"
+    return "to be asked: " + (f'clinvk resume {short_id(session_id)} {flags} "go on"' if session_id else flags)
 
 
 @contextmanager

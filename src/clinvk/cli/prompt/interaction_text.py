@@ -38,7 +38,7 @@ _KEYS = {
     "y": Key("allow", "[y]es", "allow this action"),
     "a": Key("allow_session", "[a]lways in this session", "allow it, and do not ask about similar actions again"),
     "r": Key("answer", "[r]eply", "answer the question"),
-    "n": Key("deny", "[n]o", "deny it; the agent goes on"),
+    "n": Key("deny", "[n]o", "deny it; the agent continues"),
     "s": Key("deny_and_stop", "[s]top", "deny it, and cancel the run"),
     "e": Key("edit", "[e]dit", "change it before you allow it"),
     "v": Key("view", "[v]iew all", "show everything in a pager"),

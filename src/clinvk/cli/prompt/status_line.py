@@ -29,6 +29,9 @@ _SILENCE_S = 1.0
 _OUTPUT = " → "
 """Stands in the status line between a tool and the last line of its output."""
 
+_TOOL_SHOWN = 30
+"""The characters of a tool that leave room for its output."""
+
 _WRITTEN_SHOWN = 20
 """The lines of a new file that are shown, including the head of the diff."""
 
@@ -55,7 +58,7 @@ class StatusLine:
         doing = activity(event)
         if self._activity and (printed := last_line(_output_of(event))):
             last = on_one_line(output.without_sequences(printed))
-            doing = f"{self._activity.partition(_OUTPUT)[0]}{_OUTPUT}{last}"
+            doing = f"{cut(self._activity.partition(_OUTPUT)[0], _TOOL_SHOWN)}{_OUTPUT}{last}"
         if isinstance(event, events.TextDelta):
             self._text_at = time.monotonic()
         if doing or isinstance(event, events.TextDelta | events.ToolResult | events.InteractionResolved):

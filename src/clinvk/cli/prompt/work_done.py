@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clinvk.runtime.worktrees.tree_changes import Changes, FileChange
 
 _LOOK_TIMEOUT_S = 5.0
-_MAX_NAMED = 4
+_MAX_NAMED = 10
 _COMMAND_SHOWN = 60
 _EXIT = re.compile(r"exit code (\d+)", re.IGNORECASE)
 _EDITS = frozenset({"old_string", "content", "new_source", "edits"})
@@ -35,7 +35,7 @@ class WorkDone:
         self._failed: dict[str, str] = {}
         self._changes: Changes | None = None
         self._has_looked = asyncio.Event()
-        self._has_worked = False
+        self._has_worked = self._is_late = False
 
     async def watch(self) -> None:
         """Take a snapshot of the files at once, for comparison, and keep the snapshot until cancelled."""
@@ -61,6 +61,7 @@ class WorkDone:
         if isinstance(event, events.ToolCall):
             self._calls[event.id] = event
             self._has_worked = True
+            self._is_late = self._is_late or not self._has_looked.is_set()
         elif isinstance(event, events.ToolResult) and (call := self._calls.pop(event.id, None)):
             self._take(call, event)
 
@@ -84,12 +85,14 @@ class WorkDone:
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
                 await self._has_looked.wait()
                 if self._changes:
-                    changed = [*map(self._change, await self._changes())]
+                    found = {self._shown(file.path): self._change(file) for file in await self._changes()}
+                    missed = changed if self._is_late else ()  # the snapshot may have the first changes already
+                    changed = [*found.values(), *(path for path in missed if path not in found)]
         failed = [f"{cut(command, _COMMAND_SHOWN)}{code}" for command, code in self._failed.items()]
         return [*_line("changed", changed), *_line("failed", failed)]
 
     def _change(self, file: "FileChange") -> str:
-        counts = f" +{file.added} \N{MINUS SIGN}{file.deleted}" if file.added is not None else ""
+        counts = f" +{file.added} \N{MINUS SIGN}{file.deleted}" if file.added or file.deleted else ""
         return f"{self._shown(file.path)}{_LETTERS.get(file.letter, counts)}"
 
     def _shown(self, path: str) -> str:

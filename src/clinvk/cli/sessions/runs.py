@@ -27,6 +27,7 @@ from clinvk.types.errors import ClinvkError, InvalidRequest, RunNotFound
 from clinvk.types.events import Event, ToolCall, ToolResult, Usage
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
 from clinvk.types.request import PartPosition
+from clinvk.types.text import last_line, on_one_line
 from clinvk.types.tool_text import tool_text
 
 if TYPE_CHECKING:
@@ -266,10 +267,15 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
 
 
 def _actions(events: Sequence[Event]) -> list[str]:
-    """Return the tool calls of a run, one per line."""
-    failed = {event.id for event in events if isinstance(event, ToolResult) and event.is_error}
-    calls = (event for event in events if isinstance(event, ToolCall))
-    return [f"{tool_text(call)}{' (failed)' if call.id in failed else ''}" for call in calls]
+    """Return the tool calls of a run, one per line, with the last line that a failed tool printed."""
+    failed = {event.id: last_line(event.output) for event in events if isinstance(event, ToolResult) and event.is_error}
+
+    def shown(call: ToolCall) -> str:
+        printed = on_one_line(without_sequences(failed.get(call.id, "")))
+        reason = f" (failed{printed and ': '}{printed})" if call.id in failed else ""
+        return f"{tool_text(call)}{reason}"
+
+    return [shown(event) for event in events if isinstance(event, ToolCall)]
 
 
 async def _last(store: SessionStore, here: str) -> RunRecord:

@@ -126,7 +126,7 @@ def confirm(verb: str, what: Sequence[str], many: str) -> bool:
         InvalidRequest: stdin is not a terminal.
     """
     if not os.isatty(0):
-        raise InvalidRequest(f"{verb} needs --yes: there is no terminal to ask on")
+        raise InvalidRequest("this needs --yes: there is no terminal to ask on")
     one = f"{verb.capitalize()} {many.removesuffix('s')} {what[0]}"
     question = one if len(what) == 1 else "\n".join([*what, f"{verb.capitalize()} these {len(what)} {many}"])
     return ask_yes_no(question)

@@ -85,7 +85,7 @@ function Denied({ session, turn, request, onStarted }) {
   return html`<div class="denied">
     <span>${visible(denied.text?.split("; approval_mode")[0] ?? "An action was denied, since nobody answered")}</span>
     <${Action} class="small" run=${go}
-      title="The agent goes on ${isSandboxed ? "without its sandbox, " : ""}and asks you for each action">
+      title="The agent continues ${isSandboxed ? "without its sandbox, " : ""}and asks you for each action">
       Allow and continue<//></div>`;
 }
 
