@@ -9,7 +9,7 @@ from clinvk.runtime.process.process_tags import choose_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.git import Git
 from clinvk.runtime.worktrees.tree_changes import tree_changes
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from repositories import Repository
 
 
@@ -79,6 +79,16 @@ async def test_git_directory_of_a_killed_process_is_removed_after_a_day(reposito
     os.utime(old, (0, 0))
     async with tree_changes(git_in(repository), str(repository.path), str(repository.home)):
         assert (old.exists(), recent.exists()) == (False, True)
+
+
+async def test_large_files_are_not_copied(repository: Repository) -> None:
+    async with tree_changes(git_in(repository), str(repository.path), str(repository.home)) as changes:
+        for name in ("ignored.log", "data"):
+            os.truncate(repository.write(name, ""), 200_000_000)
+        with pytest.raises(ClinvkError, match="too large"):
+            await changes()
+        (repository.path / "data").unlink()
+        assert await changes() == []
 
 
 async def test_directory_outside_of_a_repository_is_refused(tmp_path: Path) -> None:
