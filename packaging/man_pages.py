@@ -15,6 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from clinvk import __version__
 from clinvk.cli.parse import commands
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def pages() -> dict[str, str]:
 
 
 def _head(name: str, summary: str) -> Iterator[str]:
-    yield f'.TH "{name.upper()}" "1" "" "clinvk" "clinvk"'
+    yield f'.TH "{name.upper()}" "1" "" "clinvk {__version__}" "clinvk"'
     yield ".nh"
     yield from (".SH NAME", f"{_text(name)} \\- {_text(summary)}")
 

@@ -175,12 +175,27 @@ def test_open_without_a_server_says_how_to_start_one(clinvk: Clinvk) -> None:
 
 
 def test_help_open_prints_the_address_of_the_documentation(clinvk: Clinvk, tmp_path: Path) -> None:
-    for name in ("index.html", "cli.html"):
+    headings = (
+        "several-agents-clinvk-parallel-chain-compare",
+        "exit-codes",
+        "clinvk-keys",
+        "clinvk-version-clinvk-help",
+    )
+    (tmp_path / "cli.html").write_text("".join(f'<h2 id="{name}">' for name in headings))
+    for name in ("index.html", "failover.html"):
         (tmp_path / name).touch()
     done = clinvk.run("help", "--open", "--dry-run", "keys", "create")
     assert (done.returncode, done.stdout) == (0, f"{documentation.address(['keys'])}\n")
-    assert documentation.address(["keys", "create"], tmp_path) == f"{tmp_path.as_uri()}/cli.html#clinvk-keys"
-    assert documentation.address([], tmp_path) == f"{tmp_path.as_uri()}/index.html"
+    for words, page in {
+        (): "index.html",
+        ("keys", "create"): "cli.html#clinvk-keys",
+        ("chain",): "cli.html#several-agents-clinvk-parallel-chain-compare",
+        ("version",): "cli.html#clinvk-version-clinvk-help",
+        ("exit-codes",): "cli.html#exit-codes",
+        ("failover",): "failover.html",
+        ("show",): "cli.html",
+    }.items():
+        assert documentation.address(words, tmp_path) == f"{tmp_path.as_uri()}/{page}"
     assert documentation.address([], tmp_path / "not built").startswith("https://")
 
 

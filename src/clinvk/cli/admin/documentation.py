@@ -1,5 +1,6 @@
 """`clinvk help --open`."""
 
+import re
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,14 @@ def show(flags: HelpFlags, context: CommandContext) -> int:
 
 
 def address(words: Sequence[str], site: Path = SITE) -> str:
-    """Return the address of the site of this version, at a command if named, or of the project if there is no site."""
-    page = site / ("cli.html" if words else "index.html")
-    if page.exists():
-        return page.as_uri() + (f"#clinvk-{words[0]}" if words else "")
-    return commands.documentation()
+    """Return the address of the site of this version, at a command or topic, or of the project if there is no site."""
+    index, page = site / "index.html", site / "cli.html"
+    if not index.exists():
+        return commands.documentation()
+    if not words:
+        return index.as_uri()
+    name = re.escape(words[0])
+    if found := re.search(rf'<h2 id="({name}|[\w-]*clinvk-(?:[\w-]+-)?{name}(?:-[\w-]+)?)"', page.read_text()):
+        return f"{page.as_uri()}#{found[1]}"
+    topic = site / f"{words[0]}.html"
+    return (topic if topic.exists() else page).as_uri()
