@@ -161,13 +161,18 @@ async def test_line_of_twenty_megabytes_arrives_complete() -> None:
 
 async def test_pipe_holds_a_megabyte_of_non_blocking_output() -> None:
     """Claude Code and Gemini CLI write without waiting and exit: output beyond the pipe's size is lost."""
-    await until(can_have_wide_pipes)
     script = "import os\nos.set_blocking(1, False)\nos.write(1, b'x' * 1_000_000 + b'\\n')"
-    child = Child(spawner(), sys.executable, "-I", "-S", "-c", script)
-    child.process.write(b"", close=True)
-    await child.end()
-    assert [len(line) for line in child.lines] == [1_000_000]
-    child.process.discard()
+    lengths: list[int] = []
+    for _ in range(20):  # other processes of the user may take the room for wide pipes at any moment
+        await until(can_have_wide_pipes)
+        child = Child(spawner(), sys.executable, "-I", "-S", "-c", script)
+        child.process.write(b"", close=True)
+        await child.end()
+        child.process.discard()
+        lengths = [len(line) for line in child.lines]
+        if lengths == [1_000_000]:
+            break
+    assert lengths == [1_000_000]
 
 
 async def test_exit_code_of_a_killed_process_is_128_plus_the_signal() -> None:

@@ -16,7 +16,7 @@ from clinvk.api.console.files import CONSOLE_PATH
 from clinvk.api.endpoints.services import Owner, Services
 from clinvk.api.http.middleware import UNKNOWN, RequestMiddleware
 from clinvk.api.http.response import NO_RETRY, ClientDisconnected, internal_error, no_such_path, path_of, send_error
-from clinvk.api.mcp.endpoint import InProcessRest, McpEndpoint
+from clinvk.api.mcp.in_process_rest import InProcessRest
 from clinvk.api.observe.observers import with_user_agent
 from clinvk.api.openapi.endpoint import Endpoint, Route
 from clinvk.api.openapi.endpoint_table import ENDPOINTS, METRICS_PATH
@@ -106,6 +106,8 @@ class Router:
 
 
 def _mcp(rest: InProcessRest, _: Services) -> ASGIApp:
+    from clinvk.api.mcp.endpoint import McpEndpoint  # imports that only a client of MCP needs
+
     return McpEndpoint(rest)
 
 

@@ -23,7 +23,7 @@ from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints.services import Cluster, Services, Setup, open_services
 from clinvk.api.http.http1 import with_timeouts
 from clinvk.api.http.middleware import RequestMiddleware
-from clinvk.api.mcp.endpoint import InProcessRest
+from clinvk.api.mcp.in_process_rest import InProcessRest
 from clinvk.api.observe.observers import Observers, View, observe
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.api.server import housekeeping, lifecycle

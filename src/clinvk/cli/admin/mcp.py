@@ -10,7 +10,7 @@ import msgspec
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.services import Setup, open_services
 from clinvk.api.mcp.calls import CallKey, Calls
-from clinvk.api.mcp.endpoint import InProcessRest
+from clinvk.api.mcp.in_process_rest import InProcessRest
 from clinvk.api.mcp.protocol import McpServer, Message, Response, parse
 from clinvk.api.mcp.tools import RestApi
 from clinvk.api.observe.live import LiveEvents
