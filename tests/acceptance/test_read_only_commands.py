@@ -197,6 +197,7 @@ def test_help_open_prints_the_address_of_the_documentation(clinvk: Clinvk, tmp_p
     }.items():
         assert documentation.address(words, tmp_path) == f"{tmp_path.as_uri()}/{page}"
     assert documentation.address([], tmp_path / "not built").startswith("https://")
+    assert "unknown command or topic 'nosuch'" in clinvk.run("help", "--open", "--dry-run", "nosuch").stderr
 
 
 def test_config_path_prints_the_settings_file(clinvk: Clinvk) -> None:

@@ -63,6 +63,21 @@ async def test_log_has_no_secrets_of_the_environment(tmp_path: Path, caplog: pyt
     assert "hush" not in caplog.text
 
 
+async def test_removed_directory_ends_the_start_of_agents_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend, host = Lasting(tmp_path), Host(env=ENV)
+    launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
+    assert launch
+    launch = replace(launch, cwd=str(tmp_path / "removed"))
+    async with WarmSet(Spawner(process_tags.choose_tags()), lambda: None) as warm_set:
+        group = await warm_set.group(WarmSpec(backend, host, backend.executable, launch))
+        warm_set.open(group, launch)
+        await until(lambda: not group.agents)
+        assert group.is_mute
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("graceful", [False, True])
 async def test_an_ended_agent_is_released_from_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graceful: bool

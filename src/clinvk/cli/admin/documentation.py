@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clinvk.cli.parse import commands
+from clinvk.cli.parse.arguments import help_page
 from clinvk.cli.parse.flags import HelpFlags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.terminal.output import print_text
@@ -15,7 +16,12 @@ SITE = Path(__file__).parents[2] / "site"
 
 
 def show(flags: HelpFlags, context: CommandContext) -> int:
-    """Print the address of the documentation, and open the documentation in the user's browser."""
+    """Print the address of the documentation, and open the documentation in the user's browser.
+
+    Raises:
+        InvalidRequest: no command or topic has this name.
+    """
+    help_page(flags.words)
     page = address(flags.words)
     print_text(page)
     if not flags.dry_run and not webbrowser.open(page):

@@ -19,7 +19,7 @@ from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
-from clinvk.types.errors import ClinvkError
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.redaction import redacted, secrets_in
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ class WarmGroup:
         begin_times: when runs that begin a conversation came, for which any ready agent would do.
         failures: the number of failures since a run last went well.
         not_before: no agent is started before this time.
-        is_mute: the last agent that failed never spoke its protocol. Only a run starts an agent then.
+        is_mute: the last agent that failed never spoke its protocol, or the directory of the agents is gone. Only a run
+            starts an agent then.
     """
 
     def __init__(self, spec: WarmSpec, files: WarmFiles) -> None:
@@ -225,9 +226,12 @@ class WarmSet:
         try:
             await agent.start(self._spawner, group.spec.path, env)
         except Exception as exc:
-            is_expected = isinstance(exc, ClinvkError | TimeoutError)
-            logger.warning("cannot start a kept process of %s: %s", group.spec.path, exc, exc_info=not is_expected)
-            group.blame(agent, "it could not be started")
+            if isinstance(exc, InvalidRequest) and exc.field == "workdir":
+                group.is_mute = True  # the directory is gone, as a worktree after its changes were applied
+            else:
+                is_expected = isinstance(exc, ClinvkError | TimeoutError)
+                logger.warning("cannot start a kept process of %s: %s", group.spec.path, exc, exc_info=not is_expected)
+                group.blame(agent, "it could not be started")
             group.agents.remove(agent)
             self.ending.discard(agent)
 
