@@ -21,7 +21,7 @@ SERVER = {"PATH": "/bin", "HOME": "/home/ana", "TERM": "dumb", "EDITOR": "ed", "
 def difference(command: dict[str, str], settings: Settings | None = None, backend: str = "claude") -> str:
     """Say what differs between a command and a server with the built-in settings."""
     theirs = environment.environment_digests(Settings(), SERVER, BACKENDS)
-    mine = environment.environment_digests(settings or Settings(), command, (backend,))
+    mine = environment.environment_digests(settings or Settings(), command, (backend,), sends_variables=True)
     return environment.environment_difference(mine, theirs)
 
 
@@ -45,7 +45,7 @@ def test_only_the_nesting_depth_must_match() -> None:
 )
 def test_paths_and_keys_must_match_for_a_request_without_variables(more: dict[str, str], what: str) -> None:
     mine, theirs = (environment.environment_digests(Settings(), each, ()) for each in ({**SERVER, **more}, SERVER))
-    assert environment.environment_difference(mine, theirs, sends_variables=False) == what
+    assert environment.environment_difference(mine, theirs) == what
 
 
 @pytest.mark.parametrize(

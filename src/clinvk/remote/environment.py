@@ -57,19 +57,23 @@ _VARIABLES = "PATH, HOME or a key"
 """What must be equal for a command that sends no variables."""
 
 
-def environment_digests(settings: Settings, environ: Mapping[str, str], backends: Collection[str]) -> dict[str, str]:
-    """Return the digests, by name, of all values that must be equal for runs of the backends. Blocks briefly."""
+def environment_digests(
+    settings: Settings, environ: Mapping[str, str], backends: Collection[str], sends_variables: bool = False
+) -> dict[str, str]:
+    """Return the digests, by name, of all values that must be equal for runs of the backends. Blocks briefly.
+
+    The variables need not be equal for a command that sends its own.
+    """
     found: dict[str, object] = {_VERSION: __version__, DEPTH_VARIABLE: nesting_depth(environ)}
     found |= {**_process(), **_settings(settings, backends)}
-    found[_VARIABLES] = sorted((name, value) for name, value in without_secrets(environ).items() if _is_key(name))
+    if not sends_variables:
+        found[_VARIABLES] = sorted((name, value) for name, value in without_secrets(environ).items() if _is_key(name))
     return {name: blake2b(repr(found[name]).encode(), digest_size=8).hexdigest() for name in found}
 
 
-def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str], sends_variables: bool = True) -> str:
-    """Return the names of the differing values, or an empty text. Ignore settings of backends missing in `mine`."""
-    ignored = _VARIABLES if sends_variables else ""
-    names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name) and name != ignored]
-    found = [name for name in names if name in mine or not name.startswith("backends.")]
+def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """Return the names of the values of a command that differ in the server, or an empty text."""
+    found = [name for name in mine if mine[name] != theirs.get(name)]
     if _VERSION in found:  # the settings of another version differ too
         found = [_VERSION]
     if not found:
@@ -113,6 +117,7 @@ def _process() -> dict[str, object]:
     }
     found |= {f"ulimit {name}": resource.getrlimit(limit)[0] for name, limit in _LIMITS.items()}
     for name in _NAMESPACES:
+        found[f"the {name} namespace"] = None
         with suppress(OSError):  # not Linux
             found[f"the {name} namespace"] = os.readlink(f"/proc/self/ns/{name}")
     return found

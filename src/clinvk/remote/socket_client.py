@@ -63,8 +63,8 @@ async def server_of(
     """
     async with _connection(environ) as connection:
         greeting = await _greeting(connection)
-        mine = environment.environment_digests(settings, environ, backends)
-        if why := environment.environment_difference(mine, greeting.environment, sends_variables):
+        mine = environment.environment_digests(settings, environ, backends, sends_variables)
+        if why := environment.environment_difference(mine, greeting.environment):
             raise EnvironmentDiffers(why)
         yield connection
 
