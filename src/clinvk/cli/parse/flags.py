@@ -213,7 +213,7 @@ class ShowFlags(JsonFlags):
 
 
 class ConfirmedFlags(Flags):
-    """The flags of a command that asks before it removes something."""
+    """The flags of a command that asks for confirmation."""
 
     yes: Annotated[bool, Flag("do not ask", short="-y")] = False
 

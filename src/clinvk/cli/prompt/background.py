@@ -142,6 +142,7 @@ async def _until_parts_end(
         for part in reversed(parts):
             if part.state not in UNDER_WAY and part.id not in reported:
                 reported.add(part.id)
-                elapsed = f" after {duration_of(part)}" if duration_of(part) else ""
-                notes.info(f"{runs.part_label(run, part)}: {state_word(part.state)}{elapsed}")
+                elapsed = duration_of(part)
+                ended = f"{state_word(part.state)} after {elapsed}" if elapsed else state_word(part.state)
+                notes.info(f"{runs.part_label(run, part)}: {ended}")
         await asyncio.sleep(_POLL_S)

@@ -335,7 +335,7 @@ def _was_shown(hint: str, environ: Mapping[str, str]) -> bool:
 
 
 def _remedy(request: RunRequest, session_id: str | None) -> str:
-    """Return the command that continues the session and asks about, or allows, denied actions; empty if none would."""
+    """Return the command that continues the session and asks about denied actions; empty if the run could ask."""
     if request.approval_mode == "ask":
         return ""
     flags = "--approval-mode ask"

@@ -67,7 +67,7 @@ class ToolOutcome(msgspec.Struct, frozen=True):
 class Stage(msgspec.Struct, frozen=True):
     """Something worth showing that is neither answer nor tool."""
 
-    stage: Annotated[str, Meta(description="One word: retry, warning, hint, denied, fallback or stderr.")]
+    stage: Annotated[str, Meta(description="One word: retry, warning, hint, denied, fallback, stderr, plan or output.")]
     message: str
 
 
