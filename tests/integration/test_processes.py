@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
@@ -18,6 +19,7 @@ import pytest
 
 from clinvk.runtime.process import process_scan, process_tags
 from clinvk.runtime.process.executables import run_tool
+from clinvk.runtime.process.orphans import children
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
@@ -157,6 +159,40 @@ async def test_line_of_twenty_megabytes_arrives_complete() -> None:
     assert (child.process.exit_code, child.process.stderr) == (0, b"")
     assert [len(line) for line in child.lines] == [20_000_000]
     child.process.discard()
+
+
+async def test_process_that_another_thread_starts_carries_no_tag_of_an_agent() -> None:
+    """The removal of a folder in a thread was killed as a process of an agent that ended at that moment."""
+    show_limit = (
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        "import resource; print(resource.getrlimit(resource.RLIMIT_RTTIME)[0])",
+    )
+    own = str(resource.getrlimit(resource.RLIMIT_RTTIME)[0])
+    is_done = threading.Event()
+
+    def start_many() -> list[str]:
+        seen: list[str] = []
+        while not is_done.is_set() or len(seen) < 20:
+            with children.untagged():
+                process = subprocess.Popen(show_limit, stdout=subprocess.PIPE)
+            seen.append(process.communicate()[0].decode().strip())
+        return seen
+
+    spawning = spawner()
+    starting = asyncio.create_task(asyncio.to_thread(start_many))
+    try:
+        for _ in range(100):
+            child = Child(spawning, "true")
+            child.process.write(b"", close=True)
+            await child.end()
+            child.process.discard()
+    finally:
+        is_done.set()
+        seen = await starting
+    assert {*seen} == {own}
 
 
 async def test_pipe_holds_a_megabyte_of_non_blocking_output() -> None:

@@ -61,4 +61,4 @@ async def test_interrupt_ends_the_next_wait(pty: tuple[int, int]) -> None:
         with pytest.raises(Interrupted):
             await keyboard.key()
         with pytest.raises(Interrupted):
-            await keyboard.lend(lambda fd: lambda: fd)
+            await keyboard.lend(lambda fd: fd)

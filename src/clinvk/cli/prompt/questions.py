@@ -16,6 +16,7 @@ from clinvk.cli.prompt import interaction_text as text
 from clinvk.cli.sessions.session_text import directory, home_of
 from clinvk.cli.terminal.keys import Interrupted, Keyboard, keyboard_fd
 from clinvk.cli.terminal.output import STDERR, Notes, terminal_size, write
+from clinvk.runtime.process.orphans import children
 from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest, StoreUnavailable
 from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
 
@@ -233,21 +234,18 @@ class _Dialog:
     async def _opened(self, program: Sequence[str], content: str, suffix: str) -> str | None:
         """Open a text in a program on the terminal, and return the text after that; None if the program failed."""
 
-        def open_file(fd: int) -> Callable[[], str]:
-            file.write_text(content, errors="replace")
-            process = subprocess.Popen([*program, str(file)], stdin=fd, stdout=STDERR)
-
-            def finish() -> str:
+        def open_file(fd: int) -> str:
+            with tempfile.TemporaryDirectory(prefix="clinvk-") as folder:
+                file = Path(folder, f"approval{suffix}")
+                file.write_text(content, errors="replace")
+                with children.untagged():
+                    process = subprocess.Popen([*program, str(file)], stdin=fd, stdout=STDERR)
                 if code := process.wait():
                     raise subprocess.CalledProcessError(code, process.args)
                 return file.read_text(errors="replace")
 
-            return finish
-
-        with tempfile.TemporaryDirectory(prefix="clinvk-") as folder:
-            file = Path(folder, f"approval{suffix}")
-            try:
-                return await self._keyboard.lend(open_file)
-            except (OSError, subprocess.CalledProcessError) as exc:
-                self._notes.error(f"{program[0]!r} failed: {exc}")
-                return None
+        try:
+            return await self._keyboard.lend(open_file)
+        except (OSError, subprocess.CalledProcessError) as exc:
+            self._notes.error(f"{program[0]!r} failed: {exc}")
+            return None

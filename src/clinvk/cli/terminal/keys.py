@@ -76,17 +76,14 @@ class Keyboard:
                     write(STDERR, "\n")
         return data.decode(errors="replace").rstrip("\r\n") if data else None
 
-    async def lend(self, start: Callable[[int], Callable[[], _T]]) -> _T:
-        """Return the result of work that uses the terminal, such as an editor. `start` receives the descriptor.
-
-        `start` runs on this thread, which spawns all processes: at the same moment another thread would give its
-        process the tag of an agent. The function that `start` returns waits for the end in another thread.
+    async def lend(self, work: Callable[[int], _T]) -> _T:
+        """Return the result of work that uses the terminal, such as an editor. `work` receives the descriptor.
 
         Raises:
             Interrupted: see `Interrupted`.
         """
         with self._line_mode():
-            result = await asyncio.to_thread(start(self._fd))
+            result = await asyncio.to_thread(work, self._fd)
         if self._is_interrupted:
             raise Interrupted
         return result

@@ -93,7 +93,7 @@ class GuardianProcess:
         try:
             ours, theirs = socket.socketpair()
             spawning = children.spawning((self._tags.server, GUARDIAN))
-            with ours, theirs, self._tags.tagging(GUARDIAN), spawning as register:
+            with ours, theirs, spawning as register, self._tags.tagging(GUARDIAN):
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", guardian.__file__, *_arguments(self._tags, self._limits.cgroup)],
                     stdin=theirs.fileno(),

@@ -54,6 +54,15 @@ class Children:
                 self.ended([tag])
                 raise
 
+    @contextmanager
+    def untagged(self) -> Generator[None]:
+        """Let another thread than the spawner's start a process inside the context, which is no process of an agent.
+
+        During a spawn all of this process carries the tag of an agent, which a process that starts then would keep.
+        """
+        with self._spawning:
+            yield
+
     def forget(self, pid: int) -> None:
         """Forget a registered child that has been waited for."""
         self._spawned.pop(pid, None)

@@ -131,8 +131,8 @@ class Spawner:
         try:
             with (
                 _opened_directories(argv, cwd, real_path) as (words, path, held),
-                self._tags.tagging(number),
                 children.spawning((self._tags.server, number)) as register,
+                self._tags.tagging(number),
             ):
                 popen, pipes = _popen(self._limits.wrap(words, number), env, path, held)
                 register(popen.pid)

@@ -30,6 +30,7 @@ from msgspec.structs import replace
 from clinvk import file_locks
 from clinvk.config.load import WORKTREES
 from clinvk.file_locks import FileLock
+from clinvk.runtime.process.orphans import children
 from clinvk.types.errors import ClinvkError, InvalidRequest, WorktreeNotFound
 
 _LABEL_CHARS = 40
@@ -297,8 +298,11 @@ def remove_tree(path: Path) -> None:
 def _failure(argv: Sequence[str]) -> str:
     """Run a program and return what it writes to stderr if it fails, or an empty text."""
     try:
-        done = subprocess.run(argv, capture_output=True, env={"PATH": os.defpath}, check=False)
+        with children.untagged():
+            process = subprocess.Popen(
+                argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={"PATH": os.defpath}
+            )
     except OSError as exc:
         return f"{argv[0]}: {exc.strerror}"
-    lines = done.stderr.decode(errors="replace").splitlines()
-    return lines[0] if done.returncode and lines else "failed" if done.returncode else ""
+    lines = process.communicate()[1].decode(errors="replace").splitlines()
+    return lines[0] if process.returncode and lines else "failed" if process.returncode else ""
