@@ -88,7 +88,7 @@ def test_lock_file_contains_no_download_urls(lock: Path) -> None:
 def test_each_locked_requirement_has_hashes(lock: Path) -> None:
     entries = re.split(r"\n(?=[a-z])", re.sub(r"(?m)^ *#.*\n", "", lock.read_text()).strip())
     assert len(entries) > 5
-    pinned = re.compile(r"[\w.-]+(?:\[[\w,.-]+\])?==\S+.*\\\n +--hash=sha256:")
+    pinned = re.compile(r"[\w.-]+(?:\[[\w, .-]+\])?==\S+.*\\\n +--hash=sha256:")
     assert not [entry for entry in entries if not pinned.match(entry)]
 
 
