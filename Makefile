@@ -2,6 +2,7 @@
 # make test       lint, and all tests that are not slow (installs what it needs, pinned)
 # make test-slow  the slow tests: fuzzing, hostile input, cancel at every moment, soak; and others through a cluster
 # make coverage   make test, counting also the processes that tests start
+# make conformance  public suites, SDKs, frameworks and agents as clients, against a live server: docs/compatibility.md
 # make lint       style, types and import contracts
 # make demo       the real Codex and Claude Code CLIs answer through clinvk, without an account
 # make bench      what clinvk costs, measured on this machine
@@ -20,13 +21,15 @@ DIST   := .venv-dist
 AGENTS := .agents
 CLIS   := tests/agents/clis
 CLIENTS := tests/agents/clients
+SUITES_IN := tests/conformance
 PIP    := -m pip --disable-pip-version-check --quiet install
 JOBS   ?= 3
 PYTEST ?=
 BENCH  ?=
+SUITES ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-slow coverage lint demo bench docs dist lock chromium nginx clients clean
+.PHONY: help install check test test-slow coverage lint demo bench docs dist lock chromium nginx clients conformance clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -125,6 +128,17 @@ clients: install .clients/installed
 	done
 	@touch $@
 
+# `make conformance SUITES="mcp_conformance --docs"` runs one suite, and writes the outcome into docs/compatibility.md.
+conformance: install clients .conformance/installed
+	PYTHONPATH=tests $(BIN)/python -m conformance $(SUITES)
+
+.conformance/installed: $(SUITES_IN)/requirements.txt $(SUITES_IN)/package.json $(SUITES_IN)/package-lock.json $(SUITES_IN)/.npmrc
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .conformance
+	$(BIN)/uv pip install --quiet --require-hashes --python .conformance -r $(SUITES_IN)/requirements.txt
+	cp $(SUITES_IN)/package.json $(SUITES_IN)/package-lock.json $(SUITES_IN)/.npmrc .conformance/
+	npm ci --prefix .conformance --ignore-scripts --loglevel=error
+	@touch $@
+
 # The browser tests drive Debian's chromium. Without it, those tests report that they are skipped.
 chromium:
 	@ls tests/browser/test_*.py >/dev/null 2>&1 || exit 0; \
@@ -153,8 +167,9 @@ lock:
 	$(COMPILE) packaging/requirements-dist.in -o packaging/requirements-dist.txt
 	printf 'mkdocs-material\n' | $(COMPILE) - >packaging/site/requirements.txt
 	for name in frameworks instructor; do $(COMPILE) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt; done
-	for folder in $(CLIS) $(CLIENTS); do (cd $$folder && npm install --package-lock-only --ignore-scripts); done
+	$(COMPILE) $(SUITES_IN)/requirements.in -o $(SUITES_IN)/requirements.txt
+	for folder in $(CLIS) $(CLIENTS) $(SUITES_IN); do (cd $$folder && npm install --package-lock-only --ignore-scripts); done
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(DOCS) src/clinvk/site $(DIST) dist $(AGENTS) .clients .nginx .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(DOCS) src/clinvk/site $(DIST) dist $(AGENTS) .clients .conformance .nginx .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

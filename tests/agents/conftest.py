@@ -3,10 +3,7 @@
 The tests of the backends run twice: with a process of its own for each run, and with processes that are kept.
 """
 
-import os
 import re
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Generator
@@ -14,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.machine import Machine
+from agents.machine import Machine, agent_path
 from standin.process import Address
 
-REPOSITORY = Path(__file__).parents[2]
-CLIS = ("claude", "codex", "gemini")
 IN_BOTH_WAYS = (
     *("claude", "claude_permissions", "codex", "codex_instructions", "codex_streaming", "codex_permissions"),
     *("options", "sessions"),
@@ -63,20 +58,6 @@ def _words(name: str) -> set[str]:
     return set(re.split(r"[^a-z]", name))
 
 
-@pytest.fixture(scope="session")
-def agent_path() -> str:
-    """The PATH with the pinned CLIs in front."""
-    folder = Path(os.environ.get("CLINVK_TEST_AGENTS", REPOSITORY / ".agents")).absolute() / "node_modules" / ".bin"
-    missing = [name for name in CLIS if not (folder / name).exists()]
-    if missing:
-        pytest.fail(f"no {', '.join(missing)} in {folder}: run `make test`, which installs them")
-    node = shutil.which("node")
-    if node is None:
-        pytest.fail("no `node` on PATH: the agent CLIs need Node.js 20 or later")
-    places = (folder, Path(node).parent, "/usr/local/bin", "/usr/bin", "/bin", Path(sys.executable).parent)
-    return os.pathsep.join(str(place) for place in places)
-
-
 @pytest.fixture
 def way(request: pytest.FixtureRequest) -> str:
     """How runs have their processes: `alone`, or `kept`."""
@@ -84,10 +65,10 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def machine(standin: Address, agent_path: str, way: str) -> Generator[Machine]:
+def machine(standin: Address, way: str) -> Generator[Machine]:
     """A machine for one test, outside `/tmp` (some sandboxes leave `/tmp` open); leftover processes fail the test."""
     with tempfile.TemporaryDirectory(prefix="clinvk-machine-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
-        machine = Machine.install(Path(folder).resolve(), agent_path, standin, keeps_warm=way == "kept")
+        machine = Machine.install(Path(folder).resolve(), agent_path(), standin, keeps_warm=way == "kept")
         yield machine
         until = time.monotonic() + 30
         while (left := machine.leftover_processes()) and time.monotonic() < until:

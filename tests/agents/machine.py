@@ -1,9 +1,12 @@
 """A user's machine for one test: the real agent CLIs, set up to talk to the stand-in model API."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +27,8 @@ from clinvk.types.request import RunRequest
 from standin.document import Record
 from standin.process import Address
 
+REPOSITORY = Path(__file__).parents[2]
+CLIS = ("claude", "codex", "gemini")
 CODEX_CONFIG = """\
 model = "gpt-5.5"
 model_provider = "standin"
@@ -174,6 +179,17 @@ class Machine:
 def text_of(events: list[Event]) -> str:
     """Return the text of an answer."""
     return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def agent_path() -> str:
+    """Return a PATH with the pinned CLIs in front."""
+    folder = Path(os.environ.get("CLINVK_TEST_AGENTS", REPOSITORY / ".agents")).absolute() / "node_modules" / ".bin"
+    missing = [name for name in CLIS if not (folder / name).exists()]
+    assert not missing, f"no {', '.join(missing)} in {folder}: run `make test`, which installs them"
+    node = shutil.which("node")
+    assert node, "no `node` on PATH: the agent CLIs need Node.js 20 or later"
+    places = (folder, Path(node).parent, "/usr/local/bin", "/usr/bin", "/bin", Path(sys.executable).parent)
+    return os.pathsep.join(str(place) for place in places)
 
 
 def _environment(home: Path, path: str, url: str) -> dict[str, str]:

@@ -19,8 +19,12 @@ LOCKS = (
     ROOT / "examples" / "requirements-demo.txt",
     *(ROOT / "packaging" / f"requirements{name}.txt" for name in ("", "-build", "-dist")),
     ROOT / "packaging" / "site" / "requirements.txt",
+    ROOT / "tests" / "conformance" / "requirements.txt",
     ROOT / "tests" / "agents" / "clis" / "package-lock.json",
 )
+NODE_LOCKS = [
+    ROOT / "tests" / folder / "package-lock.json" for folder in ("agents/clis", "agents/clients", "conformance")
+]
 PUBLIC = {
     *("__version__", "ApprovalMode", "ClinvkError", "Event", "Progress", "RunFailed", "RunFinished", "RunRequest"),
     *(
@@ -87,15 +91,17 @@ def test_lock_file_contains_no_download_urls(lock: Path) -> None:
 @pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock.suffix == ".txt"], ids=lambda path: path.name)
 def test_each_locked_requirement_has_hashes(lock: Path) -> None:
     entries = re.split(r"\n(?=[a-z])", re.sub(r"(?m)^ *#.*\n", "", lock.read_text()).strip())
-    assert len(entries) > 5
+    assert len(entries) == len(re.findall("==[0-9]", lock.read_text())) > 0
     pinned = re.compile(r"[\w.-]+(?:\[[\w, .-]+\])?==\S+.*\\\n +--hash=sha256:")
     assert not [entry for entry in entries if not pinned.match(entry)]
 
 
-def test_locked_node_packages_have_checksums_and_exact_cli_versions() -> None:
-    package = json.loads((LOCKS[-1].with_name("package.json")).read_text())
-    wanted = package["dependencies"] | package["devDependencies"]
-    packages = json.loads(LOCKS[-1].read_text())["packages"]
+@pytest.mark.parametrize("lock", NODE_LOCKS, ids=lambda path: path.parent.name)
+def test_locked_node_packages_have_checksums_and_exact_versions(lock: Path) -> None:
+    package = json.loads((lock.with_name("package.json")).read_text())
+    wanted = package["dependencies"] | package.get("devDependencies", {})
+    assert '"resolved"' not in lock.read_text()
+    packages = json.loads(lock.read_text())["packages"]
     del packages[""]
     assert not [name for name, package in packages.items() if "integrity" not in package]
     assert {name: packages[f"node_modules/{name}"]["version"] for name in wanted} == wanted

@@ -1,0 +1,50 @@
+"""The runner of `make conformance`, and docs/compatibility.md, which the runner writes."""
+
+from agents.test_frameworks import PROGRAMS
+from conformance.page import PAGE, updated
+from conformance.suite import Outcome, Suite, load
+from conformance.suites import frameworks
+
+EXPECTED = {"sampling": "no agent samples"}
+
+
+async def no_run(_site: object) -> Outcome:
+    raise NotImplementedError
+
+
+def test_compatibility_page_has_each_suite_with_its_pinned_version() -> None:
+    """If this test fails, run the suite that has changed: `make conformance SUITES="NAME --docs"`."""
+    text = PAGE.read_text()
+    assert updated(text, load(), {}) == text
+
+
+def test_each_framework_of_the_tests_is_a_suite() -> None:
+    assert frameworks.PROGRAMS.keys() == PROGRAMS.keys()
+
+
+def test_names_of_suites_are_unique() -> None:
+    names = [suite.name for suite in load()]
+    assert len(set(names)) == len(names)
+
+
+def test_expected_failure_is_no_failure() -> None:
+    assert Outcome.of(["tools"], ["sampling"], EXPECTED) == Outcome(1, (), ("sampling",))
+
+
+def test_expected_failure_that_does_not_occur_is_a_failure() -> None:
+    stale = ("sampling (remove from EXPECTED: does not fail)",)
+    assert Outcome.of(["tools", "sampling"], [], EXPECTED) == Outcome(2, stale)
+    assert Outcome.of(["tools"], ["logging"], EXPECTED).failed == ("logging", *stale)
+
+
+def test_page_keeps_the_count_of_a_suite_until_its_version_changes() -> None:
+    def suite(name: str, version: str) -> Suite:
+        return Suite(name, "all", version, no_run, EXPECTED)
+
+    first = updated("# Title\n", [suite("one", "1"), suite("two", "1")], {"one": Outcome(5), "two": Outcome(6)})
+    assert "| one | all | 1 | 5 | 1 |" in first
+    second = updated(first, [suite("one", "1"), suite("two", "2")], {})
+    assert "| one | all | 1 | 5 | 1 |" in second
+    assert "| two | all | 2 | not run | 1 |" in second
+    assert second.endswith("| one | sampling | no agent samples |\n| two | sampling | no agent samples |\n")
+    assert second.startswith("# Title\n\n## Standards\n")
