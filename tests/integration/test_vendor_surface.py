@@ -36,6 +36,7 @@ from clinvk.types.errors import ClinvkError, StoreUnavailable
 from clinvk.types.events import Logged, TextDelta
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
+from open_responses import events_of
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_streams, wait_for
@@ -427,27 +428,35 @@ async def test_status_waits_for_the_agent_only_until_its_limit(
     assert response.text.strip().rpartition("\n\n")[2].startswith(last)
 
 
-async def test_quiet_response_is_kept_alive_by_events_that_the_sdk_accepts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("accept", "pulse"), [("application/json", ":"), ("text/event-stream", "event: response.in_progress")]
+)
+async def test_quiet_response_is_kept_alive_in_the_way_that_the_client_notices(
+    tmp_path: Path, accept: str, pulse: str
+) -> None:
+    """Codex, which accepts only an event stream, does not notice comments."""
     waits = f"while [ ! -e {tmp_path}/%s ]; do sleep 0.02; done\n"
-    script = waits % "one" + TEXT + waits % "two" + TEXT + DONE
-    numbers: list[int] = []
-    kinds: list[str] = []
+    body = asking("/responses", waits % "one" + TEXT + waits % "two" + TEXT + DONE, "shell", stream=True)
+    lines: list[str] = []
     async with (
         answering(OpenAIResponses(), ENV, SHELL) as port,
-        AsyncOpenAI(base_url=f"http://127.0.0.1:{port}", api_key="x", max_retries=0) as client,
-        client.responses.stream(model="shell", input=script) as stream,
+        httpx.AsyncClient(timeout=60) as client,
+        client.stream("POST", f"http://127.0.0.1:{port}/responses", json=body, headers={"accept": accept}) as response,
     ):
-        async for event in stream:
-            numbers.append(event.sequence_number)
-            kinds.append(event.type)
+        async for line in response.aiter_lines():
+            lines.append(line)
             for count, name in ((3, "one"), (6, "two")):
-                if kinds.count("keepalive") == count:
+                if lines.count(pulse) == count:
                     (tmp_path / name).touch()
-        final = await stream.get_final_response()
-    assert final.output_text == "hellohello"
-    assert numbers == list(range(len(numbers)))
-    assert kinds[:3] == ["response.created", "response.in_progress", "keepalive"]
-    assert kinds[-1] == "response.completed"
+    events = events_of(line for line in lines if line != ":")
+    assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
+    assert (events[-1]["type"], events[-1]["response"]["output"][0]["content"][0]["text"]) == (
+        "response.completed",
+        "hellohello",
+    )
+    numbers = [event["sequence_number"] for event in events]
+    assert (numbers == sorted(numbers), sorted(set(numbers))) == (True, list(range(numbers[-1] + 1)))
+    assert (len(numbers) > numbers[-1] + 1) == (pulse != ":")
 
 
 @pytest.mark.parametrize(("code", "status"), [("agent_rate_limited", 429), ("agent_crashed", 200)])

@@ -17,6 +17,7 @@ from clinvk.types.errors import AgentRateLimited, InvalidRequest, KeyRefused, Pr
 from clinvk.types.events import (
     Ending,
     Event,
+    Logged,
     Progress,
     RunFailed,
     RunFinished,
@@ -32,24 +33,26 @@ from clinvk.types.events import (
 )
 from clinvk.types.record import RunRecord
 from clinvk.types.run import RunFacts
+from open_responses import check_event, check_response
 
 RUN = "0123456789abcdef0123456789abcdef"
-FACTS = RunFacts(run_id=RUN, backend="claude", session_id="s", created_at=1_700_000_000.25, started_at=1_700_000_007.5)
+START, END = 1_700_000_000.25, 1_700_000_009.75
+FACTS = RunFacts(run_id=RUN, backend="claude", session_id="s", created_at=START, started_at=START + 7, ended_at=END)
 DIALECT = OpenAIResponses()
 USAGE = Usage(10, 5, 2, 1)
 SAYS: tuple[Event, ...] = (RunStarted(), TextDelta("he"), TextDelta("llo"), RunFinished(usage=USAGE))
 THINKS: tuple[Event, ...] = (RunStarted(), ThinkingDelta("hm"), TextDelta("a"), RunFinished())
 
 HEAD = (
-    '"id":"resp_0123456789abcdef0123456789abcdef","object":"response","created_at":1700000000,"status":"%s",'
-    '"background":false,"error":%s,"incomplete_details":null,"instructions":null,"max_output_tokens":null,'
-    '"max_tool_calls":null,"metadata":{},"model":"claude/opus","output":%s,"parallel_tool_calls":true,'
-    '"previous_response_id":null,"prompt_cache_key":null,"reasoning":{"effort":null,"summary":null},'
-    '"safety_identifier":null,"service_tier":"default","store":true,"temperature":null,'
-    '"text":{"format":{"type":"text"}},"tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":null,'
+    '"id":"resp_0123456789abcdef0123456789abcdef","object":"response","created_at":1700000000,"completed_at":%s,'
+    '"status":"%s","background":false,"error":null,"frequency_penalty":0,"incomplete_details":null,"instructions":null,'
+    '"max_output_tokens":null,"max_tool_calls":null,"metadata":{},"model":"claude/opus","output":%s,'
+    '"parallel_tool_calls":true,"presence_penalty":0,"previous_response_id":null,"prompt_cache_key":null,'
+    '"reasoning":{"effort":null,"summary":null},"safety_identifier":null,"service_tier":"default","store":true,'
+    '"temperature":1.0,"text":{"format":{"type":"text"}},"tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":1.0,'
     '"truncation":"disabled","usage":%s,"user":null'
 )
-BEGUN = HEAD % ("in_progress", "null", "[]", "null")
+BEGUN = HEAD % ("null", "in_progress", "[]", "null")
 TOKENS = (
     '{"input_tokens":10,"input_tokens_details":{"cached_tokens":2,"cache_write_tokens":0},"output_tokens":5,'
     '"output_tokens_details":{"reasoning_tokens":1},"total_tokens":15}'
@@ -93,7 +96,7 @@ data: {{"type":"response.output_item.done","sequence_number":8,"output_index":0,
 
 event: response.completed
 data: {{"type":"response.completed","sequence_number":9,"response":\
-{{{HEAD % ("completed", "null", f"[{MESSAGE}]", TOKENS)}}}}}
+{{{HEAD % (int(END), "completed", f"[{MESSAGE}]", TOKENS)}}}}}
 
 """
 
@@ -108,15 +111,20 @@ def call(headers: dict[str, str] | None = None, **body: object) -> Call:
 
 def streamed(call: Call, events: Sequence[Event]) -> str:
     encoder = DIALECT.encoder(call, FACTS)
-    return b"".join(encoder.feed(event, 0) for event in events).decode()
+    return b"".join(encoder.feed(event, END) for event in events).decode()
 
 
 def frames(call: Call, events: Sequence[Event]) -> list[Json]:
-    """Return the events of a stream, checked against the types of the SDK and numbered without a gap."""
+    """Return the events of a stream, checked against the types of the SDK and numbered without a gap.
+
+    The events of a request with functions as its only tools are also checked against the types of Open Responses.
+    """
     told = [json.loads(line[6:]) for line in streamed(call, events).splitlines() if line.startswith("data: ")]
     for number, frame in enumerate(told):
         _sdk.validate_python(frame)
         assert frame["sequence_number"] == number
+        if all(tool["type"] == "function" for tool in told[0]["response"]["tools"]):
+            check_event(frame)
     return told
 
 
@@ -124,10 +132,15 @@ def kinds(call: Call, events: Sequence[Event]) -> list[str]:
     return [str(frame["type"]).removeprefix("response.") for frame in frames(call, events)]
 
 
-def result(call: Call, events: Sequence[Event]) -> Json:
+def result(call: Call, events: Sequence[Event], is_open: bool = True) -> Json:
+    """Return the response, checked against the types of the SDK and, with `is_open`, of Open Responses."""
     body = DIALECT.result(call, gather(events), FACTS)
     SdkResponse.model_validate_json(body)
-    return json.loads(body)
+    return check_response(json.loads(body)) if is_open else json.loads(body)
+
+
+def logged(events: Sequence[Event]) -> list[Logged]:
+    return [Logged(number, END, event) for number, event in enumerate(events, 1)]
 
 
 def record(call: Call, state: RunState = "finished") -> RunRecord:
@@ -285,25 +298,46 @@ def test_only_a_client_that_accepts_only_sse_gets_early_failures_as_events() -> 
 
 
 def pulses(encoder: Encoder, *events: Event) -> list[Json]:
-    data = b"".join(encoder.feed(event, 0) for event in events) if events else DIALECT.kept_alive(encoder)
+    data = b"".join(encoder.feed(event, END) for event in events) if events else DIALECT.kept_alive(encoder)
     return [json.loads(line[6:]) for line in data.decode().splitlines() if line.startswith("data: ")]
 
 
-def test_idle_stream_sends_numbered_keepalive_events() -> None:
-    encoder = DIALECT.encoder(call(stream=True), FACTS)
+def idle_stream(headers: dict[str, str]) -> tuple[list[str], list[object]]:
+    """Return the kinds and numbers of the events of a stream that is idle three times."""
+    encoder = DIALECT.encoder(call(headers, stream=True), FACTS)
     told = [
         *pulses(encoder),
         *pulses(encoder),
         *pulses(encoder, RunStarted(), TextDelta("a")),
         *pulses(encoder),
         *pulses(encoder, RunFinished()),
+        *pulses(encoder),
     ]
-    assert [str(frame["type"]).removeprefix("response.") for frame in told] == [
-        *("created", "in_progress", "keepalive", "output_item.added", "content_part.added"),
-        *("output_text.delta", "keepalive", "output_text.done", "content_part.done", "output_item.done"),
-        "completed",
-    ]
-    assert [frame["sequence_number"] for frame in told] == list(range(11))
+    for frame in told:
+        check_event(frame)
+    return [str(frame["type"]).removeprefix("response.") for frame in told], [e["sequence_number"] for e in told]
+
+
+def test_idle_stream_begins_and_sends_comments() -> None:
+    asked = call(stream=True)
+    kinds_sent, numbers = idle_stream({})
+    assert kinds_sent == kinds(asked, (RunStarted(), TextDelta("a"), RunFinished()))
+    assert numbers == list(range(9))
+    encoder = DIALECT.encoder(asked, FACTS)
+    encoder.feed(RunStarted(), START)
+    assert DIALECT.kept_alive(encoder) == b":\n\n"
+
+
+def test_client_that_ignores_comments_gets_the_last_number_again_in_an_idle_stream() -> None:
+    """Codex is such a client. The events that keep the stream alive do not count."""
+    assert idle_stream({"accept": "text/event-stream"}) == (
+        [
+            *("created", "in_progress", "in_progress", "output_item.added", "content_part.added"),
+            *("output_text.delta", "in_progress", "output_text.done", "content_part.done", "output_item.done"),
+            "completed",
+        ],
+        [0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 8],
+    )
 
 
 def test_background_run_returns_its_response() -> None:
@@ -352,7 +386,8 @@ def test_response_rebuilt_from_the_record_is_identical() -> None:
         run = record(asked)
         found = stored.stored_request(run)
         assert found
-        assert json.loads(msgspec.json.encode(stored.rebuilt(run, found, events))) == result(asked, events)
+        rebuilt = stored.rebuilt(run, found, logged(events))
+        assert json.loads(msgspec.json.encode(rebuilt)) == result(asked, events)
 
 
 def test_response_has_the_creation_time_of_its_run() -> None:
@@ -385,7 +420,7 @@ def test_instructions_are_rebuilt_unchanged(instructions: str | None, items: lis
     run = record(asked)
     found = stored.stored_request(run)
     assert found
-    assert json.loads(msgspec.json.encode(stored.rebuilt(run, found, SAYS))) == result(asked, SAYS)
+    assert json.loads(msgspec.json.encode(stored.rebuilt(run, found, logged(SAYS)))) == result(asked, SAYS)
 
 
 def test_response_stored_in_metadata_by_older_versions_is_readable() -> None:
@@ -405,7 +440,8 @@ def test_unfinished_and_failed_runs_have_a_response() -> None:
     for state in ("running", "waiting"):
         assert stored.rebuilt(replace(run, state=state), found, ()).status == "in_progress"
     assert stored.rebuilt(replace(run, state="queued"), found, ()).status == "queued"
-    failed = stored.rebuilt(replace(run, state="failed"), found, (RunStarted(), RunFailed("agent_crashed", "x")))
+    events = logged((RunStarted(), RunFailed("agent_crashed", "x")))
+    failed = stored.rebuilt(replace(run, state="failed"), found, events)
     assert (failed.status, failed.error and failed.error.message) == ("failed", "x")
 
 
@@ -453,6 +489,28 @@ def test_calls_of_a_tool_of_a_namespace_name_the_namespace() -> None:
     ]
 
 
+@pytest.mark.parametrize("given", [{"strict": True, "description": "d"}, {}])
+def test_echoed_function_has_all_fields(given: Json) -> None:
+    function: Json = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    whole: Json = {"description": None, "strict": None, **function, **given}
+    assert result(call(tools=[function | given]), SAYS)["tools"] == [whole]
+    namespace: Json = {"type": "namespace", "name": "n", "description": "d", "tools": [function | given]}
+    assert result(call(tools=[namespace]), SAYS, is_open=False)["tools"] == [namespace | {"tools": [whole]}]
+
+
+def test_echoed_schema_has_all_fields() -> None:
+    schema: Json = {"type": "object"}
+    answer = result(call(text={"format": {"type": "json_schema", "schema": schema}}), SAYS)
+    form = {"type": "json_schema", "name": "", "description": None, "schema": schema, "strict": False}
+    assert answer["text"] == {"format": form}
+
+
+def test_only_a_completed_response_has_the_time_of_its_end() -> None:
+    assert [result(call(), (RunStarted(), ending))["completed_at"] for ending in ENDINGS] == [int(END), None, None]
+    assert '"completed_at":null' in streamed(call(), SAYS[:2])
+
+
+ENDINGS: tuple[Ending, ...] = (RunFinished(), RunFinished("max_tokens"), RunFailed("agent_crashed", "x"))
 PIECES = (ToolCallDelta("c1", "f", '{"a":'), ToolCallDelta("c1", "f", "1}"))
 FUNCTION: Json = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}
 

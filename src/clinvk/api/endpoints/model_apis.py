@@ -156,4 +156,4 @@ async def _response(services: Services, response_id: str) -> response_object.Res
         entries = []
     else:
         entries = [entry async for batch in stored_events(services, run) for entry in batch]
-    return stored.rebuilt(run, data, [entry.event for entry in entries], response_id)
+    return stored.rebuilt(run, data, entries, response_id)

@@ -177,14 +177,15 @@ class Answer:
         """Call `before_end` before the last event."""
         self.run = run
         self.is_void = False
+        self._ended_at: float | None = None
         self._before_end = before_end
         self._start = start
         self._choice = choice
 
     @property
     def facts(self) -> RunFacts:
-        """The facts of the run; every answer has an id of its own."""
-        return replace(self.run.facts, run_id=_answer_id(self.run.id, self._start.index))
+        """The facts of the run; every answer has an id and an end of its own."""
+        return replace(self.run.facts, run_id=_answer_id(self.run.id, self._start.index), ended_at=self._ended_at)
 
     async def lacks_call(self) -> bool:
         """Return whether the answer lacks a call that the request requires; wait for the end of such an answer."""
@@ -216,6 +217,7 @@ class Answer:
             for number, at, event in batch:
                 if isinstance(event, AwaitingTools | RunFinished | RunFailed):
                     event = self._ending(calls, event)
+                    self._ended_at = at
                     is_complete = True
                 if self._is_visible(event, calls, earlier, in_pieces):
                     answered.append(Logged(number, at, event))

@@ -30,24 +30,36 @@ class ResponsesCall(Call, frozen=True, kw_only=True):
 
 
 class ResponsesEncoder:
-    """Encodes the stream of one response."""
+    """Encodes the stream of one response. With `counts_comments` the client takes a comment as a sign of life."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, counts_comments: bool = True) -> None:
         self._output = output
+        self._counts_comments = counts_comments
         self._number = 0
 
     def feed(self, event: Event, at: float) -> bytes:
         """Return the bytes of one event of the run; the first call also returns the start of the response."""
-        return b"".join([self._framed(each) for each in self._output.feed(event)])
+        return b"".join([self._numbered(each) for each in self._output.feed(event, at)])
 
     def keep_alive(self) -> bytes:
-        """Return the bytes of an event without meaning; before the first event, the start of the response."""
-        return b"".join([self._framed(event) for event in self._output.keep_alive()])
+        """Return the start of the response, or bytes without meaning that keep the stream alive.
 
-    def _framed(self, event: StreamEvent) -> bytes:
-        data = _encode({"type": event.type, "sequence_number": self._number, **event.fields})
+        The bytes do not count: a stream that is read again has the same numbers.
+        """
+        if not self._number:
+            return b"".join([self._numbered(event) for event in self._output.begin()])
+        if self._counts_comments or self._output.response.status != "in_progress":
+            return sse.PULSE
+        return _framed(self._output.in_progress, self._number - 1)
+
+    def _numbered(self, event: StreamEvent) -> bytes:
         self._number += 1
-        return sse.frame(data, event=event.type)
+        return _framed(event, self._number - 1)
+
+
+def _framed(event: StreamEvent, number: int) -> bytes:
+    data = _encode({"type": event.type, "sequence_number": number, **event.fields})
+    return sse.frame(data, event=event.type)
 
 
 class OpenAIResponses(OpenAIApi):
@@ -110,17 +122,19 @@ class OpenAIResponses(OpenAIApi):
 
     def encoder(self, call: Call, facts: RunFacts) -> ResponsesEncoder:
         """Return the encoder of one stream."""
-        return ResponsesEncoder(Output(_started(call, facts), call, facts.run_id))
+        return ResponsesEncoder(Output(_started(call, facts), call, facts.run_id), not call.fails_in_stream)
 
     def kept_alive(self, encoder: Encoder) -> bytes:
-        """Return an event that keeps the stream alive: Codex abandons a stream without events for five minutes."""
+        """Return what keeps the stream alive: Codex abandons a stream without events for five minutes."""
         assert isinstance(encoder, ResponsesEncoder)
         return encoder.keep_alive()
 
     def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the response for an ended run."""
-        output = result.said or (TextDelta(result.text),)
-        return _encode(stored.response_of(Output(_started(call, facts), call, facts.run_id), (*output, result.ending)))
+        output = Output(_started(call, facts), call, facts.run_id)
+        for event in (*(result.said or (TextDelta(result.text),)), result.ending):
+            output.feed(event, facts.ended_at or facts.created_at)
+        return _encode(output.response)
 
     def accepted(self, call: Call, facts: RunFacts) -> bytes:
         """Return the response for a run in the background."""

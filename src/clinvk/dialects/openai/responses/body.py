@@ -37,6 +37,7 @@ class ResponseSchemaFormat(msgspec.Struct, frozen=True, kw_only=True, tag="json_
     """The answer is JSON of the form that `schema`, a JSON Schema, describes."""
 
     name: str | None = None
+    description: str | None = None
     schema: Json
     strict: bool | None = None
 
@@ -213,8 +214,10 @@ def summary(body: ResponseBody) -> str | None:
 
 def blank(body: ResponseBody) -> Response:
     """Return a response with the fields that the request determines."""
-    form = body.text.format if body.text else None
-    text: Json = {"format": _without_none(form) if form else {"type": "text"}}
+    form: Json = msgspec.to_builtins((body.text and body.text.format) or TextFormat())
+    if form["type"] == "json_schema":
+        form |= {"name": form["name"] or "", "strict": bool(form["strict"])}
+    text: Json = {"format": form}
     if body.text and body.text.verbosity:
         text["verbosity"] = body.text.verbosity
     return copy_as(
@@ -224,11 +227,15 @@ def blank(body: ResponseBody) -> Response:
         reasoning={"effort": body.reasoning and body.reasoning.effort, "summary": summary(body)},
         text=text,
         tool_choice=msgspec.to_builtins(body.tool_choice or "auto"),
-        tools=tuple(map(_without_none, body.tools or ())),
+        tools=tuple(map(_echoed, body.tools or ())),
         truncation=body.truncation or "disabled",
     )
 
 
-def _without_none(value: msgspec.Struct) -> Json:
-    fields: Json = msgspec.to_builtins(value)
-    return {name: part for name, part in fields.items() if part is not None}
+def _echoed(tool: Tool) -> Json:
+    """Return a tool with all fields that a function has in a response."""
+    fields: Json = msgspec.to_builtins(tool)
+    if tool.tools:
+        fields["tools"] = [*map(_echoed, tool.tools)]
+    required: Json = {"description": None, "parameters": None, "strict": None} if tool.type == "function" else {}
+    return required | fields

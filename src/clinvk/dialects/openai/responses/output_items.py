@@ -84,26 +84,26 @@ class Output:
         self._open: _OpenItem | None = None
         self._calls: dict[str, int] = {}
 
-    def feed(self, event: Event) -> Iterable[StreamEvent]:
-        """Return the stream events for an event of the run."""
+    def feed(self, event: Event, at: float) -> Iterable[StreamEvent]:
+        """Return the stream events for an event of the run, which happened `at` seconds since the epoch."""
         if isinstance(event, TextDelta) and event.text and self._open and self._open.is_message:
             return (self._open.add(event.text),)  # fast path for the most common event; the result is the same
-        return list(self._grow(event))
+        return list(self._grow(event, at))
 
-    def keep_alive(self) -> Iterable[StreamEvent]:
-        """Return events that keep an idle stream alive; readers require the start of the response first."""
-        if not self._has_begun:
-            return list(self._begin_once())
-        return (_event("keepalive"),) if self.response.status == "in_progress" else ()
+    def begin(self) -> Iterable[StreamEvent]:
+        """Return the start of the response, unless the stream has begun."""
+        if self._has_begun:
+            return ()
+        self._has_begun = True
+        return (_event("response.created", response=self.response), self.in_progress)
 
-    def _begin_once(self) -> Iterator[StreamEvent]:
-        if not self._has_begun:
-            self._has_begun = True
-            yield _event("response.created", response=self.response)
-            yield _event("response.in_progress", response=self.response)
+    @property
+    def in_progress(self) -> StreamEvent:
+        """The event that repeats the response so far."""
+        return _event("response.in_progress", response=self.response)
 
-    def _grow(self, event: Event) -> Iterator[StreamEvent]:
-        yield from self._begin_once()
+    def _grow(self, event: Event, at: float) -> Iterator[StreamEvent]:
+        yield from self.begin()
         match event:
             case TextDelta(text=text) if text:
                 yield from self._say(text, is_message=True)
@@ -112,7 +112,7 @@ class Output:
             case ToolCall(for_client=True):
                 yield from self._call_tool(event)
             case RunFinished() | RunFailed():
-                yield from self._end(event)
+                yield from self._end(event, at)
             case _:
                 if text := vendor.visible_thinking(event, self._call):
                     yield from self._say(text, is_message=False)
@@ -194,13 +194,13 @@ class Output:
             yield from self._open.end(item)
             self._open = None
 
-    def _end(self, ending: Ending) -> Iterator[StreamEvent]:
+    def _end(self, ending: Ending, at: float) -> Iterator[StreamEvent]:
         status = response_object.status_of(ending)
         if isinstance(ending, RunFinished) and ending.stop_reason != "tool_use" and not self._has_message():
             yield from self._begin(is_message=True)
         yield from self._close("completed" if status == "completed" else "incomplete")
         items = tuple(map(response_object.unless_cut, self._items))
-        self.response = response_object.ended(self.response, items, ending, self._has_acted)
+        self.response = response_object.ended(self.response, items, ending, at, self._has_acted)
         last = status if status in ("completed", "incomplete") else "failed"
         yield _event(f"response.{last}", response=self.response)
 

@@ -158,9 +158,11 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     object: Literal["response"] = "response"
     created_at: Annotated[int, Meta(description="Seconds since the epoch.")] = 0
+    completed_at: Annotated[int | None, Meta(description="Seconds since the epoch; null unless completed.")] = None
     status: Status = "in_progress"
     background: bool = False
     error: Annotated[ResponseFailure | None, Meta(description="The error of a failed response.")] = None
+    frequency_penalty: Literal[0] = 0
     incomplete_details: Annotated[IncompleteDetails | None, Meta(description="Why the response is incomplete.")] = None
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -169,28 +171,34 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[str, Meta(description="The model as sent in the request.")]
     output: Annotated[tuple[Item, ...], Meta(description="Thinking and answer, in order of arrival.")] = ()
     parallel_tool_calls: bool = True
+    presence_penalty: Literal[0] = 0
     previous_response_id: str | None = None
     prompt_cache_key: str | None = None
     reasoning: Json
     safety_identifier: str | None = None
     service_tier: Literal["default"] = "default"
     store: bool = True
-    temperature: float | None = None
+    temperature: float = 1.0
     text: Json
     tool_choice: Json | str = "auto"
     tools: tuple[Json, ...] = ()
     top_logprobs: int = 0
-    top_p: float | None = None
+    top_p: float = 1.0
     truncation: str = "disabled"
     usage: Annotated[ResponseUsage | None, Meta(description="Tokens; null until the response has ended.")] = None
     user: str | None = None
 
 
-def ended(response: Response, items: tuple[Item, ...], ending: Ending, has_acted: bool) -> Response:
-    """Return the response of an ended run; `has_acted` says whether the agent reported any activity before."""
+def ended(response: Response, items: tuple[Item, ...], ending: Ending, at: float, has_acted: bool) -> Response:
+    """Return the response of a run that ended `at` seconds since the epoch.
+
+    `has_acted` says whether the agent reported any activity before the end.
+    """
+    status = status_of(ending)
     return replace(
         response,
-        status=status_of(ending),
+        status=status,
+        completed_at=int(at) if status == "completed" else None,
         error=failure(ending, has_acted) if isinstance(ending, RunFailed) else None,
         incomplete_details=_cut(ending.stop_reason) if isinstance(ending, RunFinished) else None,
         output=items,

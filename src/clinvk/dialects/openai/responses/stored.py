@@ -17,7 +17,7 @@ from clinvk.dialects.openai.responses.output_items import Output
 from clinvk.dialects.openai.responses.response_object import Json, Response
 from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import InvalidRequest, RunNotFound
-from clinvk.types.events import AwaitingTools, Event, RunFailed, RunFinished, ToolCall, ToolResult, Usage
+from clinvk.types.events import AwaitingTools, Event, Logged, RunFailed, RunFinished, ToolCall, ToolResult, Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 
@@ -99,54 +99,70 @@ def system(run: RunRecord) -> str:
     return system_prompt.removeprefix(data.response.instructions or "").removeprefix(SEPARATOR)
 
 
-def rebuilt(run: RunRecord, data: StoredRequest, events: Iterable[Event], id_: str = "") -> Response:
+def rebuilt(run: RunRecord, data: StoredRequest, entries: Iterable[Logged], id_: str = "") -> Response:
     """Rebuild the response `id_` of a run, by default the first, from the run's events so far.
 
     Raises:
         RunNotFound: the run has no such response.
     """
     id_ = id_ or response_id(run.id)
+    output, answer = output_of(run, data, id_), AnswerEvents(id_)
+    for entry in entries:
+        if event := answer.feed(entry.event):
+            output.feed(event, entry.at)
+    if answer.is_complete:
+        return output.response
+    if answer.is_next and run.state in UNDER_WAY:
+        status = "queued" if run.state == "queued" else "in_progress"
+        return replace(started(data.response, run.id, run.created_at), id=id_, status=status)
+    raise RunNotFound(f"Response with id {id_!r} not found.")
+
+
+def output_of(run: RunRecord, data: StoredRequest, id_: str) -> Output:
+    """Return what builds the response `id_` of a run again, from its first event on."""
     response = replace(started(data.response, run.id, run.created_at), id=id_)
-    answers, number = _answers(events), _number(id_)
-    if number == len(answers) and run.state in UNDER_WAY:
-        return replace(response, status="queued" if run.state == "queued" else "in_progress")
-    if number >= len(answers):
-        raise RunNotFound(f"Response with id {id_!r} not found.")
     custom = (text_tool(str(tool["name"]), None) for tool in response.tools if tool.get("type") == "custom")
     request = RunRequest(prompt="", thinking=bool(run.request.get("thinking")), client_tools=tuple(custom))
-    call = Call(request=request, shows_work=data.shows_work)
-    return response_of(Output(response, call, id_.removeprefix(PREFIX)), answers[number])
+    return Output(response, Call(request=request, shows_work=data.shows_work), id_.removeprefix(PREFIX))
 
 
-def _answers(events: Iterable[Event]) -> list[list[Event]]:
-    """Return the events of each complete answer: an answer ends with calls of client tools, or with the run."""
-    answers: list[list[Event]] = []
-    answer: list[Event] = []
-    used, call_ids = Usage(), set[str]()
-    for event in events:
+class AnswerEvents:
+    """Picks the events of one answer of a run. An answer ends with calls of client tools, or with the run."""
+
+    def __init__(self, response_id: str) -> None:
+        self._number = _number(response_id)
+        self._ended = 0
+        self._used = Usage()
+        self._call_ids: set[str] = set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer has ended."""
+        return self._ended > self._number
+
+    @property
+    def is_next(self) -> bool:
+        """Whether the next event belongs to the answer."""
+        return self._ended == self._number
+
+    def feed(self, event: Event) -> Event | None:
+        """Return an event as the client of the answer sees it; None for an event that the client does not see."""
+        is_picked = self.is_next
         match event:
-            case AwaitingTools():
-                answer.append(RunFinished("tool_use", event.usage - used if event.usage else Usage()))
-                used = event.usage or used
+            case AwaitingTools(usage=usage):
+                event = RunFinished("tool_use", usage - self._used if usage else Usage())
+                self._used = usage or self._used
+                self._ended += 1
             case RunFinished() | RunFailed():
-                answer.append(replace(event, usage=event.usage and event.usage - used))
-            case ToolResult() if event.id in call_ids:
-                continue
+                event = replace(event, usage=event.usage and event.usage - self._used)
+                self._ended += 1
+            case ToolCall(for_client=True):
+                self._call_ids.add(event.id)
+            case ToolResult() if event.id in self._call_ids:
+                return None
             case _:
-                if isinstance(event, ToolCall) and event.for_client:
-                    call_ids.add(event.id)
-                answer.append(event)
-                continue
-        answers.append(answer)
-        answer = []
-    return answers
-
-
-def response_of(output: Output, events: Iterable[Event]) -> Response:
-    """Return the response after feeding all events to `output`."""
-    for event in events:
-        output.feed(event)
-    return output.response
+                pass
+        return event if is_picked else None
 
 
 _KIND = "item_reference"
