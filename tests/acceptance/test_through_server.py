@@ -86,10 +86,11 @@ def test_socket_is_private_and_removed_with_the_server(clinvk: Clinvk, server: S
 
 def test_agent_runs_in_the_directory_and_environment_of_the_command(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
-    clinvk.run("hello", env={"DATABASE_URL": "db://mine", "WINDOWID": "mine"})
+    own = {"DATABASE_URL": "db://mine", "TRACEPARENT": f"00-{1:032x}-{1:016x}-01", "TRACESTATE": "a=1"}
+    clinvk.run("hello", env={**own, "WINDOWID": "mine"})
     call = clinvk.agent.calls()[0]
     assert is_of_server(call)
-    assert (call.cwd, call.env["DATABASE_URL"]) == (str(clinvk.folder), "db://mine")
+    assert (call.cwd, {name: call.env[name] for name in own}) == (str(clinvk.folder), own)
 
 
 def test_agent_has_the_path_the_keys_and_the_undecodable_variables_of_the_command(

@@ -273,6 +273,13 @@ async def test_environments_of_commands_share_no_process_with_others_or_with_htt
         assert (await server.ask("pid")).text == of_http
 
 
+async def test_commands_of_different_traces_share_a_process(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        traces = ({"TRACEPARENT": f"00-{number:032x}-{1:016x}-01", "TRACESTATE": "a=1"} for number in (1, 2))
+        first, second = [(await ask_as_user(server, "pid", {**ENV, **trace}))[0] for trace in traces]
+        assert first == second
+
+
 async def test_environment_of_a_command_is_forgotten_with_its_processes(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path), WarmSettings(idle_secs=1)) as server:
         await ask_as_user(server, "pid", {**ENV, "FORGOTTEN_TOKEN": "hush-0123"})

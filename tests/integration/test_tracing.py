@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.keys import ApiKeys
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
 from collector import Collector, attributes_of
 from scripted import Scripted
@@ -19,13 +21,31 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 BROKEN_TOOL = """echo '{"type":"tool_result","id":"1","output":"no","is_error":true}'\n"""
 OK, ERROR = 0, 2
+TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
+CONVENTIONS = vars(import_module("opentelemetry.semconv._incubating.attributes.gen_ai_attributes"))
+REGISTRY = {value for value in CONVENTIONS.values() if isinstance(value, str)}
+"""The attributes of the published conventions for generative AI."""
+
+
+def registered(values: str) -> set[object]:
+    """Return the values of an attribute that the conventions define; reading the class itself warns."""
+    return {value.value for value in CONVENTIONS[values]}
 
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[Collector]:
+    """A collector. The published conventions have each attribute and each operation of the spans that come."""
     with Collector().running() as running:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", running.url)
         yield running
+    attributes = [attributes_of(span.attributes) for span in running.spans]
+    assert {name for each in attributes for name in each if name.startswith("gen_ai.")} <= REGISTRY
+    operations = {str(each["gen_ai.operation.name"]) for each in attributes if "gen_ai.operation.name" in each}
+    assert operations <= registered("GenAiOperationNameValues")
+
+
+def test_each_vendor_is_a_provider_of_the_conventions() -> None:
+    assert {backend.vendor for backend in BACKENDS.values()} <= registered("GenAiProviderNameValues")
 
 
 @asynccontextmanager
@@ -45,7 +65,7 @@ async def test_prompt_creates_request_and_run_spans_below_the_callers_span(
             await server.client.post(
                 "/api/v1/prompt",
                 json={"backend": "claude", "prompt": "a secret", "model": "opus"},
-                headers={"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "q1"},
+                headers={"traceparent": TRACEPARENT, "tracestate": "a=1", "x-request-id": "q1"},
             )
         ).json()
     request, run = collector.named("POST /api/v1/prompt"), collector.named("invoke_agent claude")
@@ -74,6 +94,9 @@ async def test_prompt_creates_request_and_run_spans_below_the_callers_span(
         "clinvk.run.id": answer["run_id"],
     }
     assert [event.name for event in run.events] == ["agent started", "first word"]
+    [call] = scripted.calls()
+    assert call.env["TRACEPARENT"] == f"00-{TRACE}-{run.span_id.hex()}-01"
+    assert call.env["TRACESTATE"] == "a=1"
     assert collector.resource["service.name"] == "clinvk"
     assert b"secret" not in b"".join(span.SerializeToString() for span in collector.spans)
 
@@ -90,6 +113,7 @@ async def test_tool_span_is_a_child_of_its_run(tmp_path: Path, collector: Collec
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": "Bash",
         "gen_ai.tool.call.id": "1",
+        "gen_ai.tool.type": "extension",
         "error.type": "tool_error",
     }
     assert (tool.status.code, run.status.code) == (ERROR, OK)
@@ -119,6 +143,45 @@ async def test_a_detached_run_belongs_to_the_trace_of_its_request(tmp_path: Path
         run = await server.detached(backend="shell", prompt=TEXT + DONE)
         await server.ended(run["run_id"])
     assert collector.named("invoke_agent shell").trace_id == collector.named("POST /api/v1/prompt").trace_id
+
+
+@pytest.mark.parametrize(
+    ("sent", "got"),
+    [
+        ({"traceparent": TRACEPARENT, "tracestate": "a=1"}, (TRACEPARENT, "a=1")),
+        ({"traceparent": f"00-{TRACE}-{PARENT}-03", "tracestate": "\xe9"}, (TRACEPARENT, None)),
+        ({"traceparent": f"00-{'0' * 32}-{PARENT}-01", "tracestate": "a=1"}, (None, None)),
+        ({"tracestate": "a=1"}, (None, None)),
+    ],
+    ids=["valid", "unknown-flag-invalid-state", "invalid-parent", "no-parent"],
+)
+async def test_agent_continues_a_valid_trace_of_the_caller_without_tracing(
+    scripted: Scripted, sent: dict[str, str], got: tuple[str | None, str | None]
+) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env) as server:
+        headers = {name.encode(): value.encode("latin-1") for name, value in sent.items()}
+        body = {"backend": "claude", "prompt": "hi"}
+        assert (await server.client.post("/api/v1/prompt", json=body, headers=headers)).is_success
+    [call] = scripted.calls()
+    assert (call.env.get("TRACEPARENT"), call.env.get("TRACESTATE")) == got
+
+
+async def test_run_of_an_mcp_call_is_a_child_of_the_span_that_the_call_names(
+    tmp_path: Path, collector: Collector
+) -> None:
+    arguments = {"backend": "shell", "prompt": 'printf \'{"type":"text_delta","text":"%s"}\\n\' $TRACEPARENT\n' + DONE}
+    meta = {"traceparent": TRACEPARENT, "progressToken": 1}
+    params = {"name": "run_agent", "arguments": arguments, "_meta": meta}
+    async with shell(tmp_path) as server:
+        answer = await server.client.post(
+            "/mcp",
+            json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params},
+            headers={"accept": "application/json, text/event-stream"},
+        )
+    run = collector.named("invoke_agent shell")
+    assert (run.trace_id.hex(), run.parent_span_id.hex()) == (TRACE, PARENT)
+    assert f"00-{TRACE}-{run.span_id.hex()}-01" in answer.text
 
 
 async def test_spans_name_the_path_template_and_the_key(scripted: Scripted, collector: Collector) -> None:

@@ -62,6 +62,7 @@ class Message(msgspec.Struct):
     params: dict[str, object] = {}
     result: dict[str, object] | None = None
     error: dict[str, object] | None = None
+    trace: dict[str, str] | None = None
 
 
 class Process:
@@ -1004,3 +1005,12 @@ def test_crash_while_closing_a_thread_keeps_the_ending_of_the_run() -> None:
     (_, ending) = process.told
     assert isinstance(ending, RunFailed)
     assert ending.message == "no"
+
+
+def test_turn_continues_the_trace_of_the_request() -> None:
+    trace = {"traceparent": f"00-{1:032x}-{1:016x}-01", "tracestate": "a=1"}
+    for given in ({}, trace):
+        process = Process(replace(HELLO, trace=given)).begin_turn()
+        assert {message.method: message.trace for message in process.said if message.trace} == (
+            {"turn/start": trace} if given else {}
+        )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from clinvk.backends.base import Delivery, Host, Launch, ProtocolNotSupported
 from clinvk.backends.gemini import Gemini
@@ -444,3 +445,11 @@ def test_literal_prompt_and_images_are_sent_unchanged() -> None:
 
 def test_similar_requests_share_a_process() -> None:
     assert kept(HELLO) == kept(msgspec.structs.replace(HELLO, prompt="another", literal=True))
+
+
+def test_prompt_continues_the_trace_of_the_request() -> None:
+    trace = {"traceparent": f"00-{1:032x}-{1:016x}-01"}
+    process = Process().begin_session()
+    process.start("r1", "s", replace(HELLO, trace=trace))
+    prompts = [line for line in process.sent.splitlines() if b'"session/prompt"' in line]
+    assert [msgspec.json.decode(line)["params"].get("_meta") for line in prompts] == [None, trace]

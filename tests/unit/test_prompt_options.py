@@ -41,7 +41,7 @@ OF_CALL = {"dry_run", "output_format", "detach", "node", "labels"}
 
 OF_CLINVK = {
     *("fell_back", "new_session_id", "client_tools", "own_tools", "literal", "part", "answer_as", "key_name"),
-    *("client", "depth"),
+    *("client", "depth", "trace"),
 }
 """Fields of the request that no field of the body sets."""
 
@@ -139,7 +139,9 @@ async def test_record_lists_each_option_without_a_column_and_no_text_of_an_ephem
     secret["output_schema"] = {"secret": 1}
     request = replace(FULL, **secret, prompt="secret", answer_as={"secret": 1}, part=PartPosition("p", 0), depth=1)
     request = replace(request, client_tools=(ClientTool("f"),), own_tools=False, literal=True, new_session_id="s")
-    request = replace(request, fell_back=(FailedAgent("codex", "no", "x"),), key_name="k", client="c")
+    request = replace(
+        request, fell_back=(FailedAgent("codex", "no", "x"),), key_name="k", client="c", trace={"traceparent": "secret"}
+    )
     unset = [name for name in RunRequest.__struct_fields__ if getattr(request, name) == getattr(RunRequest(), name)]
     assert not unset
     store = MemoryStore()
@@ -147,7 +149,7 @@ async def test_record_lists_each_option_without_a_column_and_no_text_of_an_ephem
         RunRecorder(store, Autosave(store), "r", replace(request, ephemeral=ephemeral), None, None, Settings()).record
         for ephemeral in (False, True)
     ]
-    not_stored = {"images", "client", "depth", "new_session_id", "ephemeral"}
+    not_stored = {"images", "client", "depth", "new_session_id", "ephemeral", "trace"}
     columns = {*RunRecord.__struct_fields__}
     assert {*RunRequest.__struct_fields__} <= {*records[0].request} | columns | not_stored
     assert {*records[0].request} - {*records[1].request} == {*secret, "answer_as"}

@@ -142,12 +142,12 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
         held, self._held = self._held, []
         return self._ready + b"".join(held)
 
-    def _ask(self, method: str, params: dict[str, object], call: Call | None = None) -> bytes:
-        """Return a request; the response goes to `_answered` if the request belongs to a `call`."""
+    def _ask(self, method: str, params: dict[str, object], call: Call | None = None, **fields: object) -> bytes:
+        """Return a request with further `fields`; the response goes to `_answered` if the request is of a `call`."""
         number = next(self._numbers)
         if call is not None:
             self._calls[number] = call
-        return self._encode({"id": number, "method": method, "params": params})
+        return self._encode({"id": number, "method": method, "params": params, **fields})
 
     def _answer(self, message: Message[Params, Result], result: dict[str, object] | None) -> bytes:
         """Answer a request of the agent. Refuse with `result` None, so that the agent does not wait."""

@@ -198,13 +198,15 @@ class LoginLink(msgspec.Struct, frozen=True, tag="login_link"):
 class RestRequest(msgspec.Struct, frozen=True, tag="rest_request"):
     """A request to the REST API, as the user of this machine; `path` includes the query.
 
-    A request for a run of the server waits up to `wait_s` until the run has ended or asks something.
+    A request for a run of the server waits up to `wait_s` until the run has ended or asks something. `trace` is as in
+    `RunRequest`.
     """
 
     method: str
     path: str
     body: bytes = b""
     wait_s: float = 0
+    trace: dict[str, str] = {}
 
 
 class RestResponse(msgspec.Struct, frozen=True, tag="rest_response"):

@@ -38,10 +38,12 @@ from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionErro
 from clinvk.types.events import RunFailed
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.record import Resume
-from clinvk.types.request import RunRequest
+from clinvk.types.request import RunRequest, trace_context
 from clinvk.types.run import RunFacts
 
 logger = logging.getLogger(__name__)
+
+_TRACE_VARIABLES = ("TRACEPARENT", "TRACESTATE")
 
 RunObserver = Callable[[RunTask], Callable[[], None]]
 """Called when a run has begun; returns a callback for the end of the run. Both run in the request's context."""
@@ -302,8 +304,12 @@ class LocalRuns:
         waits: bool = False,
     ) -> RunTask:
         """Begin a run. The run claims the session at once, or with `waits` in its turn."""
-        is_of_user = user_environ is not None
-        user_environment = AgentEnvironment(self._settings, user_environ, self._registry) if is_of_user else None
+        user_environment = None
+        if user_environ is not None:  # a trace in the environment would give each run a warm agent of its own
+            named = {name.lower(): user_environ.get(name, "") for name in _TRACE_VARIABLES}
+            request = replace(request, trace=trace_context(named))
+            environ = {name: value for name, value in user_environ.items() if name not in _TRACE_VARIABLES}
+            user_environment = AgentEnvironment(self._settings, environ, self._registry)
         await self._schemas.check(request.output_schema, request.client_tools, request.client)
         request, session, resume = await self._turns.resolve(request, waits)
         if session and not waits:

@@ -1,5 +1,6 @@
 """The request for a run: every API and every command produces a `RunRequest`."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from functools import cache
@@ -21,6 +22,9 @@ StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 StopTexts = Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOPS)]
 
 Dollars = Annotated[float, Meta(ge=0, le=1_000_000)]
+
+_TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile("[ -~]{1,512}")
 
 MAX_NAME_CHARS = 1000
 """Maximum length of a name, such as a model name: every event repeats names."""
@@ -167,6 +171,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         key_name: the API key of the request; empty if no key was required.
         client: owner of the place in the queue: key, else address; empty for this machine's user. Not stored.
         depth: the number of nested agents around the client; 0 for a person. Not stored.
+        trace: the trace context of the caller, as `trace_context` returns it. Not stored.
     """
 
     prompt: Annotated[str, Group.TURN, Group.UNLISTED] = ""
@@ -210,6 +215,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key_name: Annotated[str, Group.UNLISTED] = ""
     client: Annotated[str, Group.TURN, Group.UNLISTED] = ""
     depth: Annotated[int, Group.TURN, Group.UNLISTED] = 0
+    trace: Annotated[dict[str, str], Group.TURN, Group.UNLISTED] = {}
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -225,6 +231,18 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def _fields_without(groups: tuple[Group, ...]) -> list[str]:
     fields = RunRequest.__annotations__.items()
     return [name for name, type_ in fields if not {*groups}.intersection(getattr(type_, "__metadata__", ()))]
+
+
+def trace_context(carrier: Mapping[str, object]) -> dict[str, str]:
+    """Return the valid W3C trace context (https://www.w3.org/TR/trace-context/) of headers or of other metadata.
+
+    The only flag left is `sampled`, the only flag of version 00: Codex ignores a trace with other flags.
+    """
+    parent, state = str(carrier.get("traceparent", "")), str(carrier.get("tracestate", ""))
+    if not _TRACEPARENT.fullmatch(parent):
+        return {}
+    parent = f"{parent[:-2]}0{int(parent[-2:], 16) & 1}"
+    return {"traceparent": parent, **({"tracestate": state} if _TRACESTATE.fullmatch(state) else {})}
 
 
 def fallback_of(names: Iterable[str]) -> tuple[RunRequest, ...]:

@@ -31,6 +31,7 @@ class Caller(msgspec.Struct, frozen=True):
         key_name: the API key; empty without a key.
         client: the owner of the run in the queue.
         depth: the number of nested agents around the client.
+        trace: the trace context of the client.
         is_model_api: the call names a model instead of a backend, and an earlier run or a conversation instead of a
             session.
     """
@@ -38,12 +39,14 @@ class Caller(msgspec.Struct, frozen=True):
     key_name: str
     client: str = ""
     depth: int = 0
+    trace: dict[str, str] = {}
     is_model_api: bool = False
 
     @classmethod
     def of(cls, state: Mapping[str, Any], is_model_api: bool = False) -> Self:
         """Return the caller of a request, from the state of its scope."""
-        return cls(state["key_name"], state.get("client", ""), state.get("depth", 0), is_model_api)
+        depth, trace = state.get("depth", 0), state.get("trace", {})
+        return cls(state["key_name"], state.get("client", ""), depth, trace, is_model_api)
 
 
 class RequestAdmission:
@@ -78,7 +81,8 @@ class RequestAdmission:
             InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
             ResourcesExhausted: the preparation took too long.
         """
-        call = replace(call, request=replace(call.request, client=caller.client, depth=caller.depth))
+        request = replace(call.request, client=caller.client, depth=caller.depth, trace=caller.trace)
+        call = replace(call, request=request)
         admitted = self._admit(call, caller, new_session, finds_session and caller.is_model_api)
         if caller.is_model_api or call.request.session_id or caller.key_name:  # the request needs the store
             admitted = within_prepare_timeout(admitted)

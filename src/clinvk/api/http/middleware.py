@@ -16,6 +16,7 @@ from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Dialect
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.rest.rest import Rest
+from clinvk.types.request import trace_context
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,10 @@ class RequestMiddleware:
         is_refused = is_stopping and not server.is_handed_over and path not in _OPEN_WHILE_STOPPING
         scope["path"] = path
         scope.setdefault("state", {}).update(
-            request_id=request_id, dialect=dialect_of(path, headers_of(scope)), is_refused=is_refused
+            request_id=request_id,
+            dialect=dialect_of(path, headers_of(scope)),
+            is_refused=is_refused,
+            trace=trace_context(headers_of(scope)),
         )
         logs.add_fields(request_id=request_id)
         log = _AccessLogEntry(scope, send, is_last=is_stopping)

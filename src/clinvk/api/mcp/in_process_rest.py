@@ -16,7 +16,7 @@ from clinvk.policy import rules
 from clinvk.remote.messages import RestRequest, RestResponse
 
 _HEADERS = [(b"content-type", b"application/json"), (b"prefer", b"respond-async")]
-_IDENTITY = ("request_id", "key_name", "client", "peer", "is_authenticated")
+_IDENTITY = ("request_id", "key_name", "client", "peer", "is_authenticated", "trace")
 _STARTING_PATHS = ("/api/v1/prompt", "/api/v1/compare")
 
 
@@ -38,6 +38,7 @@ class InProcessRest(NamedTuple):
         state: dict[str, object] = {"request_id": os.urandom(16).hex(), "key_name": "", "dialect": REST}
         if client:
             state |= {name: client["state"][name] for name in _IDENTITY if name in client["state"]}
+        state |= {"trace": request.trace} if request.trace else {}
         path, _, query = request.path.partition("?")
         await self._wait_for_run(path.rpartition("/")[2], request.wait_s)
         if path in _STARTING_PATHS:

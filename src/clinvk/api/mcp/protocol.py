@@ -22,6 +22,7 @@ from clinvk.api.openapi.document import any_json
 from clinvk.backends.shared import decode_line
 from clinvk.dialects import json_bodies
 from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.request import trace_context
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class _Meta(msgspec.Struct, frozen=True):
     progress_token: int | str | None = msgspec.field(name="progressToken", default=None)
     version: str = msgspec.field(name=_VERSION_KEY, default="")
     capabilities: dict[str, object] | None = msgspec.field(name=_CAPABILITIES_KEY, default=None)
+    traceparent: object = ""
+    tracestate: object = ""
 
 
 class _Params(msgspec.Struct, frozen=True, rename="camel"):
@@ -180,7 +183,8 @@ class McpServer:
                 await notify(msgspec.json.encode(notification))
 
         assert request.id is not None
-        api = self._api_of(scope, AwaitedRun(self._calls.attached, report))
+        trace = trace_context(msgspec.structs.asdict(request.params.meta))
+        api = self._api_of(scope, AwaitedRun(self._calls.attached, report))._replace(trace=trace)
         key = http_key(scope, request.id) if scope else CallKey(request.id)
         ends_with_connection = scope is not None and is_stateless(request, scope)
         cancelling = None

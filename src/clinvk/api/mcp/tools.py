@@ -161,12 +161,13 @@ class AwaitedRun:
 
 
 class RestApi(NamedTuple):
-    """The REST API for a call of a tool, and the default agent and directory of the client."""
+    """The REST API for a call of a tool: the default agent and directory of the client, and the trace of the call."""
 
     send: Callable[[RestRequest], Awaitable[RestResponse]]
     awaited: AwaitedRun
     backend: str
     workdir: str | None = None
+    trace: Mapping[str, str] = {}
 
     async def call(
         self,
@@ -182,7 +183,7 @@ class RestApi(NamedTuple):
             ClinvkError: the API refuses the request.
         """
         data = msgspec.json.encode(body) if body else b""
-        response = await self.send(RestRequest(method, f"/api/v1/{path}", data, wait_s))
+        response = await self.send(RestRequest(method, f"/api/v1/{path}", data, wait_s, {**self.trace}))
         if response.status >= 400:
             raise ClinvkError(msgspec.json.decode(response.body, type=Problem).detail)
         return msgspec.json.decode(response.body, type=answer)

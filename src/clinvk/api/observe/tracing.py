@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -24,6 +25,7 @@ from clinvk.api.http.middleware import UNKNOWN
 from clinvk.api.http.response import headers_of
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import Ending, RunFailed, RunFinished, ToolCall, ToolResult
+from clinvk.types.request import trace_context
 
 Value = str | int | float | bool | list[str]
 Attributes = Mapping[str, Value | None]
@@ -43,7 +45,7 @@ class Tracing:
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("clinvk", __version__)
-        self._incoming = TraceContextTextMapPropagator()
+        self._propagator = TraceContextTextMapPropagator()
 
     async def close(self) -> None:
         """Send the remaining spans within a few seconds; OpenTelemetry would retry for half a minute."""
@@ -73,7 +75,7 @@ class Tracing:
 
         with self._tracer.start_as_current_span(
             scope["method"] if route == UNKNOWN else f"{scope['method']} {route}",
-            context=self._incoming.extract(headers),
+            context=self._propagator.extract(headers),
             kind=SpanKind.SERVER,
             attributes=_present(_request_attributes(scope, headers, route)),
             record_exception=False,
@@ -89,14 +91,27 @@ class Tracing:
                     span.set_status(StatusCode.ERROR)
 
     def observe(self, run: RunTask) -> Callable[[], None]:
-        """Start the span of a run, below the span of the current request. Return a callback to end the span."""
+        """Start the span of a run, below the span of the caller or of the current request.
+
+        The agent of the run continues the trace. Return a callback to end the span.
+        """
         span = self._tracer.start_span(
             f"invoke_agent {run.request.backend}",
+            context=self._parent_of(run),
             kind=SpanKind.INTERNAL,
             start_time=_ns(run.created_at),
             attributes=_present(_run_attributes(run, self._vendors[run.request.backend])),
         )
+        carrier = dict[str, str]()
+        self._propagator.inject(carrier, trace.set_span_in_context(span))
+        run.trace = trace_context(carrier)
         return partial(self._end_run, span, run)
+
+    def _parent_of(self, run: RunTask) -> Context | None:
+        """Return the context of the caller if it has another trace than the current request; None is the current."""
+        caller = self._propagator.extract(run.request.trace)
+        ids = {trace.get_current_span(context).get_span_context().trace_id for context in (caller, None)}
+        return caller if run.request.trace and len(ids) > 1 else None
 
     def _end_run(self, span: Span, run: RunTask) -> None:
         if span.is_recording():
@@ -125,6 +140,7 @@ class Tracing:
                     "gen_ai.operation.name": "execute_tool",
                     "gen_ai.tool.name": call.name,
                     "gen_ai.tool.call.id": call.id,
+                    "gen_ai.tool.type": "function" if call.for_client else "extension",
                 },
             )
             if result and result.is_error:

@@ -307,7 +307,8 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         parts += [
             {"type": "image", "mimeType": image.media_type, "data": base64_data(image)} for image in turn.request.images
         ]
-        return self._request(turn, "session/prompt", {"sessionId": turn.session, "prompt": parts})
+        meta: dict[str, object] = {"_meta": turn.request.trace} if turn.request.trace else {}
+        return self._request(turn, "session/prompt", {"sessionId": turn.session, "prompt": parts, **meta})
 
     def _prompt_text(self, request: RunRequest) -> str:
         text = plain_prompt(request)

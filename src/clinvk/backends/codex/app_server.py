@@ -335,7 +335,8 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
         request = conversation.request
         schema: dict[str, object] = {"outputSchema": request.output_schema} if supports_schema(request) else {}
         turn = {"threadId": conversation.thread, "input": _input(conversation.prompt, request), **schema}
-        return self._ask("turn/start", turn, conversation)
+        trace = {"trace": request.trace} if request.trace else {}
+        return self._ask("turn/start", turn, conversation, **trace)
 
     def _interrupt(self, thread: str, turn: str) -> bytes:
         return self._ask("turn/interrupt", {"threadId": thread, "turnId": turn})

@@ -110,7 +110,7 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
     async with tool_socket(folder.filled(f"{PRIVATE}/{name}"), task.on_output) if name else nullcontext() as socket:
         process = task.spawner.spawn(
             folder.command(spec.path),
-            folder.environment(),
+            {**folder.environment(), **{name.upper(): value for name, value in task.trace.items()}},
             spec.launch.cwd,
             task.on_output,
             stderr_lines=spec.request.verbose,

@@ -66,6 +66,7 @@ class RunTask:
         task: the asyncio task that drives the run; set by the owner.
         conversation: the agent's id of the run's conversation, once reported.
         spending: what the turns of the run have used.
+        trace: the trace context for the agent: that of the request, or of the span of the run.
         last_process: the final process of the run, once that process has reported the ending.
     """
 
@@ -113,6 +114,7 @@ class RunTask:
         self.now = asyncio.get_running_loop().time
         self.conversation: str | None = None
         self.spending = Spending()
+        self.trace = spec.request.trace
         self._start: Start | None = None
         self._io: RunIO | None = None
         self._inline_io: RunIO | None = None
@@ -262,7 +264,8 @@ class RunTask:
         spent_s = time.time() - self.started_at if self.started_at else 0.0
         max_tokens = self.spending.tokens_left(self.request)
         text_filter = answer_filter(self.request)
-        self._io = RunIO(process, self.spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_s)
+        spec = replace(self.spec, request=replace(self.spec.request, trace=self.trace))
+        self._io = RunIO(process, spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_s)
         return self._io
 
     def on_output(self) -> None:
