@@ -21,6 +21,7 @@ from scripted.steps import claude_says, hang, ignore, spawn, wait_for
 
 SERVE = """
 import os, sys
+sys.modules["watchfiles"] = None
 from clinvk.api.server.server import serve
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings, WarmSettings
@@ -28,6 +29,8 @@ server = ServerSettings(port=0, shutdown_grace_secs=int(sys.argv[1]), max_concur
 settings = Settings(server=server, warm=WarmSettings(enabled=False))
 sys.exit(serve(settings, dict(os.environ), BACKENDS, lambda text: print(text, flush=True)))
 """
+"""uvicorn imports watchfiles if it is there: the tests install it for fastmcp, and clinvk does not need it."""
+
 BODY = {"backend": "claude", "prompt": "hi"}
 
 
