@@ -140,6 +140,14 @@ async def test_reassigned_run_and_session_are_listed_for_the_other_agent(store: 
         await store.reassign(run(given), given)
 
 
+async def test_request_of_an_ended_run_is_changed(store: SessionStore) -> None:
+    ended = await turn(store)
+    changed = replace(ended, request={"answer_as": None}, output="is not stored")
+    await store.change_request(changed)
+    assert await store.run(ended.id) == replace(ended, request=changed.request)
+    await store.change_request(run())
+
+
 async def test_run_without_a_session_is_stored(store: SessionStore) -> None:
     record = await turn(store)
     assert await store.run(record.id) == record

@@ -402,6 +402,6 @@ async def test_sdk_errors_name_the_invalid_field(scripted: Scripted) -> None:
         assert missing.value.code == "model_not_found"
         wrong = await server.client.put("/openai/v1/responses", json={})
         assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "invalid_request_error")
-        streamed = await server.client.get(f"/openai/v1/responses/resp_{'0' * 32}", params={"stream": "true"})
+        streamed = await server.client.get(f"/openai/v1/responses/resp_{'0' * 32}", params={"stream": "yes"})
         assert (streamed.status_code, streamed.json()["error"]["param"]) == (400, "stream")
     assert scripted.calls() == []

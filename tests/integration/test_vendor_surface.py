@@ -234,7 +234,10 @@ async def test_errors_before_the_body_is_read_have_the_format_of_the_vendor(scri
 NOT_OFFERED = {
     "POST /v1/embeddings": "embedding",
     "GET /openai/v1/files": "base64",
-    "GET /openai/v1/responses/resp_1/input_items": "/api/v1/sessions",
+    "POST /openai/v1/conversations": "previous_response_id",
+    "GET /openai/v1/conversations/conv_1/items": "previous_response_id",
+    "POST /openai/v1/responses/compact": "previous_response_id",
+    "GET /openai/v1/responses": "WebSocket mode",
     "POST /anthropic/v1/messages/batches": "/api/v1/parallel",
 }
 """What an error names in place of some endpoints."""
@@ -245,7 +248,7 @@ async def test_error_of_an_endpoint_that_is_not_offered_names_a_replacement(scri
         for request, instead in NOT_OFFERED.items():
             method, path = request.split()
             response = await server.client.request(method, path, json={"model": "x"})
-            assert response.status_code == 404, request
+            assert response.status_code == (405 if request == "GET /openai/v1/responses" else 404), request
             kind, message = error_of(path, response)
             assert kind == ("not_found_error" if path.startswith("/anthropic") else "invalid_request_error")
             assert message.startswith(f"{request}: clinvk does not offer"), request

@@ -130,7 +130,9 @@ def call_client(calls: dict[str, list[object]], answers: int) -> None:
             result = message["result"]
             record(output=call_id, text="".join(part.get("text", "") for part in result["contentItems"]))
             item = {"type": "dynamicToolCall", "id": call_id, "tool": calls[call_id][0], "status": "completed"}
-            notify("item/completed", item={**item, "contentItems": [], "success": result["success"]})
+            notify(
+                "item/completed", item={**item, "contentItems": result["contentItems"], "success": result["success"]}
+            )
     total = {name: count * answers for name, count in tokens.items()}
     notify("thread/tokenUsage/updated", tokenUsage={"total": total, "last": tokens})
 

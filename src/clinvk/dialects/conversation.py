@@ -17,7 +17,7 @@ import msgspec
 
 from clinvk.dialects.client_tools import ToolChoice
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.prompt_xml import element, unused_tag
+from clinvk.types.prompt_xml import element, elements, unused_tag
 from clinvk.types.request import Image, RunRequest, ToolOutput
 
 Content = tuple[str | Image, ...]
@@ -37,6 +37,7 @@ _PREAMBLE = (
     "first. Nothing inside an element ends it or begins another. Answer as the assistant, to what came last, with "
     "nothing but the answer."
 )
+_NAMED = re.compile(re.escape(_PREAMBLE).replace(re.escape("{name}"), r"(?P<name>turn(?:-\d+)?)"))
 _CONTINUE = "The last turn is yours and not finished: go on exactly where it stops, without repeating any of it."
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
@@ -205,6 +206,12 @@ def agent_prompt(conversation: Conversation, *, only_last: bool = False, field: 
     else:
         prompt = _elements(turns, images)
     return AgentPrompt(prompt, system_prompt(conversation.system), tuple(images))
+
+
+def elements_of(prompt: str) -> list[tuple[dict[str, str], str]]:
+    """Return the attributes and the text of each element in a prompt of `agent_prompt`."""
+    head = _NAMED.match(prompt)
+    return [*elements(head["name"], prompt)] if head else [({"role": "user"}, prompt)]
 
 
 def system_prompt(texts: Iterable[str]) -> str | None:

@@ -83,6 +83,8 @@ def settled_record(session: Session) -> Session:
     return replace(session, status="paused") if session.status == "active" else session
 
 
+_REQUEST = ("request",)
+_CHANGE_REQUEST = RUNS.update(_REQUEST)
 _LAST_USED = "SELECT max(last_used) FROM sessions"
 _LIMITS = LIMITS.select('WHERE resets_at > ? ORDER BY backend, resets_at, "window"')
 _USAGE = (
@@ -103,7 +105,7 @@ class SessionStore(ABC):
     A `reference` is an id or a unique prefix of an id with at least `ids.MIN_PREFIX` digits. The fields of a session
     in `FIXED_SESSION_FIELDS` never change with its runs; only `describe` and `tag` change title and tags, so a run
     cannot undo such a change. The fields of a run in `FIXED_RUN_FIELDS` never change, except that `reassign` changes
-    the agent.
+    the agent, and `change_request` the request.
     All methods raise `StoreUnavailable` if the store cannot be used.
 
     Attributes:
@@ -180,6 +182,10 @@ class SessionStore(ABC):
         Raises:
             RunNotFound: the run is not stored.
         """
+
+    async def change_request(self, run: RunRecord) -> None:
+        """Store a changed `request` of an ended run. Ignore an unknown run."""
+        await self._write(lambda db: db.execute(_CHANGE_REQUEST, *RUNS.values(run, _REQUEST), run.id))
 
     async def session(self, reference: str) -> Session:
         """Return a session.

@@ -26,7 +26,7 @@ FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt"
 FIXED_RUN_FIELDS = (
     *("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt", "key_name", "node"),
 )
-"""The fields of a run that never change after `begin`, except by `reassign`."""
+"""The fields of a run that never change after `begin`, except by `reassign` and `change_request`."""
 
 SEARCHED_CHARS = 1000
 """How many characters of a session's title and first prompt, together, `SessionQuery.text` searches."""

@@ -4,8 +4,9 @@ The element name is the protection: the first of `turn`, `turn-2`, `turn-3`, …
 of the texts. Equal texts get an equal name.
 """
 
+import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 _QUOTED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;"}
@@ -25,6 +26,13 @@ def unused_tag(name: str, texts: Iterable[str]) -> str:
 def element(name: str, text: str, /, **attributes: str) -> str:
     """Return a text as an element on separate lines; an underscore in an attribute name becomes a hyphen."""
     return f"{opening(name, **attributes)}\n{text}\n</{name}>"
+
+
+def elements(name: str, text: str) -> Iterator[tuple[dict[str, str], str]]:
+    """Yield the attributes and the text of each element with an unused name, as `element` makes them."""
+    for found in re.finditer(rf'<{name}((?: [\w-]+="[^"]*")*)>\n(.*?)\n</{name}>', text, re.DOTALL):
+        pairs = re.findall(r' ([\w-]+)="([^"]*)"', found[1])
+        yield {key: html.unescape(value) for key, value in pairs}, found[2]
 
 
 def opening(name: str, /, **attributes: str) -> str:

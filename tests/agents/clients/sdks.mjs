@@ -27,7 +27,20 @@ async function responses() {
     ));
     response = await openai.responses.create({model, input, tools, previous_response_id: response.id});
   }
-  return response.output_text;
+  const {data} = await openai.responses.inputItems.list(response.id);
+  if (data[0].type !== 'function_call_output') throw new Error(JSON.stringify(data));
+  const {input_tokens} = await openai.responses.inputTokens.count({model, input: prompt});
+  if (input_tokens < 5) throw new Error(`${input_tokens} tokens`);
+  return await replayed(response.id);
+}
+
+async function replayed(id) {
+  let answer = '';
+  for await (const event of await openai.responses.retrieve(id, {stream: true, starting_after: 1})) {
+    if (event.type === 'response.created') throw new Error('starting_after had no effect');
+    if (event.type === 'response.output_text.delta') answer += event.delta;
+  }
+  return answer;
 }
 
 async function messagesStreamed() {

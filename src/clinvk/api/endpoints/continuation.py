@@ -139,7 +139,7 @@ async def _find_previous(store: SessionStore, previous: Previous) -> tuple[RunRe
         run = await store.run(previous.run_id)
     except RunNotFound:
         run = None
-    if run is None or run.session_id is None:
+    if run is None or run.session_id is None or stored.is_deleted(run):
         raise PreviousNotFound("Previous response not found: it was never made, not stored, or deleted", previous.field)
     if run.state in UNDER_WAY:
         raise PreviousNotFound("Previous response is not complete yet; wait until it is", previous.field)

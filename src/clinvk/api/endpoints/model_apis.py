@@ -4,24 +4,31 @@ The name of a backend stands for its default model; no agent is started. Models 
 request does not allow are left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.access.hosts import refuse_foreign
+from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.runs import stored_events
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import ANTHROPIC, OPENAI
-from clinvk.api.http.response import headers_of, read_json, too_large
+from clinvk.api.http.response import NO_TRANSFORM, DisconnectWatch, headers_of, read_json, too_large
 from clinvk.backends import registry as backends
-from clinvk.dialects import anthropic
+from clinvk.dialects import anthropic, sse
 from clinvk.dialects.openai.answers import Model, ModelList
-from clinvk.dialects.openai.responses import response_object, stored
+from clinvk.dialects.openai.responses import OpenAIResponses, ResponsesEncoder, stored
+from clinvk.dialects.openai.responses.response_object import DeletedResponse, InputItemPage, InputTokenCount, Response
 from clinvk.dialects.openai.responses.stored import StoredRequest
 from clinvk.runtime.process.waiting import run_in_loop_thread
+from clinvk.store.protocol import RunQuery
 from clinvk.types.choices import UNDER_WAY
-from clinvk.types.errors import InvalidRequest, ModelNotFound, RunNotFound
+from clinvk.types.errors import ClinvkError, InvalidRequest, ModelNotFound, RunNotFound
+from clinvk.types.events import Logged
 from clinvk.types.record import RunRecord
 
 
@@ -69,6 +76,12 @@ async def count_tokens(services: Services, request: Request) -> anthropic.TokenC
     return await run_in_loop_thread(len(body), ANTHROPIC.count, body, headers_of(request.scope))
 
 
+async def count_input_tokens(services: Services, request: Request) -> InputTokenCount:
+    """Estimate the tokens of the input of a response, without the turns before."""
+    body = await read_json(request.scope, request.receive, services.settings.server)
+    return await run_in_loop_thread(len(body), OpenAIResponses().count, body, headers_of(request.scope))
+
+
 def _names(services: Services, request: Request) -> Iterator[tuple[str, str]]:
     """Yield the name and the backend of each model."""
     for backend in services.backends(request):
@@ -93,20 +106,107 @@ def _backend_of(services: Services, request: Request, name: str) -> str:
 _encode = msgspec.json.Encoder().encode
 
 
-async def get_response(services: Services, request: Request) -> response_object.Response:
-    """Show a stored response."""
-    if request.query_params.get("stream") == "true":
-        raise InvalidRequest("stream is not supported here: only a response that is being made streams", "stream")
-    return await _response(services, request.path_params["id"])
+class ResponseReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of a stored response. Other parameters are ignored."""
+
+    stream: Annotated[bool, Meta(description="Answer with the events of the response.")] = False
+    starting_after: Annotated[int, Meta(ge=-1, le=2**31 - 1, description="The number of the last known event.")] = -1
 
 
-async def cancel_response(services: Services, request: Request) -> response_object.Response:
+class InputItemListing(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of the input of a response. Other parameters are ignored."""
+
+    limit: Annotated[int, Meta(ge=1, le=100, description="Maximum number of items.")] = 20
+    order: Annotated[Literal["asc", "desc"], Meta(description="Oldest or newest first.")] = "desc"
+    after: Annotated[str | None, Meta(description="The item after which to start.")] = None
+
+
+async def get_response(services: Services, request: Request, query: ResponseReading) -> Response | ASGIApp:
+    """Show a stored response. With `stream` the answer has the events of the response, until its end."""
+    response = await _response(services, request.path_params["id"])
+    if not query.stream:
+        return response
+    pieces = _pieces(services, response.id, query.starting_after)
+    return lambda scope, receive, send: _ResponseStream(pieces, scope, receive, send).serve()
+
+
+async def cancel_response(services: Services, request: Request) -> Response:
     """Cancel a response that is being made."""
     refuse_foreign(request.scope)
     response_id: str = request.path_params["id"]
     run, _ = await _find(services, response_id)
     await services.runs.cancel(run.id)
     return await _response(services, response_id)
+
+
+async def delete_response(services: Services, request: Request) -> DeletedResponse:
+    """Delete a response, and cancel its run. The session is deleted with the last of its responses."""
+    response_id: str = request.path_params["id"]
+    await _response(services, response_id)
+    run, _ = await _find(services, response_id)
+    session = await services.store.session(run.session_id or "")
+    await services.admission.key_policy.check_session(session, request.state.key_name)
+    await services.runs.cancel(run.id)
+    turns = (await services.store.runs(RunQuery(session_id=session.id, limit=1000))).items
+    if all(turn.id == run.id or stored.is_deleted(turn) for turn in turns):
+        await services.store.delete(session.id)
+    else:
+        await services.store.change_request(stored.deleted(run))
+    return DeletedResponse(id=response_id)
+
+
+async def list_input_items(services: Services, request: Request, query: InputItemListing) -> InputItemPage:
+    """List the input of a response. Images are not stored."""
+    response_id: str = request.path_params["id"]
+    run, data = await _find(services, response_id)
+    entries = await _entries(services, run)
+    stored.rebuilt(run, data, entries, response_id)  # raises unless the run has such a response
+    items = stored.input_items(run, entries, response_id)
+    if query.order == "desc":
+        items.reverse()
+    ids = [str(item["id"]) for item in items]
+    if query.after is not None and query.after not in ids:
+        raise InvalidRequest(f"after: the input has no item {query.after!r:.100}", "after")
+    start = 0 if query.after is None else ids.index(query.after) + 1
+    end = start + query.limit
+    shown = ids[start:end] or [None]
+    return InputItemPage(data=items[start:end], first_id=shown[0], last_id=shown[-1], has_more=end < len(items))
+
+
+async def _pieces(services: Services, id_: str, after: int) -> AsyncIterator[bytes]:
+    """Yield the stream of a response after an event, and follow the response while its run works."""
+    run, data = await _find(services, id_)
+    events, encoder = stored.AnswerEvents(id_), ResponsesEncoder(stored.output_of(run, data, id_), after=after)
+    live = services.runs.live(run.id)
+    async for batch in live.log.batches() if live else stored_events(services, run):
+        picked = ((events.feed(event), at) for _, at, event in batch)
+        yield b"".join(encoder.feed(event, at) for event, at in picked if event)
+        if events.is_complete:
+            return
+
+
+class _ResponseStream(Exchange):
+    """The stream of a stored response. The run continues after the reader disconnects."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, pieces: AsyncIterator[bytes], scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send, OpenAIResponses(), sse.MEDIA_TYPE, TICK_S)
+        self._pieces = pieces
+
+    async def _answer(self, disconnect: DisconnectWatch) -> None:
+        disconnect.watch()
+        await self._open(NO_TRANSFORM)
+        async for data in self._pieces:
+            await self._response.write(data)
+        await self._response.end()
+
+    async def _keep_alive(self) -> None:
+        if self._response.is_quiet(2 * self._tick_s):
+            await self._response.keep_alive(sse.PULSE)
+
+    def _error_piece(self, error: ClinvkError) -> bytes:
+        return b""  # the run may continue: the client can read on later
 
 
 async def expand_references(services: Services, body: bytes) -> bytes:
@@ -147,13 +247,15 @@ async def _find(services: Services, response_id: str) -> tuple[RunRecord, Stored
     return run, data
 
 
-async def _response(services: Services, response_id: str) -> response_object.Response:
-    """Rebuild a response from the record and the events of its run."""
+async def _response(services: Services, response_id: str) -> Response:
     run, data = await _find(services, response_id)
+    return stored.rebuilt(run, data, await _entries(services, run), response_id)
+
+
+async def _entries(services: Services, run: RunRecord) -> Sequence[Logged]:
+    """Return the events of a run so far; empty while the run is under way in another process."""
     if live := services.runs.live(run.id):
-        entries = live.log.since(0)
-    elif run.state in UNDER_WAY:
-        entries = []
-    else:
-        entries = [entry async for batch in stored_events(services, run) for entry in batch]
-    return stored.rebuilt(run, data, entries, response_id)
+        return live.log.since(0)
+    if run.state in UNDER_WAY:
+        return []
+    return [entry async for batch in stored_events(services, run) for entry in batch]

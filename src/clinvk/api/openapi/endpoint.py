@@ -19,8 +19,9 @@ from clinvk.types import errors
 from clinvk.types.errors import ClinvkError
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+Method = Literal["GET", "POST", "PATCH", "DELETE"]
 ErrorDocs = tuple[type[ClinvkError], ...]
-Handler = Callable[..., Awaitable[Response | msgspec.Struct]]
+Handler = Callable[..., Awaitable[ASGIApp | msgspec.Struct]]
 """A function of the services, the request, and an optional `query`, a struct. A returned struct is sent as JSON."""
 
 OPEN: ErrorDocs = (errors.HostRefused, errors.RateLimited, ClinvkError, errors.ShuttingDown)
@@ -63,7 +64,7 @@ class Api(NamedTuple):
 class Route(NamedTuple):
     """Method, path, and the application of a server for them, which is made for the first request."""
 
-    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    method: Method
     path: str
     app: Callable[[Services], ASGIApp]
     owner: Owner = "store"
@@ -135,13 +136,13 @@ def json_app(handler: Handler, services: Services) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         args = (json_bodies.parameters(scope["query_string"], query),) if query else ()
         result = await handler(services, Request(scope, receive, send), *args)
-        await (result if isinstance(result, Response) else document(result))(scope, receive, send)
+        await (document(result) if isinstance(result, msgspec.Struct) else result)(scope, receive, send)
 
     return app
 
 
 def json_endpoint(
-    method: Literal["GET", "POST", "PATCH", "DELETE"],
+    method: Method,
     path: str,
     handler: Handler,
     refusals: ErrorDocs,

@@ -1,7 +1,7 @@
 """The endpoints of the model APIs of OpenAI and Anthropic, in the order of the OpenAPI document."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -28,6 +28,14 @@ _MODEL_PROMPT = (
 )
 _RESPONSE = (errors.RunNotFound, *doc.STORED)
 _MODEL = (errors.ModelNotFound, *doc.GUARDED)
+_COUNT = (errors.InvalidRequest, *doc.BODY, *doc.GUARDED)
+
+_RESPONSE_PATH = "/openai/v1/responses/{id}"
+_OF_RESPONSE: Sequence[tuple[doc.Method, str, doc.Handler, doc.ErrorDocs]] = (
+    ("DELETE", "", model_apis.delete_response, (*doc.POLICY, errors.SessionBusy)),
+    ("POST", "/cancel", model_apis.cancel_response, (errors.ForeignOrigin,)),
+    ("GET", "/input_items", model_apis.list_input_items, ()),
+)
 
 _REQUEST_HEADERS = (
     header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
@@ -44,6 +52,7 @@ _RESPONSE_HEADERS = {
     "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
 }
 _EVENTS: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
+_INPUT: dict[str, Json] = {"input": "What does this project do?"}
 _QUESTION: dict[str, Json] = {"messages": [{"role": "user", "content": "What does this project do?"}]}
 
 
@@ -85,7 +94,7 @@ MODEL_APIS = (
         "createResponse",
         "Answer a conversation, or continue one",
         response_body.ResponseBody,
-        {"input": "What does this project do?"},
+        _INPUT,
         response_object.Response,
         errors.PreviousNotFound,
     ),
@@ -97,13 +106,25 @@ MODEL_APIS = (
         {"prompt": "What does this project do?"},
         chat_bodies.CompletionAnswer,
     ),
-    json_endpoint("GET", "/openai/v1/responses/{id}", model_apis.get_response, _RESPONSE, owner="response"),
+    json_endpoint(
+        "GET",
+        _RESPONSE_PATH,
+        model_apis.get_response,
+        _RESPONSE,
+        returns=Returns("The response.", response_object.Response, content={sse.MEDIA_TYPE: _EVENTS}),
+        owner="response",
+    ),
+    *(
+        json_endpoint(method, f"{_RESPONSE_PATH}{below}", handler, (*_RESPONSE, *more), owner="response")
+        for method, below, handler, more in _OF_RESPONSE
+    ),
     json_endpoint(
         "POST",
-        "/openai/v1/responses/{id}/cancel",
-        model_apis.cancel_response,
-        (*_RESPONSE, errors.ForeignOrigin),
-        owner="response",
+        "/openai/v1/responses/input_tokens",
+        model_apis.count_input_tokens,
+        _COUNT,
+        body=response_body.InputTokensBody,
+        examples=_minimal(_INPUT),
     ),
     json_endpoint("GET", "/openai/v1/models", model_apis.list_models, doc.GUARDED),
     json_endpoint("GET", "/openai/v1/models/{id:path}", model_apis.get_model, _MODEL),
@@ -119,7 +140,7 @@ MODEL_APIS = (
         "POST",
         "/anthropic/v1/messages/count_tokens",
         model_apis.count_tokens,
-        (errors.InvalidRequest, *doc.BODY, *doc.GUARDED),
+        _COUNT,
         body=anthropic_body.MessagesBody,
         examples=_minimal(_QUESTION),
     ),
@@ -138,11 +159,7 @@ _NOT_OFFERED: Mapping[str, str] = {
     r"\w+ moderations": "moderations; use the API of a moderation model",
     r"\w+ conversations": "conversations; continue a response with previous_response_id",
     r"POST responses/compact": "compaction, which agents do themselves; continue a response with previous_response_id",
-    r"POST responses/input_tokens": "token counts of responses; "
-    "POST /anthropic/v1/messages/count_tokens estimates the tokens of messages",
-    r"GET responses/[^/]+/input_items": "the input of responses; "
-    "GET /api/v1/sessions/{id}/messages lists the turns of a session",
-    r"DELETE responses": "the deletion of responses; DELETE /api/v1/sessions/{id} deletes a session with its responses",
+    r"GET responses$": "the WebSocket mode and the list of responses; send POST with stream: true, or GET /api/v1/runs",
 }
 """What the vendors offer and clinvk does not, and what to use instead, by patterns of method and path below `/v1`."""
 

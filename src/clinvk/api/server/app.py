@@ -88,14 +88,15 @@ class Router:
         template, scope["path_params"] = self._match(scope["path"])
         methods = self.routes.get(template, {})
         method: str = "GET" if scope["method"] == "HEAD" else scope["method"]
-        if method not in methods and (reason := not_offered(f"{method} {path_of(scope)}")):
+        reason = "" if method in methods else not_offered(f"{method} {path_of(scope)}")
+        if reason and template not in self._fixed:
             raise NoSuchPath(reason)
         if not methods:
             raise no_such_path(scope)
         if method not in methods:
             allowed = ", ".join((*methods, *(("HEAD",) if "GET" in methods else ())))
             where = f"{scope['method']} {path_of(scope)}"
-            error = MethodNotAllowed(f"{where}: use {' or '.join(methods)}")
+            error = MethodNotAllowed(reason or f"{where}: use {' or '.join(methods)}")
             await send_error(error, scope, send, [(b"allow", allowed.encode())])
             return
         if (app := self._apps.get((template, method))) is None:

@@ -23,22 +23,6 @@ from clinvk.types.events import RunFailed, RunResult
 from clinvk.types.request import ClientTool, RunRequest
 from clinvk.types.run import RunFacts
 
-_CHARS_A_TOKEN = 4
-_IMAGE_TOKENS = 1600
-"""Anthropic's token count for an image of the largest size without downscaling."""
-
-
-def estimate(request: RunRequest) -> int:
-    """Return the approximate number of tokens of prompt, system texts and images, at least 1.
-
-    Four ASCII characters count as one token, every other character as one token. The estimate is within about a fifth
-    for prose and code in Latin letters, and for Chinese, Japanese and Korean. Text that the agent adds is not included.
-    """
-    texts = request.prompt + (request.system_prompt or "")
-    plain = len(texts.encode("ascii", "ignore"))
-    return max(1, -(-plain // _CHARS_A_TOKEN) + len(texts) - plain + _IMAGE_TOKENS * len(request.images))
-
-
 _body = json_bodies.decoder(MessagesBody)
 _encoder = msgspec.json.Encoder()
 
@@ -100,7 +84,7 @@ class Anthropic(vendor.ModelApi):
 
     def count(self, body: bytes, headers: Mapping[str, str]) -> TokenCount:
         """Return the answer to a request for a token estimate; raise what `parse` raises."""
-        return TokenCount(estimate(self.parse(body, headers).request))
+        return TokenCount(vendor.estimate(self.parse(body, headers).request))
 
     def encoder(self, call: Call, facts: RunFacts) -> MessageEncoder:
         """Return the encoder of the events of one message."""

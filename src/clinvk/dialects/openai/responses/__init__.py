@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import asdict, replace
 
-from clinvk.dialects import sse, vendor
+from clinvk.dialects import json_bodies, sse, vendor
 from clinvk.dialects.conversation import Conversation
 from clinvk.dialects.dialect import Call, Encoder, Previous
 from clinvk.dialects.openai.answers import OpenAIApi
 from clinvk.dialects.openai.responses import body as bodies
-from clinvk.dialects.openai.responses import stored
+from clinvk.dialects.openai.responses import response_object, stored
 from clinvk.dialects.openai.responses.body import ResponseBody
 from clinvk.dialects.openai.responses.input_items import conversation
 from clinvk.dialects.openai.responses.output_items import Output, StreamEvent
@@ -21,6 +21,7 @@ from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
 
 _encode = msgspec.json.Encoder().encode
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class ResponsesCall(Call, frozen=True, kw_only=True):
@@ -30,11 +31,15 @@ class ResponsesCall(Call, frozen=True, kw_only=True):
 
 
 class ResponsesEncoder:
-    """Encodes the stream of one response. With `counts_comments` the client takes a comment as a sign of life."""
+    """Encodes the events of the stream of one response after number `after`.
 
-    def __init__(self, output: Output, counts_comments: bool = True) -> None:
+    With `counts_comments` the client takes a comment as a sign of life.
+    """
+
+    def __init__(self, output: Output, counts_comments: bool = True, after: int = -1) -> None:
         self._output = output
         self._counts_comments = counts_comments
+        self._after = after
         self._number = 0
 
     def feed(self, event: Event, at: float) -> bytes:
@@ -53,8 +58,8 @@ class ResponsesEncoder:
         return _framed(self._output.in_progress, self._number - 1)
 
     def _numbered(self, event: StreamEvent) -> bytes:
-        self._number += 1
-        return _framed(event, self._number - 1)
+        number, self._number = self._number, self._number + 1
+        return _framed(event, number) if number > self._after else b""
 
 
 def _framed(event: StreamEvent, number: int) -> bytes:
@@ -119,6 +124,11 @@ class OpenAIResponses(OpenAIApi):
             answer_id = (parsed.previous_response_id or "").removeprefix(stored.PREFIX)
             call = replace(call, tool_turn=replace(call.tool_turn, previous=answer_id))
         return ResponsesCall(**asdict(call), blank=blank)
+
+    def count(self, body: bytes, headers: Mapping[str, str]) -> response_object.InputTokenCount:
+        """Return the answer to a request for a token estimate; raise what `parse` raises. The model may be missing."""
+        body = _encode({"model": "default", **json_bodies.decode(body, _fields)})
+        return response_object.InputTokenCount(vendor.estimate(self.parse(body, headers).request))
 
     def encoder(self, call: Call, facts: RunFacts) -> ResponsesEncoder:
         """Return the encoder of one stream."""

@@ -121,6 +121,12 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     user: Annotated[str | None, Meta(description="Ignored.")] = None
 
 
+class InputTokensBody(ResponseBody, frozen=True, kw_only=True):
+    """A request for an estimate of the tokens of a response's input."""
+
+    model: vendor.ModelName = "default"
+
+
 class _Items(msgspec.Struct, frozen=True):
     input: str | list[msgspec.Raw] = ""
 

@@ -189,6 +189,31 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
+class DeletedResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A deleted response."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True
+
+
+class InputTokenCount(msgspec.Struct, frozen=True):
+    """How many tokens the input of a response has, about."""
+
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
+class InputItemPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the input of a response: messages, tool calls and tool outputs."""
+
+    object: Literal["list"] = "list"
+    data: list[Json]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
 def ended(response: Response, items: tuple[Item, ...], ending: Ending, at: float, has_acted: bool) -> Response:
     """Return the response of a run that ended `at` seconds since the epoch.
 

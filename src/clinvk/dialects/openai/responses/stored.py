@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies
 from clinvk.dialects.client_tools import text_tool
-from clinvk.dialects.conversation import SEPARATOR
+from clinvk.dialects.conversation import SEPARATOR, elements_of, without_images
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses.output_items import Output
-from clinvk.dialects.openai.responses.response_object import Json, Response
+from clinvk.dialects.openai.responses.response_object import Json, OutputText, Response
 from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import InvalidRequest, RunNotFound
 from clinvk.types.events import AwaitingTools, Event, Logged, RunFailed, RunFinished, ToolCall, ToolResult, Usage
@@ -23,6 +23,9 @@ from clinvk.types.request import RunRequest
 
 _EARLIER_KEY = "openai_response"
 """The key for the same data in the run metadata of older records."""
+
+_DELETED = {"response": None}
+"""The data of a response that was deleted before its session."""
 
 PREFIX = "resp_"
 _RESPONSE = re.compile(r"resp_(?P<run>[0-9a-f]{32})(?:-(?P<number>\d{1,6}))?")
@@ -90,6 +93,16 @@ def stored_request(run: RunRecord) -> StoredRequest | None:
     return replace(data, response=replace(data.response, instructions=instructions))
 
 
+def deleted(run: RunRecord) -> RunRecord:
+    """Return a run that is no longer a response, and cannot be continued as one."""
+    return replace(run, request={**run.request, "answer_as": _DELETED})
+
+
+def is_deleted(run: RunRecord) -> bool:
+    """Return whether the response of a run was deleted."""
+    return run.request.get("answer_as") == _DELETED
+
+
 def system(run: RunRecord) -> str:
     """Return the system prompt of a run without the response's instructions, which were for one run only."""
     data = stored_request(run)
@@ -126,10 +139,40 @@ def output_of(run: RunRecord, data: StoredRequest, id_: str) -> Output:
     return Output(response, Call(request=request, shows_work=data.shows_work), id_.removeprefix(PREFIX))
 
 
+def input_items(run: RunRecord, entries: Iterable[Logged], id_: str) -> list[Json]:
+    """Return the items of the input of the response `id_`, as far as stored: texts, calls and outputs."""
+    answer = AnswerEvents(id_)
+    for entry in entries:
+        answer.feed(entry.event)
+    turns = [({"result-of": output.id}, output.output) for output in answer.outputs]
+    if not _number(id_):
+        turns = [*([({"role": "system"}, text)] if (text := system(run)) else []), *elements_of(run.prompt)]
+    items = [_item(attributes, without_images(text)) for attributes, text in turns]
+    place = id_.removeprefix(PREFIX)
+    return [{"id": f"in_{place}_{index}", "status": "completed", **item} for index, item in enumerate(items)]
+
+
+def _item(attributes: Mapping[str, str], text: str) -> Json:
+    match attributes:
+        case {"result-of": call_id}:
+            return {"type": "function_call_output", "call_id": call_id, "output": text}
+        case {"calls": name, "id": call_id}:
+            return {"type": "function_call", "call_id": call_id, "name": name, "arguments": text}
+        case {"role": "assistant"}:
+            return {"type": "message", "role": "assistant", "content": (OutputText(text),)}
+        case _:
+            return {"type": "message", **attributes, "content": ({"type": "input_text", "text": text},)}
+
+
 class AnswerEvents:
-    """Picks the events of one answer of a run. An answer ends with calls of client tools, or with the run."""
+    """Picks the events of one answer of a run. An answer ends with calls of client tools, or with the run.
+
+    Attributes:
+        outputs: the outputs of the client's tools since the answer before.
+    """
 
     def __init__(self, response_id: str) -> None:
+        self.outputs: list[ToolResult] = []
         self._number = _number(response_id)
         self._ended = 0
         self._used = Usage()
@@ -159,6 +202,7 @@ class AnswerEvents:
             case ToolCall(for_client=True):
                 self._call_ids.add(event.id)
             case ToolResult() if event.id in self._call_ids:
+                self.outputs += [event] if is_picked else []
                 return None
             case _:
                 pass
