@@ -24,11 +24,12 @@ def pytest_suite(name: str, checks: str, version: str, *files: str, group: str, 
 
     async def run(site: Site) -> Outcome:
         report = site.folder / "report.xml"
+        inherited = {name: os.environ[name] for name in ("PATH", "CLINVK_TEST_AGENTS") if name in os.environ}
         done = await finished(
             *(sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "", "-p", "no:cacheprovider"),
             *("-k", select, f"--junit-xml={report}", *(f"tests/{file}" for file in files)),
             cwd=REPOSITORY,
-            env={"PATH": os.environ["PATH"], "HOME": str(site.folder), "LANG": "C.UTF-8", "CI": "true"},
+            env={**inherited, "HOME": str(site.folder), "LANG": "C.UTF-8", "CI": "true"},
             within_s=3600,
         )
         passed, failed = results(report) if report.exists() else ([], [])
