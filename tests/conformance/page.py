@@ -10,7 +10,7 @@ from conformance.suite import GROUPS, Outcome, Suite
 PAGE = REPOSITORY / "docs" / "compatibility.md"
 _START = rf"\n## (?:{'|'.join(GROUPS)})\n"
 _HEAD = "| suite | checks | version | passed | expected failures |\n|---|---|---|---|---|\n"
-_NOT_RUN = "not run"
+_NOT_RUN, _FAILS = "not run", "fails"
 
 
 def updated(text: str, suites: Sequence[Suite], outcomes: Mapping[str, Outcome]) -> str:
@@ -25,7 +25,9 @@ def updated(text: str, suites: Sequence[Suite], outcomes: Mapping[str, Outcome])
         parts.append(f"\n## {group}\n\n{_HEAD}")
         for suite in members:
             outcome = outcomes.get(suite.name)
-            count = str(outcome.passed) if outcome else counts.get((suite.name, suite.version), _NOT_RUN)
+            count = counts.get((suite.name, suite.version), _NOT_RUN)
+            if outcome:
+                count = _FAILS if outcome.failed else str(outcome.passed)
             parts.append(f"| {suite.name} | {suite.checks} | {suite.version} | {count} | {len(suite.expected)} |\n")
     reasons = [
         f"| {suite.name} | {check} | {reason} |\n" for suite in suites for check, reason in suite.expected.items()
@@ -35,4 +37,4 @@ def updated(text: str, suites: Sequence[Suite], outcomes: Mapping[str, Outcome])
     return introduction + "".join((*parts, *reasons))
 
 
-_ROW = r"^\| (.+?) \| .+? \| (.+?) \| (\d+) \| \d+ \|$"
+_ROW = r"^\| (.+?) \| .+? \| (.+?) \| (.+?) \| \d+ \|$"

@@ -41,8 +41,10 @@ def test_page_keeps_the_count_of_a_suite_until_its_version_changes() -> None:
     def suite(name: str, version: str) -> Suite:
         return Suite(name, "all", version, no_run, EXPECTED)
 
-    first = updated("# Title\n", [suite("one", "1"), suite("two", "1")], {"one": Outcome(5), "two": Outcome(6)})
+    outcomes = {"one": Outcome(5), "two": Outcome(6, ("tools",))}
+    first = updated("# Title\n", [suite("one", "1"), suite("two", "1")], outcomes)
     assert "| one | all | 1 | 5 | 1 |" in first
+    assert "| two | all | 1 | fails | 1 |" in first
     second = updated(first, [suite("one", "1"), suite("two", "2")], {})
     assert "| one | all | 1 | 5 | 1 |" in second
     assert "| two | all | 2 | not run | 1 |" in second
