@@ -349,6 +349,7 @@ def seen_outputs(request, cli: str) -> dict[str, str]:
     if cli == "codex":
         calls = {item["call_id"]: json.loads(item["arguments"]) for item in request["input"] if "arguments" in item}
         answers = {item["call_id"]: item["output"] for item in request["input"] if "output" in item}
+        assert [] not in answers.values()  # an output without a part is nothing that the vendor documents
     else:
         blocks = [block for message in request["messages"] for block in message["content"] if isinstance(block, dict)]
         calls = {block["id"]: block["input"] for block in blocks if block["type"] == "tool_use"}

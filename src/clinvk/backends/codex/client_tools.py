@@ -103,7 +103,7 @@ def result(output: ToolOutput) -> dict[str, object]:
         {"type": "inputImage", "imageUrl": f"data:{part.media_type};base64,{base64_data(part)}"}
         if isinstance(part, Image)
         else {"type": "inputText", "text": part}
-        for part in output.content
+        for part in output.content or ("",)
     ]
     if output.is_error:  # Codex shows the model only the content
         items.insert(0, {"type": "inputText", "text": "The tool failed:"})
