@@ -21,6 +21,8 @@ DIST   := .venv-dist
 AGENTS := .agents
 CLIS   := tests/agents/clis
 CLIENTS := tests/agents/clients
+PYTHON_CLIENTS := frameworks instructor
+MORE_CLIENTS := more_frameworks crewai
 SUITES_IN := tests/conformance
 PIP    := -m pip --disable-pip-version-check --quiet install
 JOBS   ?= 3
@@ -118,18 +120,27 @@ endef
 # The clients that bring tools of their own: instructor does not fit the newest OpenAI SDK, so it has an environment.
 # `npm ci` refuses a lock without the optional programs for other systems, some of which registries do not have.
 clients: install .clients/installed
-.clients/installed: $(wildcard $(CLIENTS)/*.txt $(CLIENTS)/package*.json) $(CLIENTS)/.npmrc
+.clients/installed: $(PYTHON_CLIENTS:%=$(CLIENTS)/%.txt) $(wildcard $(CLIENTS)/package*.json) $(CLIENTS)/.npmrc
 	@mkdir -p .clients
 	cp $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.npmrc .clients/
 	npm install --prefix .clients --loglevel=error
-	for name in frameworks instructor; do \
-		$(BIN)/uv venv --quiet --clear --python $(BIN)/python .clients/$$name && \
-		$(BIN)/uv pip install --quiet --require-hashes --python .clients/$$name -r $(CLIENTS)/$$name.txt || exit 1; \
-	done
+	$(call IN_ENVIRONMENTS,$(PYTHON_CLIENTS))
 	@touch $@
 
+# Heavy, and only in `make conformance`: Semantic Kernel does not fit the newest SDK of MCP, CrewAI that of OpenAI.
+.clients/all: .clients/installed $(MORE_CLIENTS:%=$(CLIENTS)/%.txt)
+	$(call IN_ENVIRONMENTS,$(MORE_CLIENTS))
+	@touch $@
+
+define IN_ENVIRONMENTS
+for name in $(1); do \
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .clients/$$name && \
+	$(BIN)/uv pip install --quiet --require-hashes --python .clients/$$name -r $(CLIENTS)/$$name.txt || exit 1; \
+done
+endef
+
 # `make conformance SUITES="mcp_conformance --docs"` runs one suite, and writes the outcome into docs/compatibility.md.
-conformance: install clients .conformance/installed
+conformance: install clients .clients/all .conformance/installed
 	PYTHONPATH=tests $(BIN)/python -m conformance $(SUITES)
 
 .conformance/installed: $(SUITES_IN)/requirements.txt $(SUITES_IN)/package.json $(SUITES_IN)/package-lock.json $(SUITES_IN)/.npmrc
@@ -166,7 +177,7 @@ lock:
 	printf 'hatchling\n' | $(COMPILE) - >packaging/requirements-build.txt
 	$(COMPILE) packaging/requirements-dist.in -o packaging/requirements-dist.txt
 	printf 'mkdocs-material\n' | $(COMPILE) - >packaging/site/requirements.txt
-	for name in frameworks instructor; do $(COMPILE) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt; done
+	for name in $(PYTHON_CLIENTS) $(MORE_CLIENTS); do $(COMPILE) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt; done
 	$(COMPILE) $(SUITES_IN)/requirements.in -o $(SUITES_IN)/requirements.txt
 	for folder in $(CLIS) $(CLIENTS) $(SUITES_IN); do (cd $$folder && npm install --package-lock-only --ignore-scripts); done
 

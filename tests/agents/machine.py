@@ -28,6 +28,8 @@ from standin.document import Record
 from standin.process import Address
 
 REPOSITORY = Path(__file__).parents[2]
+INSTALLED = REPOSITORY / ".clients"
+"""Where the Makefile has installed the clients: `node_modules/`, and virtual environments."""
 CLIS = ("claude", "codex", "gemini")
 CODEX_CONFIG = """\
 model = "gpt-5.5"

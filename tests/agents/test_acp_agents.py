@@ -11,8 +11,7 @@ import pytest
 from msgspec.structs import replace
 from openai import AsyncOpenAI
 
-from agents.machine import MCP_SERVER, Machine, text_of
-from agents.test_frameworks import INSTALLED
+from agents.machine import INSTALLED, MCP_SERVER, Machine, text_of
 from clinvk.backends.acp import AcpBackend
 from clinvk.cli.prompt.interaction_text import content, headline, subject
 from clinvk.config.model import BackendSettings, Settings, WarmSettings

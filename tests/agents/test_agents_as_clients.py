@@ -9,8 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agents.machine import Machine
-from agents.test_frameworks import INSTALLED
+from agents.machine import INSTALLED, Machine
 from clients import finished
 from serving import serving
 from standin.document import Record, records

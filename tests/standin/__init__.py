@@ -13,8 +13,12 @@ needs nothing but the standard library, and is told what to answer by directives
     [[tool=write path=/abs content=hi]]  call its file-writing tool, then answer
     [[call NAME {"key": "value"}]]       call any tool; JSON text instead of an object calls a free-form tool.
                                          Repeated: one after the other. The answer is then RESULTS and a JSON list of
-                                         what the tools gave, unless say, words, echo or info asks for something else
-    [[together]]                         all those calls in one message
+                                         what the tools gave, unless say, words, echo or info asks for something else;
+                                         the argument "RESULTS" is replaced by this answer. A tool of a client is found
+                                         with the name of an MCP server before its name, too
+    [[together]]                         all those calls in one message; [[together=3]]: the first three
+    [[made="Result:"]]                   the first message of calls was made if the prompt has this text, with which a
+                                         client that sends no results tells what the tools gave
     [[script FILE]]                      a JSON file: a list of turns, each a list of [name, input, namespace?]
     [[calls=3]]                          repeat the call of tool= three times, one after the other
     [[before="Let me look. "]]           text before the calls of each message

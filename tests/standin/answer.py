@@ -41,14 +41,18 @@ def _texts(ask: Ask, directives: Directives) -> list[tuple[str, ...]]:
     if "bytes" in directives:
         return [("x" * directives.count("bytes"),)]
     if directives.turns and "words" not in directives:
-        return [chunks(f"RESULTS {dumps(ask.results)}")]
+        return [chunks(_results(ask, directives))]
     count = directives.count("words", 5)
     return [tuple(f"word{n}" + (" " if n < count else "") for n in range(1, count + 1))]
 
 
+def _results(ask: Ask, directives: Directives) -> str:
+    return f"RESULTS {dumps(directives.told or ask.results)}"
+
+
 def _next_calls(ask: Ask, directives: Directives) -> list[Call]:
     """Return the calls of the first turn that was not made yet, with the calls of `tool=` first."""
-    turns = list(directives.turns)
+    turns = [[_call(call, ask, directives) for call in turn] for turn in directives.turns]
     if "tool" in directives:
         turns = [[_tool(directives, ask)]] * directives.count("calls", 1) + turns
     made = 0
@@ -57,6 +61,13 @@ def _next_calls(ask: Ask, directives: Directives) -> list[Call]:
             return turn
         made += len(turn)
     return []
+
+
+def _call(call: Call, ask: Ask, directives: Directives) -> Call:
+    """Return a call by the name that the CLI offers, with what the tools gave in the place of an argument `RESULTS`."""
+    if not isinstance(given := call.input, str):
+        given = {key: _results(ask, directives) if value == "RESULTS" else value for key, value in given.items()}
+    return call._replace(name=ask.offered(call.name), input=given)
 
 
 def _tool(directives: Directives, ask: Ask) -> Call:

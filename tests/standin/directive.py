@@ -9,9 +9,9 @@ from pathlib import Path
 from standin.document import JSON
 from standin.wire import Call
 
-WORDS = {"words", "bytes", "think", "calls", "drop", "midstream", "error", "times"}
+WORDS = {"words", "bytes", "think", "calls", "drop", "midstream", "error", "times", "together"}
 NUMBERS = {"delay", "hang"}
-TEXTS = {"say", "tool", "cmd", "path", "content", "before", "retry_after", "stop", "usage", "headers", "only"}
+TEXTS = {"say", "tool", "cmd", "path", "content", "before", "retry_after", "stop", "usage", "headers", "only", "made"}
 TOOLS = ("shell", "write")
 FAILURES = {"error", "drop", "midstream"}
 FLAGS = {"echo", "info", "together", "midstream"}
@@ -29,12 +29,14 @@ class BadDirective(ValueError):
 class Directives:
     """The directives of a prompt to the stand-in.
 
-    `says` are the text blocks that were asked for; `turns` the tool calls, those of one message together.
+    `says` are the text blocks that were asked for; `turns` the tool calls, those of one message together; `told` what
+    the tools gave, where a client tells it as text.
     """
 
     values: dict[str, str] = field(default_factory=dict[str, str])
     says: list[str] = field(default_factory=list[str])
     turns: list[list[Call]] = field(default_factory=list[list[Call]])
+    told: str = ""
 
     def __contains__(self, key: str) -> bool:
         return key in self.values
@@ -54,7 +56,7 @@ class Directives:
     def without_failures(self) -> "Directives":
         """Return the directives without failures."""
         kept = {key: value for key, value in self.values.items() if key not in FAILURES}
-        return Directives(kept, self.says, self.turns)
+        return Directives(kept, self.says, self.turns, self.told)
 
 
 def parse(prompt: str, default: str) -> Directives:
@@ -64,9 +66,10 @@ def parse(prompt: str, default: str) -> Directives:
         BadDirective: one is misspelt.
     """
     found = Directives()
-    at = 0
+    at, rest = 0, ""
     known = WORDS | NUMBERS | TEXTS | FLAGS | {"call", "script"}
     while start := _START.search(prompt, at):
+        rest += prompt[at : start.start()]
         if start[1] not in known:
             if prompt.startswith("=", start.end()):
                 raise BadDirective(f"no directive {start[1]!r}")
@@ -78,7 +81,10 @@ def parse(prompt: str, default: str) -> Directives:
     if not found.values and not found.says and not found.turns:
         _set(found, default)
     if "together" in found:
-        found.turns = [[call for turn in found.turns for call in turn]]
+        count = found.count("together", len(found.turns))
+        found.turns = [[call for turn in found.turns[:count] for call in turn], *found.turns[count:]]
+    if (mark := found.text("made")) and mark in (rest := rest + prompt[at:]):
+        found.turns, found.told = found.turns[1:], rest[rest.index(mark) :]
     return found
 
 

@@ -33,6 +33,12 @@ class Ask:
     results: tuple[JSON, ...]
     aside: bool = False
 
+    def offered(self, name: str) -> str:
+        """Return the name under which the CLI offers a tool of a client: some put the name of an MCP server first."""
+        if name in self.tools:
+            return name
+        return next((tool for tool in self.tools if re.fullmatch(rf"(mcp_+)?client_+{re.escape(name)}", tool)), name)
+
 
 class Text(NamedTuple):
     """A block of the answer, chunk by chunk."""

@@ -13,6 +13,18 @@ def test_tool_calls_can_be_made_together() -> None:
     assert found.turns == [[Call("A", {}), Call("b.c", "text")]]
 
 
+def test_first_calls_can_be_made_together() -> None:
+    found = parse("[[together=2]] [[call A {}]] [[call B {}]] [[call C {}]]", "")
+    assert found.turns == [[Call("A", {}), Call("B", {})], [Call("C", {})]]
+
+
+def test_text_of_a_client_tells_that_the_first_calls_were_made() -> None:
+    asked = '[[call A {}]] [[call B {}]] [[made="Result:"]]'
+    assert len(parse(asked, "").turns) == 2
+    found = parse(f"{asked} Result: 1", "")
+    assert (found.turns, found.told) == ([[Call("B", {})]], "Result: 1")
+
+
 def test_script_is_read_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('[[["A", {"x": 1}], ["exec", "code", "space"]], [["B", {}]]]')
     turns = parse(f"go [[script {tmp_path}/s.json]]", "").turns

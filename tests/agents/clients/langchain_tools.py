@@ -1,17 +1,20 @@
-"""LangChain as a client with tools: `python langchain_tools.py BASE MODEL` prints the answer of each loop as JSON."""
+"""LangChain and LangGraph as clients: `python langchain_tools.py BASE MODEL` prints the answer of each loop as JSON."""
 
 import json
 import sys
 
+from functions import PARALLEL, PROMPT, SEVERAL, get_weather, is_wanted
 from langchain.agents import create_agent
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
 from pydantic import BaseModel
 
-PROMPT = '[[call get_weather {"city": "Rome"}]]'
+WEATHER = tool(get_weather)
 
 
 class Person(BaseModel):
@@ -21,28 +24,40 @@ class Person(BaseModel):
     age: int
 
 
-@tool
-def get_weather(city: str) -> str:
-    """Return the weather of a city."""
-    return f"42 degrees in {city}"
-
-
 def bound(model: BaseChatModel) -> str:
     """Call the function by hand, as `bind_tools` leaves to the caller."""
-    bound_model = model.bind_tools([get_weather])
+    bound_model = model.bind_tools([WEATHER])
     messages = [HumanMessage(PROMPT), bound_model.invoke(PROMPT)]
     for call in messages[-1].tool_calls:
-        messages.append(ToolMessage(get_weather.invoke(call["args"]), tool_call_id=call["id"]))
+        messages.append(ToolMessage(WEATHER.invoke(call["args"]), tool_call_id=call["id"]))
     return bound_model.invoke(messages).text
 
 
 def looped(model: BaseChatModel) -> str:
-    return create_agent(model, [get_weather]).invoke({"messages": [HumanMessage(PROMPT)]})["messages"][-1].text
+    return create_agent(model, [WEATHER]).invoke({"messages": [HumanMessage(PROMPT)]})["messages"][-1].text
 
 
 def streamed(model: BaseChatModel) -> str:
-    chunks = create_agent(model, [get_weather]).stream({"messages": [HumanMessage(PROMPT)]}, stream_mode="messages")
+    chunks = create_agent(model, [WEATHER]).stream({"messages": [HumanMessage(PROMPT)]}, stream_mode="messages")
     return "".join(chunk.text for chunk, _ in chunks)
+
+
+def parallel(model: BaseChatModel) -> str:
+    agent = create_agent(model, [tool(each) for each in SEVERAL])
+    return agent.invoke({"messages": [HumanMessage(PARALLEL)]})["messages"][-1].text
+
+
+def parallel_graph(model: BaseChatModel) -> str:
+    """Run a graph of LangGraph with a node of tools."""
+    functions = [tool(each) for each in SEVERAL]
+    bound_model = model.bind_tools(functions)
+    graph = StateGraph(MessagesState)
+    graph.add_node("model", lambda state: {"messages": [bound_model.invoke(state["messages"])]})
+    graph.add_node("tools", ToolNode(functions))
+    graph.add_edge(START, "model")
+    graph.add_conditional_edges("model", tools_condition)
+    graph.add_edge("tools", "model")
+    return graph.compile().invoke({"messages": [HumanMessage(PARALLEL)]})["messages"][-1].text
 
 
 def structured(model: BaseChatModel) -> object:
@@ -50,12 +65,13 @@ def structured(model: BaseChatModel) -> object:
     return person.invoke('[[call Person {"name": "Ann", "age": 5}]]').model_dump()
 
 
-base, name = sys.argv[1:]
+base, name = sys.argv[1:3]
 openai = {"model": name, "base_url": f"{base}/openai/v1", "api_key": "not-needed"}
 models = {
     "chat": ChatOpenAI(**openai, use_responses_api=False),
     "responses": ChatOpenAI(**openai, use_responses_api=True),
     "messages": ChatAnthropic(model_name=name, base_url=f"{base}/anthropic", api_key="not-needed"),
 }
-loops = (bound, looped, streamed, structured)
-print(json.dumps({f"{api} {loop.__name__}": loop(model) for api, model in models.items() for loop in loops}))
+loops = (bound, looped, streamed, parallel, parallel_graph, structured)
+named = {f"{api} {loop.__name__}": (loop, model) for api, model in models.items() for loop in loops}
+print(json.dumps({name: loop(model) for name, (loop, model) in named.items() if is_wanted(name)}))

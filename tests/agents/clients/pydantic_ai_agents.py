@@ -4,6 +4,7 @@ import json
 import sys
 
 from anthropic import AsyncAnthropic
+from functions import PARALLEL, PROMPT, SEVERAL, get_weather, is_wanted
 from pydantic import BaseModel
 from pydantic_ai import Agent
 from pydantic_ai.models import Model
@@ -11,8 +12,6 @@ from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
-
-PROMPT = '[[call get_weather {"city": "Rome"}]]'
 
 
 class Person(BaseModel):
@@ -22,13 +21,12 @@ class Person(BaseModel):
     age: int
 
 
-def get_weather(city: str) -> str:
-    """Return the weather of a city."""
-    return f"42 degrees in {city}"
-
-
 def looped(model: Model) -> str:
     return Agent(model, tools=[get_weather]).run_sync(PROMPT).output
+
+
+def parallel(model: Model) -> str:
+    return Agent(model, tools=SEVERAL).run_sync(PARALLEL).output
 
 
 def structured(model: Model) -> object:
@@ -36,7 +34,7 @@ def structured(model: Model) -> object:
     return agent.run_sync('[[call final_result {"name": "Ann", "age": 5}]]').output.model_dump()
 
 
-base, name = sys.argv[1:]
+base, name = sys.argv[1:3]
 openai = OpenAIProvider(base_url=f"{base}/openai/v1", api_key="not-needed")
 anthropic = AnthropicProvider(anthropic_client=AsyncAnthropic(base_url=f"{base}/anthropic", api_key="not-needed"))
 models = {
@@ -44,5 +42,6 @@ models = {
     "responses": OpenAIResponsesModel(name, provider=openai),
     "messages": AnthropicModel(name, provider=anthropic),
 }
-loops = (looped, structured)
-print(json.dumps({f"{api} {loop.__name__}": loop(model) for api, model in models.items() for loop in loops}))
+loops = (looped, parallel, structured)
+named = {f"{api} {loop.__name__}": (loop, model) for api, model in models.items() for loop in loops}
+print(json.dumps({name: loop(model) for name, (loop, model) in named.items() if is_wanted(name)}))

@@ -3,27 +3,31 @@ import Anthropic from '@anthropic-ai/sdk';
 import {betaZodTool} from '@anthropic-ai/sdk/helpers/beta/zod';
 import OpenAI from 'openai';
 import {z} from 'zod';
+import {functions, isWanted, PARALLEL, PROMPT} from './functions.mjs';
 
 const [base, model] = process.argv.slice(2);
 const openai = new OpenAI({baseURL: `${base}/openai/v1`, apiKey: 'not-needed'});
 const anthropic = new Anthropic({baseURL: `${base}/anthropic`, apiKey: 'not-needed'});
-const prompt = '[[call get_weather {"city": "Rome"}]]';
-const weather = ({city}) => `42 degrees in ${city}`;
-const description = 'Return the weather of a city.';
-const parameters = {type: 'object', properties: {city: {type: 'string'}}, required: ['city']};
-const messages = [{role: 'user', content: prompt}];
-const functions = [
-  {type: 'function', function: {name: 'get_weather', description, parameters, parse: JSON.parse, function: weather}},
-];
-const runnable = betaZodTool({name: 'get_weather', description, inputSchema: z.object({city: z.string()}), run: weather});
+const named = Object.entries(functions);
+const asText = (result) => (typeof result === 'string' ? result : JSON.stringify(result) ?? '');
+const messages = (content) => [{role: 'user', content}];
 const text = ({content}) => content.map((block) => block.text ?? '').join('');
 
-async function responses() {
-  const tools = [{type: 'function', name: 'get_weather', description, parameters, strict: false}];
+async function chat(prompt, stream = false) {
+  const tools = named.map(([name, {description, schema, run}]) => (
+    {type: 'function', function: {name, description, parameters: z.toJSONSchema(schema), parse: JSON.parse, function: run}}
+  ));
+  return await openai.chat.completions.runTools({model, messages: messages(prompt), tools, stream}).finalContent();
+}
+
+async function responses(prompt) {
+  const tools = named.map(([name, {description, schema}]) => (
+    {type: 'function', name, description, parameters: z.toJSONSchema(schema), strict: false}
+  ));
   let response = await openai.responses.create({model, input: prompt, tools});
   for (let calls; (calls = response.output.filter((item) => item.type === 'function_call')).length; ) {
-    const input = calls.map(({call_id, arguments: given}) => (
-      {type: 'function_call_output', call_id, output: weather(JSON.parse(given))}
+    const input = calls.map(({call_id, name, arguments: given}) => (
+      {type: 'function_call_output', call_id, output: asText(functions[name].run(JSON.parse(given)))}
     ));
     response = await openai.responses.create({model, input, tools, previous_response_id: response.id});
   }
@@ -43,17 +47,33 @@ async function replayed(id) {
   return answer;
 }
 
-async function messagesStreamed() {
+// The tool runner takes texts and content blocks as results.
+const runnable = named.map(([name, {description, schema, run}]) => (
+  betaZodTool({name, description, inputSchema: schema, run: (given) => asText(run(given))})
+));
+
+async function streamed(prompt) {
   let last;
   for await (const stream of anthropic.beta.messages.toolRunner(
-    {model, max_tokens: 1024, messages, tools: [runnable], stream: true})) last = await stream.finalMessage();
+    {model, max_tokens: 1024, messages: messages(prompt), tools: runnable, stream: true})) last = await stream.finalMessage();
   return text(last);
 }
 
-console.log(JSON.stringify({
-  'chat looped': await openai.chat.completions.runTools({model, messages, tools: functions}).finalContent(),
-  'chat streamed': await openai.chat.completions.runTools({model, messages, tools: functions, stream: true}).finalContent(),
-  'responses looped': await responses(),
-  'messages looped': text(await anthropic.beta.messages.toolRunner({model, max_tokens: 1024, messages, tools: [runnable]})),
-  'messages streamed': await messagesStreamed(),
-}));
+async function looped(prompt) {
+  return text(await anthropic.beta.messages.toolRunner(
+    {model, max_tokens: 1024, messages: messages(prompt), tools: runnable}));
+}
+
+const loops = {
+  'chat looped': () => chat(PROMPT),
+  'chat streamed': () => chat(PROMPT, true),
+  'chat parallel': () => chat(PARALLEL),
+  'responses looped': () => responses(PROMPT),
+  'responses parallel': () => responses(PARALLEL),
+  'messages looped': () => looped(PROMPT),
+  'messages streamed': () => streamed(PROMPT),
+  'messages parallel': () => looped(PARALLEL),
+};
+const answers = {};
+for (const [loop, run] of Object.entries(loops)) if (isWanted(loop)) answers[loop] = await run();
+console.log(JSON.stringify(answers));

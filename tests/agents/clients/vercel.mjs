@@ -3,18 +3,15 @@ import {createAnthropic} from '@ai-sdk/anthropic';
 import {createOpenAI} from '@ai-sdk/openai';
 import {createOpenAICompatible} from '@ai-sdk/openai-compatible';
 import {generateText, isStepCount, streamText, tool} from 'ai';
-import {z} from 'zod';
+import {functions, isWanted, PARALLEL, PROMPT} from './functions.mjs';
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
 const [base, name] = process.argv.slice(2);
-const prompt = '[[call get_weather {"city": "Rome"}]]';
-const tools = {
-  get_weather: tool({
-    description: 'Return the weather of a city.',
-    inputSchema: z.object({city: z.string()}),
-    execute: async ({city}) => `42 degrees in ${city}`,
-  }),
-};
+const tools = Object.fromEntries(
+  Object.entries(functions).map(([name, {description, schema, run}]) => (
+    [name, tool({description, inputSchema: schema, execute: async (given) => run(given)})]
+  )),
+);
 const openai = createOpenAI({baseURL: `${base}/openai/v1`, apiKey: 'not-needed'});
 const models = {
   chat: openai.chat(name),
@@ -22,12 +19,15 @@ const models = {
   responses: openai.responses(name),
   messages: createAnthropic({baseURL: `${base}/anthropic/v1`, apiKey: 'not-needed'})(name),
 };
+const stopWhen = isStepCount(5);
 const loops = {
-  looped: async (model) => (await generateText({model, tools, prompt, stopWhen: isStepCount(5)})).text,
-  streamed: async (model) => await streamText({model, tools, prompt, stopWhen: isStepCount(5)}).text,
+  looped: async (model) => (await generateText({model, tools, prompt: PROMPT, stopWhen})).text,
+  streamed: async (model) => await streamText({model, tools, prompt: PROMPT, stopWhen}).text,
+  parallel: async (model) => (await generateText({model, tools, prompt: PARALLEL, stopWhen})).text,
 };
 
 const answers = {};
 for (const [api, model] of Object.entries(models))
-  for (const [loop, run] of Object.entries(loops)) answers[`${api} ${loop}`] = await run(model);
+  for (const [loop, run] of Object.entries(loops))
+    if (isWanted(`${api} ${loop}`)) answers[`${api} ${loop}`] = await run(model);
 console.log(JSON.stringify(answers));

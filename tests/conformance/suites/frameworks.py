@@ -15,6 +15,15 @@ PROGRAMS = {
     "pydantic_ai_agents.py": ("pydantic-ai", "frameworks.txt", ("pydantic-ai-slim",)),
     "sdks.mjs": ("OpenAI and Anthropic SDK for JavaScript", "package.json", ("openai", "@anthropic-ai/sdk")),
     "tool_runner.py": ("Tool runner of Anthropic's SDK", "frameworks.txt", ("anthropic",)),
+    "agent_framework_agents.py": (
+        "Microsoft agent-framework",
+        "more_frameworks.txt",
+        ("agent-framework-core", "agent-framework-openai"),
+    ),
+    "crewai_crew.py": ("CrewAI", "crewai.txt", ("crewai",)),
+    "dspy_react.py": ("DSPy", "more_frameworks.txt", ("dspy",)),
+    "semantic_kernel_loop.py": ("Semantic Kernel", "more_frameworks.txt", ("semantic-kernel",)),
+    "smolagents_loop.py": ("smolagents", "more_frameworks.txt", ("smolagents",)),
     "vercel.mjs": ("Vercel AI SDK", "package.json", ("ai", "@ai-sdk/openai", "@ai-sdk/anthropic")),
 }
 """Each program of `tests/agents/clients/`: the name of the framework, the lock file, the packages in the lock file."""
