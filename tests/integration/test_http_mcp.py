@@ -7,11 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 from mcp import MCPError
+from mcp_types import TextResourceContents
 
 from asking_backend import ASK, HEAR, Asking
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.health import BackendList
-from clinvk.api.mcp import endpoint, tools
+from clinvk.api.mcp import endpoint, resources, tools
 from clinvk.api.mcp.tools import Run, WorktreeDiff
 from clinvk.config.model import PolicySettings
 from clinvk.dialects.rest.interactions import InteractionView
@@ -19,14 +20,22 @@ from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
 from clinvk.store.memory import MemoryStore
 from clinvk.types.record import RunRecord
 from mcp_client import HANDSHAKES, Mcp, over_http
-from polling import settled, until
+from polling import settled, until, until_told
 from repositories import Repository
 from scripted import Scripted
 from serving import LiveServer, serving
-from shell_backend import DONE, TEXT, Shell
+from shell_backend import CALL, DONE, TEXT, Shell
 
 REGISTRY = {"asking": Asking(), "shell": Shell(), "other": Shell("other")}
 ACCEPT = "application/json, text/event-stream"
+HINTS = {
+    "read_only": ["get_run", "wait_run", "diff", "list_agents"],
+    "destructive": ["run_agent", "compare", "cancel_run", "answer", "apply"],
+    "idempotent": ["get_run", "wait_run", "cancel_run", "answer", "diff", "apply", "list_agents"],
+    "open_world": ["run_agent", "compare", "answer"],
+}
+"""The tools with each hint of the annotations."""
+
 CURL = """
 curl -s {url}/mcp -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' \\
     -d @{body} > {out}.new
@@ -59,8 +68,13 @@ async def test_client_compares_agents(scripted: Scripted, handshake: str) -> Non
     async with serving(scripted.env, REGISTRY) as server, over_http(handshake, server.port) as mcp:
         tools = (await mcp.client.list_tools()).tools
         assert all(tool.input_schema["type"] == "object" for tool in tools)
-        read_only = [tool.name for tool in tools if tool.annotations and tool.annotations.read_only_hint]
-        assert read_only == ["get_run", "wait_run", "diff", "list_agents"]
+        annotations = [tool.annotations for tool in tools if tool.annotations]
+        assert {each.title for each in annotations} == {tool.title for tool in tools}
+        hints = {
+            name: [tool.name for tool, each in zip(tools, annotations, strict=True) if getattr(each, f"{name}_hint")]
+            for name in ("read_only", "destructive", "idempotent", "open_world")
+        }
+        assert hints == HINTS
         run = await mcp.call(Run, "compare", prompt=TEXT + DONE, backends=["shell", "other"])
         assert (run.kind, run.state) == ("compare", "finished")
         assert [(part.backend, part.output) for part in run.runs] == [("shell", "hello"), ("other", "hello")]
@@ -137,7 +151,7 @@ async def test_cancelled_call_stops_its_run_unless_detached(
             run = await mcp.call(Run, "run_agent", **{**task, "wait_secs": 0 if is_detached else 0.2})
             task = {"run_id": run.id, "wait_secs": 100}
         waiting, messages = await mcp.reporting(tool, **task)
-        [_, run_id, _, state] = str(messages[0]).split()
+        [_, run_id, _, state] = str(messages[0]).partition(";")[0].split()
         assert state in ("queued", "running")
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -147,6 +161,27 @@ async def test_cancelled_call_stops_its_run_unless_detached(
         else:
             await until(lambda: not server.runs.busy)
             assert (await mcp.call(Run, "wait_run", run_id=run_id, wait_secs=9)).state == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("tool", "agents", "activity"),
+    [
+        ("run_agent", {"backend": "shell"}, "; Bash {}"),
+        ("compare", {"backends": ["shell", "other"]}, "; shell: Bash {}; other: Bash {}"),
+    ],
+)
+async def test_progress_says_what_the_agents_do(
+    scripted: Scripted, tool: str, agents: dict[str, object], activity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "_MAX_WAIT_S", 0.1)
+    monkeypatch.setattr(tools, "_REPORT_S", 0.1)
+    task = {"prompt": f"{TEXT}{CALL}sleep 100", "wait_secs": 100}
+    async with serving(scripted.env, REGISTRY) as server, over_http("auto", server.port) as mcp:
+        waiting, messages = await mcp.reporting(tool, **agents, **task)
+        await until(lambda: str(messages[-1]).partition("is running")[2] == activity)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await until(lambda: not server.runs.busy)
 
 
 @pytest.mark.parametrize("cancels", [False, True])
@@ -208,8 +243,77 @@ async def test_changes_of_a_worktree_are_shown_and_applied(scripted: Scripted, r
         [part] = (await mcp.call(Run, "compare", backends=["shell"], **task)).runs
         shown = await mcp.call(WorktreeDiff, "diff", worktree=part.worktree)
         assert "+two" in (shown.diff or "")
+        uri = f"clinvk://worktrees/{part.worktree}/diff"
+        [content] = (await mcp.client.read_resource(uri)).contents
+        assert isinstance(content, TextResourceContents)
+        assert (content.uri, content.mime_type, content.text) == (uri, "text/x-diff", shown.diff)
+        [listed] = [each for each in (await mcp.client.list_resources()).resources if each.uri == uri]
+        assert (listed.mime_type, listed.title) == ("text/x-diff", f"Changes for {repository.path}")
         await mcp.call(WorktreeApplied, "apply", worktree=part.worktree)
         assert (repository.path / "a.txt").read_text() == "two\n"
+        assert f"no worktree {part.worktree!r}" in await unknown(mcp, uri)
+
+
+async def unknown(mcp: Mcp, uri: str) -> str:
+    """Read a resource that does not exist; return the message of the error."""
+    with pytest.raises(MCPError) as failed:
+        await mcp.client.read_resource(uri)
+    assert failed.value.error.code == (-32602 if mcp.client.protocol_version == "2026-07-28" else -32002)
+    assert failed.value.error.data == {"uri": uri}
+    return failed.value.error.message
+
+
+@pytest.mark.parametrize("handshake", HANDSHAKES)
+async def test_sessions_and_runs_are_resources(
+    scripted: Scripted, handshake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "_PAGE", 1)
+    async with serving(scripted.env, REGISTRY) as server, over_http(handshake, server.port) as mcp:
+        first = await mcp.call(Run, "run_agent", prompt=TEXT + DONE, backend="shell")
+        second = await mcp.call(Run, "run_agent", prompt=DONE, backend="shell")
+        pages = [await mcp.client.list_resources()]
+        while cursor := pages[-1].next_cursor:
+            pages.append(await mcp.client.list_resources(cursor=cursor))
+        uris = [each.uri for page in pages for each in page.resources]
+        assert uris == [
+            uri for run in (second, first) for uri in (f"clinvk://sessions/{run.session_id}", f"clinvk://runs/{run.id}")
+        ]
+        newest = pages[0].resources[0]
+        assert (newest.title, newest.description) == (DONE.strip(), "shell, completed")
+        paths = [f"runs/{first.id}", f"sessions/{first.session_id}", f"sessions/{first.session_id}/messages"]
+        for path in paths:
+            [content] = (await mcp.client.read_resource(f"clinvk://{path}")).contents
+            assert isinstance(content, TextResourceContents)
+            assert (content.uri, content.mime_type) == (f"clinvk://{path}", "application/json")
+            assert content.text == (await server.client.get(f"/api/v1/{path}")).text
+        templates = (await mcp.client.list_resource_templates()).resource_templates
+        assert [template.uri_template for template in templates] == [
+            "clinvk://runs/{id}",
+            "clinvk://sessions/{id}",
+            "clinvk://sessions/{id}/messages",
+            "clinvk://worktrees/{id}/diff",
+        ]
+        assert "no run 'abcdef'" in await unknown(mcp, "clinvk://runs/abcdef")
+        for uri in ("clinvk://runs", "clinvk://backends/shell", f"file:///runs/{first.id}", f"{uris[0]}?limit=1"):
+            assert "(available: clinvk://runs/{id}, " in await unknown(mcp, uri)
+        with pytest.raises(MCPError, match="unknown cursor 'x'") as failed:
+            await mcp.client.list_resources(cursor="x")
+        assert failed.value.error.code == -32602
+
+
+async def test_worktree_of_a_run_in_progress_has_no_diff(scripted: Scripted, repository: Repository) -> None:
+    task = {"prompt": "sleep 100", "isolation": "worktree", "workdir": str(repository.path), "wait_secs": 0}
+    async with serving(scripted.env, REGISTRY) as server, over_http("auto", server.port) as mcp:
+        run = await mcp.call(Run, "compare", backends=["shell"], **task)
+
+        async def is_listed() -> bool:
+            return any("/diff" in each.uri for each in (await mcp.client.list_resources()).resources)
+
+        await until_told(is_listed)
+        uri = (await mcp.client.list_resources()).resources[-1].uri
+        with pytest.raises(MCPError, match="an agent is at work in the worktree"):
+            await mcp.client.read_resource(uri)
+        await mcp.call(Run, "cancel_run", run_id=run.id)
 
 
 STATELESS: dict[str, object] = {
@@ -235,6 +339,11 @@ def listing(meta: object = None, **fields: object) -> bytes:
         (listing(), OF_STATELESS, 400, -32602, "params._meta must have"),
         (listing({"io.modelcontextprotocol/protocolVersion": "2026-07-28"}), OF_STATELESS, 400, -32602, "params._meta"),
         (listing(STATELESS), {}, 400, -32020, "the header mcp-protocol-version is None"),
+        (
+            listing(STATELESS, method="resources/read", params={"_meta": STATELESS, "uri": "clinvk://runs/1"}),
+            {**OF_STATELESS, "mcp-method": "resources/read"},
+            *(400, -32020, "the header mcp-name is None, but the body has 'clinvk://runs/1'"),
+        ),
         (listing(STATELESS), {**OF_STATELESS, "mcp-method": "ping"}, 400, -32020, "the header mcp-method is 'ping'"),
         (listing(NEXT_YEAR), {**OF_STATELESS, "mcp-protocol-version": "2027-07-28"}, 400, -32022, "'2027-07-28'"),
     ],

@@ -1,15 +1,28 @@
-"""Tool calls on one line, as people read them."""
+"""What an agent does, on one line, as people read it."""
 
 import shlex
 from contextlib import suppress
 
 import msgspec
 
-from clinvk.types.events import ToolCall
+from clinvk.types.events import Event, InteractionRequested, ThinkingDelta, ToolCall
 from clinvk.types.text import on_one_line
 
 _MOST_TELLING = ("file_path", "path", "command", "cmd", "pattern", "query", "url", "description", "prompt")
 _INPUT_SHOWN = 200
+
+
+def activity(event: Event) -> str:
+    """Return an agent's activity on one line; empty for an event that shows no activity."""
+    match event:
+        case ToolCall():
+            return tool_text(event)
+        case ThinkingDelta():
+            return "thinking"
+        case InteractionRequested():
+            return "waiting for approval"
+        case _:
+            return ""
 
 
 def tool_text(call: ToolCall) -> str:

@@ -85,8 +85,9 @@ async def _run_view(services: Services, reference: str) -> views.RunView:
     store = services.store
     run = await store.run(reference)
     if run.kind == "prompt":
-        live = services.runs.live(run.id)
-        return views.run_view(run, queue_position=live.slot.position if live else None)
+        if live := services.runs.live(run.id):
+            return views.run_view(run, queue_position=live.slot.position, activity=live.log.activity)
+        return views.run_view(run)
     page = await store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
     if (offset := page.total - views.SHOWN_PARTS) > 0:
         page = await store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=offset))

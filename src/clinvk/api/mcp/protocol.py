@@ -15,13 +15,13 @@ from starlette.types import Scope
 
 from clinvk import __version__
 from clinvk.api.http.response import headers_of
-from clinvk.api.mcp import tools
+from clinvk.api.mcp import resources, tools
 from clinvk.api.mcp.calls import CallKey, Calls, http_key
 from clinvk.api.mcp.tools import AwaitedRun, RestApi
 from clinvk.api.openapi.document import any_json
 from clinvk.backends.shared import decode_line
 from clinvk.dialects import json_bodies
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest, NoSuchPath
 from clinvk.types.request import trace_context
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _STATELESS_VERSIONS = ("2026-07-28",)
 
 _PARSE_ERROR, _INVALID_REQUEST, _METHOD_NOT_FOUND = -32700, -32600, -32601
 _INVALID_PARAMS, _INTERNAL_ERROR = -32602, -32603
-_HEADER_MISMATCH, _UNSUPPORTED_VERSION = -32020, -32022
+_RESOURCE_NOT_FOUND, _HEADER_MISMATCH, _UNSUPPORTED_VERSION = -32002, -32020, -32022
 _STATUSES = {**dict.fromkeys((_INVALID_PARAMS, _HEADER_MISMATCH, _UNSUPPORTED_VERSION), 400), _METHOD_NOT_FOUND: 404}
 
 _VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
@@ -40,7 +40,7 @@ _VERSION_HEADER = "mcp-protocol-version"
 
 _SERVER = {"name": "clinvk", "version": __version__}
 _Result = Mapping[str, object]
-_ABOUT: _Result = {"capabilities": {"tools": {}}, "instructions": tools.INSTRUCTIONS}
+_ABOUT: _Result = {"capabilities": {"tools": {}, "resources": {}}, "instructions": tools.INSTRUCTIONS}
 _STATELESS: _Result = {"resultType": "complete", "_meta": {"io.modelcontextprotocol/serverInfo": _SERVER}}
 _UNCACHED: _Result = {"ttlMs": 0, "cacheScope": "private"}
 
@@ -59,6 +59,8 @@ class _Params(msgspec.Struct, frozen=True, rename="camel"):
     """The parameters of all messages."""
 
     name: str = ""
+    uri: str = ""
+    cursor: str | None = None
     arguments: dict[str, object] | None = None
     protocol_version: str = ""
     request_id: int | str | None = None
@@ -145,36 +147,45 @@ class McpServer:
         stateless, params = is_stateless(request, scope), request.params
         if stateless and (error := _envelope_error(request, scope)):
             return Response(request.id, error=error)
-        result: _Result
-        match request.method:
-            case "initialize":
-                version = params.protocol_version
-                version = version if version in _HANDSHAKE_VERSIONS else _HANDSHAKE_VERSIONS[0]
-                result = {"protocolVersion": version, "serverInfo": _SERVER, **_ABOUT}
-            case "server/discover" if stateless:
-                result = {"supportedVersions": _STATELESS_VERSIONS, **_ABOUT, **_UNCACHED}
-            case "ping":
-                result = {}
-            case "tools/list":
-                result = {"tools": self._definitions, **_UNCACHED}
-            case "tools/call" if tool := tools.TOOLS.get(params.name):
-                try:
-                    result = await self._call(tool, request, scope, notify)
-                except Exception:
-                    logger.exception("the tool %s failed", params.name)
-                    return Response(request.id, error=Error(_INTERNAL_ERROR, "clinvk itself failed; see its log"))
-            case "tools/call":
-                known = ", ".join(tools.TOOLS)
-                error = Error(_INVALID_PARAMS, f"unknown tool {params.name!r} (available: {known})")
-                return Response(request.id, error=error)
-            case method:
-                return Response(request.id, error=Error(_METHOD_NOT_FOUND, f"clinvk does not answer {method}"))
+        try:
+            result = self._description(request, stateless)
+            if result is None:
+                result = await self._result(request, scope, notify)
+        except ClinvkError as exc:
+            return Response(request.id, error=_error(exc, request, stateless))
+        except Exception:
+            logger.exception("%s %s failed", request.method, params.name or params.uri)
+            return Response(request.id, error=Error(_INTERNAL_ERROR, "clinvk itself failed; see its log"))
         return Response(request.id, {**_STATELESS, **result} if stateless else result)
 
-    async def _call(
-        self, tool: tools.Tool, request: Message, scope: Scope | None, notify: Callable[[bytes], Awaitable[None]]
-    ) -> dict[str, object]:
-        token = request.params.meta.progress_token
+    def _description(self, request: Message, stateless: bool) -> _Result | None:
+        """Return what this server is and offers; None if the request asks for something else."""
+        match request.method:
+            case "initialize":
+                version = request.params.protocol_version
+                version = version if version in _HANDSHAKE_VERSIONS else _HANDSHAKE_VERSIONS[0]
+                return {"protocolVersion": version, "serverInfo": _SERVER, **_ABOUT}
+            case "server/discover" if stateless:
+                return {"supportedVersions": _STATELESS_VERSIONS, **_ABOUT, **_UNCACHED}
+            case "ping":
+                return {}
+            case "tools/list":
+                return {"tools": self._definitions, **_UNCACHED}
+            case "resources/templates/list":
+                return {"resourceTemplates": resources.TEMPLATES, **_UNCACHED}
+            case _:
+                return None
+
+    async def _result(
+        self, request: Message, scope: Scope | None, notify: Callable[[bytes], Awaitable[None]]
+    ) -> _Result:
+        """Return the result of a request.
+
+        Raises:
+            NoSuchPath: clinvk does not answer the method.
+            ClinvkError: why there is no result; see `_error`.
+        """
+        params, token = request.params, request.params.meta.progress_token
 
         async def report(progress: float, total: float, message: str) -> None:
             if token is not None:
@@ -182,15 +193,28 @@ class McpServer:
                 notification = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
                 await notify(msgspec.json.encode(notification))
 
-        assert request.id is not None
         trace = trace_context(msgspec.structs.asdict(request.params.meta))
         api = self._api_of(scope, AwaitedRun(self._calls.attached, report))._replace(trace=trace)
+        match request.method:
+            case "tools/call" if tool := tools.TOOLS.get(params.name):
+                return await self._call(tool, api, request, scope)
+            case "tools/call":
+                raise InvalidRequest(f"unknown tool {params.name!r} (available: {', '.join(tools.TOOLS)})")
+            case "resources/list":
+                return {**await resources.page(api, params.cursor), **_UNCACHED}
+            case "resources/read":
+                return {**await resources.read(api, params.uri), **_UNCACHED}
+            case method:
+                raise NoSuchPath(f"clinvk does not answer {method}")
+
+    async def _call(self, tool: tools.Tool, api: RestApi, request: Message, scope: Scope | None) -> _Result:
+        assert request.id is not None
         key = http_key(scope, request.id) if scope else CallKey(request.id)
         ends_with_connection = scope is not None and is_stateless(request, scope)
         cancelling = None
         try:
             with self._calls.entered(key, api) as cancelling:
-                return await _result(tool, api, request.params.arguments or {})
+                return await _tool_result(tool, api, request.params.arguments or {})
         except asyncio.CancelledError:
             if ends_with_connection or (cancelling and cancelling.cancel_called):
                 await _stop(api)
@@ -199,14 +223,28 @@ class McpServer:
         return _refusal("cancelled")
 
 
+def _error(exc: ClinvkError, request: Message, stateless: bool) -> Error:
+    """Return the error of the protocol for a request that clinvk refuses."""
+    match exc:
+        case resources.UnknownResource():
+            code = _INVALID_PARAMS if stateless else _RESOURCE_NOT_FOUND
+            return Error(code, exc.message, {"uri": request.params.uri})
+        case NoSuchPath():
+            return Error(_METHOD_NOT_FOUND, exc.message)
+        case InvalidRequest():
+            return Error(_INVALID_PARAMS, exc.message)
+        case _:
+            return Error(_INTERNAL_ERROR, exc.message)
+
+
 def _envelope_error(request: Message, scope: Scope | None) -> Error | None:
     """Return what is wrong with the version of a stateless request, or with the headers by which proxies route it."""
     meta = request.params.meta
     if not meta.version or meta.capabilities is None:
         return Error(_INVALID_PARAMS, f"params._meta must have {_VERSION_KEY} and {_CAPABILITIES_KEY}")
     expected = {_VERSION_HEADER: meta.version, "mcp-method": request.method}
-    if request.method == "tools/call":
-        expected["mcp-name"] = request.params.name
+    if request.method in ("tools/call", "resources/read"):
+        expected["mcp-name"] = request.params.name or request.params.uri
     headers = headers_of(scope) if scope else expected
     for name, value in expected.items():
         if (given := headers.get(name)) != value:
@@ -222,7 +260,7 @@ async def _stop(api: RestApi) -> None:
         await api.stop()
 
 
-async def _result(tool: tools.Tool, api: RestApi, arguments: Mapping[str, object]) -> dict[str, object]:
+async def _tool_result(tool: tools.Tool, api: RestApi, arguments: Mapping[str, object]) -> dict[str, object]:
     try:
         result = await tool(api, json_bodies.converted(arguments, tool.__annotations__["arguments"], "argument"))
     except ClinvkError as exc:
@@ -240,10 +278,11 @@ def _definitions() -> Iterator[dict[str, object]]:
         types = tool.__annotations__
         yield {
             "name": name,
+            "title": tools.HINTS[name].title,
             "description": inspect.cleandoc(tool.__doc__ or ""),
             "inputSchema": _schema(types["arguments"]),
             "outputSchema": _schema(types["return"]),
-            "annotations": {"readOnlyHint": tool in tools.READ_ONLY},
+            "annotations": tools.HINTS[name],
         }
 
 

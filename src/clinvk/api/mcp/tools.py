@@ -6,7 +6,7 @@ The docstrings of the tools and the descriptions of the fields are what the mode
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -33,9 +33,10 @@ INSTRUCTIONS = (
 )
 
 _POLL_S = 0.3
-_MAX_WAIT_S = 5.0
+_MAX_WAIT_S = 2.0
 """How long a request waits for its run: it goes on after a client of the server's socket has disconnected."""
 
+_REPORT_S = 2.0
 
 _T = TypeVar("_T")
 _Wait = Annotated[float, Meta(ge=0, le=150, description="Seconds to wait for the end of the run; 0: return at once.")]
@@ -113,6 +114,7 @@ class AgentRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     backend: str = ""
     model: str | None = None
     session_id: str | None = None
+    activity: Annotated[str, Meta(description="What the agent does.")] = ""
     output: Annotated[str, Meta(description="The answer, once the run has ended.")] = ""
     error: str | None = None
     cost_usd: float | None = None
@@ -160,6 +162,14 @@ class AwaitedRun:
         self.id = run_id if run_id in self._attached else ""
 
 
+class RestError(ClinvkError):
+    """The REST API refuses a request."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.status = problem.status
+
+
 class RestApi(NamedTuple):
     """The REST API for a call of a tool: the default agent and directory of the client, and the trace of the call."""
 
@@ -180,12 +190,12 @@ class RestApi(NamedTuple):
         """Return the answer to a request. `wait_s` is as in `RestRequest`.
 
         Raises:
-            ClinvkError: the API refuses the request.
+            RestError: the API refuses the request.
         """
         data = msgspec.json.encode(body) if body else b""
         response = await self.send(RestRequest(method, f"/api/v1/{path}", data, wait_s, {**self.trace}))
         if response.status >= 400:
-            raise ClinvkError(msgspec.json.decode(response.body, type=Problem).detail)
+            raise RestError(msgspec.json.decode(response.body, type=Problem))
         return msgspec.json.decode(response.body, type=answer)
 
     async def start(self, path: str, task: Task, more: Mapping[str, object]) -> Run:
@@ -201,8 +211,8 @@ class RestApi(NamedTuple):
 
     async def wait(self, run_id: str, wait_s: float = 0) -> Run:
         """Return a run once it has ended or waits for an answer, or after `wait_s`."""
-        start = reported_at = time.monotonic()
-        until, reported = start + wait_s, ""
+        start = report_at = time.monotonic()
+        until = start + wait_s
         if wait_s:
             self.awaited.wait(run_id)
         while True:
@@ -216,24 +226,27 @@ class RestApi(NamedTuple):
             # A run whose question has just been answered is still stored as waiting.
             if run.state not in UNDER_WAY or interactions or time.monotonic() >= until:
                 break
-            news = f"run {run.id[:8]} is {run.state}"
-            if news != reported or time.monotonic() >= reported_at + _MAX_WAIT_S:
-                reported, reported_at = news, time.monotonic()
-                await self.awaited.report(reported_at - start, wait_s, news)
+            if (now := time.monotonic()) >= report_at:
+                report_at = now + _REPORT_S
+                await self.awaited.report(now - start, wait_s, _progress(run, await self._parts(run)))
             await asyncio.sleep(_POLL_S)
-        runs = [await self.call(AgentRun, "GET", f"runs/{each.id}") for each in run.runs]
-        return replace(
-            run,
-            worktree=_worktree_of(run),
-            runs=[replace(each, worktree=_worktree_of(each)) for each in runs],
-            interactions=interactions,
-        )
+        runs = [replace(each, worktree=_worktree_of(each)) for each in await self._parts(run)]
+        return replace(run, worktree=_worktree_of(run), runs=runs, interactions=interactions)
+
+    async def _parts(self, run: Run) -> list[AgentRun]:
+        return [await self.call(AgentRun, "GET", f"runs/{each.id}") for each in run.runs]
 
     async def stop(self) -> None:
         """Cancel the run that the call waits for. The run may have ended meanwhile."""
         if self.awaited.id:
             with suppress(ClinvkError):
                 await self.call(AgentRun, "POST", f"runs/{quote(self.awaited.id, safe='')}/cancel")
+
+
+def _progress(run: Run, parts: Sequence[AgentRun]) -> str:
+    """Return what a run, or each of its parts, does."""
+    doing = [f"{part.backend}: {part.activity or part.state}" for part in parts] or filter(None, [run.activity])
+    return "; ".join((f"run {run.id[:8]} is {run.state}", *doing))
 
 
 def _worktree_of(run: AgentRun) -> str | None:
@@ -303,6 +316,34 @@ async def list_agents(api: RestApi, arguments: Arguments) -> BackendList:
 Tool = Callable[..., Awaitable[msgspec.Struct]]
 """A function of the API and of `arguments`, a struct."""
 
-_TOOLS: tuple[Tool, ...] = (run_agent, compare, get_run, wait_run, cancel_run, answer, diff, apply, list_agents)
-TOOLS: Mapping[str, Tool] = {tool.__name__: tool for tool in _TOOLS}
-READ_ONLY: tuple[Tool, ...] = (get_run, wait_run, diff, list_agents)
+TOOLS: Mapping[str, Tool] = {
+    tool.__name__: tool
+    for tool in (run_agent, compare, get_run, wait_run, cancel_run, answer, diff, apply, list_agents)
+}
+
+
+class _Hints(msgspec.Struct, frozen=True, rename="camel"):
+    """What a client may show of a tool, or decide by: the annotations of the protocol."""
+
+    title: str
+    read_only_hint: bool = False
+    destructive_hint: bool = True
+    idempotent_hint: bool = True
+    open_world_hint: bool = False
+
+
+def _reads(title: str) -> _Hints:
+    return _Hints(title, read_only_hint=True, destructive_hint=False)
+
+
+HINTS: Mapping[str, _Hints] = {
+    "run_agent": _Hints("Run an agent", idempotent_hint=False, open_world_hint=True),
+    "compare": _Hints("Compare agents", idempotent_hint=False, open_world_hint=True),
+    "get_run": _reads("Show a run"),
+    "wait_run": _reads("Wait for a run"),
+    "cancel_run": _Hints("Cancel a run"),
+    "answer": _Hints("Answer a waiting agent", open_world_hint=True),
+    "diff": _reads("Show changes"),
+    "apply": _Hints("Apply changes"),
+    "list_agents": _reads("List agents"),
+}

@@ -8,7 +8,6 @@ from contextlib import suppress
 from itertools import islice
 
 from clinvk.cli.prompt.questions import Answer, Question, TerminalQuestions
-from clinvk.cli.prompt.status_line import activity
 from clinvk.cli.sessions.session_text import part_name
 from clinvk.cli.terminal import output
 from clinvk.cli.terminal.streams import writable
@@ -17,6 +16,7 @@ from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.runs import Run
 from clinvk.types import events
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
+from clinvk.types.tool_text import activity
 
 COLORS = {"failed": output.RED, "cancelled": output.YELLOW, "done": output.GREEN}
 """The color of each status."""

@@ -15,7 +15,7 @@ from clinvk.cli.terminal.output import STDERR, Notes
 from clinvk.cli.terminal.table import cut, readable_patch
 from clinvk.types import events
 from clinvk.types.text import last_line, on_one_line
-from clinvk.types.tool_text import tool_text
+from clinvk.types.tool_text import activity
 
 if TYPE_CHECKING:
     from clinvk.cli.prompt.printers import MarkdownPrinter
@@ -110,19 +110,6 @@ class StatusLine:
                 start = "\n" if is_silent and not self._is_drawn else ""
                 _draw(start + _CLEAR + output.paint(line, output.DIM if notes.has_color else ""))
                 self._is_drawn, self._is_below = True, is_silent
-
-
-def activity(event: events.Event) -> str:
-    """Return an agent's activity on one line; empty for an event that shows no activity."""
-    match event:
-        case events.ToolCall():
-            return tool_text(event)
-        case events.ThinkingDelta():
-            return "thinking"
-        case events.InteractionRequested():
-            return "waiting for approval"
-        case _:
-            return ""
 
 
 def _output_of(event: events.Event) -> str:

@@ -169,6 +169,10 @@ class RunView(RunItem, frozen=True, kw_only=True):
     """A run with its outcome."""
 
     queue_position: QueuePosition = msgspec.UNSET
+    activity: (
+        Annotated[str, Meta(description="What the agent does; absent unless the run is in progress.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
     output: Annotated[str, Meta(description="The answer; empty until the run has ended, and if ephemeral.")]
     request: Annotated[dict[str, object], Meta(description="The other request fields, with settings applied.")]
     steering: Annotated[list[SteeringView], Meta(description="Further prompts that the agent received.")]
@@ -274,7 +278,11 @@ def _exit_code(run: record.RunRecord) -> int | None:
 
 
 def run_view(
-    run: record.RunRecord, parts: Iterable[record.RunRecord] = (), total: int = 0, queue_position: int | None = None
+    run: record.RunRecord,
+    parts: Iterable[record.RunRecord] = (),
+    total: int = 0,
+    queue_position: int | None = None,
+    activity: str = "",
 ) -> RunView:
     """Return the view of a run with the given parts, out of `total` parts."""
     shown = sorted(map(run_item, parts), key=lambda item: (item.index or 0, item.created_at))
@@ -283,6 +291,7 @@ def run_view(
         run_item(run),
         prompt=run.prompt,
         queue_position=queue_position or msgspec.UNSET,
+        activity=activity or msgspec.UNSET,
         output=run.output,
         request=run.request,
         steering=[SteeringView(prompt.text, time(prompt.at)) for prompt in run.steering],

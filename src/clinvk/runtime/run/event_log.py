@@ -24,6 +24,7 @@ from clinvk.types.events import (
     ToolCallDelta,
     gather,
 )
+from clinvk.types.tool_text import activity
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
 _EVENT_BYTES = 200
@@ -72,6 +73,13 @@ class EventLog:
     def first_text_at(self) -> float | None:
         """When the first piece of the answer or of the thinking arrived, or None."""
         return next((entry.at for entry in self._entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)
+
+    @property
+    def activity(self) -> str:
+        """What the agent does, on one line; empty if the agent has done nothing so far."""
+        events = (entry.event for entry in reversed(self._entries))
+        texts = ("answering" if isinstance(event, TextDelta) else activity(event) for event in events)
+        return next(filter(None, texts), "")
 
     @property
     def text(self) -> str:
