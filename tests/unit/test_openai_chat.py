@@ -271,7 +271,7 @@ def test_hosted_tools_are_reported_as_ignored() -> None:
 @pytest.mark.parametrize(
     ("fields", "place", "said"),
     [
-        ({"messages": []}, "messages", "nothing is asked"),
+        ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "assistant", "content": "s"}]}, "messages", "nothing is asked"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages", "nothing is asked"),
         ({"messages": [{"role": "wizard", "content": "s"}]}, "messages[0].role", 'got "wizard"'),

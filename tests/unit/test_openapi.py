@@ -74,6 +74,83 @@ def test_every_schema_has_a_description() -> None:
             assert at("components", "schemas", name, "description"), name
 
 
+def schemas(here: Json = None) -> Iterator[dict[str, Json]]:
+    """Yield the schemas of the document, and all objects within."""
+    for each in here.values() if isinstance(here, dict) else here if isinstance(here, list) else ():
+        if isinstance(each, dict):
+            yield each
+        yield from schemas(each)
+
+
+def all_schemas() -> list[dict[str, Json]]:
+    parameters = [each for path in keys("paths") for each in values_of("schema", at("paths", path))]
+    return [*schemas(at("components", "schemas")), *schemas([*parameters])]
+
+
+def test_schemas_have_no_titles_which_name_the_types_of_generated_clients() -> None:
+    assert [each for each in all_schemas() if isinstance(each.get("title"), str)] == []
+
+
+def test_every_array_has_items() -> None:
+    assert [each for each in all_schemas() if each.get("type") == "array" and "items" not in each] == []
+
+
+def test_single_value_is_a_const() -> None:
+    enums = [each["enum"] for each in all_schemas() if "enum" in each]
+    assert [enum for enum in enums if isinstance(enum, list) and len(enum) == 1] == []
+
+
+def test_no_field_has_null_as_its_only_type() -> None:
+    fields = [each["properties"] for each in all_schemas() if isinstance(each.get("properties"), dict)]
+    assert [each for each in fields if isinstance(each, dict) and {"type": "null"} in each.values()] == []
+
+
+def test_every_default_is_a_value_of_its_schema() -> None:
+    wrong = [
+        each
+        for each in all_schemas()
+        if "default" in each and not jsonschema_rs.is_valid({**each, "components": at("components")}, each["default"])
+    ]
+    assert wrong == []
+
+
+def test_schema_with_fields_is_no_union() -> None:
+    unions = [
+        name for name in keys("components", "schemas") if {"anyOf", "oneOf"} & {*keys("components", "schemas", name)}
+    ]
+    assert [name for name in unions if "properties" in keys("components", "schemas", name)] == []
+
+
+KEYED: dict[str, Json] = {"prompt": "hi", "backend": "claude"}
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "is_valid"),
+    [
+        ("LoginBody", {}, False),
+        ("LoginBody", {"key": None}, False),
+        ("LoginBody", {"key": "k", "token": "t"}, False),
+        ("LoginBody", {"key": "k", "token": None}, True),
+        ("LoginBody", {"token": "t"}, True),
+        ("PromptBody", {"prompt": "hi"}, False),
+        ("PromptBody", {"prompt": "hi", "backend": "", "session_id": ""}, False),
+        ("PromptBody", {"prompt": "hi", "backend": None, "session_id": "a"}, True),
+        ("PromptBody", KEYED, True),
+        ("ParallelBody", {"tasks": [{**KEYED, "detach": True}]}, False),
+        ("ParallelBody", {"tasks": [{**KEYED, "detach": None, "on_limit": "fail"}]}, True),
+        ("ChainBody", {}, False),
+        ("ChainBody", {"steps": None}, False),
+        ("ChainBody", {"steps": [KEYED]}, True),
+        ("ChainBody", {"steps": [{**KEYED, "node": "a"}]}, False),
+        ("ChainBody", {"resume_from": "a"}, True),
+        ("ChainBody", {"resume_from": "a", "steps": [KEYED]}, False),
+    ],
+)
+def test_document_knows_which_fields_of_a_body_go_together(name: str, body: Json, is_valid: bool) -> None:
+    schema: Json = {"$ref": f"#/components/schemas/{name}", "components": at("components")}
+    assert jsonschema_rs.is_valid(schema, body) is is_valid
+
+
 def test_every_operation_has_a_unique_id_a_summary_and_a_success_response() -> None:
     names = [at("paths", path, method, "operationId") for path, method in operations()]
     assert len(set(map(str, names))) == len(names)
@@ -169,6 +246,7 @@ def test_server_sent_events_carry_json_as_data(path: str) -> None:
     stream = ("paths", path, method, "responses", "200", "content")
     envelope = (*stream, "text/event-stream", "schema")
     assert at(*envelope, "required") == ["data"]
+    assert at(*envelope, "properties", "id", "type") == "string"
     assert at(*envelope, "properties", "data", "contentSchema") == at(*stream, "application/x-ndjson", "schema")
 
 
@@ -271,6 +349,10 @@ def test_document_allows_what_a_model_api_accepts(path: str, fields: dict[str, J
     [
         *((path, {"model": wrong}) for path in MODEL_APIS for wrong in ("", " ", "m" * 1001, None)),
         *((path, {"stop": wrong}) for path in (CHAT, COMPLETIONS) for wrong in ("", [""], ["a"] * 17, "a" * 101)),
+        (CHAT, {"messages": []}),
+        (MESSAGES, {"messages": []}),
+        (RESPONSES, {"input": ""}),
+        (RESPONSES, {"input": []}),
         (MESSAGES, {"stop_sequences": [""]}),
         (MESSAGES, {"stop_sequences": ["a"] * 17}),
         (CHAT, {"n": 2}),

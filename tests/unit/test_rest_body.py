@@ -160,6 +160,28 @@ def test_error_names_the_field_the_value_and_the_allowed_values(
     assert (told[: len(message)], place) == (message, field)
 
 
+@pytest.mark.parametrize("number", [b"629.0", b"6.29e2", b"629"])
+def test_integer_may_have_a_fraction_of_zero(number: bytes) -> None:
+    body = (
+        b'{"backend": "claude", "prompt": "x", "max_turns": %s, "timeout_secs": 1.5, "metadata": {"a": 0.5}}' % number
+    )
+    request = parse(body).request
+    assert (request.max_turns, request.timeout_s, request.metadata) == (629, 1.5, {"a": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (b'"max_turns": 1.5', "max_turns must be a whole number from 0 to 2147483647, got 1.5"),
+        (b'"max_turns": 5.0, "max_tokens": 1.5', "max_tokens must be a whole number"),
+        (b'"max_turns": 1e17', "max_turns must be a whole number from 0 to 2147483647, got 1"),
+        (b'"max_turns": 5.0, "metadata": {"a": 1e400}', "max_turns must be a whole number"),
+    ],
+)
+def test_error_about_an_integer_names_the_invalid_field(fields: bytes, message: str) -> None:
+    assert mistake(b'{"backend": "claude", "prompt": "x", %s}' % fields)[0].startswith(message)
+
+
 @pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1" * 400])
 def test_out_of_range_number_is_rejected(number: bytes) -> None:
     body = b'{"backend": "claude", "prompt": "x", "timeout_secs": %s}' % number

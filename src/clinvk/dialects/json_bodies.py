@@ -6,6 +6,7 @@ msgspec finds each mistake but describes Python types, so the messages are rephr
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -22,6 +23,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 _SHOWN = 80
 _MAX_NAME = 200
 _MAX_DIGITS = 9
+_MAX_WHOLE = 2**53
+"""Beyond, a float is no longer exact."""
+
 _UNKNOWN = "Object contains unknown field `"
 _ANY_KEY = "[...]"
 """msgspec's placeholder for a key of a free object; msgspec does not report the actual key."""
@@ -42,7 +46,7 @@ def decoder(type_: type[T]) -> msgspec.json.Decoder[T]:
 
 
 def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], at: str = "") -> T:
-    """Decode a body, or the part of a body `at` a place.
+    """Decode a body, or the part of a body `at` a place. An integer may be written as `629.0`, as in JSON Schema.
 
     Raises:
         InvalidRequest: the body is not JSON, or does not fit the decoder's type; names the field.
@@ -50,6 +54,10 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], at: str 
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        if str(error).partition(" - at ")[0].endswith(", got `float`"):
+            whole = _with_whole_numbers(bytes(body))
+            if whole != body:
+                return decode(whole, decoder, at)
         _explain(str(error), bytes(body), decoder.type, "field", at)
     except msgspec.DecodeError as error:
         raise InvalidRequest(_malformed(str(error), bytes(body))) from None
@@ -130,6 +138,21 @@ def _float(text: str) -> float:
     if math.isinf(value := float(text)):
         raise ValueError("Number out of range")
     return value
+
+
+def _whole_or_float(text: str) -> int | float:
+    value = _float(text)
+    return int(value) if value.is_integer() and abs(value) < _MAX_WHOLE else value
+
+
+_whole_numbers = msgspec.json.Decoder(float_hook=_whole_or_float)
+
+
+def _with_whole_numbers(body: bytes) -> bytes:
+    """Return a body with `629` for each `629.0`, or the body itself if the body has a second mistake."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.encode(_whole_numbers.decode(body))
+    return body
 
 
 def _is_index(part: str) -> bool:

@@ -119,10 +119,12 @@ def _in_query(type_: type[msgspec.Struct] | None, registry: Mapping[str, Backend
     if type_:
         (_,), components = msgspec.json.schema_components([type_])
         for name, schema in components[type_.__name__]["properties"].items():
-            description = schema.pop("description", "")
+            described: Json = {"name": name, "in": "query", "description": schema.pop("description", "")}
+            if "anyOf" in schema:
+                schema, _ = schema["anyOf"]  # the other is null, which no query can have
             if name == "backend":
                 schema["enum"] = [*registry]
-            yield {"name": name, "in": "query", "description": description, "allowEmptyValue": True, "schema": schema}
+            yield {**described, "allowEmptyValue": True, "schema": _portable(schema)}
 
 
 def _response(returns: Returns, api: Api) -> Json:
@@ -172,7 +174,7 @@ def _schemas(registry: Mapping[str, Backend]) -> dict[str, Json]:
         if api is _REST:
             found["Event"] = {"description": "One line of a stream.", **schemas[-1]}
     required = _required_of_bodies(registry)
-    return {name: _merged(_dedented(schema), required.get(name, {})) for name, schema in found.items()}
+    return {name: _portable(_merged(_dedented(schema), required.get(name, {}))) for name, schema in found.items()}
 
 
 def _types(api: Api) -> dict[type[msgspec.Struct], None]:
@@ -190,32 +192,40 @@ def _types(api: Api) -> dict[type[msgspec.Struct], None]:
 def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:
     """Return the rules for bodies beyond the types of the fields, to merge into the schemas of the bodies."""
     backend: Json = {"enum": [*registry]}
-    some: Json = {"type": "string", "minLength": 1}
     none: Json = {"type": "null"}
     prompt: Json = {
-        "properties": {"backend": {"enum": [None, "", *registry]}},
-        "anyOf": [
-            {"required": ["backend"], "properties": {"backend": backend}},
-            {"required": ["session_id"], "properties": {"session_id": some}},
-        ],
+        "properties": {"backend": _optional("", *registry)},
+        "if": _where(session_id={"enum": [None, ""]}),
+        "then": _where("backend", backend=backend),
     }
-    step: Json = {"properties": {"node": {"enum": [None, ""]}, "labels": {"enum": [None, []]}}}
-    steps: Json = {"steps": {"type": "array", "items": step}, "resume_from": {"enum": [None, ""]}}
+    step = _where(node={"enum": [None, ""]}, labels={"enum": [None, []]})
     return {
         "PromptBody": prompt,
-        "PartBody": _merged(
-            prompt, {"properties": {"detach": {"enum": [None, False]}, "on_limit": {"enum": [None, "", "fail"]}}}
-        ),
+        "PartBody": _merged(prompt, {"properties": {"detach": _optional(False), "on_limit": _optional("", "fail")}}),
         "ChainBody": {
-            "anyOf": [
-                {"required": ["steps"], "properties": steps},
-                {"required": ["resume_from"], "properties": {"resume_from": some, "steps": none, "input": none}},
-            ]
+            "if": _where(resume_from={"enum": [None, ""]}),
+            "then": _where("steps", steps={"type": "array", "items": step}),
+            "else": _where(steps=none, input=none),
         },
         "CompareBody": {"properties": {"backends": {"items": {"anyOf": [backend, ref(BackendBody)]}}}},
         "BackendBody": {"properties": {"backend": backend}},
         "JudgeBody": {"properties": {"backend": backend}},
+        "LoginBody": {
+            "if": _where("key", key={"type": "string"}),
+            "then": _where(token=none),
+            "else": _where("token", token={"type": "string"}),
+        },
     }
+
+
+def _where(*required: str, **properties: Json) -> Json:
+    """Return a condition of a body, or its consequence. Generators of clients ignore both."""
+    return {"required": [*required], "properties": properties, "additionalProperties": True}
+
+
+def _optional(*values: Json) -> Json:
+    """Return the part of a schema that allows some values of one type, or null."""
+    return {"anyOf": [{"enum": [*values]}, {"type": "null"}]}
 
 
 def any_json(type_: type) -> dict[str, Json]:
@@ -230,6 +240,35 @@ def _merged(schema: Json, more: Json) -> Json:
     if not (isinstance(schema, dict) and isinstance(more, dict)):
         return more
     return {**schema, **{name: _merged(schema.get(name), value) for name, value in more.items()}}
+
+
+_TYPES: dict[type, Json] = {str: "string", int: "integer", bool: "boolean"}
+
+
+def _portable(schema: Json, is_option: bool = False) -> Json:
+    """Return a schema of msgspec as generators of clients expect it, at any depth.
+
+    Titles are removed: generators name types by title, and the titles of two APIs may be the same. A single value is
+    `const`, with a type unless it is null. Arrays have `items`. `is_option`: the schema is an option of a union.
+    """
+    if isinstance(schema, list):
+        return [_portable(each, is_option=True) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    portable = {name: _portable(value) for name, value in schema.items() if name != "title" or isinstance(value, dict)}
+    match portable:
+        case {"enum": [value]}:
+            del portable["enum"]
+            portable |= {"type": _TYPES[type(value)], "const": value}
+        case {"enum": [first, *others]} if all(type(other) is type(first) for other in others):
+            portable["type"] = _TYPES[type(first)]
+        case {"type": "array"}:
+            portable.setdefault("items", {})
+        case {"type": "null", **rest} if not is_option:
+            return {**rest, "const": None}
+        case _:
+            pass
+    return portable
 
 
 def _dedented(schema: dict[str, Json]) -> Json:

@@ -195,7 +195,7 @@ def sse_event(data: Json) -> Json:
     return {
         "type": "object",
         "required": ["data"],
-        "properties": {"id": {"type": "integer", "minimum": 1}, "data": text},
+        "properties": {"id": {"type": "string", "pattern": "^[1-9][0-9]*$"}, "data": text},
     }
 
 

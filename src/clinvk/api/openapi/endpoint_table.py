@@ -303,9 +303,9 @@ _SERVER = (
     ),
     json_endpoint("GET", "/api/v1/limits", runs.list_limits, doc.STORED),
     json_endpoint("GET", METRICS_PATH, health.metrics, (errors.NoSuchPath, *doc.GUARDED), returns=_METRICS),
-    json_endpoint("GET", "/health", health.health, (), returns=_HEALTH),
-    json_endpoint("GET", "/health/ready", health.ready, (), returns=_READY),
-    json_endpoint("GET", "/health/live", health.live, ()),
+    json_endpoint("GET", "/health", health.health, (errors.HostRefused, errors.RateLimited), returns=_HEALTH),
+    json_endpoint("GET", "/health/ready", health.ready, (errors.HostRefused,), returns=_READY),
+    json_endpoint("GET", "/health/live", health.live, (errors.HostRefused,)),
     Endpoint(
         Route("GET", "/openapi.json", doc.openapi_document),
         Operation("openapi", "Get this document", _DOCUMENT, doc.OPEN),

@@ -92,7 +92,7 @@ class MessagesBody(msgspec.Struct, frozen=True, kw_only=True):
     """A request for a message, or for an estimate of its tokens."""
 
     model: ModelName
-    messages: list[UserMessage | AssistantMessage | SystemMessage]
+    messages: Annotated[list[UserMessage | AssistantMessage | SystemMessage], Meta(min_length=1)]
     system: SystemBlocks | None = None
     stream: bool | None = None
     max_tokens: Annotated[int, Meta(ge=0)] | None = None

@@ -191,7 +191,7 @@ class AllowedTools(msgspec.Struct, frozen=True, tag="allowed_tools"):
 class ChatBody(GenerationBody, frozen=True, kw_only=True):
     """A conversation for the agent to continue. Other fields are accepted and ignored."""
 
-    messages: Annotated[list[Message], Meta(description="The conversation, the oldest message first.")]
+    messages: Annotated[list[Message], Meta(min_length=1, description="The conversation, the oldest message first.")]
     max_completion_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     reasoning_effort: Annotated[
         str | None, Meta(description="How hard to think; the answer then includes the model's thinking.")

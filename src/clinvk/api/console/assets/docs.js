@@ -25,13 +25,13 @@ const link = (name) => el("a", { href: `#schema-${name}` }, name);
 function shape(schema) {
   if (!schema || !Object.keys(schema).length) return ["anything"];
   if (schema.$ref) return [link(nameOf(schema.$ref))];
-  if (schema.enum) return schema.enum.filter((word) => word !== null && word !== "").flatMap((word, index) => [index ? ", " : "", el("code", {}, word)]);
+  if (schema.enum) return schema.enum.filter((word) => word !== "").flatMap((word, index) => [index ? ", " : "", el("code", {}, word)]);
   const options = schema.anyOf || schema.oneOf;
   if (options) {
-    const shown = options.filter((option) => option.type !== "null" && option.enum?.join() !== "").map(shape);
+    const shown = options.filter((option) => option.type !== "null" && option.const !== "").map(shape);
     return shown.flatMap((words, index) => (index ? [" or ", ...words] : words));
   }
-  if (schema.const !== undefined) return [el("code", {}, schema.const)];
+  if (schema.const !== undefined) return [el("code", {}, String(schema.const))];
   const data = schema.properties?.data?.contentSchema;
   if (data) return ["events with ", ...shape(data), " as ", el("code", {}, "data")];
   if (schema.type === "array") return ["list of ", ...shape(schema.items)];

@@ -82,7 +82,10 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     """A request for a response. Other fields are accepted and ignored."""
 
     model: vendor.ModelName
-    input: Annotated[str | list[InputItem], Meta(description="A text, or messages, tool calls and tool outputs.")]
+    input: Annotated[
+        Annotated[str, Meta(min_length=1)] | Annotated[list[InputItem], Meta(min_length=1)],
+        Meta(description="A text, or messages, tool calls and tool outputs."),
+    ]
     instructions: Annotated[str | None, Meta(description="Added to the agent's own system prompt.")] = None
     previous_response_id: Annotated[
         str | None, Meta(description="The stored response to continue; `input` then has only later turns.")
