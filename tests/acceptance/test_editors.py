@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 
 import pytest
 from acp import RequestError, text_block
-from acp.schema import UserMessageChunk
+from acp.schema import HttpHeader, HttpMcpServer, SseMcpServer, UserMessageChunk
 
 from acceptance.command import TIMEOUT_S, Clinvk
 from acceptance.editor import Editor, editing
 from acceptance.server import in_both_ways
+from clinvk.runtime.process.process_tags import TAG_VARIABLE
 from polling import until
 from scripted.steps import Step, ask_approval, claude_says, codex_streams, exits, hang, line, spawn, touch
 
 COMMAND = "pytest -x"
+SCRIPT = Path(__file__).parents[1] / "scripted" / "acp_agent.py"
 
 
 def ask(clinvk: Clinvk) -> None:
@@ -176,6 +179,37 @@ async def test_paths_have_to_be_absolute(clinvk: Clinvk) -> None:
                 assert failed.value.code == -32602
             with pytest.raises(RequestError, match="additionalDirectories must be an absolute path"):
                 await agent.new_session(cwd=here, additional_directories=[path])
+
+
+REMOTE = HttpMcpServer(type="http", name="remote", url="http://127.0.0.1:9", headers=[HttpHeader(name="K", value="s")])
+
+
+@in_both_ways
+async def test_mcp_servers_of_the_editor_reach_the_agent_and_no_server_of_clinvk(clinvk: Clinvk, served: bool) -> None:
+    answers(clinvk, "Hello")
+    async with editing(Editor(), clinvk.folder, clinvk.agent.env) as agent:
+        session = (await agent.new_session(cwd=str(clinvk.folder), mcp_servers=[REMOTE])).session_id
+        await agent.prompt(session, [text_block("hi")])
+        await agent.load_session(cwd=str(clinvk.folder), session_id=session, mcp_servers=[])
+        await agent.prompt(session, [text_block("more")])
+    given = [[word for word in call.argv if word.startswith("--mcp-config")] for call in clinvk.agent.calls()]
+    assert [len(words) for words in given] == [1, 0]
+    first, second = (call.env[TAG_VARIABLE].partition("-")[0] for call in clinvk.agent.calls())
+    assert (first != second) == served
+
+
+async def test_mcp_servers_that_cannot_be_used_are_refused_by_name(clinvk: Clinvk) -> None:
+    command = [sys.executable, "-I", "-S", str(SCRIPT), "plain"]
+    clinvk.settings(f"backends: {{fake: {{acp: {json.dumps(command)}}}}}\n")
+    async with editing(Editor(), clinvk.folder, clinvk.agent.env, "-b", "fake") as agent:
+        with pytest.raises(RequestError, match="MCP server 'old' of type 'sse' must be type http") as failed:
+            await agent.new_session(
+                cwd=str(clinvk.folder), mcp_servers=[SseMcpServer(type="sse", name="old", url="http://x", headers=[])]
+            )
+        assert failed.value.code == -32602
+        session = (await agent.new_session(cwd=str(clinvk.folder), mcp_servers=[REMOTE])).session_id
+        with pytest.raises(RequestError, match="'remote' of the editor cannot be used: fake accepts only programs"):
+            await agent.prompt(session, [text_block("say x")])
 
 
 async def test_open_session_is_loaded_and_resumed_before_its_first_prompt(clinvk: Clinvk) -> None:

@@ -36,7 +36,7 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.interaction import Interaction, InteractionAnswer
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import Image, McpServer, RunRequest
 from polling import until
 from serving import serving
 
@@ -582,6 +582,35 @@ async def test_sandbox_is_made_of_the_directories_that_were_checked(moment: str,
         assert list(outside.iterdir()) == []
         if moment == "before the check":
             assert failure(found).message == f"cannot work in '{outside}': it leads elsewhere since it was checked"
+
+
+MCP_PROGRAM = """\
+import json, pathlib, sys
+for path in sys.argv[1:]:
+    try:
+        pathlib.Path(path).touch()
+    except OSError:
+        pass
+for line in sys.stdin:
+    print(json.dumps({"jsonrpc": "2.0", "id": json.loads(line)["id"], "result": {}}), flush=True)
+"""
+"""An MCP server that touches the files of its arguments when it starts."""
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("read-only", []), ("workspace", ["made"]), ("full", ["made", "out"])])
+async def test_mcp_server_of_an_editor_is_inside_the_sandbox(mode: str, expected: list[str]) -> None:
+    with tempfile.TemporaryDirectory(dir=pwd.getpwuid(os.getuid()).pw_dir, prefix=".acp-test-") as folder:
+        home, project = Path(folder, "home"), Path(folder, "project")
+        for each in (home, project, home / ".own"):
+            each.mkdir()
+        files = [project / "made", Path(folder, "out")]
+        arguments = ("-I", "-S", "-c", MCP_PROGRAM, *map(str, files))
+        server = McpServer("files", command=os.path.realpath(sys.executable), args=arguments)
+        asked = replace(request(project, "call write {}"), sandbox_mode=mode, mcp_servers=(server,))
+        async with LocalRuns(Settings(), MemoryStore(), sandbox_env(home), {"fake": sandboxed(home)}) as runs:
+            found = await events(runs, asked)
+        assert isinstance(found[-1], RunFinished), found
+        assert [file.name for file in files if file.exists()] == expected
 
 
 async def test_sandboxed_agent_has_no_descriptor_of_a_directory_outside() -> None:

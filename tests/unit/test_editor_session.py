@@ -2,8 +2,11 @@
 
 import asyncio
 import socket
+from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.jsonrpc import Message
@@ -27,6 +30,10 @@ ASKED = Interaction(
 REQUEST = RunRequest(prompt="hi")
 
 
+async def no_problem(_: str) -> str:
+    return ""
+
+
 class SlowStore(MemoryStore):
     """A store that answers once `gate` is set."""
 
@@ -46,11 +53,46 @@ async def test_session_that_loads_slowly_holds_up_no_other_request() -> None:
         store = SlowStore()
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             connection = EditorConnection(reader, writer)
-            agent = EditorAgent(Context(connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None))
+            context = Context(connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None)
+            agent = EditorAgent(context, no_problem)
             await agent.receive(Message(id=1, method="session/load", params={"sessionId": "none"}))
             store.gate.set()
         writer.close()
         await writer.wait_closed()
+
+
+async def test_sessions_are_listed_in_pages() -> None:
+    editor, own = socket.socketpair()
+    store, times = MemoryStore(), range(101)
+    for at in times:
+        session = Session(
+            id=f"{at:032x}", backend="claude", created_at=at, last_used=at, working_dir="/w", initial_prompt="hi"
+        )
+        await store.create(replace(session, backend_session_id="h", working_dir="/w" if at else "/other"))
+    with editor:
+        reader, writer = await asyncio.open_connection(sock=own)
+        from_agent, to_agent = await asyncio.open_connection(sock=editor)
+
+        async def listed(agent: EditorAgent, **params: object) -> dict[str, Any]:
+            await agent.receive(Message(id=1, method="session/list", params=params))
+            return msgspec.json.decode(await from_agent.readline())
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            connection = EditorConnection(reader, writer)
+            context = Context(connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None)
+            agent = EditorAgent(context, no_problem)
+            first = (await listed(agent))["result"]
+            second = (await listed(agent, cursor=first["nextCursor"]))["result"]
+            ids = [each["sessionId"] for page in (first, second) for each in page["sessions"]]
+            assert ids == [f"{at:032x}" for at in reversed(times)]
+            assert (len(first["sessions"]), second.get("nextCursor")) == (100, None)
+            here = (await listed(agent, cwd="/w"))["result"]
+            assert (len(here["sessions"]), here.get("nextCursor")) == (100, None)
+            assert [each["cwd"] for each in (await listed(agent, cwd="/other"))["result"]["sessions"]] == ["/other"]
+            assert (await listed(agent, cursor="x"))["error"]["code"] == -32602
+        for each in (writer, to_agent):
+            each.close()
+            await each.wait_closed()
 
 
 @pytest.mark.parametrize("events", [[], [InteractionResolved(ASKED)]])
@@ -61,7 +103,7 @@ async def test_question_that_is_over_at_once_is_not_asked(events: list[Event]) -
         run = KnownRun(REQUEST, RunStarted(), InteractionRequested(ASKED), *events, RunFinished())
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             context = Context(EditorConnection(reader, writer), MemoryStore(), run, group, Settings(), BACKENDS, None)
-            session = EditorSession(context, "s1", "/", (), "claude")
+            session = EditorSession(context, "s1", RunRequest(workdir="/"), "claude")
             result = await session.prompt([wire.Block(type="text", text="hi")])
         assert result.stop_reason == "end_turn"
         writer.close()

@@ -22,7 +22,17 @@ from clinvk.runtime.run.recording import RunRecorder
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.record import RunRecord
-from clinvk.types.request import ClientTool, FailedAgent, Group, Image, PartPosition, Placement, RunRequest, fallback_of
+from clinvk.types.request import (
+    ClientTool,
+    FailedAgent,
+    Group,
+    Image,
+    McpServer,
+    PartPosition,
+    Placement,
+    RunRequest,
+    fallback_of,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rest.md").read_text()
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -41,7 +51,7 @@ OF_CALL = {"dry_run", "output_format", "detach", "node", "labels"}
 
 OF_CLINVK = {
     *("fell_back", "new_session_id", "client_tools", "own_tools", "literal", "part", "answer_as", "key_name"),
-    *("client", "depth", "trace"),
+    *("client", "depth", "trace", "mcp_servers"),
 }
 """Fields of the request that no field of the body sets."""
 
@@ -138,6 +148,7 @@ async def test_record_lists_each_option_without_a_column_and_no_text_of_an_ephem
     secret: dict[str, object] = {"system_prompt": "secret", "stop": ("secret",), "extra": ("--secret",)}
     secret["output_schema"] = {"secret": 1}
     request = replace(FULL, **secret, prompt="secret", answer_as={"secret": 1}, part=PartPosition("p", 0), depth=1)
+    request = replace(request, mcp_servers=(McpServer("m", "http", "https://hidden"),))
     request = replace(request, client_tools=(ClientTool("f"),), own_tools=False, literal=True, new_session_id="s")
     request = replace(
         request, fell_back=(FailedAgent("codex", "no", "x"),), key_name="k", client="c", trace={"traceparent": "secret"}
@@ -149,11 +160,12 @@ async def test_record_lists_each_option_without_a_column_and_no_text_of_an_ephem
         RunRecorder(store, Autosave(store), "r", replace(request, ephemeral=ephemeral), None, None, Settings()).record
         for ephemeral in (False, True)
     ]
-    not_stored = {"images", "client", "depth", "new_session_id", "ephemeral", "trace"}
+    not_stored = {"images", "client", "depth", "new_session_id", "ephemeral", "trace", "mcp_servers"}
     columns = {*RunRecord.__struct_fields__}
     assert {*RunRequest.__struct_fields__} <= {*records[0].request} | columns | not_stored
     assert {*records[0].request} - {*records[1].request} == {*secret, "answer_as"}
     assert b"secret" not in msgspec.json.encode(records[1])
+    assert b"hidden" not in msgspec.json.encode(records)
 
 
 def test_prompt_that_steers_differs_in_its_turn_only() -> None:

@@ -11,6 +11,7 @@ import msgspec
 from clinvk.backends import jsonrpc
 from clinvk.backends.mcp import Form
 from clinvk.backends.shared import edit_title, unified_diff
+from clinvk.types.request import McpServer
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -208,12 +209,20 @@ class SessionCapabilities(msgspec.Struct, frozen=True, rename="camel"):
     additional_directories: object = None
 
 
+class McpCapabilities(msgspec.Struct, frozen=True):
+    """The kinds of MCP servers that a session may have besides programs."""
+
+    http: bool = False
+    sse: bool = False
+
+
 class AgentCapabilities(msgspec.Struct, frozen=True, rename="camel"):
     """What the agent claims to support."""
 
     load_session: bool = False
     prompt_capabilities: PromptCapabilities = PromptCapabilities()
     session_capabilities: SessionCapabilities = SessionCapabilities()
+    mcp_capabilities: McpCapabilities = McpCapabilities()
 
 
 class AuthMethod(msgspec.Struct, frozen=True):
@@ -245,6 +254,7 @@ class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     modes: Modes | None = None
     config_options: list[ConfigOption] | None = None
     sessions: object = None
+    next_cursor: str | None = None
     stop_reason: str = ""
     usage: Tokens | None = None
     meta: msgspec.Raw = msgspec.field(name="_meta", default=msgspec.Raw(b"null"))
@@ -255,8 +265,10 @@ class Request(msgspec.Struct, frozen=True, rename="camel"):
 
     session_id: str = ""
     cwd: str | None = None
+    cursor: str | None = None
+    method_id: str = ""
     additional_directories: list[str] = []
-    mcp_servers: list[object] = []
+    mcp_servers: tuple[McpServer, ...] = ()
     prompt: list[Block] = []
     mode_id: str = ""
     config_id: str = ""

@@ -98,6 +98,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     fork: bool = False
     client_tools: bool = False
     steer: bool = False
+    mcp_servers: bool = False
 
 
 ALL_CAPABILITIES = Capabilities(
@@ -108,6 +109,7 @@ ALL_CAPABILITIES = Capabilities(
     resume=True,
     fork=True,
     client_tools=True,
+    mcp_servers=True,
 )
 
 

@@ -1,9 +1,9 @@
-"""What agents and clinvk say in MCP, pure: the server of the client's tools, and forms (elicitation).
+"""What agents and clinvk say in MCP, pure: the server of the client's tools, servers of an editor, and forms.
 
 https://modelcontextprotocol.io/specification
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 
 import msgspec
@@ -12,7 +12,7 @@ from clinvk.backends.base import Delivery
 from clinvk.backends.shared import base64_data, decode_line, tool_names
 from clinvk.types.events import AwaitingTools, ToolCall
 from clinvk.types.interaction import FieldOption, InteractionAnswer, QuestionField
-from clinvk.types.request import ClientTool, Image, ToolOutput
+from clinvk.types.request import ClientTool, Image, McpServer, NamedValue, ToolOutput
 
 SERVER = "client"
 """The name of the server."""
@@ -48,6 +48,22 @@ class McpMessage(msgspec.Struct, frozen=True):
     def is_call(self) -> bool:
         """Whether the message calls a tool."""
         return self.method == "tools/call"
+
+
+def server_settings(
+    servers: Iterable[McpServer], for_http: Mapping[str, object], headers: str = "headers"
+) -> dict[str, object]:
+    """Return the entries of an agent's `mcpServers` by name; those of HTTP servers have `for_http` and `headers`."""
+    return {
+        server.name: {**for_http, "url": server.url, headers: _by_name(server.headers)}
+        if server.type == "http"
+        else {"command": server.command, "args": server.args, "env": _by_name(server.env)}
+        for server in servers
+    }
+
+
+def _by_name(values: Iterable[NamedValue]) -> dict[str, str]:
+    return {each.name: each.value for each in values}
 
 
 def call_result(output: ToolOutput) -> dict[str, object]:

@@ -18,6 +18,21 @@ def refuse_cost_limit(request: RunRequest, agent: str) -> None:
         raise Unsupported(f"{agent} does not report its cost; limit the tokens with max_total_tokens", "max_cost_usd")
 
 
+def refuse_mcp_servers(request: RunRequest, why: str) -> None:
+    """Refuse the MCP servers of an editor; `why` says why the agent gets none.
+
+    Raises:
+        Unsupported: names the first server.
+    """
+    for server in request.mcp_servers:
+        raise Unsupported(mcp_refusal(server.name, why), "mcpServers")
+
+
+def mcp_refusal(server: str, why: str) -> str:
+    """Return the message for an MCP server that an agent does not get."""
+    return f"the MCP server {server!r} of the editor cannot be used: {why}"
+
+
 def refuse_nul(request: RunRequest) -> None:
     """Refuse a NUL character in an option that becomes an argument or a directory.
 
@@ -67,3 +82,5 @@ def refuse_incapable(backend: Backend, request: RunRequest, resume: Resume | Non
     }.items():
         if is_lacking:
             raise Unsupported(f"{name} has no option {field}", field)
+    if not has.mcp_servers:
+        refuse_mcp_servers(request, f"{name} takes no MCP servers")

@@ -61,6 +61,28 @@ class ToolOutput(msgspec.Struct, frozen=True):
     is_error: bool = False
 
 
+class NamedValue(msgspec.Struct, frozen=True):
+    """A header or an environment variable."""
+
+    name: str
+    value: str
+
+
+class McpServer(msgspec.Struct, frozen=True):
+    """An MCP server that the client names, as the Agent Client Protocol describes servers.
+
+    A server of type `http` has `url` and `headers`. Otherwise the server is a program, which the agent starts.
+    """
+
+    name: str
+    type: str = "stdio"
+    url: str = ""
+    headers: tuple[NamedValue, ...] = ()
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: tuple[NamedValue, ...] = ()
+
+
 class PartPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     """The place of a run in an orchestration.
 
@@ -150,6 +172,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         allowed_tools: the agent's tool names; None allows all tools.
         client_tools: the tools that the client executes.
         own_tools: whether the agent has its own tools besides `client_tools`.
+        mcp_servers: further MCP servers for the agent, of an editor on this machine. Not stored, because headers and
+            variables may be secrets.
         max_turns: maximum number of model requests; 0 and None mean no limit.
         max_total_tokens: maximum number of input and output tokens of the run; 0 and None mean no limit.
         max_cost_usd: maximum cost of the run; 0 and None mean no limit.
@@ -192,6 +216,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     allowed_tools: tuple[str, ...] | None = None
     client_tools: tuple[ClientTool, ...] = ()
     own_tools: bool = True
+    mcp_servers: Annotated[tuple[McpServer, ...], Group.UNLISTED] = ()
     max_turns: int | None = None
     max_total_tokens: int | None = None
     max_cost_usd: float | None = None

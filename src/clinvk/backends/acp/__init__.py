@@ -132,8 +132,14 @@ def _switches(request: RunRequest) -> _Switches:
 
 
 def _servers(request: RunRequest, host: Host) -> list[dict[str, object]]:
-    """Return the MCP servers of a session."""
-    if not request.client_tools:
-        return []
-    command, *arguments = *host.tool_bridge, f"{PRIVATE}/{_SOCKET}"
-    return [{"name": SERVER, "command": command, "args": arguments, "env": []}]
+    """Return the MCP servers of a session. A sandbox holds the programs that the agent starts."""
+    servers: list[dict[str, object]] = [
+        {"type": "http", "name": server.name, "url": server.url, "headers": server.headers}
+        if server.type == "http"
+        else {"name": server.name, "command": server.command, "args": server.args, "env": server.env}
+        for server in request.mcp_servers
+    ]
+    if request.client_tools:
+        command, *arguments = *host.tool_bridge, f"{PRIVATE}/{_SOCKET}"
+        servers.append({"name": SERVER, "command": command, "args": arguments, "env": []})
+    return servers

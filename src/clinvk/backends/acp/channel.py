@@ -22,6 +22,7 @@ from clinvk.backends.acp.turn import AcpTurn, Pending
 from clinvk.backends.base import Delivery, Launch, ProtocolNotSupported
 from clinvk.backends.jsonrpc import Failure, RpcChannel
 from clinvk.backends.mcp import BridgedServer, Form
+from clinvk.backends.refusals import mcp_refusal
 from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, plain_prompt
 from clinvk.types import errors
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
@@ -234,15 +235,24 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         turn, result = call.turn, message.result or wire.Result()
         if turn.is_dropped or (call.method == "session/prompt" and not message.error):
             return turn.ended(message.result)
+        if lacking := self._lacking(turn.request):
+            return RunFailed(errors.InvalidRequest.code, lacking, 1)
         if message.error:
             return self._refusal(call, message.error)
         if call.method == "session/new" and not result.session_id:
             return RunFailed(errors.AgentFailed.code, f"{self._name} opened a session without an id", 1)
         if call.method == "session/load" and not turn.has_history:
             return RunFailed(errors.NotResumable.code, f"{self._name} no longer has the history of the conversation", 1)
-        if turn.request.images and not self._agent.agent_capabilities.prompt_capabilities.image:
-            return RunFailed(errors.InvalidRequest.code, f"{self._name} accepts no images", 1)
         return None
+
+    def _lacking(self, request: RunRequest) -> str:
+        """Return what the agent cannot accept; empty if nothing."""
+        capabilities = self._agent.agent_capabilities
+        http = next((server.name for server in request.mcp_servers if server.type == "http"), "")
+        if http and not capabilities.mcp_capabilities.http:
+            return mcp_refusal(http, f"{self._name} accepts only programs")
+        has_images = request.images and not capabilities.prompt_capabilities.image
+        return f"{self._name} accepts no images" if has_images else ""
 
     def _report_start(self, turn: AcpTurn) -> Iterator[Delivery]:
         if not turn.is_started and turn.session in self._sessions:

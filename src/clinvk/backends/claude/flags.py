@@ -13,6 +13,7 @@ import msgspec
 from clinvk.backends import mcp
 from clinvk.backends.base import PRIVATE
 from clinvk.backends.claude.permissions import PermissionFlags
+from clinvk.backends.refusals import refuse_mcp_servers
 from clinvk.backends.shared import EFFORT_LEVELS, MODEL_PROMPT, aliases, base64_data, conversation_id, native_effort
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
@@ -63,6 +64,7 @@ MAX_ARGUMENT_BYTES = 128_000
 """Limit for one value; Linux accepts 131071 bytes per argument, including the flag's name."""
 
 _SYSTEM_PROMPT = "system-prompt.md"
+_MCP_SERVERS = "mcp-servers.json"
 _STREAM = "--input-format=stream-json"
 _OUTPUT = 5
 """Number of arguments that precede the arguments of the request."""
@@ -122,6 +124,12 @@ def command(
         argv.append(f"{flag}={PRIVATE}/{_SYSTEM_PROMPT}")
     if request.client_tools:
         argv += _CLIENT_TOOLS
+    if request.mcp_servers:
+        if permissions.has_no_mcp:
+            refuse_mcp_servers(request, "claude starts none with a sandbox or with allowed_tools")
+        servers = mcp.server_settings(request.mcp_servers, {"type": "http"})
+        files[_MCP_SERVERS] = msgspec.json.encode({"mcpServers": servers})
+        argv.append(f"--mcp-config={PRIVATE}/{_MCP_SERVERS}")
     argv += _unguarded_extra(request.extra) if permissions.is_unguarded else _guarded_extra(request.extra)
     env = {} if permissions.sources is None else {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
     if request.client_tools:

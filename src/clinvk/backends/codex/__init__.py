@@ -22,7 +22,8 @@ from clinvk.backends.codex.conversation import full_prompt, supports_schema
 from clinvk.backends.codex.flags import SETTING, disabled_skills
 from clinvk.backends.codex.sandbox import Sandbox, sandbox
 from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
-from clinvk.backends.refusals import refuse_cost_limit
+from clinvk.backends.mcp import server_settings
+from clinvk.backends.refusals import refuse_cost_limit, refuse_mcp_servers
 from clinvk.backends.shared import EFFORT_LEVELS, aliases, conversation_id, native_effort, parent_directories
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.record import Resume
@@ -78,6 +79,8 @@ class Codex(Backend):
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch of a `codex app-server` for this request."""
         refuse_cost_limit(request, self.name)
+        if request.sandbox_mode in ("read-only", "workspace"):
+            refuse_mcp_servers(request, "the sandbox of codex does not cover MCP servers")
         _check_texts(request)
         offers_tools = bool(request.client_tools) or not request.own_tools
         if not request.own_tools:
@@ -160,6 +163,8 @@ def _session_params(request: RunRequest, resume: Resume | None, restrictions: Sa
         "ephemeral": request.ephemeral,
         _THREAD: conversation_id(resume, "codex") if resume else None,
     }
+    if request.mcp_servers:
+        session_params["config"] = {"mcp_servers": server_settings(request.mcp_servers, {}, "http_headers")}
     return {name: value for name, value in session_params.items() if value}
 
 

@@ -32,7 +32,7 @@ from clinvk.backends.gemini.client_tools import ClientToolsChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
 from clinvk.backends.gemini.permissions import ToolPermissions
-from clinvk.backends.refusals import refuse_cost_limit
+from clinvk.backends.refusals import refuse_cost_limit, refuse_mcp_servers
 from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.record import Resume
@@ -139,7 +139,10 @@ def _permissions(request: RunRequest) -> ToolPermissions:
     if not request.own_tools:
         return ToolPermissions()  # the settings permit the client's tools only
     allowed = permissions.tool_permissions(request)
-    if request.client_tools and not (allowed.is_unrestricted and allowed.only is None):
+    if allowed.is_unrestricted and allowed.only is None:
+        return allowed
+    refuse_mcp_servers(request, "gemini starts one only with approval_mode none and no sandbox")
+    if request.client_tools:
         raise Unsupported(
             "gemini offers the client's tools besides its own only with approval_mode none and no sandbox; "
             "use the client's tools alone",

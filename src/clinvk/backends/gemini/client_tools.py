@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Delivery, Host, Report
 from clinvk.backends.gemini import prompt_delivery
 from clinvk.backends.gemini.decoder import GeminiDecoder
-from clinvk.backends.mcp import SERVER, BridgedServer
+from clinvk.backends.mcp import SERVER, BridgedServer, server_settings
 from clinvk.backends.shared import OneShotChannel
 from clinvk.types.events import ToolCall, ToolResult
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
@@ -32,11 +32,12 @@ _ADDED = "wait_for_previous"
 
 
 def settings(request: RunRequest, host: Host) -> dict[str, object]:
-    """Return the settings, by path, of an agent with client tools or without tools of its own.
+    """Return the settings, by path, of an agent with MCP servers of an editor, with client tools, or without its own.
 
     With `folderTrust`, the CLI does not trust the project's settings, which it reads before `--skip-trust`.
     """
-    found: dict[str, object] = {}
+    editor = server_settings(request.mcp_servers, {"type": "http"})
+    found: dict[str, object] = {f"mcpServers.{name}": server for name, server in editor.items()}
     if request.client_tools:
         command, *arguments = *host.tool_bridge, f"$GEMINI_CLI_HOME/{SOCKET.removeprefix('home/')}"
         found[f"mcpServers.{SERVER}"] = {"command": command, "args": arguments, "timeout": _TIMEOUT_MS}

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -23,8 +25,11 @@ from clinvk.cli.terminal import streams
 from clinvk.config.model import Settings
 from clinvk.dialects.rest.views import time
 from clinvk.runtime.process import executables
+from clinvk.runtime.process.process_scan import private_prefix
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.store.protocol import RunQuery, SessionQuery
-from clinvk.types.errors import ClinvkError, InvalidRequest, SessionNotFound
+from clinvk.types.errors import AgentUnauthenticated, ClinvkError, InvalidRequest, SessionNotFound
+from clinvk.types.request import McpServer, RunRequest
 from clinvk.types.text import unknown_name
 
 _VERSION = 1
@@ -36,11 +41,18 @@ _LOGIN = wire.AuthMethod(
 _CAPABILITIES = wire.AgentCapabilities(
     load_session=True,
     prompt_capabilities=wire.PromptCapabilities(image=True, embedded_context=True),
+    mcp_capabilities=wire.McpCapabilities(http=True),
     session_capabilities=wire.SessionCapabilities(list={}, resume={}, close={}, additional_directories={}),
 )
+_PAGE = 100
+"""How many sessions a page of `session/list` has."""
+
 _MAX_PROCESSES = 16
 _IDLE_S = 24 * 60 * 60
 """How many processes are kept for the open sessions, and for how long without a prompt."""
+
+_NOT_IN_NAMES = re.compile(r"[^\w-]", re.ASCII)
+"""Characters that some agents refuse in the name of an MCP server."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +77,8 @@ def acp(flags: Flags, context: CommandContext) -> int:
             asyncio.TaskGroup() as group,
         ):
             runs = ServerOrLocalRuns(context, store, is_verbose=False, local=local)
-            agent = EditorAgent(Context(connection, store, runs, group, context.settings, agents, flags.model))
+            shared = Context(connection, store, runs, group, context.settings, agents, flags.model)
+            agent = EditorAgent(shared, partial(_login_problem, context, local.spawner))
             async for message in connection.messages():
                 await agent.receive(message)
             agent.close()
@@ -73,6 +86,15 @@ def acp(flags: Flags, context: CommandContext) -> int:
     with report_runtime_warnings(context.notes):
         streams.run(serve())
     return 0
+
+
+async def _login_problem(context: CommandContext, spawner: Spawner, name: str) -> str:
+    """Return why an agent cannot be used, with the command that helps; empty if `clinvk doctor` finds no problem."""
+    from clinvk.cli.admin.doctor.agents import check_agent  # an import that prompts do not need
+
+    prefix = f"{private_prefix(spawner.server_id)}login-"
+    first, *_ = await check_agent(context.backends[name], context.settings, context.environ, spawner, prefix)
+    return f"{name}: {first.message} ({first.fix or 'see `clinvk doctor`'})" if first.status == "problem" else ""
 
 
 def _keeping_conversations(settings: Settings) -> Settings:
@@ -86,8 +108,9 @@ def _keeping_conversations(settings: Settings) -> Settings:
 class EditorAgent:
     """The agent that an editor talks to. What takes long is a task; other requests are answered in order."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, login_problem: Callable[[str], Awaitable[str]]) -> None:
         self._context = context
+        self._login_problem = login_problem
         self._sessions: dict[str, EditorSession] = {}
         self._methods: dict[str, Callable[[wire.Request], Awaitable[wire.Result]]] = {
             "initialize": self._initialize,
@@ -115,7 +138,7 @@ class EditorAgent:
                 await self._context.connection.refuse(
                     message.id, METHOD_NOT_FOUND, f"unknown method {message.method!r}"
                 )
-            elif message.method in ("session/prompt", "session/load", "session/list"):
+            elif message.method in ("session/prompt", "session/load", "session/list", "authenticate"):
                 self._context.group.create_task(self._respond(message.id, method(request)))
             else:
                 await self._respond(message.id, method(request))
@@ -145,8 +168,18 @@ class EditorAgent:
             auth_methods=[_LOGIN],
         )
 
-    async def _authenticate(self, _: wire.Request) -> wire.Result:
-        """Report success: the next prompt shows whether the user has logged in."""
+    async def _authenticate(self, request: wire.Request) -> wire.Result:
+        """Check the login of the agents of the open sessions, or of the default agent.
+
+        Raises:
+            AgentUnauthenticated: an agent is not logged in; the message has the command that logs in.
+        """
+        if request.method_id != _LOGIN.id:
+            raise InvalidRequest(unknown_name("methodId", request.method_id, [str(_LOGIN.id)]), "methodId")
+        opened = dict.fromkeys(session.request.backend for session in self._sessions.values())
+        for name in opened or [self._context.settings.default_backend]:
+            if problem := await self._login_problem(name):
+                raise AgentUnauthenticated(problem)
         return wire.Result()
 
     async def _new(self, request: wire.Request) -> wire.Result:
@@ -158,6 +191,7 @@ class EditorAgent:
         if request.cwd is not None:
             _absolute(request.cwd, "cwd")
         if session := self._sessions.get(request.session_id):
+            session.connect(_mcp_servers(request))
             return await session.state()
         stored = await self._context.store.session(request.session_id)
         if stored.backend not in self._context.agents:
@@ -179,12 +213,18 @@ class EditorAgent:
 
     async def _list(self, request: wire.Request) -> wire.Result:
         workdir = None if request.cwd is None else executables.resolve(_absolute(request.cwd, "cwd"))
-        page = await self._context.store.sessions(SessionQuery(working_dir=workdir, resumable=True, limit=ALL))
+        if not (request.cursor or "0").isdecimal():
+            raise InvalidRequest(f"cursor {request.cursor!r:.100} is not the nextCursor of a page", "cursor")
+        begin = int(request.cursor or 0)
+        query = SessionQuery(working_dir=workdir, resumable=True, limit=_PAGE, offset=begin)
+        page = await self._context.store.sessions(query)
+        end = begin + len(page.items)
         return wire.Result(
             sessions=[
                 wire.SessionInfo(each.id, each.working_dir or "/", short_title(each), time(each.last_used))
                 for each in page.items
-            ]
+            ],
+            next_cursor=str(end) if page.items and end < page.total else None,
         )
 
     async def _close(self, request: wire.Request) -> wire.Result:
@@ -196,15 +236,29 @@ class EditorAgent:
         workdir = executables.resolve(directory(_absolute(cwd or "", "cwd"), "cwd"))
         name = "additionalDirectories"
         add_dirs = [directory(_absolute(path, name), name) for path in request.additional_directories]
-        if request.mcp_servers:
-            logger.warning("the MCP servers of the editor are not used; add them to the settings of the agent")
-        session = self._sessions[session_id] = EditorSession(self._context, session_id, workdir, add_dirs, agent)
+        bare = RunRequest(workdir=workdir, add_dirs=tuple(add_dirs), mcp_servers=_mcp_servers(request), thinking=True)
+        session = self._sessions[session_id] = EditorSession(self._context, session_id, bare, agent)
         return session
 
     def _session(self, request: wire.Request) -> EditorSession:
         if request.session_id not in self._sessions:
             raise SessionNotFound(f"session {request.session_id!r:.100} is not open; session/load opens a stored one")
         return self._sessions[request.session_id]
+
+
+def _mcp_servers(request: wire.Request) -> tuple[McpServer, ...]:
+    """Return the MCP servers of a session, with names that every agent accepts.
+
+    Raises:
+        InvalidRequest: a server has no address and no program, or is of an unknown type.
+    """
+    for server in request.mcp_servers:
+        if not {"http": server.url, "stdio": server.command}.get(server.type):
+            kinds = "type http with a url, or a program with a command"
+            raise InvalidRequest(
+                f"the MCP server {server.name!r} of type {server.type!r} must be {kinds}", "mcpServers"
+            )
+    return tuple(replace(server, name=_NOT_IN_NAMES.sub("_", server.name)) for server in request.mcp_servers)
 
 
 def _absolute(path: str, field: str) -> str:

@@ -19,7 +19,7 @@ from clinvk.types import errors
 from clinvk.types.events import InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import Session
-from clinvk.types.request import RunRequest
+from clinvk.types.request import McpServer, RunRequest
 from clinvk.types.text import unknown_name
 
 _DEFAULT = "default"
@@ -50,13 +50,18 @@ class EditorSession:
         request: the request of each prompt, without the prompt. The options of the session are fields of the request.
     """
 
-    def __init__(self, context: Context, session_id: str, workdir: str, add_dirs: Sequence[str], agent: str) -> None:
+    def __init__(self, context: Context, session_id: str, bare: RunRequest, agent: str) -> None:
         self.id = session_id
         self._context = context
-        self._bare = RunRequest(prompt="", workdir=workdir, add_dirs=tuple(add_dirs), thinking=True)
+        self._bare = bare
         self._choose_agent(agent)
         self._is_busy = self._is_cancelled = False
         self._task: asyncio.Task[object] | None = None
+
+    def connect(self, servers: tuple[McpServer, ...]) -> None:
+        """Let the next prompts use other MCP servers of the editor."""
+        self._bare = replace(self._bare, mcp_servers=servers)
+        self.request = replace(self.request, mcp_servers=servers)
 
     async def options(self) -> list[wire.ConfigOption]:
         """Return the configuration options."""

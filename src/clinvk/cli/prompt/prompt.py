@@ -138,6 +138,7 @@ class ServerOrLocalRuns:
             asks = request.approval_mode == "ask"
             kept = self._local if self._local and self._local.pool else None
             is_here = kept and asks and (await kept.plan(request)).needs_its_process
+            is_here = is_here or bool(request.mcp_servers)  # a server starts no programs that an editor names
             run = None if is_here else await self._through_server(request, stack)
             if not run:
                 local = self._local or await stack.enter_async_context(local_runs(self.context, self.store))
