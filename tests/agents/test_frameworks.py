@@ -6,6 +6,7 @@ programs are in `clients/`.
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,9 @@ HEAVY = ("more_frameworks", "crewai")
 SENDS_TEXTS = "smolagents_loop.py"
 """It sends calls and outputs back as texts, so that each step of its loop is a run."""
 
+ANSWERED = r'http_requests_total{method="POST",route="[^"]*/(?:completions|responses|messages)",status="200"} (\d+)'
+"""The count of answers of a model API in the metrics."""
+
 EVERY_DAY = (("langchain_tools.py", "codex"), ("tool_runner.py", "codex"), ("vercel.mjs", "claude"))
 
 
@@ -77,7 +81,7 @@ async def test_framework_calls_its_own_functions(
     # opencode starts anew for each run, which takes seconds
     loops, backends = (("parallel",), {cli: BackendSettings()}) if cli == "opencode" else ((), {})
     env = environment(machine) if cli == "opencode" else machine.env
-    async with serving(env, backends=backends, default_workdir=str(machine.project)) as server:
+    async with serving(env, backends=backends, default_workdir=str(machine.project), metrics_enabled=True) as server:
         done = await finished(
             *(interpreter, str(folder / program), f"http://127.0.0.1:{server.port}", cli, *loops),
             cwd=folder,
@@ -85,12 +89,16 @@ async def test_framework_calls_its_own_functions(
             within_s=250,
         )
         runs = (await server.client.get("/api/v1/runs")).json()["total"]
+        metrics = (await server.client.get("/metrics")).text
     assert done.returncode == 0, done.stdout + done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
     assert answers
     for loop, answer in answers.items():
         _check(loop, answer)
     handoffs = sum(loop.endswith("handed_off") for loop in answers)
+    objects = sum(not isinstance(answer, str) for answer in answers.values())
+    turns = sum(map(int, re.findall(ANSWERED, metrics)))
+    assert turns == 2 * len(answers) + handoffs - objects  # one turn has all calls of a prompt
     steps = 2 if program == SENDS_TEXTS else 1
     assert runs == steps * len(answers) + handoffs  # other tools need another run, and nothing else does
 
