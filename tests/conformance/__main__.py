@@ -23,10 +23,12 @@ def main() -> int:
     if not chosen:
         print(f"no such suite (available: {', '.join(suite.name for suite in suites)})", file=sys.stderr)
         return 2
-    outcomes = {suite.name: _outcome(suite) for suite in chosen}
+    outcomes: dict[str, Outcome] = {}
+    for suite in chosen:
+        outcomes[suite.name] = _outcome(suite)
+        if arguments.docs:
+            PAGE.write_text(updated(PAGE.read_text(), suites, outcomes))
     print(table(chosen, outcomes))
-    if arguments.docs:
-        PAGE.write_text(updated(PAGE.read_text(), suites, outcomes))
     return int(any(outcome.failed for outcome in outcomes.values()))
 
 
