@@ -146,6 +146,25 @@ async def test_input_lists_the_messages_calls_and_outputs_of_each_response(scrip
         assert await input_of(client, answers.id) == [*output]
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+async def test_stored_response_has_only_the_calls_that_the_client_got(scripted: Scripted, parallel: bool) -> None:
+    calls = client_calls({f"call_{number}": ("weather", {"city": "Rome"}) for number in (1, 2)})
+    scripted.play([calls, *codex_streams("sunny", answers=2)])
+    async with clients(scripted) as (_, server):
+        asked: Json = {"model": "codex", "tools": [TOOL], "parallel_tool_calls": parallel}
+        first = (await server.client.post(RESPONSES, json={**asked, "input": "weather?"})).json()
+        outputs = [
+            {"type": "function_call_output", "call_id": call["call_id"], "output": "42"} for call in first["output"]
+        ]
+        more = {**asked, "input": outputs, "previous_response_id": first["id"]}
+        second = (await server.client.post(RESPONSES, json=more)).json()
+        await server.ended(first["id"].removeprefix("resp_"))
+        found = (await server.client.get(f"{RESPONSES}/{first['id']}")).json()
+        given = (await server.client.get(f"{RESPONSES}/{second['id']}/input_items")).json()["data"]
+    assert found == first
+    assert len(outputs) == len(given) == (2 if parallel else 1)
+
+
 async def test_input_is_listed_in_pages(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     given: ResponseInputParam = [{"role": "user", "content": f"text {number}"} for number in range(5)]

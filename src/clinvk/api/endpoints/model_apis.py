@@ -161,7 +161,7 @@ async def list_input_items(services: Services, request: Request, query: InputIte
     run, data = await _find(services, response_id)
     entries = await _entries(services, run)
     stored.rebuilt(run, data, entries, response_id)  # raises unless the run has such a response
-    items = stored.input_items(run, entries, response_id)
+    items = stored.input_items(run, data, entries, response_id)
     if query.order == "desc":
         items.reverse()
     ids = [str(item["id"]) for item in items]
@@ -176,7 +176,7 @@ async def list_input_items(services: Services, request: Request, query: InputIte
 async def _pieces(services: Services, id_: str, after: int) -> AsyncIterator[bytes]:
     """Yield the stream of a response after an event, and follow the response while its run works."""
     run, data = await _find(services, id_)
-    events, encoder = stored.AnswerEvents(id_), ResponsesEncoder(stored.output_of(run, data, id_), after=after)
+    events, encoder = stored.AnswerEvents(data, id_), ResponsesEncoder(stored.output_of(run, data, id_), after=after)
     live = services.runs.live(run.id)
     async for batch in live.log.batches() if live else stored_events(services, run):
         picked = ((events.feed(event), at) for _, at, event in batch)

@@ -17,7 +17,17 @@ from clinvk.dialects.openai.responses.output_items import Output
 from clinvk.dialects.openai.responses.response_object import Json, OutputText, Response
 from clinvk.types.choices import UNDER_WAY
 from clinvk.types.errors import InvalidRequest, RunNotFound
-from clinvk.types.events import AwaitingTools, Event, Logged, RunFailed, RunFinished, ToolCall, ToolResult, Usage
+from clinvk.types.events import (
+    AwaitingTools,
+    Event,
+    Logged,
+    RunFailed,
+    RunFinished,
+    ToolCall,
+    ToolCallDelta,
+    ToolResult,
+    Usage,
+)
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 
@@ -119,7 +129,7 @@ def rebuilt(run: RunRecord, data: StoredRequest, entries: Iterable[Logged], id_:
         RunNotFound: the run has no such response.
     """
     id_ = id_ or response_id(run.id)
-    output, answer = output_of(run, data, id_), AnswerEvents(id_)
+    output, answer = output_of(run, data, id_), AnswerEvents(data, id_)
     for entry in entries:
         if event := answer.feed(entry.event):
             output.feed(event, entry.at)
@@ -139,9 +149,9 @@ def output_of(run: RunRecord, data: StoredRequest, id_: str) -> Output:
     return Output(response, Call(request=request, shows_work=data.shows_work), id_.removeprefix(PREFIX))
 
 
-def input_items(run: RunRecord, entries: Iterable[Logged], id_: str) -> list[Json]:
+def input_items(run: RunRecord, data: StoredRequest, entries: Iterable[Logged], id_: str) -> list[Json]:
     """Return the items of the input of the response `id_`, as far as stored: texts, calls and outputs."""
-    answer = AnswerEvents(id_)
+    answer = AnswerEvents(data, id_)
     for entry in entries:
         answer.feed(entry.event)
     turns = [({"result-of": output.id}, output.output) for output in answer.outputs]
@@ -171,8 +181,11 @@ class AnswerEvents:
         outputs: the outputs of the client's tools since the answer before.
     """
 
-    def __init__(self, response_id: str) -> None:
+    def __init__(self, data: StoredRequest, response_id: str) -> None:
         self.outputs: list[ToolResult] = []
+        self._is_parallel = data.response.parallel_tool_calls
+        self._first_call = ""
+        self._refused: set[str] = set()
         self._number = _number(response_id)
         self._ended = 0
         self._used = Usage()
@@ -196,13 +209,18 @@ class AnswerEvents:
                 event = RunFinished("tool_use", usage - self._used if usage else Usage())
                 self._used = usage or self._used
                 self._ended += 1
+                self._first_call = ""
             case RunFinished() | RunFailed():
                 event = replace(event, usage=event.usage and event.usage - self._used)
                 self._ended += 1
-            case ToolCall(for_client=True):
+            case ToolCall(for_client=True) | ToolCallDelta():
                 self._call_ids.add(event.id)
+                self._first_call = self._first_call or event.id
+                if not self._is_parallel and event.id != self._first_call:
+                    self._refused.add(event.id)
+                    return None
             case ToolResult() if event.id in self._call_ids:
-                self.outputs += [event] if is_picked else []
+                self.outputs += [event] if is_picked and event.id not in self._refused else []
                 return None
             case _:
                 pass
