@@ -13,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import asdict, replace
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -85,9 +86,10 @@ async def _run_view(services: Services, reference: str) -> views.RunView:
     store = services.store
     run = await store.run(reference)
     if run.kind == "prompt":
-        if live := services.runs.live(run.id):
-            return views.run_view(run, queue_position=live.slot.position, activity=live.log.activity)
-        return views.run_view(run)
+        view, live = views.run_view(run), services.runs.live(run.id)
+        if not live:
+            return view
+        return replace(view, queue_position=live.slot.position or UNSET, activity=live.log.activity or UNSET)
     page = await store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
     if (offset := page.total - views.SHOWN_PARTS) > 0:
         page = await store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=offset))

@@ -278,11 +278,11 @@ def _definitions() -> Iterator[dict[str, object]]:
         types = tool.__annotations__
         yield {
             "name": name,
-            "title": tools.HINTS[name].title,
+            "title": tools.ANNOTATIONS[name]["title"],
             "description": inspect.cleandoc(tool.__doc__ or ""),
             "inputSchema": _schema(types["arguments"]),
             "outputSchema": _schema(types["return"]),
-            "annotations": tools.HINTS[name],
+            "annotations": tools.ANNOTATIONS[name],
         }
 
 

@@ -24,7 +24,7 @@ from clinvk.dialects.rest.rest import Accepted, Problem
 from clinvk.remote.messages import RestRequest, RestResponse
 from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
 from clinvk.types.choices import UNDER_WAY, ApprovalMode, Isolation, RunState, SandboxMode
-from clinvk.types.errors import ClinvkError
+from clinvk.types.errors import ClinvkError, InvalidRequest
 
 INSTRUCTIONS = (
     "Run other coding agents of this machine, such as Claude Code, Codex and Gemini CLI. A run with state queued or "
@@ -162,14 +162,6 @@ class AwaitedRun:
         self.id = run_id if run_id in self._attached else ""
 
 
-class RestError(ClinvkError):
-    """The REST API refuses a request."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.detail)
-        self.status = problem.status
-
-
 class RestApi(NamedTuple):
     """The REST API for a call of a tool: the default agent and directory of the client, and the trace of the call."""
 
@@ -190,12 +182,14 @@ class RestApi(NamedTuple):
         """Return the answer to a request. `wait_s` is as in `RestRequest`.
 
         Raises:
-            RestError: the API refuses the request.
+            InvalidRequest: the API refuses the request.
+            ClinvkError: the API fails.
         """
         data = msgspec.json.encode(body) if body else b""
         response = await self.send(RestRequest(method, f"/api/v1/{path}", data, wait_s, {**self.trace}))
         if response.status >= 400:
-            raise RestError(msgspec.json.decode(response.body, type=Problem))
+            error = InvalidRequest if response.status < 500 else ClinvkError
+            raise error(msgspec.json.decode(response.body, type=Problem).detail)
         return msgspec.json.decode(response.body, type=answer)
 
     async def start(self, path: str, task: Task, more: Mapping[str, object]) -> Run:
@@ -316,34 +310,22 @@ async def list_agents(api: RestApi, arguments: Arguments) -> BackendList:
 Tool = Callable[..., Awaitable[msgspec.Struct]]
 """A function of the API and of `arguments`, a struct."""
 
-TOOLS: Mapping[str, Tool] = {
-    tool.__name__: tool
-    for tool in (run_agent, compare, get_run, wait_run, cancel_run, answer, diff, apply, list_agents)
-}
+_Hints = Mapping[str, bool]
+_READS: _Hints = {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True, "openWorldHint": False}
+_CHANGES: _Hints = {**_READS, "readOnlyHint": False, "destructiveHint": True}
+_LETS_ACT: _Hints = {**_CHANGES, "openWorldHint": True}
+_STARTS: _Hints = {**_LETS_ACT, "idempotentHint": False}
 
-
-class _Hints(msgspec.Struct, frozen=True, rename="camel"):
-    """What a client may show of a tool, or decide by: the annotations of the protocol."""
-
-    title: str
-    read_only_hint: bool = False
-    destructive_hint: bool = True
-    idempotent_hint: bool = True
-    open_world_hint: bool = False
-
-
-def _reads(title: str) -> _Hints:
-    return _Hints(title, read_only_hint=True, destructive_hint=False)
-
-
-HINTS: Mapping[str, _Hints] = {
-    "run_agent": _Hints("Run an agent", idempotent_hint=False, open_world_hint=True),
-    "compare": _Hints("Compare agents", idempotent_hint=False, open_world_hint=True),
-    "get_run": _reads("Show a run"),
-    "wait_run": _reads("Wait for a run"),
-    "cancel_run": _Hints("Cancel a run"),
-    "answer": _Hints("Answer a waiting agent", open_world_hint=True),
-    "diff": _reads("Show changes"),
-    "apply": _Hints("Apply changes"),
-    "list_agents": _reads("List agents"),
-}
+_TOOLS: tuple[tuple[Tool, str, _Hints], ...] = (
+    (run_agent, "Run an agent", _STARTS),
+    (compare, "Compare agents", _STARTS),
+    (get_run, "Show a run", _READS),
+    (wait_run, "Wait for a run", _READS),
+    (cancel_run, "Cancel a run", _CHANGES),
+    (answer, "Answer a waiting agent", _LETS_ACT),
+    (diff, "Show changes", _READS),
+    (apply, "Apply changes", _CHANGES),
+    (list_agents, "List agents", _READS),
+)
+TOOLS: Mapping[str, Tool] = {tool.__name__: tool for tool, _, _ in _TOOLS}
+ANNOTATIONS = {tool.__name__: {"title": title, **hints} for tool, title, hints in _TOOLS}

@@ -277,21 +277,13 @@ def _exit_code(run: record.RunRecord) -> int | None:
     return run.exit_code or 1
 
 
-def run_view(
-    run: record.RunRecord,
-    parts: Iterable[record.RunRecord] = (),
-    total: int = 0,
-    queue_position: int | None = None,
-    activity: str = "",
-) -> RunView:
+def run_view(run: record.RunRecord, parts: Iterable[record.RunRecord] = (), total: int = 0) -> RunView:
     """Return the view of a run with the given parts, out of `total` parts."""
     shown = sorted(map(run_item, parts), key=lambda item: (item.index or 0, item.created_at))
     return copy_as(
         RunView,
         run_item(run),
         prompt=run.prompt,
-        queue_position=queue_position or msgspec.UNSET,
-        activity=activity or msgspec.UNSET,
         output=run.output,
         request=run.request,
         steering=[SteeringView(prompt.text, time(prompt.at)) for prompt in run.steering],
