@@ -1,7 +1,16 @@
 import asyncio
 
 from clinvk.runtime.run.event_log import HIGH_WATER_BYTES, EventLog
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.types.events import (
+    Event,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+)
 
 
 async def read(log: EventLog, after: int = 0) -> list[Event]:
@@ -72,3 +81,18 @@ async def test_released_log_is_never_ahead() -> None:
     log.extend([TextDelta("x")], size=HIGH_WATER_BYTES + 1)
     assert not log.is_ahead
     await looking_on.aclose()
+
+
+def test_activity_is_what_the_agent_did_last_until_the_run_ends() -> None:
+    log = EventLog(lambda: None)
+    steps: tuple[tuple[Event, str], ...] = (
+        (RunStarted(), ""),
+        (ThinkingDelta("hm"), "thinking"),
+        (ToolCall("1", "Bash", {"command": "pytest -q"}), "Bash pytest -q"),
+        (ToolResult("1", "ok"), "Bash pytest -q"),
+        (TextDelta("done"), "answering"),
+        (RunFinished(), ""),
+    )
+    for event, activity in steps:
+        log.extend([event])
+        assert log.activity == activity

@@ -76,8 +76,8 @@ class EventLog:
 
     @property
     def activity(self) -> str:
-        """What the agent does, on one line; empty if the agent has done nothing so far."""
-        events = (entry.event for entry in reversed(self._entries))
+        """What the agent does, on one line; empty if the agent has done nothing so far, and once the run has ended."""
+        events = (entry.event for entry in reversed(self._entries) if not self.ending)
         texts = ("answering" if isinstance(event, TextDelta) else activity(event) for event in events)
         return next(filter(None, texts), "")
 
