@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from acp import PROTOCOL_VERSION, Client, spawn_agent_process
 from acp.client.connection import ClientSideConnection
+from acp.connection import StreamEvent
 from acp.interfaces import Agent
 from acp.schema import (
     AgentMessageChunk,
@@ -26,13 +27,17 @@ from acceptance.command import Clinvk
 
 
 class Editor:
-    """Records the updates, and chooses an option of each permission request; None cancels, and `later` waits."""
+    """Records messages and updates, and chooses an option of each permission request.
+
+    The choice None cancels a request, and `later` waits.
+    """
 
     def __init__(self, choice: str | None = "allow") -> None:
         self.choice = choice
         self.updates: list[object] = []
         self.asked: list[ToolCallUpdate] = []
         self.offered: list[str] = []
+        self.traffic: list[StreamEvent] = []
 
     async def session_update(self, session_id: str, update: Any, **kwargs: Any) -> None:
         self.updates.append(update)
@@ -70,7 +75,11 @@ async def editing(
     """Start `clinvk acp` in a folder, and shake hands."""
     client = cast("Client", editor)  # without the methods of capabilities that the editor does not declare
     started = spawn_agent_process(
-        client, Clinvk.command, "acp", *arguments, cwd=folder, env=env, use_unstable_protocol=True
+        *(client, Clinvk.command, "acp", *arguments),
+        cwd=folder,
+        env=env,
+        use_unstable_protocol=True,
+        observers=[editor.traffic.append],
     )
     async with started as (connection, process):
         initialized = await connection.initialize(protocol_version=PROTOCOL_VERSION)

@@ -12,7 +12,9 @@ from typing import ClassVar
 
 import pytest
 from acp import RequestError, text_block
+from acp.connection import StreamDirection, StreamEvent
 from acp.schema import EnvVariable, HttpHeader, HttpMcpServer, McpServerStdio
+from jsonschema_rs import validator_for
 
 from acceptance.command import Clinvk
 from acceptance.editor import Editor, editing
@@ -23,6 +25,7 @@ from polling import until
 
 SCRIPT = Path(__file__).parents[1] / "scripted" / "acp_agent.py"
 AGENTS = ("claude", "codex", "gemini", "fake")
+SCHEMA = INSTALLED / "node_modules" / "@agentclientprotocol" / "sdk" / "schema" / "v1" / "schema.unstable.json"
 SECRET = "sesame-4711"
 
 each_agent = pytest.mark.parametrize("backend", ["claude", "codex"])
@@ -49,6 +52,27 @@ def written(machine: Machine) -> list[str]:
     return sorted(path.name for path in machine.project.iterdir())
 
 
+def invalid(traffic: list[StreamEvent]) -> list[str]:
+    """Return how the messages of clinvk differ from the published schema of the protocol; no field may be unknown."""
+    definitions = json.loads(SCHEMA.read_text())["$defs"]
+    names = {
+        (definition["x-method"], name.endswith("Response")): name
+        for name, definition in definitions.items()
+        if "x-method" in definition
+    }
+    sent = [event.message for event in traffic if event.direction is StreamDirection.OUTGOING]
+    methods = {message["id"]: message["method"] for message in sent if "method" in message and "id" in message}
+    found: list[str] = []
+    for message in (event.message for event in traffic if event.direction is StreamDirection.INCOMING):
+        method = message.get("method") or methods[message["id"]]
+        name = names[method, "result" in message]
+        value = message["result" if "result" in message else "params"]
+        validator = validator_for({"$ref": f"#/$defs/{name}", "$defs": definitions})
+        found += [f"{name}: {error.instance_path} {error.message}" for error in validator.iter_errors(value)]
+        found += [f"{name}: unknown {key}" for key in value.keys() - definitions[name]["properties"].keys()]
+    return found
+
+
 @pytest.mark.timeout(120)
 async def test_python_sdk_takes_three_prompts_with_each_agent_in_the_default_mode(machine: Machine) -> None:
     prompts, editor = installed(machine), Editor("deny")
@@ -60,6 +84,12 @@ async def test_python_sdk_takes_three_prompts_with_each_agent_in_the_default_mod
             editor.choice = choice
             done = (agent.prompt(sessions[name], [text_block(texts[turn])]) for name, texts in prompts.items())
             assert {result.stop_reason for result in await asyncio.gather(*done)} == {"end_turn"}
+        await agent.list_sessions()
+        await agent.load_session(cwd=str(machine.project), session_id=sessions["claude"])
+        await agent.close_session(sessions["claude"])
+        await agent.resume_session(cwd=str(machine.project), session_id=sessions["claude"])
+        await agent.set_session_mode(sessions["claude"], "auto")
+    assert not (problems := invalid(editor.traffic)), problems
     assert len(editor.asked) == 2 * len(AGENTS)
     assert written(machine) == [f"{name}-three" for name in AGENTS[:-1]]
     for request in machine.requests("three"):

@@ -120,7 +120,7 @@ class EditorAgent:
             "session/resume": self._resume,
             "session/list": self._list,
             "session/close": self._close,
-            "session/set_mode": lambda request: self._session(request).choose("approval_mode", request.mode_id),
+            "session/set_mode": self._set_mode,
             "session/set_config_option": lambda request: self._session(request).choose(
                 request.config_id, request.value
             ),
@@ -226,6 +226,10 @@ class EditorAgent:
             ],
             next_cursor=str(end) if page.items and end < page.total else None,
         )
+
+    async def _set_mode(self, request: wire.Request) -> wire.Result:
+        await self._session(request).choose("approval_mode", request.mode_id)
+        return wire.Result()
 
     async def _close(self, request: wire.Request) -> wire.Result:
         self._session(request).cancel()
