@@ -136,6 +136,8 @@ KEYED: dict[str, Json] = {"prompt": "hi", "backend": "claude"}
         ("PromptBody", {"prompt": "hi", "backend": "", "session_id": ""}, False),
         ("PromptBody", {"prompt": "hi", "backend": None, "session_id": "a"}, True),
         ("PromptBody", KEYED, True),
+        ("PromptBody", {**KEYED, "on_limit": "wait"}, False),
+        ("PromptBody", {**KEYED, "on_limit": "wait", "detach": True}, True),
         ("ParallelBody", {"tasks": [{**KEYED, "detach": True}]}, False),
         ("ParallelBody", {"tasks": [{**KEYED, "detach": None, "on_limit": "fail"}]}, True),
         ("ChainBody", {}, False),

@@ -45,6 +45,8 @@ def test_query_is_parsed(query: bytes, asked: Asked) -> None:
         (b"number=x", 'number must be a whole number from 1 to 9, got "x"', "number"),
         (b"word=three", 'word must be one of one, two, got "three"', "word"),
         (b"numbre=1", "unknown parameter 'numbre'; did you mean 'number'?", "numbre"),
+        (b"word=null", 'word must be one of one, two, got "null"', "word"),
+        (b"word=NULL", 'word must be one of one, two, got "NULL"', "word"),
         (b"zzz=1", "unknown parameter 'zzz'; known are text, word, number, each", "zzz"),
         (b"text=a&text=b", "parameter 'text' is given twice", "text"),
         (b"number=5&number=5", "parameter 'number' is given twice", "number"),

@@ -87,7 +87,12 @@ def parameters(query: bytes, type_: type[S]) -> S:
             raise InvalidRequest(f"parameter {_short(name)!r} is given twice", _short(name))
         else:
             values[name] = value
-    return converted({**values, **lists}, type_, "parameter")
+    sent = {**values, **lists}
+    parsed = converted(sent, type_, "parameter")
+    for field in msgspec.structs.fields(type_):
+        if field.encode_name in sent and getattr(parsed, field.name) is None:  # msgspec takes the text "null" for null
+            _explain(f" - at `$.{field.encode_name}`", msgspec.json.encode(sent), type_, "parameter")
+    return parsed
 
 
 def converted(values: Mapping[str, object], type_: type[T], word: str) -> T:

@@ -198,9 +198,13 @@ def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:
         "if": _where(session_id={"enum": [None, ""]}),
         "then": _where("backend", backend=backend),
     }
+    waits: Json = {
+        "if": _where(on_limit={"const": "wait"}),
+        "then": _where("detach", detach={"const": True}),
+    }
     step = _where(node={"enum": [None, ""]}, labels={"enum": [None, []]})
     return {
-        "PromptBody": prompt,
+        "PromptBody": {**prompt, "dependentSchemas": {"on_limit": waits}},
         "PartBody": _merged(prompt, {"properties": {"detach": _optional(False), "on_limit": _optional("", "fail")}}),
         "ChainBody": {
             "if": _where(resume_from={"enum": [None, ""]}),
