@@ -269,6 +269,7 @@ def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
         "docs/rest.md",
         "docs/openai.md",
         "docs/anthropic.md",
+        pytest.param("docs/google.md", marks=pytest.mark.slow),  # docs/guides/sdk.md has a sample
         "docs/warm.md",
         "docs/watching.md",
         "docs/troubleshooting.md",

@@ -45,10 +45,11 @@ def test_greeting_on_a_terminal_names_address_ready_agents_and_keys(clinvk: Clin
         assert terminal.ended() == 0
     url = r"http://127\.0\.0\.1:\d+"
     assert re.fullmatch(rf"clinvk \S+ · console: {url} \(clinvk open\)", greeting[0])
-    bases = {"OpenAI": "/openai/v1", "Anthropic": "/anthropic", "MCP": "/mcp", "REST": "/api/v1", "API docs": "/docs"}
-    for line, (name, path) in zip(greeting[1:6], bases.items(), strict=True):
+    vendors = {"OpenAI": "/openai/v1", "Anthropic": "/anthropic", "Google": "/gemini"}
+    bases = {**vendors, "MCP": "/mcp", "REST": "/api/v1", "API docs": "/docs"}
+    for line, (name, path) in zip(greeting[1:7], bases.items(), strict=True):
         assert re.fullmatch(rf"  {name} +{url}{path}", line)
-    assert greeting[6].startswith("claude ready · codex not installed · gemini not logged in (run `gemini`) · ")
+    assert greeting[7].startswith("claude ready · codex not installed · gemini not logged in (run `gemini`) · ")
 
 
 def test_each_run_is_a_line_on_the_terminal_with_prompt_outcome_and_client(clinvk: Clinvk) -> None:

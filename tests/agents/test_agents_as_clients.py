@@ -16,7 +16,7 @@ from standin.document import Record, records
 
 PAGE = Path(__file__).parents[2] / "docs" / "agents-as-clients.md"
 PROMPT = '"Which files are here?"'
-MODEL = re.compile(r'(ANTHROPIC_MODEL=|model = "|clinvk/|"models": {"|-m )(?:claude|codex)')
+MODEL = re.compile(r'(ANTHROPIC_MODEL=|gemini --model |model = "|clinvk/|"models": {"|-m )(?:claude|codex)')
 OWN_TOOLS = {"claude": {"Bash", "Write"}, "codex": {"exec_command", "apply_patch"}}
 """Tools of each agent behind the server, which no request may offer."""
 
@@ -38,6 +38,7 @@ class Client:
 CLAUDE_CODE = Client("Claude Code", "Bash", '{"command": "%s", "description": "d"}')
 CODEX = Client("Codex", "exec_command", '{"cmd": "%s"}')
 CODEX_SCRIPTS = Client("Codex", "functions__exec", '{"input": "text(await tools.exec_command({cmd: \'%s\'}));"}')
+GEMINI_CLI = Client("Gemini CLI", "run_shell_command", '{"command": "%s", "description": "d"}')
 OPENCODE = Client("opencode", "bash", '{"command": "%s", "description": "d"}')
 CLINE = Client("Cline", "run_commands", '{"commands": ["%s"]}')
 
@@ -61,7 +62,7 @@ def offered(body: Record) -> set[str]:
         pytest.param(CODEX, "codex", marks=pytest.mark.slow),
         *(
             pytest.param(client, backend, marks=pytest.mark.slow)
-            for client in (OPENCODE, CLINE)
+            for client in (GEMINI_CLI, OPENCODE, CLINE)
             for backend in ("claude", "codex")
         ),
     ],

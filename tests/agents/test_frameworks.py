@@ -34,6 +34,7 @@ PROGRAMS = {
     "pydantic_ai_agents.py": "frameworks",
     "tool_runner.py": "frameworks",
     "sdks.mjs": "node_modules",
+    "google_genai.mjs": "node_modules",
     "vercel.mjs": "node_modules",
     "agent_framework_agents.py": "more_frameworks",
     "dspy_react.py": "more_frameworks",
@@ -47,7 +48,8 @@ HEAVY = ("more_frameworks", "crewai")
 SENDS_TEXTS = "smolagents_loop.py"
 """It sends calls and outputs back as texts, so that each step of its loop is a run."""
 
-ANSWERED = r'http_requests_total{method="POST",route="[^"]*/(?:completions|responses|messages)",status="200"} (\d+)'
+_ROUTES = "/completions|/responses|/messages|:generateContent|:streamGenerateContent"
+ANSWERED = rf'http_requests_total{{method="POST",route="[^"]*(?:{_ROUTES})",status="200"}} (\d+)'
 """The count of answers of a model API in the metrics."""
 
 EVERY_DAY = (("langchain_tools.py", "codex"), ("tool_runner.py", "codex"), ("vercel.mjs", "claude"))

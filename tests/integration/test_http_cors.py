@@ -15,7 +15,7 @@ from serving import serving
 
 ASKING = {
     "access-control-request-method": "POST",
-    "access-control-request-headers": "authorization,content-type,x-api-key,x-clinvk-session-id,x-stainless-os",
+    "access-control-request-headers": "authorization,content-type,x-api-key,x-goog-api-client,x-goog-api-key",
 }
 LOCAL = ["http://localhost:3000", "https://localhost", "http://127.0.0.1:5173", "http://[::1]:80"]
 FOREIGN = [
@@ -24,7 +24,10 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages", "/none"])
+@pytest.mark.parametrize(
+    "path",
+    ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages", "/gemini/v1beta/models", "/none"],
+)
 async def test_preflight_from_a_local_page_is_allowed_without_a_key(scripted: Scripted, path: str) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server:
         for origin in LOCAL:

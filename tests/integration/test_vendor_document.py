@@ -53,8 +53,10 @@ RUNS = (
     "/anthropic/v1/messages/count_tokens",
     "/api/v1/prompt",
 )
+GOOGLE = "/gemini/v1beta/models"
+GENERATE = f"{GOOGLE}/{{id}}:generateContent"
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
-TAKES_NOTHING = ("/openai/v1/models", "/anthropic/v1/models")
+TAKES_NOTHING = ("/openai/v1/models", "/anthropic/v1/models", GOOGLE)
 EXAMPLES = 40
 TIMEOUT_S = 30
 
@@ -62,7 +64,8 @@ TIMEOUT_S = 30
 CONTENT = re.compile(
     r"images\[\d+\] |does not exist|is not a directory|is that of|isolation must be|is after until"
     r"|nothing is asked|in the background must be stored|base64|say the same|not found|but no call"
-    r"|(file_data|image_url) is empty|threads are not supported"
+    r"|(file_data|image_url|fileUri) is empty|threads are not supported"
+    r"|two tools have the name|id must be a text of 1 to"
     r"|notification target|does not report its cost|cannot be reached here|that this machine lacks"
 )
 """Refusals of what no schema can express."""
@@ -106,6 +109,11 @@ def send(method: str, path: str, mode: GenerationMode, url: str, checks: Sequenc
     ("method", "path", "mode", "checks"),
     [
         *(("POST", path, RIGHT, [check_acceptance]) for path in RUNS),
+        pytest.param("POST", GENERATE, RIGHT, [check_acceptance], marks=pytest.mark.slow),
+        pytest.param(
+            "POST", f"{GOOGLE}/{{id}}:streamGenerateContent", RIGHT, [check_acceptance], marks=pytest.mark.slow
+        ),
+        ("POST", f"{GOOGLE}/{{id}}:countTokens", RIGHT, [check_acceptance]),
         *(("POST", path, WRONG, [check_refusal]) for path in RUNS),
         ("GET", "/openai/v1/models", RIGHT, []),
         ("GET", "/openai/v1/models/{id}", RIGHT, []),
@@ -113,6 +121,8 @@ def send(method: str, path: str, mode: GenerationMode, url: str, checks: Sequenc
         ("POST", "/openai/v1/responses/{id}/cancel", RIGHT, []),
         ("GET", "/anthropic/v1/models", RIGHT, []),
         ("GET", "/anthropic/v1/models/{id}", RIGHT, []),
+        ("GET", GOOGLE, RIGHT, []),
+        ("GET", f"{GOOGLE}/{{id}}", RIGHT, []),
     ],
 )
 async def test_requests_and_answers_match_the_document(

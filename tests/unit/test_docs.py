@@ -123,8 +123,10 @@ def test_settings_in_a_page_exist(page: Path) -> None:
 def test_endpoints_in_a_page_exist(page: Path) -> None:
     templates = {endpoint.split()[1] for endpoint in endpoints()}
     patterns = [re.sub(r"\{\w+\}", "[^/]+", template) for template in templates]
-    bases = {"/api/v1", "/openai/v1", "/anthropic/v1", "/v1", "/mcp", "/anthropic", "/openai"}
-    named = re.findall(r"(?<![\w.])/(?:api/v1|openai|anthropic|v1|health|metrics|mcp|openapi)[\w/{}.-]*", current(page))
+    bases = {"/api/v1", "/openai/v1", "/anthropic/v1", "/v1", "/mcp", "/anthropic", "/openai", "/gemini"}
+    named = re.findall(
+        r"(?<![\w.])/(?:api/v1|openai|anthropic|gemini|v1|health|metrics|mcp|openapi)[\w/{}.:-]*", current(page)
+    )
     for path in {path.rstrip("/.") for path in named} - bases:
         aliases = [path, f"/openai{path}", f"/anthropic{path}"] if path.startswith("/v1/") else [path]
         assert any(re.fullmatch(pattern, alias) for pattern in patterns for alias in aliases), path

@@ -13,6 +13,7 @@ from clinvk.api.openapi.document import document
 from clinvk.backends.registry import BACKENDS
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Dialect
+from clinvk.dialects.google import Google
 from clinvk.dialects.openai.chat import OpenAIChat, OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses
 from clinvk.dialects.rest.rest import STATUSES, Rest
@@ -193,9 +194,10 @@ MODEL_APIS = {
     "/openai/v1/responses": OpenAIResponses(),
     "/anthropic/v1/messages": Anthropic(),
 }
+GENERATE = "/gemini/v1beta/models/{id}:generateContent"
 
 
-@pytest.mark.parametrize(("path", "dialect"), MODEL_APIS.items())
+@pytest.mark.parametrize(("path", "dialect"), [*MODEL_APIS.items(), (GENERATE, Google(model="claude"))])
 def test_model_api_examples_are_valid_requests(path: str, dialect: Dialect) -> None:
     content = ("paths", path, "post", "requestBody", "content", "application/json", "examples")
     for name in keys(*content):
@@ -203,7 +205,7 @@ def test_model_api_examples_are_valid_requests(path: str, dialect: Dialect) -> N
 
 
 def test_model_api_schemas_allow_additional_fields() -> None:
-    vendors = [name for name in keys("components", "schemas") if name.startswith(("OpenAI.", "Anthropic."))]
+    vendors = [name for name in keys("components", "schemas") if name.startswith(("OpenAI.", "Anthropic.", "Google."))]
     assert len(vendors) > 20
     for name in vendors:
         assert "additionalProperties" not in keys("components", "schemas", name), name
@@ -214,6 +216,11 @@ def test_model_api_schemas_allow_additional_fields() -> None:
     [
         ("/openai/v1/chat/completions", "OpenAI.ErrorAnswer", "400 401 403 404 408 409 413 415 429 500 503 504"),
         ("/anthropic/v1/messages", "Anthropic.ErrorAnswer", "400 401 402 403 404 408 409 413 415 429 500 503 504 529"),
+        (
+            GENERATE,
+            "Google.ErrorAnswer",
+            "400 401 403 404 408 409 413 415 429 500 503 504",
+        ),
     ],
 )
 def test_model_api_errors_have_the_vendors_schema(path: str, schema: str, statuses: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from clinvk.api.http.response import refusal
 from clinvk.dialects import dialect as base
 from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.google import Google
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.rest.rest import Rest
 from clinvk.store.rows import INTERRUPTED
@@ -27,7 +28,7 @@ def made(kind: type[ClinvkError]) -> ClinvkError:
 
 
 def statuses(kind: type[ClinvkError]) -> set[int]:
-    dialects = (Rest(), OpenAIChat(), Anthropic())
+    dialects = (Rest(), OpenAIChat(), Anthropic(), Google())
     return {dialect.error(made(kind), "r")[0] for dialect in dialects}
 
 
@@ -52,7 +53,7 @@ def test_dialects_agree_on_client_or_server_error(kind: type[ClinvkError]) -> No
     "kind", [errors.ResourcesExhausted, errors.QueueFull, errors.ShuttingDown, errors.StoreUnavailable, RateLimited]
 )
 def test_temporary_error_returns_429_or_503_with_retry_after(kind: type[ClinvkError]) -> None:
-    for dialect in (Rest(), OpenAIChat(), Anthropic()):
+    for dialect in (Rest(), OpenAIChat(), Anthropic(), Google()):
         status, _, headers = refusal(made(kind), dialect, {"state": {"request_id": "r"}})
         assert status in (429, 503)
         assert int(dict(headers)[b"retry-after"]) > 0
@@ -90,10 +91,10 @@ def test_only_internal_errors_and_ended_runs_return_500() -> None:
     assert unknown == {ClinvkError, errors.ConfigError, errors.Cancelled, errors.Interrupted}
 
 
-@pytest.mark.parametrize("dialect", [Rest(), OpenAIChat(), Anthropic()])
+@pytest.mark.parametrize("dialect", [Rest(), OpenAIChat(), Anthropic(), Google()])
 def test_end_of_the_process_of_a_run_has_its_code_in_each_dialect(dialect: base.Dialect) -> None:
     _, body = dialect.error(errors.error_from_code(INTERRUPTED.code, INTERRUPTED.message), "r")
-    assert b'"interrupted"' in body
+    assert b'"interrupted"' in body.lower()
 
 
 def test_unavailable_store_returns_503() -> None:

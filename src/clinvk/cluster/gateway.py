@@ -59,7 +59,10 @@ _CALL_TIMEOUT_S = 2.0
 _CHECK_CLIENT_S = 5.0
 _OWN_HEADERS = (b"x-request-id", b"request-id", b"connection")
 """Headers of a response that the gateway sets itself."""
-_DROPPED_HEADERS = (b"authorization", b"x-api-key", b"cookie", b"x-request-id", b"content-length", b"transfer-encoding")
+_DROPPED_HEADERS = (
+    *(b"authorization", b"x-api-key", b"x-goog-api-key", b"cookie"),
+    *(b"x-request-id", b"content-length", b"transfer-encoding"),
+)
 """Headers of a request that no node gets as they are."""
 
 ProcessAt = Callable[[str, float], Awaitable[str]]
@@ -106,6 +109,7 @@ class Gateway:
         return wrapped
 
     async def _prompt(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = endpoint.of_request(scope)
         body = await read_json(scope, receive, self._services.settings.server)
         if endpoint.expand_references and (names := await run_in_loop_thread(len(body), stored.references, body)):
             node = await self._node_of_run(stored.run_id(stored.response_id(next(iter(names)))))

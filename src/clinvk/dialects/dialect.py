@@ -196,6 +196,19 @@ class SupportsAsync(Dialect, Protocol):
 
 
 @runtime_checkable
+class SupportsPath(Dialect, Protocol):
+    """A wire format whose requests have a part of the body in the path or the query."""
+
+    def of_path(self, path_params: Mapping[str, str], query: bytes) -> Dialect:
+        """Return the dialect of one request; `path_params` are the values in the path, by name.
+
+        Raises:
+            InvalidRequest: names the parameter.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsKeepAlive(Dialect, Protocol):
     """A wire format for clients that accept only events as a sign of life; the streams use no other `pulse`."""
 

@@ -4,7 +4,9 @@ Request bodies ignore unknown fields at every level, since clients add fields ev
 `msgspec.json.Decoder`s over structs that allow unknown fields, and `json_bodies.decode` explains invalid values.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +18,7 @@ from clinvk.dialects import dialect, json_bodies, sse
 from clinvk.dialects.client_tools import ToolChoice, check_names
 from clinvk.dialects.conversation import Conversation
 from clinvk.dialects.dialect import AnsweredChat, Call, Chat, ToolsMode
+from clinvk.dialects.json_bodies import because
 from clinvk.types import errors, events
 from clinvk.types.allowed_values import NOT_BLANK
 from clinvk.types.choices import ApprovalMode, SandboxMode
@@ -64,6 +67,9 @@ _CHARS_A_TOKEN = 4
 _IMAGE_TOKENS = 1600
 """Anthropic's token count for an image of the largest size without downscaling."""
 
+_BUDGETS = ((0, "none"), (4096, "low"), (16384, "medium"), (math.inf, "high"))
+"""The maximum number of thinking tokens for each effort."""
+
 _MAX_SHOWN = 2000
 _MAX_CHAT_CHARS = 200
 _encoder = msgspec.json.Encoder()
@@ -79,6 +85,7 @@ ModelName = Annotated[
         "between (`claude>codex`): the next takes the prompt if one cannot.",
     ),
 ]
+OneAnswer = Annotated[Literal[1] | None, Meta(extra=because("an agent gives one answer"))]
 ToolMode = Literal["auto", "none", "required"]
 """Whether the model may or must call the client's tools."""
 
@@ -227,6 +234,24 @@ def estimate(request: RunRequest) -> int:
     texts = request.prompt + (request.system_prompt or "")
     plain = len(texts.encode("ascii", "ignore"))
     return max(1, -(-plain // _CHARS_A_TOKEN) + len(texts) - plain + _IMAGE_TOKENS * len(request.images))
+
+
+def effort_of(budget: int) -> str:
+    """Return the effort nearest to a budget of thinking tokens."""
+    return next(effort for tokens, effort in _BUDGETS if budget <= tokens)
+
+
+def visible_texts(said: Iterable[events.Said], call: Call) -> Iterator[tuple[bool, str]]:
+    """Yield the texts of an answer in the agent's order: whether the text belongs to the answer, and the text.
+
+    Pieces of the same kind are joined.
+    """
+    pieces = (
+        (True, event.text) if isinstance(event, events.TextDelta) else (False, visible_thinking(event, call))
+        for event in said
+    )
+    for is_text, texts in groupby((piece for piece in pieces if piece[1]), key=lambda piece: piece[0]):
+        yield is_text, "".join(text for _, text in texts)
 
 
 def visible_thinking(event: events.Event, call: Call) -> str:

@@ -152,7 +152,7 @@ class Access(NamedTuple):
         """Return the identity of a client by its key or cookie; None if a key is required and none is valid."""
         if not self.keys:
             return Login(None)
-        key = self.keys.find(headers_of(scope))
+        key = self.keys.find(headers_of(scope), scope["state"].get("query_key", ""))
         return Login(key) if key else self.logins.find(scope)
 
 

@@ -91,16 +91,12 @@ class ApiKeys:
             return ApiKey(name=name, digest="0" * 64)
         return None if key is None or key.has_expired else key
 
-    def find(self, headers: Mapping[str, str]) -> ApiKey | None:
-        """Return the valid key in `authorization` or `x-api-key`; one valid header is enough."""
-        authorization, x_api_key = headers.get("authorization"), headers.get("x-api-key")
-        key = None
-        if authorization:
-            scheme, _, token = authorization.partition(" ")
-            key = self.by_text(token.strip()) if scheme.lower() == "bearer" else None
-        if key is None and x_api_key:
-            key = self.by_text(x_api_key.strip())
-        return key
+    def find(self, headers: Mapping[str, str], query_key: str = "") -> ApiKey | None:
+        """Return the first valid key in `authorization`, `x-api-key`, `x-goog-api-key` or a query."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        bearer = token if scheme.lower() == "bearer" else ""
+        texts = (bearer, headers.get("x-api-key"), headers.get("x-goog-api-key"), query_key)
+        return next((key for text in texts if text and (key := self.by_text(text.strip()))), None)
 
     def by_text(self, text: str) -> ApiKey | None:
         """Return the valid key with this text, and record its use."""

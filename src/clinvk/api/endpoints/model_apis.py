@@ -16,10 +16,10 @@ from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.runs import stored_events
 from clinvk.api.endpoints.services import Services
-from clinvk.api.http.middleware import ANTHROPIC, OPENAI
+from clinvk.api.http.middleware import ANTHROPIC, GOOGLE, OPENAI
 from clinvk.api.http.response import NO_TRANSFORM, DisconnectWatch, headers_of, read_json, too_large
 from clinvk.backends import registry as backends
-from clinvk.dialects import anthropic, sse
+from clinvk.dialects import anthropic, google, sse
 from clinvk.dialects.openai.answers import Model, ModelList
 from clinvk.dialects.openai.responses import OpenAIResponses, ResponsesEncoder, stored
 from clinvk.dialects.openai.responses.response_object import DeletedResponse, InputItemPage, InputTokenCount, Response
@@ -80,6 +80,24 @@ async def count_input_tokens(services: Services, request: Request) -> InputToken
     """Estimate the tokens of the input of a response, without the turns before."""
     body = await read_json(request.scope, request.receive, services.settings.server)
     return await run_in_loop_thread(len(body), OpenAIResponses().count, body, headers_of(request.scope))
+
+
+async def list_google_models(services: Services, request: Request) -> google.ModelPage:
+    """List the models."""
+    return google.ModelPage([google.model(name) for name, _ in _names(services, request)])
+
+
+async def get_google_model(services: Services, request: Request) -> google.Model:
+    """Show a model."""
+    name: str = request.path_params["id"]
+    _backend_of(services, request, name)
+    return google.model(name)
+
+
+async def count_google_tokens(services: Services, request: Request) -> google.TokenCount:
+    """Estimate the tokens of a request."""
+    body = await read_json(request.scope, request.receive, services.settings.server)
+    return await run_in_loop_thread(len(body), GOOGLE.count, body, headers_of(request.scope))
 
 
 def _names(services: Services, request: Request) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ from clinvk.api.http.response import (
     read_json,
 )
 from clinvk.dialects import vendor
-from clinvk.dialects.dialect import Call, Dialect, Encoder, SupportsAsync, SupportsKeepAlive, renamed
+from clinvk.dialects.dialect import Call, Dialect, Encoder, SupportsAsync, SupportsKeepAlive, SupportsPath, renamed
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import (
@@ -61,7 +61,18 @@ class PromptEndpoint(NamedTuple):
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request until its end or until the client disconnects."""
-        return _PromptRequest(self, scope, receive, send).serve()
+        return _PromptRequest(self.of_request(scope), scope, receive, send).serve()
+
+    def of_request(self, scope: Scope) -> "PromptEndpoint":
+        """Return the endpoint with the dialect of one request.
+
+        Raises:
+            InvalidRequest: the path or the query is invalid.
+        """
+        dialect = self.dialect
+        if isinstance(dialect, SupportsPath):
+            return self._replace(dialect=dialect.of_path(scope["path_params"], scope["query_string"]))
+        return self
 
 
 class _PromptRequest(Exchange):

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ from clinvk import logs
 from clinvk.api.http.response import Header, headers_of, path_of
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Dialect
+from clinvk.dialects.google import Google
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.rest.rest import Rest
 from clinvk.types.request import trace_context
@@ -26,6 +28,7 @@ UNKNOWN = "none"
 REST: Dialect = Rest()
 OPENAI = OpenAIChat()
 ANTHROPIC = Anthropic()
+GOOGLE = Google()
 
 _OPENAI_PATHS = ("/v1/chat/", "/v1/completions", "/v1/responses")
 
@@ -42,6 +45,7 @@ _OPEN_WHILE_STOPPING = ("/health", "/health/live")
 _CLOSE: Header = (b"connection", b"close")
 _SLASHES = re.compile(r"/{2,}")
 _REPEATED_V1 = re.compile(r"^(/openai|/anthropic|)/v1/v1/")
+_GOOGLE_VERSIONS = re.compile(r"^/gemini/(v1(alpha|beta)?/)+")
 _PROBE_PATHS = frozenset(
     base + path or "/"
     for base in ("", "/v1", "/openai", "/openai/v1", "/anthropic", "/anthropic/v1")
@@ -87,12 +91,10 @@ class RequestMiddleware:
         server, is_stopping = self._state, self._state.stopping.is_set()
         is_refused = is_stopping and not server.is_handed_over and path not in _OPEN_WHILE_STOPPING
         scope["path"] = path
-        scope.setdefault("state", {}).update(
-            request_id=request_id,
-            dialect=dialect_of(path, headers_of(scope)),
-            is_refused=is_refused,
-            trace=trace_context(headers_of(scope)),
-        )
+        dialect, trace = dialect_of(path, headers_of(scope)), trace_context(headers_of(scope))
+        scope.setdefault("state", {}).update(request_id=request_id, dialect=dialect, is_refused=is_refused, trace=trace)
+        if dialect is GOOGLE:
+            _take_query_key(scope)
         logs.add_fields(request_id=request_id)
         log = _AccessLogEntry(scope, send, is_last=is_stopping)
         server.active_requests += 1
@@ -120,7 +122,14 @@ def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
             is_anthropic = "anthropic-version" in headers and not path.startswith(_OPENAI_PATHS)
             return ANTHROPIC if is_anthropic or path.startswith("/v1/messages") else OPENAI
         case _:
-            return REST
+            return GOOGLE if path.startswith("/gemini/") else REST
+
+
+def _take_query_key(scope: Scope) -> None:
+    """Move the API key out of the query, where Google's clients may have it, so that nothing else shows the key."""
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    scope["query_string"] = urlencode([pair for pair in pairs if pair[0] != "key"]).encode()
+    scope["state"]["query_key"] = next((value for name, value in pairs if name == "key"), "")
 
 
 def _id_of(headers: Mapping[str, str]) -> str:
@@ -129,10 +138,13 @@ def _id_of(headers: Mapping[str, str]) -> str:
 
 
 def _normalized(path: str) -> str:
-    """Return a path without empty parts, and without a second `/v1`, which some clients add to the base URL."""
+    """Return a path without empty parts, and without a second version, which some clients add to the base URL.
+
+    All versions of Google's API are served alike.
+    """
     if "//" in path or path.endswith("/"):
         path = _SLASHES.sub("/", path).rstrip("/") or "/"
-    return _REPEATED_V1.sub(r"\1/v1/", path)
+    return _GOOGLE_VERSIONS.sub("/gemini/v1beta/", _REPEATED_V1.sub(r"\1/v1/", path))
 
 
 class _AccessLogEntry:

@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 _PREPARE_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 64 * 1024
-_BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
-_UNDER_BASE = re.compile(r"(/openai|/anthropic)?/v1/(?!chat/|completions|messages|responses)")
+_BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic, Google's in /gemini"
+_UNDER_BASE = re.compile(r"(/openai|/anthropic)?/v1/(?!chat/|completions|messages|responses)|/gemini/v1beta/")
 """Matches a path below a base URL, but not an endpoint of one vendor below the base URL of the other."""
 
 
@@ -69,7 +69,7 @@ def document(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str
 
 def path_of(scope: Scope) -> str:
     """Return the quoted path of a request, for messages: a path can contain any character, such as a newline."""
-    return quote(scope["path"])
+    return quote(scope["path"], safe="/:")
 
 
 def _require_json(headers: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from clinvk.backends.base import Backend
 from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
 from clinvk.dialects.dialect import table_entry
+from clinvk.dialects.google import answer as google_answer
 from clinvk.dialects.openai import answers as openai_answers
 from clinvk.dialects.openai.responses.input_items import ITEMS
 from clinvk.dialects.rest import unified
@@ -33,6 +34,7 @@ _TAGS = {
     "Runs": "What ran and what runs.",
     "OpenAI": "The API of OpenAI: clients get `/openai/v1` as their base URL. `/v1` leads here as well.",
     "Anthropic": "The API of Anthropic: clients get `/anthropic` as their base URL, or the server's own address.",
+    "Google": "The API of Google: clients get `/gemini` as their base URL.",
     "Server": "What the server can do, and how it is.",
 }
 
@@ -40,6 +42,7 @@ _REST = Api("", STATUSES, Rest.error_type, Problem)
 _JSON = "application/json"
 _OPENAI = Api("OpenAI.", openai_answers.STATUSES, _JSON, openai_answers.ErrorAnswer, ITEMS)
 _ANTHROPIC = Api("Anthropic.", anthropic_message.STATUSES, _JSON, anthropic_message.ErrorAnswer, anthropic_body.BLOCKS)
+_GOOGLE = Api("Google.", google_answer.STATUSES, _JSON, google_answer.ErrorAnswer)
 _SECTIONS = (
     ("/api/v1/prompt", "Prompts", _REST),
     ("/api/v1/parallel", "Several agents", _REST),
@@ -49,6 +52,7 @@ _SECTIONS = (
     ("/api/v1/runs", "Runs", _REST),
     ("/openai/", "OpenAI", _OPENAI),
     ("/anthropic/", "Anthropic", _ANTHROPIC),
+    ("/gemini/", "Google", _GOOGLE),
     ("/", "Server", _REST),
 )
 """The tag and the API of the paths that begin so; the first that fits counts."""
@@ -162,7 +166,7 @@ def _headers(more: Mapping[str, str], is_retried: bool = False) -> Json:
 def _schemas(registry: Mapping[str, Backend]) -> dict[str, Json]:
     """Return the schemas of all types that the endpoints name, by name."""
     found: dict[str, dict[str, Json]] = {}
-    for api in (_REST, _OPENAI, _ANTHROPIC):
+    for api in (_REST, _OPENAI, _ANTHROPIC, _GOOGLE):
         types: list[object] = [*_types(api), *([unified.Line] if api is _REST else [])]
         schemas, components = msgspec.json.schema_components(
             types, schema_hook=any_json, ref_template=f"#/components/schemas/{api.prefix}{{name}}"

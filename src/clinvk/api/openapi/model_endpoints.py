@@ -1,4 +1,4 @@
-"""The endpoints of the model APIs of OpenAI and Anthropic, in the order of the OpenAPI document."""
+"""The endpoints of the model APIs of OpenAI, Anthropic and Google, in the order of the OpenAPI document."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,9 @@ from clinvk.api.openapi.endpoint import Endpoint, Json, Operation, Returns, Rout
 from clinvk.dialects import dialect, sse, vendor
 from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
+from clinvk.dialects.google import Google
+from clinvk.dialects.google import answer as google_answer
+from clinvk.dialects.google import body as google_body
 from clinvk.dialects.openai import chat_bodies
 from clinvk.dialects.openai.chat import OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses, response_object
@@ -52,8 +55,23 @@ _RESPONSE_HEADERS = {
     "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
 }
 _EVENTS: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
-_INPUT: dict[str, Json] = {"input": "What does this project do?"}
-_QUESTION: dict[str, Json] = {"messages": [{"role": "user", "content": "What does this project do?"}]}
+_PROMPT = "What does this project do?"
+_INPUT: dict[str, Json] = {"input": _PROMPT}
+_QUESTION: dict[str, Json] = {"messages": [{"role": "user", "content": _PROMPT}]}
+
+
+_GOOGLE_MODEL = "/gemini/v1beta/models/{id:path}"
+_GOOGLE_ANSWER = google_answer.GenerateContentResponse
+_GOOGLE_STREAM: dict[str, Json] = {
+    "application/json": {"schema": {"type": "array", "items": doc.ref(_GOOGLE_ANSWER, "Google.")}},
+    sse.MEDIA_TYPE: {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `?alt=sse`."},
+}
+_GOOGLE_EXAMPLES = examples(
+    "minimal",
+    "Required fields only",
+    {"contents": [{"role": "user", "parts": [{"text": _PROMPT}]}]},
+)
+_ANSWERED = "The agent has answered."
 
 
 def _minimal(fields: Mapping[str, Json]) -> Mapping[str, Json]:
@@ -70,11 +88,21 @@ def _model_run(
     *more: type[errors.ClinvkError],
 ) -> Endpoint:
     """Return the endpoint of a model API; `fields` are the body of an example."""
-    returns = Returns("The agent has answered.", answer, _RESPONSE_HEADERS, {sse.MEDIA_TYPE: _EVENTS})
+    returns = Returns(_ANSWERED, answer, _RESPONSE_HEADERS, {sse.MEDIA_TYPE: _EVENTS})
     refusals = (*more, *_MODEL_PROMPT)
     return Endpoint(
         route,
         Operation(name, summary, returns, refusals, headers=_REQUEST_HEADERS, body=body, examples=_minimal(fields)),
+    )
+
+
+def _google_run(name: str, summary: str, returns: Returns) -> Endpoint:
+    """Return the endpoint of a method of Google's API."""
+    app = partial(PromptEndpoint, Google(stream=name == "streamGenerateContent"))
+    headers, body = _REQUEST_HEADERS, google_body.GenerateContentBody
+    return Endpoint(
+        Route("POST", f"{_GOOGLE_MODEL}:{name}", app, "prompt"),
+        Operation(name, summary, returns, _MODEL_PROMPT, headers=headers, body=body, examples=_GOOGLE_EXAMPLES),
     )
 
 
@@ -103,7 +131,7 @@ MODEL_APIS = (
         "completion",
         "Answer a text",
         chat_bodies.CompletionBody,
-        {"prompt": "What does this project do?"},
+        {"prompt": _PROMPT},
         chat_bodies.CompletionAnswer,
     ),
     json_endpoint(
@@ -146,12 +174,30 @@ MODEL_APIS = (
     ),
     json_endpoint("GET", "/anthropic/v1/models", model_apis.list_anthropic_models, doc.GUARDED),
     json_endpoint("GET", "/anthropic/v1/models/{id:path}", model_apis.get_anthropic_model, _MODEL),
+    _google_run("generateContent", "Answer a conversation", Returns(_ANSWERED, _GOOGLE_ANSWER, _RESPONSE_HEADERS)),
+    _google_run(
+        "streamGenerateContent",
+        "Answer a conversation in pieces",
+        Returns(_ANSWERED, None, _RESPONSE_HEADERS, _GOOGLE_STREAM, (_GOOGLE_ANSWER,)),
+    ),
+    json_endpoint(
+        "POST",
+        f"{_GOOGLE_MODEL}:countTokens",
+        model_apis.count_google_tokens,
+        _COUNT,
+        body=google_body.CountTokensBody,
+        examples=_GOOGLE_EXAMPLES,
+    ),
+    json_endpoint("GET", "/gemini/v1beta/models", model_apis.list_google_models, doc.GUARDED),
+    json_endpoint("GET", _GOOGLE_MODEL, model_apis.get_google_model, _MODEL),
     Endpoint(Route("GET", "/v1/models", partial(doc.json_app, model_apis.list_models_of_either))),
     Endpoint(Route("GET", "/v1/models/{id:path}", partial(doc.json_app, model_apis.get_model_of_either))),
 )
 
 _NOT_OFFERED: Mapping[str, str] = {
-    r"\w+ embeddings": "embeddings; use the API of an embedding model",
+    r"\w+ models/.+:(predict|batchGenerate)\w+": "this method; use generateContent",
+    r"\w+ (cachedContents|interactions)": "stored content; send the whole conversation with generateContent",
+    r"\w+ (embeddings|models/.+:(batchE|e)mbed\w+)": "embeddings; use the API of an embedding model",
     r"\w+ (files|uploads)": "files; put images and text files into the messages, as base64",
     r"\w+ (messages/)?batches": "batches; send the requests one by one, or run many prompts with POST /api/v1/parallel",
     r"\w+ (images|videos)": "images and videos; use the API of an image model",
@@ -163,7 +209,7 @@ _NOT_OFFERED: Mapping[str, str] = {
 }
 """What the vendors offer and clinvk does not, and what to use instead, by patterns of method and path below `/v1`."""
 
-_REQUEST = re.compile(r"(\w+ )(?:/openai|/anthropic)?/v1/(.+)")
+_REQUEST = re.compile(r"(\w+ )(?:(?:/openai|/anthropic)?/v1|/gemini/v1beta)/(.+)")
 
 
 def not_offered(request: str) -> str:

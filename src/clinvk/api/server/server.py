@@ -66,6 +66,7 @@ _ENDPOINTS = """\
   GET  /api/v1/backends  installed agents
   /openai/v1             base URL for clients of OpenAI's API
   /anthropic             base URL for clients of Anthropic's API
+  /gemini                base URL for clients of Google's API
   /mcp                   MCP server: clinvk as a tool of other agents
   GET  /health           health of the server
   GET  /docs             API documentation, and a page to try it (/openapi.json)"""

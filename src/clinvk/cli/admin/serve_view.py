@@ -34,8 +34,8 @@ _OTHER_COLUMNS = 59
 _PROMPT_COLUMN = (20, 60)
 _CLIENT_CHARS = 20
 _BASES = (
-    *(("OpenAI", "/openai/v1"), ("Anthropic", "/anthropic"), ("MCP", "/mcp")),
-    *(("REST", "/api/v1"), ("API docs", "/docs")),
+    *(("OpenAI", "/openai/v1"), ("Anthropic", "/anthropic"), ("Google", "/gemini")),
+    *(("MCP", "/mcp"), ("REST", "/api/v1"), ("API docs", "/docs")),
 )
 """The base URLs for clients of each API."""
 

@@ -3,7 +3,6 @@
 The token count is an estimate: agents report tokens only after a run, and clinvk has no tokenizer.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -25,9 +24,6 @@ from clinvk.types.run import RunFacts
 
 _body = json_bodies.decoder(MessagesBody)
 _encoder = msgspec.json.Encoder()
-
-_BUDGETS = ((4096, "low"), (16384, "medium"), (math.inf, "high"))
-"""The maximum number of thinking tokens for each effort."""
 
 
 class ThreadUnsupported(InvalidRequest):
@@ -157,9 +153,7 @@ def _effort(body: MessagesBody) -> str | None:
     if body.output_config and body.output_config.effort:
         return body.output_config.effort
     budget = body.thinking.budget_tokens if body.thinking and body.thinking.type == "enabled" else None
-    if budget is None:
-        return None
-    return next(effort for tokens, effort in _BUDGETS if budget <= tokens)
+    return None if budget is None else vendor.effort_of(budget)
 
 
 def _schema(body: MessagesBody) -> dict[str, object] | None:

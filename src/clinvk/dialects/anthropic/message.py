@@ -4,8 +4,7 @@ https://docs.claude.com/en/api/messages, https://docs.claude.com/en/docs/build-w
 https://docs.claude.com/en/api/errors
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -162,8 +161,7 @@ def content(said: Sequence[events.Said], call: Call, facts: RunFacts) -> tuple[B
     without a check.
     """
     blocks: list[Block] = []
-    for is_text, pieces in groupby(_pieces(said, call), key=lambda piece: piece[0]):
-        text = "".join(text for _, text in pieces)
+    for is_text, text in vendor.visible_texts(said, call):
         blocks.append(TextBlock(text) if is_text else ThinkingBlock(text, signature_of(facts)))
     blocks += (_tool_use(event) for event in said if isinstance(event, events.ToolCall) and event.for_client)
     if all(isinstance(block, ThinkingBlock) for block in blocks):
@@ -173,15 +171,6 @@ def content(said: Sequence[events.Said], call: Call, facts: RunFacts) -> tuple[B
 
 def _tool_use(call: events.ToolCall) -> ToolUseBlock:
     return ToolUseBlock(call.id, call.name, call.input)
-
-
-def _pieces(said: Iterable[events.Said], call: Call) -> Iterator[tuple[bool, str]]:
-    """Yield the visible text of each event, and whether the text belongs to the answer."""
-    for event in said:
-        if isinstance(event, events.TextDelta):
-            yield True, event.text
-        elif thinking := vendor.visible_thinking(event, call):
-            yield False, thinking
 
 
 def message_id(facts: RunFacts) -> str:

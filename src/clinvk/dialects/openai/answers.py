@@ -13,8 +13,7 @@ from msgspec.structs import replace
 
 from clinvk.dialects import dialect, sse, vendor
 from clinvk.dialects.dialect import Call
-from clinvk.dialects.json_bodies import because
-from clinvk.dialects.vendor import ModelName
+from clinvk.dialects.vendor import ModelName, OneAnswer
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, RunFailed, RunFinished, RunResult, RunStarted, StopReason, TextDelta, Usage
@@ -123,7 +122,6 @@ _FINISH_REASONS: dict[StopReason, str] = {
     "tool_use": "tool_calls",
 }
 
-OneAnswer = Annotated[Literal[1] | None, Meta(extra=because("an agent gives one answer"))]
 Stop = Annotated[StopText | StopTexts | None, Meta(description="One text or several, before which the answer ends.")]
 
 

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects.json_bodies import because
-from clinvk.dialects.openai.answers import GenerationBody, JsonObjectFormat, OneAnswer, TextFormat, TokenUsage
-from clinvk.dialects.vendor import ToolMode
+from clinvk.dialects.openai.answers import GenerationBody, JsonObjectFormat, TextFormat, TokenUsage
+from clinvk.dialects.vendor import OneAnswer, ToolMode
 from clinvk.types.allowed_values import NOT_BLANK
 
 _Name = Annotated[str, Meta(min_length=1)]
