@@ -25,10 +25,10 @@ SUITES = [
     ),
     pytest_suite(
         "agents/gemini_cli",
-        "Gemini CLI: MCP by stdio and HTTP",
+        "Gemini CLI: its own tools through Google's API, errors; MCP by stdio and HTTP",
         locked(_CLIS, "@google/gemini-cli"),
-        *_FILES,
-        select="gemini_lists",
+        *(*_FILES, "agents/test_gemini_as_client.py"),
+        select="CLI- or gemini_lists or test_gemini_as_client",
         group=AGENTS,
     ),
     pytest_suite(

@@ -13,6 +13,7 @@ PROGRAMS = {
     ),
     "litellm_tools.py": ("LiteLLM", "frameworks.txt", ("litellm",)),
     "pydantic_ai_agents.py": ("pydantic-ai", "frameworks.txt", ("pydantic-ai-slim",)),
+    "google_genai.mjs": ("Google Gen AI SDK for JavaScript", "package.json", ("@google/genai",)),
     "sdks.mjs": ("OpenAI and Anthropic SDK for JavaScript", "package.json", ("openai", "@anthropic-ai/sdk")),
     "tool_runner.py": ("Tool runner of Anthropic's SDK", "frameworks.txt", ("anthropic",)),
     "agent_framework_agents.py": (

@@ -1,4 +1,4 @@
-"""The official SDKs of OpenAI and Anthropic for Python, and those of MCP."""
+"""The official SDKs of OpenAI, Anthropic and Google for Python, and those of MCP."""
 
 from conformance.pytest_suite import pytest_suite
 from conformance.suite import FRAMEWORKS, locked
@@ -17,6 +17,13 @@ _MCP_VERSIONS = ", ".join(
 SUITES = [
     pytest_suite(
         "sdks/python", f"OpenAI and Anthropic SDK: {_CHECKS}", _VERSIONS, "agents/test_vendor_sdks.py", group=FRAMEWORKS
+    ),
+    pytest_suite(
+        "sdks/google",
+        "Google Gen AI SDK for Python: answers, streams, chats, functions, schemas, models, tokens, errors, keys",
+        f"google-genai {locked('requirements.txt', 'google-genai')}",
+        "integration/test_google.py",
+        group=FRAMEWORKS,
     ),
     pytest_suite(
         "sdks/mcp",
