@@ -160,7 +160,7 @@ class UsageMetadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
 class GenerateContentResponse(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """An answer, or a piece of the stream of an answer; the last piece has the reason of the end and the tokens."""
 
-    candidates: tuple[Candidate]
+    candidates: tuple[Candidate, ...]
     usage_metadata: UsageMetadata | None = None
     model_version: str
     response_id: str
