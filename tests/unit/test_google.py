@@ -379,6 +379,8 @@ def test_stream_has_a_piece_for_each_event(is_sse: bool) -> None:
     [
         (errors.AgentRateLimited.code, (), "RESOURCE_EXHAUSTED"),
         (errors.AgentRateLimited.code, WORK, "ABORTED"),
+        (errors.AgentRateLimited.code, (RunStarted(), Progress("retry", "m")), "RESOURCE_EXHAUSTED"),
+        (errors.AgentRateLimited.code, (RunStarted(), ToolCall("a", "Bash", {})), "ABORTED"),
         (errors.AgentCrashed.code, (), "ABORTED"),
         (errors.TimedOut.code, WORK, "ABORTED"),
     ],

@@ -224,10 +224,14 @@ class ContentEncoder:
         self._facts = facts
         self._is_sse = is_sse
         self._has_begun = False
+        self._has_acted = False
         self._held = ""
 
     def feed(self, event: events.Event, at: float) -> bytes:
         """Return the bytes of one event; blank lines for an event that other streams show as a comment."""
+        if isinstance(event, events.Ending):
+            return self._last(event)
+        self._has_acted = self._has_acted or vendor.is_activity(event)
         match event:
             case events.TextDelta(text=text) if self._call.request.output_schema is None:
                 return self._piece(Part(text=text))
@@ -236,8 +240,6 @@ class ContentEncoder:
                 return b""
             case events.ToolCall(for_client=True):
                 return self._piece(_call(event))
-            case events.RunFinished() | events.RunFailed():
-                return self._last(event)
             case _:
                 thinking = vendor.visible_thinking(event, self._call)
                 shown = self._piece(Part(text=thinking, thought=True)) if thinking else b""
@@ -248,7 +250,7 @@ class ContentEncoder:
             text = _client_text(ending, self._call) or self._held
             data = response([Part(text=text)], self._call, self._facts, ending)
         else:
-            is_harmless = vendor.may_retry(ending.code, self._has_begun)
+            is_harmless = vendor.may_retry(ending.code, self._has_acted)
             error = errors.error_from_code(ending.code, ending.message)
             data = _encode(error_answer(error, None if is_harmless else _ABORTED))
         return self._item(data) if self._is_sse else self._item(data) + b"]"
