@@ -5,6 +5,7 @@
 
 import json
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -19,12 +20,14 @@ from clinvk.store.memory import MemoryStore
 from scripted import Scripted
 from scripted.steps import claude_fails, claude_says, claude_thinks, client_calls, codex_streams, exits, stderr
 from serving import LiveServer, serving
+from shell_backend import CALL, Shell
 from standin.document import JSON
 
 BASE = "/gemini/v1beta"
 ROME: dict[str, tuple[str, dict[str, JSON]]] = {"call_rome": ("get_weather", {"city": "Rome"})}
 OSLO: dict[str, tuple[str, dict[str, JSON]]] = {"call_oslo": ("get_weather", {"city": "Oslo"})}
 BOTH = ROME | OSLO
+FAILED = """echo '{"type":"run_failed","code":"agent_rate_limited","message":"no luck"}'\n"""
 WEATHER: JSON = [
     {
         "functionDeclarations": [
@@ -270,6 +273,28 @@ async def test_stream_has_the_status_of_a_failure_that_clients_may_retry(scripte
         with pytest.raises(errors.ClientError) as raised:
             [piece async for piece in await aio.models.generate_content_stream(model="claude", contents="hello")]
     assert (raised.value.code, raised.value.status) == (429, "RESOURCE_EXHAUSTED")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("script", "code", "status"),
+    [
+        (FAILED, 429, "RESOURCE_EXHAUSTED"),
+        (CALL + FAILED, 409, "ABORTED"),
+        (FAILED.replace("agent_rate_limited", "timed_out"), 409, "ABORTED"),
+    ],
+)
+async def test_failure_has_a_status_that_clients_retry_only_if_the_agent_has_not_acted(
+    script: str, code: int, status: str, is_stream: bool
+) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    body: JSON = {"contents": {"parts": {"text": script}}}
+    action = "streamGenerateContent" if is_stream else "generateContent"
+    async with serving(env, {"shell": Shell()}, store=MemoryStore()) as server:
+        response = await server.client.post(f"{BASE}/models/shell:{action}", json=body)
+    last = json.loads(response.text)[-1] if is_stream and code == 409 else response.json()
+    assert response.status_code == (200 if is_stream and code == 409 else code)
+    assert (last["error"]["code"], last["error"]["status"]) == (code, status)
 
 
 @pytest.mark.parametrize(

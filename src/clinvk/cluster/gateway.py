@@ -22,7 +22,6 @@ from clinvk.api.endpoints.runs import LiveEventsEndpoint
 from clinvk.api.endpoints.services import Owner, Services
 from clinvk.api.endpoints.worktrees import WorktreeItem, WorktreeList
 from clinvk.api.http.response import (
-    NO_RETRY,
     DisconnectWatch,
     HttpResponse,
     document,
@@ -272,8 +271,8 @@ class Gateway:
                         raise
                     if scope["method"] in ("GET", "HEAD"):  # no harm is done by asking twice
                         raise Undelivered(error.message) from error
-                    is_model_api = scope["state"]["dialect"].is_model_api  # an agent may have run
-                    await send_error(error, scope, send, [NO_RETRY] if is_model_api else ())
+                    error.may_have_acted = True
+                    await send_error(error, scope, send)
                     return
 
     def _request(self, member: Member, body: bytes, scope: Scope) -> AbstractAsyncContextManager[RemoteResponse]:

@@ -18,11 +18,13 @@ class ClinvkError(Exception):
 
     `message` is one sentence: what failed, the value, what is allowed. `field` is the place in the body, e.g.
     `tasks[2].prompt`. `retry_after_s` is the time until a retry makes sense, 0 if a retry does not help.
+    `may_have_acted` says that an agent may have acted, so that a client must not repeat the request automatically.
     """
 
     code: ClassVar[str] = "internal_error"
     field: str | None = None
     retry_after_s: float = 0
+    may_have_acted: bool = False
 
     def __init__(self, message: str, field: str | None = None, *, retry_after_s: float = 0) -> None:
         super().__init__(message)
@@ -323,6 +325,7 @@ class CallMissing(AgentFailed):
     """The model answered twice without the tool call that the request requires."""
 
     code = "tool_call_missing"
+    may_have_acted = True
 
 
 def with_position(error: ClinvkError, at: str) -> ClinvkError:

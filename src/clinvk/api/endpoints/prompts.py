@@ -16,7 +16,6 @@ from clinvk.api.endpoints.prompt_runs import BegunCall
 from clinvk.api.endpoints.request_admission import Caller
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import (
-    NO_RETRY,
     NO_STORE,
     NO_TRANSFORM,
     DisconnectWatch,
@@ -33,7 +32,6 @@ from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import (
     SENT_AGAIN,
-    CallMissing,
     Cancelled,
     ClinvkError,
     error_from_code,
@@ -120,11 +118,11 @@ class _PromptRequest(Exchange):
         self._begun = begun
 
     def _internal(self, error: Exception) -> ClinvkError:
-        if self._dialect.is_model_api:
-            self._headers.append(NO_RETRY)
-        if self._begun and self._begun.run.started_at is not None:
-            return internal_error()  # for a lack of resources, the prompt would be run again elsewhere
-        return super()._internal(error)
+        is_started = self._begun and self._begun.run.started_at is not None
+        # For a lack of resources, a prompt that has started would be run again elsewhere.
+        found = internal_error() if is_started else super()._internal(error)
+        found.may_have_acted = True
+        return found
 
     async def _read(self) -> Call:
         """Read and parse the request. Body and headers are freed afterwards: a run may take an hour."""
@@ -198,8 +196,6 @@ class _PromptRequest(Exchange):
         await super()._open(NO_TRANSFORM if self._dialect.is_model_api else cache)
 
     async def _refuse(self, error: ClinvkError) -> None:
-        if isinstance(error, CallMissing):
-            self._headers.append(NO_RETRY)
         if self._call:  # the error names fields of the run request, not of the body
             error = renamed(error, self._dialect.fields)
         await super()._refuse(error)
@@ -244,11 +240,12 @@ class _PromptRequest(Exchange):
         raise self._failure(first, has_acted=False)
 
     def _failure(self, failed: RunFailed, has_acted: bool) -> ClinvkError:
-        """Return the error of a failed agent. Add a header if the client must not retry."""
-        if not vendor.may_retry(failed.code, has_acted):
-            self._headers.append(NO_RETRY)
+        """Return the error of a failed agent."""
         error = error_from_code(failed.code, failed.message)
-        return ClinvkError(failed.message) if isinstance(error, SENT_AGAIN) else error  # the agent ran
+        if isinstance(error, SENT_AGAIN):  # the agent ran
+            error = ClinvkError(failed.message)
+        error.may_have_acted = not vendor.may_retry(failed.code, has_acted)
+        return error
 
     def _wait_s(self) -> float:
         return _OPENING_TICK_S if self._stream_type and not self._response.opened else self._tick_s

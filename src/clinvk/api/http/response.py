@@ -150,7 +150,8 @@ def refusal(error: errors.ClinvkError, dialect: Dialect, scope: Scope) -> tuple[
     error = scope["state"]["error"] = errors.exhausted(error) or error
     status, body = dialect.error(error, scope["state"]["request_id"])
     retry_after = [(b"retry-after", b"%d" % math.ceil(error.retry_after_s))] if error.retry_after_s else []
-    return status, body, [*retry_after, NO_RETRY] if isinstance(error, errors.BudgetSpent) else retry_after
+    is_final = isinstance(error, errors.BudgetSpent) or (dialect.is_model_api and error.may_have_acted)
+    return status, body, [*retry_after, NO_RETRY] if is_final else retry_after
 
 
 def internal_error() -> errors.ClinvkError:

@@ -41,7 +41,7 @@ _NAMES = {
 """The names of the statuses in Google's RPC; any other status is an invalid argument."""
 
 _ABORTED = 409
-"""The status in a stream of a run that has begun: clients repeat the request after 429 and 5xx, in a stream as well."""
+"""The status if the agent may have acted: clients repeat the request after 429 and 5xx, in a stream as well."""
 
 _TYPE = "type.googleapis.com/google.rpc."
 _KEY_INVALID = "API_KEY_INVALID"
@@ -88,9 +88,9 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     error: ErrorObject
 
 
-def error_answer(error: ClinvkError, status: int | None = None) -> ErrorAnswer:
-    """Return the body for an error, by default with the status of its kind."""
-    status = status or dialect.table_entry(type(error), STATUSES)
+def error_answer(error: ClinvkError) -> ErrorAnswer:
+    """Return the body for an error."""
+    status = _ABORTED if error.may_have_acted else dialect.table_entry(type(error), STATUSES)
     message = redacted(error.message)
     is_key = isinstance(error, errors.KeyRefused)
     details: list[ErrorInfo | BadRequest | RetryInfo] = [
@@ -250,9 +250,9 @@ class ContentEncoder:
             text = _client_text(ending, self._call) or self._held
             data = response([Part(text=text)], self._call, self._facts, ending)
         else:
-            is_harmless = vendor.may_retry(ending.code, self._has_acted)
             error = errors.error_from_code(ending.code, ending.message)
-            data = _encode(error_answer(error, None if is_harmless else _ABORTED))
+            error.may_have_acted = not vendor.may_retry(ending.code, self._has_acted)
+            data = _encode(error_answer(error))
         return self._item(data) if self._is_sse else self._item(data) + b"]"
 
     def _piece(self, part: Part) -> bytes:
