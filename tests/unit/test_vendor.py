@@ -55,6 +55,7 @@ def test_empty_header_is_ignored() -> None:
         ("x-clinvk-approval-mode", "yolo", 'one of always, ask, auto, default, none, got "yolo"'),
         ("x-clinvk-sandbox-mode", "none", 'one of default, full, read-only, workspace, got "none"'),
         ("x-clinvk-events", "maybe", 'true or false, got "maybe"'),
+        ("x-clinvk-tools", "null", 'one of agent, both, client, got "null"'),
         ("x-clinvk-on-busy", "steer", 'one of queue, reject, got "steer"'),
         ("x-clinvk-workdir", "\xff", "not valid UTF-8"),
     ],

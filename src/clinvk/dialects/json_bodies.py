@@ -87,24 +87,24 @@ def parameters(query: bytes, type_: type[S]) -> S:
             raise InvalidRequest(f"parameter {_short(name)!r} is given twice", _short(name))
         else:
             values[name] = value
-    sent = {**values, **lists}
-    parsed = converted(sent, type_, "parameter")
-    for field in msgspec.structs.fields(type_):
-        if field.encode_name in sent and getattr(parsed, field.name) is None:  # msgspec takes the text "null" for null
-            _explain(f" - at `$.{field.encode_name}`", msgspec.json.encode(sent), type_, "parameter")
-    return parsed
+    return converted({**values, **lists}, type_, "parameter")
 
 
-def converted(values: Mapping[str, object], type_: type[T], word: str) -> T:
+def converted(values: Mapping[str, object], type_: type[S], word: str) -> S:
     """Convert parameters, headers or arguments to a struct; `word` is the noun for a member, such as `parameter`.
 
     Raises:
         InvalidRequest: a value is invalid, or its name is unknown; names it.
     """
     try:
-        return msgspec.convert(values, type_, strict=False)
+        made = msgspec.convert(values, type_, strict=False)
     except msgspec.ValidationError as error:
         _explain(str(error), msgspec.json.encode(values), type_, word)
+    for field in msgspec.structs.fields(type_):
+        # msgspec takes the text "null" for null
+        if isinstance(values.get(field.encode_name), str) and getattr(made, field.name) is None:
+            _explain(f" - at `$.{field.encode_name}`", msgspec.json.encode(values), type_, word)
+    return made
 
 
 def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") -> NoReturn:

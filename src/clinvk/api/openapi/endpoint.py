@@ -189,6 +189,10 @@ EVENT: Json = {"$ref": "#/components/schemas/Event"}
 """A reference to the schema of one event of a stream."""
 
 
+TEXT_EVENT: Json = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+"""The schema of a server-sent event of a model API. Not all data is JSON: OpenAI's streams end with `[DONE]`."""
+
+
 def sse_event(data: Json) -> Json:
     """Return the schema of one server-sent event; `data` is the schema of the JSON in the event."""
     text: Json = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}

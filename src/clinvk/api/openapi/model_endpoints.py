@@ -54,7 +54,7 @@ _RESPONSE_HEADERS = {
     "x-clinvk-session-id": "The session id, if the run belongs to a session.",
     "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
 }
-_EVENTS: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
+_EVENTS: Json = {"schema": doc.TEXT_EVENT, "x-stream": "Server-sent events, with `stream: true`."}
 _PROMPT = "What does this project do?"
 _INPUT: dict[str, Json] = {"input": _PROMPT}
 _QUESTION: dict[str, Json] = {"messages": [{"role": "user", "content": _PROMPT}]}
@@ -64,7 +64,7 @@ _GOOGLE_MODEL = "/gemini/v1beta/models/{id:path}"
 _GOOGLE_ANSWER = google_answer.GenerateContentResponse
 _GOOGLE_STREAM: dict[str, Json] = {
     "application/json": {"schema": {"type": "array", "items": doc.ref(_GOOGLE_ANSWER, "Google.")}},
-    sse.MEDIA_TYPE: {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `?alt=sse`."},
+    sse.MEDIA_TYPE: {"schema": doc.TEXT_EVENT, "x-stream": "Server-sent events, with `?alt=sse`."},
 }
 _GOOGLE_EXAMPLES = examples(
     "minimal",

@@ -21,7 +21,7 @@ from clinvk.dialects.vendor import OneAnswer
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import Image, StopTexts, ToolOutput
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class _Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
