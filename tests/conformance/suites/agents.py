@@ -12,7 +12,7 @@ SUITES = [
         "Claude Code: its own tools through the Anthropic API, sub-agents, errors; MCP by stdio and HTTP",
         locked(_CLIS, "@anthropic-ai/claude-code"),
         *(*_FILES, "agents/test_claude_as_client.py"),
-        select="Code- or claude_code or test_claude_as_client",
+        select="(Code- and not opencode) or claude_code or test_claude_as_client",
         group=AGENTS,
     ),
     pytest_suite(
