@@ -4,10 +4,11 @@ import argparse
 import asyncio
 import logging
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from conformance.page import PAGE, updated
-from conformance.site import Site, opened
 from conformance.suite import Outcome, Suite, Unavailable, load
 
 logger = logging.getLogger(__name__)
@@ -15,14 +16,24 @@ logger = logging.getLogger(__name__)
 _HEADINGS: tuple[str, ...] = ("suite", "version", "passed", "failed", "expected")
 
 
-def main() -> int:
-    """Run the selected suites. Return 1 if a check failed that is not expected to, or if a suite could not run."""
+def main(words: Sequence[str]) -> int:
+    """Run the selected suites.
+
+    Args:
+        words: the words of the command line.
+
+    Returns:
+        1 if a check failed that is not expected to, or if a suite could not run; 2 if a suite is unknown.
+    """
     suites = load()
-    arguments = _parser().parse_args()
-    chosen = [suite for suite in suites if not arguments.suites or _is_named(suite, arguments.suites)]
-    if not chosen:
-        print(f"no such suite (available: {', '.join(suite.name for suite in suites)})", file=sys.stderr)
+    arguments = _parser().parse_args(words)
+    unknown = [name for name in arguments.suites if not any(_is_named(suite, name) for suite in suites)]
+    if unknown:
+        available = ", ".join(suite.name for suite in suites)
+        print(f"unknown suite {unknown[0]!r} (available: {available})", file=sys.stderr)
         return 2
+    names = arguments.suites
+    chosen = [suite for suite in suites if not names or any(_is_named(suite, name) for name in names)]
     outcomes: dict[str, Outcome] = {}
     for suite in chosen:
         outcomes[suite.name] = _outcome(suite)
@@ -46,17 +57,19 @@ def table(suites: Sequence[Suite], outcomes: dict[str, Outcome]) -> str:
     return "\n".join((*lines, *failed))
 
 
-def _is_named(suite: Suite, names: Sequence[str]) -> bool:
+def _is_named(suite: Suite, name: str) -> bool:
     """Return whether a name is that of the suite, or of its module: `frameworks` for `frameworks/langchain`."""
-    return any(suite.name == name or suite.name.startswith(f"{name}/") for name in names)
+    return suite.name == name or suite.name.startswith(f"{name}/")
 
 
 def _outcome(suite: Suite) -> Outcome:
-    """Run a suite at a site of its own."""
+    """Run a suite in a folder of its own."""
     print(f"{suite.name} …", file=sys.stderr, flush=True)
     try:
-        with opened() as site:
-            outcome = asyncio.run(_run(suite, site))
+        with tempfile.TemporaryDirectory(
+            prefix="clinvk-conformance-", dir="/var/tmp", ignore_cleanup_errors=True
+        ) as folder:
+            outcome = asyncio.run(suite.run(Path(folder).resolve()))
     except Unavailable as exc:
         return Outcome(0, (f"skipped: {exc}",))
     except Exception as exc:
@@ -67,10 +80,6 @@ def _outcome(suite: Suite) -> Outcome:
     return outcome
 
 
-async def _run(suite: Suite, site: Site) -> Outcome:
-    return await suite.run(site)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m conformance", description="Run public suites against clinvk.")
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="a suite, or a module of suites; default: all")
@@ -79,4 +88,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,14 +1,14 @@
 """The site of a suite: a live `clinvk serve` with the real agent CLIs, which use the stand-in model API."""
 
+import functools
 import subprocess
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
 from agents.machine import Machine, agent_path, served
 from clients import finished
+from conformance.suite import Outcome, Run
 from standin.process import running
 
 REPOSITORY = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ INSTALLED = REPOSITORY / ".conformance"
 
 @dataclass(frozen=True)
 class Site:
-    """What a suite gets: a server of a user's machine, all on loopback.
+    """What a suite for a server gets: a server of a user's machine, all on loopback.
 
     Attributes:
         url: the base URL of the server. The server requires no key.
@@ -28,7 +28,6 @@ class Site:
     machine: Machine
     url: str
     folder: Path
-    key: str = "not-needed"
     tools: Path = INSTALLED
 
     @property
@@ -42,17 +41,17 @@ class Site:
         return await finished(*command, cwd=self.folder, env={**self.env, **env}, within_s=within_s)
 
 
-@contextmanager
-def opened() -> Generator[Site]:
-    """Start the stand-in and a server on a scratch machine, and yield the site."""
-    with (
-        running() as standin,
-        tempfile.TemporaryDirectory(prefix="clinvk-conformance-", dir="/var/tmp", ignore_cleanup_errors=True) as name,
-    ):
-        root = Path(name).resolve()
-        machine = Machine.install(root, agent_path(), standin)
-        machine.env["CLINVK_SERVER__DEFAULT_WORKDIR"] = str(machine.project)
+def at_server(run: Callable[[Site], Coroutine[None, None, Outcome]]) -> Run:
+    """Return a run of a suite that starts the stand-in, and a server on a scratch machine, around a run at a site."""
+
+    @functools.wraps(run)
+    async def run_in(root: Path) -> Outcome:
         folder = root / "suite"
         folder.mkdir()
-        with served(machine) as url:
-            yield Site(machine, url, folder)
+        with running() as standin:
+            machine = Machine.install(root, agent_path(), standin)
+            machine.env["CLINVK_SERVER__DEFAULT_WORKDIR"] = str(machine.project)
+            with served(machine) as url:
+                return await run(Site(machine, url, folder))
+
+    return run_in

@@ -4,7 +4,7 @@ A module of `conformance.suites` is a suite by these names:
 
 - the first line of its docstring: what the suite checks
 - `VERSION`: the pinned version, from `locked`
-- `async def run(site: Site) -> Outcome`
+- `run`: `async def run(folder: Path) -> Outcome`, or `async def run(site: Site) -> Outcome` below `@at_server`
 - `EXPECTED`: each check that fails, with the reason why clinvk fails it; this list may only get shorter
 
 A module with several suites has them in `SUITES` instead. Importing a suite imports nothing of `.conformance/`.
@@ -13,16 +13,15 @@ A module with several suites has them in `SUITES` instead. Importing a suite imp
 import importlib
 import pkgutil
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Self
+from typing import Self, TypeAlias
 
 import msgspec
 
 from conformance import suites
-from conformance.site import Site
 
 TESTS = Path(__file__).parents[1]
 STANDARDS, FRAMEWORKS, AGENTS = GROUPS = ("Standards", "SDKs and frameworks", "Coding agents as clients")
@@ -50,10 +49,19 @@ class Outcome:
     def of(
         cls, passed: Collection[str], failed: Collection[str], expected: Mapping[str, str], output: str = ""
     ) -> Self:
-        """Return the outcome of named checks. An expected failure that does not occur is a failure."""
+        """Return the outcome of named checks.
+
+        An expected failure that does not occur is a failure. A suite without any check has failed.
+        """
+        if not passed and not failed:
+            return cls(0, ("no check ran",), (), output)
         unexpected = [name for name in failed if name not in expected]
         stale = [f"{name} (remove from EXPECTED: does not fail)" for name in expected if name not in failed]
         return cls(len(passed), (*unexpected, *stale), tuple(name for name in failed if name in expected), output)
+
+
+Run: TypeAlias = Callable[[Path], Coroutine[None, None, Outcome]]
+"""A run of a suite in an empty folder."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Suite:
     name: str
     checks: str
     version: str
-    run: Callable[[Site], Awaitable[Outcome]]
+    run: Run
     expected: Mapping[str, str] = field(default_factory=dict[str, str])
     group: str = STANDARDS
 

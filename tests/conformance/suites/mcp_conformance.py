@@ -1,4 +1,4 @@
-"""Model Context Protocol: the official suite, against `/mcp` (streamable HTTP).
+"""Model Context Protocol: the scenarios of the official suite that need none of its fixtures, against `/mcp`.
 
 Most scenarios of the suite (https://github.com/modelcontextprotocol/conformance) are for a server with the tools,
 prompts and resources of the suite's own examples. Those in `FIXTURES` are left out, because clinvk has none of these.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from conformance.site import Site
+from conformance.site import Site, at_server
 from conformance.suite import Outcome, locked
 
 VERSION = locked("conformance/package.json", "@modelcontextprotocol/conformance")
@@ -33,6 +33,7 @@ class _Check(msgspec.Struct):
     status: str
 
 
+@at_server
 async def run(site: Site) -> Outcome:
     """Run each scenario that needs no fixture. A scenario passes without a failed check and without a warning."""
     node, program = site.tools / "bin" / "node", "node_modules/@modelcontextprotocol/conformance/dist/index.js"

@@ -13,7 +13,7 @@ import httpx
 from pydantic import ValidationError
 
 from agents.machine import PNG
-from conformance.site import Site
+from conformance.site import Site, at_server
 from conformance.suite import Outcome, locked
 from open_responses import Json, check_response, events_of
 
@@ -132,6 +132,7 @@ CASES = (
 )
 
 
+@at_server
 async def run(site: Site) -> Outcome:
     """Run each case with each agent."""
     passed: list[str] = []

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import httpx
 
-from conformance.site import REPOSITORY, Site
-from conformance.suite import Outcome, Suite, Unavailable, locked
+from conformance.pytest_suite import pytest_suite
+from conformance.site import Site, at_server
+from conformance.suite import STANDARDS, Outcome, Suite, Unavailable, locked
 
-_NODE, _PYTHON, _CLIENTS = "conformance/package.json", "conformance/requirements.txt", "agents/clients/package.json"
+_NODE, _PYTHON = "conformance/package.json", "conformance/requirements.txt"
 _TSC = (
     *("tsc", "--noEmit", "--strict", "--skipLibCheck", "false", "--target", "es2022", "--module", "esnext"),
     *("--moduleResolution", "bundler", "--lib", "es2022,dom,dom.iterable"),
 )
-_REDOCLY = str(REPOSITORY / ".clients" / "node_modules" / ".bin" / "redocly")
 _IMPORT_ALL = """
 import importlib, pkgutil, generated
 for module in pkgutil.walk_packages(generated.__path__, "generated."):
@@ -24,6 +24,7 @@ for module in pkgutil.walk_packages(generated.__path__, "generated."):
 def _suite(name: str, checks: str, package: str, lock: str, *commands: Sequence[str], needs: str = "") -> Suite:
     """Return a suite that passes if all commands succeed in a folder with `openapi.json`."""
 
+    @at_server
     async def run(site: Site) -> Outcome:
         if needs and not shutil.which(needs, path=site.env["PATH"]):
             raise Unavailable(f"no {needs} on PATH: apt-get install default-jre-headless")
@@ -47,11 +48,13 @@ SUITES = [
         *("@stoplight/spectral-cli", _NODE),
         ("spectral", "lint", "openapi.json", "--fail-severity", "error"),
     ),
-    _suite(
-        "redocly",
-        "the rules `spec` find no error",
-        *("@redocly/cli", _CLIENTS),
-        (_REDOCLY, "lint", "openapi.json", "--extends", "spec"),
+    pytest_suite(
+        "openapi/python_client",
+        "a generated Python client sends a prompt and lists the session; the linter `redocly` finds nothing",
+        f"openapi-python-client {locked('requirements.txt', 'openapi-python-client')}, "
+        f"@redocly/cli {locked('agents/clients/package.json', '@redocly/cli')}",
+        "integration/test_generated_client.py",
+        group=STANDARDS,
     ),
     _suite(
         "openapi_typescript",
