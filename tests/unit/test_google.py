@@ -191,6 +191,20 @@ def test_call_has_the_id_of_its_signature(
     )
 
 
+def test_calls_with_the_same_signature_have_different_ids() -> None:
+    """Some clients copy the signature of one call to each parallel call."""
+    signature = signature_of("call_1")
+    made: list[JSON] = [
+        {"functionCall": {"id": id_, "name": "f"}, "thoughtSignature": signature} for id_ in ("x", "y", None)
+    ]
+    outputs: list[JSON] = [{"functionResponse": {"id": id_, "response": {"output": id_}}} for id_ in ("x", "y")]
+    contents: JSON = [*HELLO, {"role": "model", "parts": made}, {"role": "user", "parts": outputs}]
+    turn = parsed({"contents": contents, "tools": DECLARED}).tool_turn
+    assert turn
+    assert [call.id for call in turn.turns[1].calls] == ["call_1", "y", "contents[1].parts[2]"]
+    assert turn.turns[-1].outcomes == (ToolOutput("call_1", ("x",)), ToolOutput("y", ("y",)))
+
+
 def test_outputs_without_ids_belong_to_the_calls_of_their_functions_in_order() -> None:
     made: list[JSON] = [{"functionCall": {"id": id_, "name": id_[0]}} for id_ in ("f1", "g1", "f2")]
     responses: list[tuple[str, JSON]] = [("f", {"output": "a"}), ("f", {"error": "b"}), ("g", {"x": [1], "output": 2})]
@@ -290,6 +304,10 @@ def test_answer_that_is_no_object_is_put_into_one() -> None:
     assert client_text({"answer": [1]}, schema) == "[1]"
     plain = config(responseSchema={"type": "OBJECT", "properties": {"answer": {"type": "STRING"}}}).output_schema
     assert client_text({"answer": "x"}, plain) is None
+    alike: dict[str, JSON] = {"description": str(schema["description"]), "additionalProperties": False}
+    alike |= {"type": "object", "properties": {"answer": {}, "why": {}}}
+    client_schema = config(responseJsonSchema=alike).output_schema
+    assert client_text({"answer": "x", "why": "y"}, client_schema) is None
     assert config(responseMimeType="text/plain").output_schema is None
     assert client_text({"answer": {}}, config(responseMimeType="application/json").output_schema) == "{}"
     choice = config(responseMimeType="text/x.enum", responseSchema={"type": "STRING", "enum": ["red"]}).output_schema

@@ -221,8 +221,10 @@ class _Calls:
         self.open: list[ToolCallMade] = []
 
     def add(self, part: PartIn, call: FunctionCallIn, place: str) -> ToolCallMade:
-        """Return the call of a part. A signature outlasts the id, which clients change."""
-        id_ = _signed_id(part.thought_signature) or call.id or place
+        """Return the call of a part. A signature outlasts the id, but parallel calls may have copies of it."""
+        id_ = _signed_id(part.thought_signature)
+        if not id_ or any(made.id == id_ for made in self.open):
+            id_ = call.id or place
         self.ids[call.id or id_] = id_
         self.open.append(made := ToolCallMade(id_, call.name, _encode(call.args or {}).decode()))
         return made

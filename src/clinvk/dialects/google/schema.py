@@ -109,8 +109,15 @@ def answer_schema(schema: Schema | None, is_text: bool) -> Schema:
 
 def client_text(answer: object, schema: Schema | None) -> str | None:
     """Return the answer for the client, from the agent's answer to a schema; None if the client gets all of it."""
-    description = (schema or {}).get("description")
-    if description not in (_TEXT_INSIDE, _JSON_INSIDE) or not isinstance(answer, dict):
+    shape = schema or {}
+    description, properties = shape.get("description"), shape.get("properties")
+    is_own = description in (_TEXT_INSIDE, _JSON_INSIDE) and shape.get("additionalProperties") is False
+    if (
+        not is_own
+        or not isinstance(properties, dict)
+        or properties.keys() != {"answer"}
+        or not isinstance(answer, dict)
+    ):
         return None
     value = msgspec.convert(answer, Schema).get("answer")
     return str(value) if description == _TEXT_INSIDE else msgspec.json.encode(value).decode()
