@@ -3,6 +3,8 @@ import asyncio
 from clinvk.runtime.run.event_log import HIGH_WATER_BYTES, EventLog
 from clinvk.types.events import (
     Event,
+    InteractionRequested,
+    InteractionResolved,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -11,6 +13,7 @@ from clinvk.types.events import (
     ToolCall,
     ToolResult,
 )
+from clinvk.types.interaction import Interaction
 
 
 async def read(log: EventLog, after: int = 0) -> list[Event]:
@@ -85,11 +88,14 @@ async def test_released_log_is_never_ahead() -> None:
 
 def test_activity_is_what_the_agent_did_last_until_the_run_ends() -> None:
     log = EventLog(lambda: None)
+    asked = Interaction(id="q", tool="Bash", title="Run pytest", choices=("allow", "deny"), created_at=0, expires_at=0)
     steps: tuple[tuple[Event, str], ...] = (
         (RunStarted(), ""),
         (ThinkingDelta("hm"), "thinking"),
         (ToolCall("1", "Bash", {"command": "pytest -q"}), "Bash pytest -q"),
-        (ToolResult("1", "ok"), "Bash pytest -q"),
+        (InteractionRequested(asked), "Bash pytest -q"),
+        (InteractionResolved(asked), "Bash pytest -q"),
+        (ToolResult("1", "ok"), ""),
         (TextDelta("done"), "answering"),
         (RunFinished(), ""),
     )

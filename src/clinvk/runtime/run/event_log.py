@@ -15,6 +15,7 @@ from clinvk.types.errors import ClinvkError
 from clinvk.types.events import (
     Ending,
     Event,
+    InteractionRequested,
     Logged,
     RunFailed,
     RunResult,
@@ -22,6 +23,7 @@ from clinvk.types.events import (
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
+    ToolResult,
     gather,
 )
 from clinvk.types.tool_text import activity
@@ -76,10 +78,18 @@ class EventLog:
 
     @property
     def activity(self) -> str:
-        """What the agent does, on one line; empty if the agent has done nothing so far, and once the run has ended."""
-        events = (entry.event for entry in reversed(self._entries) if not self.ending)
-        texts = ("answering" if isinstance(event, TextDelta) else activity(event) for event in events)
-        return next(filter(None, texts), "")
+        """What the agent does, on one line; empty before its first step, after a tool, and once the run has ended.
+
+        While a tool waits for an approval, the activity is the tool.
+        """
+        for event in (entry.event for entry in reversed(self._entries) if not self.ending):
+            if isinstance(event, TextDelta):
+                return "answering"
+            if isinstance(event, ToolResult):
+                return ""
+            if not isinstance(event, InteractionRequested) and (doing := activity(event)):
+                return doing
+        return ""
 
     @property
     def text(self) -> str:
