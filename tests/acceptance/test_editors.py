@@ -207,6 +207,14 @@ async def test_mcp_servers_that_cannot_be_used_are_refused_by_name(clinvk: Clinv
                 cwd=str(clinvk.folder), mcp_servers=[SseMcpServer(type="sse", name="old", url="http://x", headers=[])]
             )
         assert failed.value.code == -32602
+        for names, error in (
+            (["my files", "my_files"], "'my files' and 'my_files' are both 'my_files'"),
+            ([""], "empty name"),
+        ):
+            servers: list[Any] = [REMOTE.model_copy(update={"name": name}) for name in names]
+            with pytest.raises(RequestError, match=error) as failed:
+                await agent.new_session(cwd=str(clinvk.folder), mcp_servers=servers)
+            assert failed.value.code == -32602
         session = (await agent.new_session(cwd=str(clinvk.folder), mcp_servers=[REMOTE])).session_id
         with pytest.raises(RequestError, match="'remote' of the editor cannot be used: fake accepts only programs"):
             await agent.prompt(session, [text_block("say x")])
@@ -251,6 +259,18 @@ async def test_missing_login_and_other_failures_are_errors_of_the_protocol(clinv
         assert failed.value.code == -32002
         answers(clinvk, "fine")
         assert (await agent.prompt(session, [text_block("hi")])).stop_reason == "end_turn"
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [("{claude: {enabled: false}}", "claude: disabled"), ("{fake: {acp: [none-such]}}", "fake: not installed")],
+)
+async def test_authentication_fails_for_an_agent_that_cannot_be_used(clinvk: Clinvk, setting: str, error: str) -> None:
+    clinvk.settings(f"backends: {setting}\n")
+    async with editing(Editor(), clinvk.folder, clinvk.agent.env, "-b", error.partition(":")[0]) as agent:
+        with pytest.raises(RequestError, match=error) as failed:
+            await agent.authenticate("agent-login")
+        assert failed.value.code == -32000
 
 
 @contextmanager

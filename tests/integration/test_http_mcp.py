@@ -296,9 +296,10 @@ async def test_sessions_and_runs_are_resources(
         assert "no run 'abcdef'" in await unknown(mcp, "clinvk://runs/abcdef")
         for uri in ("clinvk://runs", "clinvk://backends/shell", f"file:///runs/{first.id}", f"{uris[0]}?limit=1"):
             assert "(available: clinvk://runs/{id}, " in await unknown(mcp, uri)
-        with pytest.raises(MCPError, match="unknown cursor 'x'") as failed:
-            await mcp.client.list_resources(cursor="x")
-        assert failed.value.error.code == -32602
+        for cursor in ("x", "\u0663", "9" * 5000):
+            with pytest.raises(MCPError, match=f"unknown cursor '{cursor[:50]}") as failed:
+                await mcp.client.list_resources(cursor=cursor)
+            assert failed.value.error.code == -32602
 
 
 async def test_worktree_of_a_run_in_progress_has_no_diff(scripted: Scripted, repository: Repository) -> None:

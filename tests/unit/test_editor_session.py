@@ -89,7 +89,8 @@ async def test_sessions_are_listed_in_pages() -> None:
             here = (await listed(agent, cwd="/w"))["result"]
             assert (len(here["sessions"]), here.get("nextCursor")) == (100, None)
             assert [each["cwd"] for each in (await listed(agent, cwd="/other"))["result"]["sessions"]] == ["/other"]
-            assert (await listed(agent, cursor="x"))["error"]["code"] == -32602
+            for cursor in ("x", "\u0663", "-1", "9" * 5000):
+                assert (await listed(agent, cursor=cursor))["error"]["code"] == -32602
         for each in (writer, to_agent):
             each.close()
             await each.wait_closed()

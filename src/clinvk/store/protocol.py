@@ -3,6 +3,7 @@
 All stores pass one contract suite.
 """
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -15,7 +16,7 @@ from clinvk.store import ids, rows
 from clinvk.store.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS, Table
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.choices import RunState, SessionStatus
-from clinvk.types.errors import SessionBusy
+from clinvk.types.errors import InvalidRequest, SessionBusy
 from clinvk.types.events import Logged, RunFailed, Usage
 from clinvk.types.interaction import Interaction, InteractionStatus
 from clinvk.types.record import LimitWindow, RunRecord, Session, UsageOfDay
@@ -37,6 +38,17 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
 
     items: tuple[Item, ...]
     total: int
+
+
+def page_offset(cursor: str | None) -> int:
+    """Return where the page of a cursor begins; the first page has none.
+
+    Raises:
+        InvalidRequest: no page has this cursor.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}", cursor or "0"):
+        raise InvalidRequest(f"unknown cursor {cursor!r:.100}", "cursor")
+    return int(cursor or 0)
 
 
 class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import msgspec
 from clinvk.api.endpoints.worktrees import WorktreeList
 from clinvk.api.mcp.tools import RestApi, WorktreeDiff
 from clinvk.dialects.rest.views import RunList, SessionList
+from clinvk.store.protocol import page_offset
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import on_one_line
 
@@ -40,9 +41,7 @@ async def page(api: RestApi, cursor: str | None) -> Mapping[str, object]:
         InvalidRequest: no page has this cursor.
         ClinvkError: the REST API fails.
     """
-    if not re.fullmatch(r"[0-9]{1,9}", cursor or "0", re.ASCII):
-        raise InvalidRequest(f"unknown cursor {cursor!r}")
-    offset = int(cursor or 0)
+    offset = page_offset(cursor)
     query = f"?limit={_PAGE}&offset={offset}"
     sessions = await api.call(SessionList, "GET", f"sessions{query}")
     runs = await api.call(RunList, "GET", f"runs{query}")

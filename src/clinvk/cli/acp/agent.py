@@ -27,7 +27,7 @@ from clinvk.dialects.rest.views import time
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.process_scan import private_prefix
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.store.protocol import RunQuery, SessionQuery, page_offset
 from clinvk.types.errors import AgentUnauthenticated, ClinvkError, InvalidRequest, SessionNotFound
 from clinvk.types.request import McpServer, RunRequest
 from clinvk.types.text import unknown_name
@@ -89,12 +89,12 @@ def acp(flags: Flags, context: CommandContext) -> int:
 
 
 async def _login_problem(context: CommandContext, spawner: Spawner, name: str) -> str:
-    """Return why an agent cannot be used, with the command that helps; empty if `clinvk doctor` finds no problem."""
+    """Return why an agent cannot be used, with the command that helps; empty if the agent is usable."""
     from clinvk.cli.admin.doctor.agents import check_agent  # an import that prompts do not need
 
     prefix = f"{private_prefix(spawner.server_id)}login-"
     first, *_ = await check_agent(context.backends[name], context.settings, context.environ, spawner, prefix)
-    return f"{name}: {first.message} ({first.fix or 'see `clinvk doctor`'})" if first.status == "problem" else ""
+    return f"{name}: {first.message} ({first.fix or 'see `clinvk doctor`'})" if first.status != "ok" else ""
 
 
 def _keeping_conversations(settings: Settings) -> Settings:
@@ -213,9 +213,7 @@ class EditorAgent:
 
     async def _list(self, request: wire.Request) -> wire.Result:
         workdir = None if request.cwd is None else executables.resolve(_absolute(request.cwd, "cwd"))
-        if not (request.cursor or "0").isdecimal():
-            raise InvalidRequest(f"cursor {request.cursor!r:.100} is not the nextCursor of a page", "cursor")
-        begin = int(request.cursor or 0)
+        begin = page_offset(request.cursor)
         query = SessionQuery(working_dir=workdir, resumable=True, limit=_PAGE, offset=begin)
         page = await self._context.store.sessions(query)
         end = begin + len(page.items)
@@ -254,15 +252,24 @@ def _mcp_servers(request: wire.Request) -> tuple[McpServer, ...]:
     """Return the MCP servers of a session, with names that every agent accepts.
 
     Raises:
-        InvalidRequest: a server has no address and no program, or is of an unknown type.
+        InvalidRequest: a server has no name, the name of another, no address and no program, or an unknown type.
     """
+    servers: dict[str, McpServer] = {}
     for server in request.mcp_servers:
         if not {"http": server.url, "stdio": server.command}.get(server.type):
             kinds = "type http with a url, or a program with a command"
             raise InvalidRequest(
                 f"the MCP server {server.name!r} of type {server.type!r} must be {kinds}", "mcpServers"
             )
-    return tuple(replace(server, name=_NOT_IN_NAMES.sub("_", server.name)) for server in request.mcp_servers)
+        if not (name := _NOT_IN_NAMES.sub("_", server.name)):
+            raise InvalidRequest("an MCP server has an empty name; give it one", "mcpServers")
+        if name in servers:
+            raise InvalidRequest(
+                f"the MCP servers {servers[name].name!r} and {server.name!r} are both {name!r} to an agent; rename one",
+                "mcpServers",
+            )
+        servers[name] = server
+    return tuple(replace(server, name=name) for name, server in servers.items())
 
 
 def _absolute(path: str, field: str) -> str:
