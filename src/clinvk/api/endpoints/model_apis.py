@@ -17,7 +17,7 @@ from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.runs import stored_events
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import ANTHROPIC, GOOGLE, OPENAI
-from clinvk.api.http.response import NO_TRANSFORM, DisconnectWatch, headers_of, read_json, too_large
+from clinvk.api.http.response import NO_TRANSFORM, DisconnectWatch, chunked, headers_of, read_json, too_large
 from clinvk.backends import registry as backends
 from clinvk.dialects import anthropic, google, sse
 from clinvk.dialects.openai.answers import Model, ModelList
@@ -165,8 +165,9 @@ async def delete_response(services: Services, request: Request) -> DeletedRespon
     session = await services.store.session(run.session_id or "")
     await services.admission.key_policy.check_session(session, request.state.key_name)
     await services.runs.cancel(run.id)
-    turns = (await services.store.runs(RunQuery(session_id=session.id, limit=1000))).items
-    if all(turn.id == run.id or stored.is_deleted(turn) for turn in turns):
+    turns = await services.store.runs(RunQuery(session_id=session.id, limit=1000))
+    has_all = turns.total == len(turns.items)
+    if has_all and all(turn.id == run.id or stored.is_deleted(turn) for turn in turns.items):
         await services.store.delete(session.id)
     else:
         await services.store.change_request(stored.deleted(run))
@@ -198,7 +199,8 @@ async def _pieces(services: Services, id_: str, after: int) -> AsyncIterator[byt
     live = services.runs.live(run.id)
     async for batch in live.log.batches() if live else stored_events(services, run):
         picked = ((events.feed(event), at) for _, at, event in batch)
-        yield b"".join(encoder.feed(event, at) for event, at in picked if event)
+        for data in chunked(encoder.feed(event, at) for event, at in picked if event):
+            yield data
         if events.is_complete:
             return
 
