@@ -130,9 +130,11 @@ async def test_another_version_of_the_protocol_is_refused(tmp_path: Path) -> Non
 
 async def test_missing_login_is_reported_with_the_way_to_log_in(tmp_path: Path) -> None:
     async with running(tmp_path, "locked") as runs:
-        ending = failure(await events(runs, request(tmp_path, "say hi")))
-    assert ending.code == "agent_unauthenticated"
-    assert "Run `agent login`" in ending.message
+        asked = request(tmp_path, "say hi")
+        for images in ((), (Image("image/png", b"x"),)):
+            ending = failure(await events(runs, replace(asked, images=images)))
+            assert ending.code == "agent_unauthenticated"
+            assert "Run `agent login`" in ending.message
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ _MAX_WAIT_S = 2.0
 """How long a request waits for its run: it goes on after a client of the server's socket has disconnected."""
 
 _REPORT_S = 2.0
+"""How often a call reports its progress."""
 
 _T = TypeVar("_T")
 _Wait = Annotated[float, Meta(ge=0, le=150, description="Seconds to wait for the end of the run; 0: return at once.")]

@@ -235,7 +235,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         turn, result = call.turn, message.result or wire.Result()
         if turn.is_dropped or (call.method == "session/prompt" and not message.error):
             return turn.ended(message.result)
-        if lacking := self._lacking(turn.request):
+        if lacking := self._lacking(turn.request, message.error):
             return RunFailed(errors.InvalidRequest.code, lacking, 1)
         if message.error:
             return self._refusal(call, message.error)
@@ -245,13 +245,13 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
             return RunFailed(errors.NotResumable.code, f"{self._name} no longer has the history of the conversation", 1)
         return None
 
-    def _lacking(self, request: RunRequest) -> str:
-        """Return what the agent cannot accept; empty if nothing."""
+    def _lacking(self, request: RunRequest, failure: Failure | None) -> str:
+        """Return what the agent cannot accept; empty if nothing. Only a lack of MCP explains a failure."""
         capabilities = self._agent.agent_capabilities
         http = next((server.name for server in request.mcp_servers if server.type == "http"), "")
         if http and not capabilities.mcp_capabilities.http:
             return mcp_refusal(http, f"{self._name} accepts only programs")
-        has_images = request.images and not capabilities.prompt_capabilities.image
+        has_images = request.images and not failure and not capabilities.prompt_capabilities.image
         return f"{self._name} accepts no images" if has_images else ""
 
     def _report_start(self, turn: AcpTurn) -> Iterator[Delivery]:

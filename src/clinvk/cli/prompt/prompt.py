@@ -135,10 +135,9 @@ class ServerOrLocalRuns:
     async def run(self, request: RunRequest) -> "AsyncGenerator[Run]":
         """Run a prompt. Leaving the context ends the run."""
         async with AsyncExitStack() as stack:
-            asks = request.approval_mode == "ask"
-            kept = self._local if self._local and self._local.pool else None
-            is_here = kept and asks and (await kept.plan(request)).needs_its_process
-            is_here = is_here or bool(request.mcp_servers)  # a server starts no programs that an editor names
+            is_here = bool(request.mcp_servers)  # a server starts no programs that an editor names
+            if not is_here and request.approval_mode == "ask" and self._local and self._local.pool:
+                is_here = (await self._local.plan(request)).needs_its_process
             run = None if is_here else await self._through_server(request, stack)
             if not run:
                 local = self._local or await stack.enter_async_context(local_runs(self.context, self.store))
