@@ -234,6 +234,7 @@ async def test_key_may_be_in_the_query_and_in_headers(
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["status"] == "INVALID_ARGUMENT"
+    assert "x-goog-api-key" in error["message"]
     assert error["details"][0] == {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
         "reason": "API_KEY_INVALID",
@@ -301,6 +302,7 @@ async def test_failure_has_a_status_that_clients_retry_only_if_the_agent_has_not
     ("path", "words"),
     [
         ("models/claude:embedContent", "embeddings"),
+        ("models/claude:nope", "countTokens"),
         ("models/claude:batchGenerateContent", "generateContent"),
         ("cachedContents", "stored content"),
         ("files", "files"),

@@ -289,8 +289,9 @@ class AuthMiddleware:
         if login and login.has_cookie:
             hosts.check_cookie_origin(scope)
         if not login and not _is_open(scope):
+            header = "x-goog-api-key" if path.startswith("/gemini/") else "x-api-key"
             raise KeyRefused(
-                "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, "
+                f"an API key is needed: `authorization: Bearer KEY` or `{header}: KEY`, "
                 "and it must be valid and not expired"
             )
         return login

@@ -195,9 +195,9 @@ MODEL_APIS = (
 )
 
 _NOT_OFFERED: Mapping[str, str] = {
-    r"\w+ models/.+:(predict|batchGenerate)\w+": "this method; use generateContent",
     r"\w+ (cachedContents|interactions)": "stored content; send the whole conversation with generateContent",
     r"\w+ (embeddings|models/.+:(batchE|e)mbed\w+)": "embeddings; use the API of an embedding model",
+    r"POST models/.+:\w+": "this method; use generateContent, streamGenerateContent or countTokens",
     r"\w+ (files|uploads)": "files; put images and text files into the messages, as base64",
     r"\w+ (messages/)?batches": "batches; send the requests one by one, or run many prompts with POST /api/v1/parallel",
     r"\w+ (images|videos)": "images and videos; use the API of an image model",
