@@ -246,8 +246,10 @@ async def test_input_tokens_are_estimated(scripted: Scripted) -> None:
             model="claude", input=[{"role": "user", "content": "hello world!"}], instructions="be brief"
         )
         wrong = await server.client.post(f"{RESPONSES}/input_tokens", json={"model": "claude"})
+        null = await server.client.post(f"{RESPONSES}/input_tokens", json={"model": None, "input": "hello world!"})
     assert (short.object, short.input_tokens, longer.input_tokens) == ("response.input_tokens", 3, 5)
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "input")
+    assert (null.status_code, null.json()["input_tokens"]) == (200, 3)
     assert scripted.calls() == []
 
 

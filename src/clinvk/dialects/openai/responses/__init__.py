@@ -126,9 +126,11 @@ class OpenAIResponses(OpenAIApi):
         return ResponsesCall(**asdict(call), blank=blank)
 
     def count(self, body: bytes, headers: Mapping[str, str]) -> response_object.InputTokenCount:
-        """Return the answer to a request for a token estimate; raise what `parse` raises. The model may be missing."""
-        body = _encode({"model": "default", **json_bodies.decode(body, _fields)})
-        return response_object.InputTokenCount(vendor.estimate(self.parse(body, headers).request))
+        """Return the answer to a request for a token estimate; raise what `parse` raises. The model is optional."""
+        fields = json_bodies.decode(body, _fields)
+        if bytes(fields.get("model", b"null")) == b"null":
+            fields["model"] = msgspec.Raw(b'"default"')
+        return response_object.InputTokenCount(vendor.estimate(self.parse(_encode(fields), headers).request))
 
     def encoder(self, call: Call, facts: RunFacts) -> ResponsesEncoder:
         """Return the encoder of one stream."""
