@@ -33,12 +33,12 @@ class ResponsesCall(Call, frozen=True, kw_only=True):
 class ResponsesEncoder:
     """Encodes the events of the stream of one response after number `after`.
 
-    With `counts_comments` the client takes a comment as a sign of life.
+    With `accepts_comments` the client takes a comment as a sign of life.
     """
 
-    def __init__(self, output: Output, counts_comments: bool = True, after: int = -1) -> None:
+    def __init__(self, output: Output, accepts_comments: bool = True, after: int = -1) -> None:
         self._output = output
-        self._counts_comments = counts_comments
+        self._accepts_comments = accepts_comments
         self._after = after
         self._number = 0
 
@@ -49,11 +49,11 @@ class ResponsesEncoder:
     def keep_alive(self) -> bytes:
         """Return the start of the response, or bytes without meaning that keep the stream alive.
 
-        The bytes do not count: a stream that is read again has the same numbers.
+        The bytes have no sequence number of their own: a stream that is read again has the same numbers.
         """
         if not self._number:
             return b"".join([self._numbered(event) for event in self._output.begin()])
-        if self._counts_comments or self._output.response.status != "in_progress":
+        if self._accepts_comments or self._output.response.status != "in_progress":
             return sse.PULSE
         return _framed(self._output.in_progress, self._number - 1)
 

@@ -175,7 +175,7 @@ def _item(attributes: Mapping[str, str], text: str) -> Json:
 
 
 class AnswerEvents:
-    """Picks the events of one answer of a run. An answer ends with calls of client tools, or with the run.
+    """Filter for the events of one answer of a run. An answer ends with calls of client tools, or with the run.
 
     Attributes:
         outputs: the outputs of the client's tools since the answer before.
