@@ -321,7 +321,10 @@ def test_check_is_ended_with_the_server_and_the_partial_answer_is_returned(
 
 
 def test_idle_server_uses_little_memory(server: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The budget is 37 MiB beside a bare interpreter, whose memory depends on the version of Python."""
+    """The budget is 38 MiB beside a bare interpreter, whose memory depends on the version of Python.
+
+    Each model API takes about 1 MiB of it.
+    """
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:  # counting lines takes memory
         monkeypatch.delenv(name)
     script = "import sys; print(flush=True); sys.stdin.read()"
@@ -331,6 +334,6 @@ def test_idle_server_uses_little_memory(server: Start, monkeypatch: pytest.Monke
         of_python = psutil.Process(bare.pid).memory_info().rss
     process = server()
     process.client.get("/health")
-    assert psutil.Process(process.popen.pid).memory_info().rss - of_python < 37 * 1024 * 1024
+    assert psutil.Process(process.popen.pid).memory_info().rss - of_python < 38 * 1024 * 1024
     process.stop()
     assert process.end() == (0, "")
