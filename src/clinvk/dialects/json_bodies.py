@@ -100,10 +100,11 @@ def converted(values: Mapping[str, object], type_: type[S], word: str) -> S:
         made = msgspec.convert(values, type_, strict=False)
     except msgspec.ValidationError as error:
         _explain(str(error), msgspec.json.encode(values), type_, word)
-    for field in msgspec.structs.fields(type_):
-        # msgspec takes the text "null" for null
-        if isinstance(values.get(field.encode_name), str) and getattr(made, field.name) is None:
-            _explain(f" - at `$.{field.encode_name}`", msgspec.json.encode(values), type_, word)
+    # msgspec takes the text "null" for null; the fields, which are slow to look up, are looked up only for that text.
+    if nulls := {name for name, value in values.items() if isinstance(value, str) and value.lower() == "null"}:
+        for field in msgspec.structs.fields(type_):
+            if field.encode_name in nulls and getattr(made, field.name) is None:
+                _explain(f" - at `$.{field.encode_name}`", msgspec.json.encode(values), type_, word)
     return made
 
 

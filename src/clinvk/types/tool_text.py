@@ -1,4 +1,4 @@
-"""What an agent does, on one line, as people read it."""
+"""The activity of an agent, and tool calls, as one line of text for people."""
 
 import shlex
 from contextlib import suppress

@@ -5,7 +5,7 @@ request does not allow are left out.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -79,7 +79,7 @@ async def count_tokens(services: Services, request: Request) -> anthropic.TokenC
 async def count_input_tokens(services: Services, request: Request) -> InputTokenCount:
     """Estimate the tokens of the input of a response, without the turns before."""
     body = await read_json(request.scope, request.receive, services.settings.server)
-    return await run_in_loop_thread(len(body), OpenAIResponses().count, body, headers_of(request.scope))
+    return await run_in_loop_thread(len(body), RESPONSES.count, body, headers_of(request.scope))
 
 
 async def list_google_models(services: Services, request: Request) -> google.ModelPage:
@@ -123,6 +123,8 @@ def _backend_of(services: Services, request: Request, name: str) -> str:
 
 _encode = msgspec.json.Encoder().encode
 
+RESPONSES = OpenAIResponses()
+
 
 class ResponseReading(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of a stored response. Other parameters are ignored."""
@@ -141,10 +143,10 @@ class InputItemListing(msgspec.Struct, frozen=True, kw_only=True):
 
 async def get_response(services: Services, request: Request, query: ResponseReading) -> Response | ASGIApp:
     """Show a stored response. With `stream` the answer has the events of the response, until its end."""
-    response = await _response(services, request.path_params["id"])
+    found = await _found(services, request.path_params["id"])
     if not query.stream:
-        return response
-    pieces = _pieces(services, response.id, query.starting_after)
+        return found.response
+    pieces = _pieces(services, found.run, found.data, found.response.id, query.starting_after)
     return lambda scope, receive, send: _ResponseStream(pieces, scope, receive, send).serve()
 
 
@@ -154,14 +156,13 @@ async def cancel_response(services: Services, request: Request) -> Response:
     response_id: str = request.path_params["id"]
     run, _ = await _find(services, response_id)
     await services.runs.cancel(run.id)
-    return await _response(services, response_id)
+    return (await _found(services, response_id)).response
 
 
 async def delete_response(services: Services, request: Request) -> DeletedResponse:
     """Delete a response, and cancel its run. The session is deleted with the last of its responses."""
     response_id: str = request.path_params["id"]
-    await _response(services, response_id)
-    run, _ = await _find(services, response_id)
+    run = (await _found(services, response_id)).run
     session = await services.store.session(run.session_id or "")
     await services.admission.key_policy.check_session(session, request.state.key_name)
     await services.runs.cancel(run.id)
@@ -176,11 +177,8 @@ async def delete_response(services: Services, request: Request) -> DeletedRespon
 
 async def list_input_items(services: Services, request: Request, query: InputItemListing) -> InputItemPage:
     """List the input of a response. Images are not stored."""
-    response_id: str = request.path_params["id"]
-    run, data = await _find(services, response_id)
-    entries = await _entries(services, run)
-    stored.rebuilt(run, data, entries, response_id)  # raises unless the run has such a response
-    items = stored.input_items(run, data, entries, response_id)
+    found = await _found(services, request.path_params["id"])
+    items = stored.input_items(found.run, found.data, found.entries, found.response.id)
     if query.order == "desc":
         items.reverse()
     ids = [str(item["id"]) for item in items]
@@ -192,15 +190,16 @@ async def list_input_items(services: Services, request: Request, query: InputIte
     return InputItemPage(data=items[start:end], first_id=shown[0], last_id=shown[-1], has_more=end < len(items))
 
 
-async def _pieces(services: Services, id_: str, after: int) -> AsyncIterator[bytes]:
+async def _pieces(
+    services: Services, run: RunRecord, data: StoredRequest, id_: str, after: int
+) -> AsyncIterator[bytes]:
     """Yield the stream of a response after an event, and follow the response while its run works."""
-    run, data = await _find(services, id_)
     events, encoder = stored.AnswerEvents(data, id_), ResponsesEncoder(stored.output_of(run, data, id_), after=after)
     live = services.runs.live(run.id)
     async for batch in live.log.batches() if live else stored_events(services, run):
         picked = ((events.feed(event), at) for _, at, event in batch)
-        for data in chunked(encoder.feed(event, at) for event, at in picked if event):
-            yield data
+        for piece in chunked(encoder.feed(event, at) for event, at in picked if event):
+            yield piece
         if events.is_complete:
             return
 
@@ -211,7 +210,7 @@ class _ResponseStream(Exchange):
     __slots__ = ("_pieces",)
 
     def __init__(self, pieces: AsyncIterator[bytes], scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(scope, receive, send, OpenAIResponses(), sse.MEDIA_TYPE, TICK_S)
+        super().__init__(scope, receive, send, RESPONSES, sse.MEDIA_TYPE, TICK_S)
         self._pieces = pieces
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
@@ -242,7 +241,7 @@ async def expand_references(services: Services, body: bytes) -> bytes:
     size, max_bytes = len(body), services.settings.server.max_request_body_bytes
     for answer_id, ids in names.items():
         try:
-            response = await _response(services, stored.response_id(answer_id))
+            response = (await _found(services, stored.response_id(answer_id))).response
         except RunNotFound:
             break  # one missing response is enough to refuse the request
         items = {item.id: _encode(item) for item in response.output if item.id in ids}
@@ -267,9 +266,24 @@ async def _find(services: Services, response_id: str) -> tuple[RunRecord, Stored
     return run, data
 
 
-async def _response(services: Services, response_id: str) -> Response:
+class _Found(NamedTuple):
+    """A response, and what the response was rebuilt from."""
+
+    response: Response
+    run: RunRecord
+    data: StoredRequest
+    entries: Sequence[Logged]
+
+
+async def _found(services: Services, response_id: str) -> _Found:
+    """Return a response as rebuilt from the events of its run.
+
+    Raises:
+        RunNotFound: no stored run has such a response.
+    """
     run, data = await _find(services, response_id)
-    return stored.rebuilt(run, data, await _entries(services, run), response_id)
+    entries = await _entries(services, run)
+    return _Found(stored.rebuilt(run, data, entries, response_id), run, data, entries)
 
 
 async def _entries(services: Services, run: RunRecord) -> Sequence[Logged]:

@@ -19,8 +19,8 @@ from clinvk.dialects.google import answer as google_answer
 from clinvk.dialects.google import body as google_body
 from clinvk.dialects.openai import chat_bodies
 from clinvk.dialects.openai.chat import OpenAICompletions
-from clinvk.dialects.openai.responses import OpenAIResponses, response_object
 from clinvk.dialects.openai.responses import body as response_body
+from clinvk.dialects.openai.responses import response_object
 from clinvk.types import errors
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 
@@ -106,7 +106,7 @@ def _google_run(name: str, summary: str, returns: Returns) -> Endpoint:
     )
 
 
-_RESPONSES = partial(PromptEndpoint, OpenAIResponses(), expand_references=model_apis.expand_references)
+_RESPONSES = partial(PromptEndpoint, model_apis.RESPONSES, expand_references=model_apis.expand_references)
 
 MODEL_APIS = (
     _model_run(

@@ -99,7 +99,7 @@ class Output:
 
     @property
     def in_progress(self) -> StreamEvent:
-        """The event that repeats the response so far."""
+        """A `response.in_progress` event with the current state of the response."""
         return _event("response.in_progress", response=self.response)
 
     def _grow(self, event: Event, at: float) -> Iterator[StreamEvent]:
