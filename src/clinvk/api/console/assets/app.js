@@ -1,26 +1,26 @@
 // The console: login, navigation and the screens.
 
 import { html, render, useEffect, useState } from "./vendor/preact.js";
-import { get, onUnauthorized, post } from "./api.js";
-import { Inbox } from "./inbox.js";
-import { live, useLive } from "./live.js";
-import { Login, takeToken } from "./login.js";
-import { navigate, useRoute } from "./router.js";
-import { Checkbox, ErrorBoundary, announce, useStored } from "./ui.js";
+import { get, onUnauthorized, post } from "./base/api.js";
+import { Inbox } from "./screens/inbox.js";
+import { live, useLive } from "./base/live.js";
+import { Login, takeToken } from "./screens/login.js";
+import { navigate, useRoute } from "./base/router.js";
+import { Checkbox, ErrorBoundary, announce, useStored } from "./base/ui.js";
 
 const screen = (module, name) => () => import(module).then((loaded) => loaded[name]);
 const SCREENS = {
   "": { title: "Inbox", load: async () => Inbox },
-  runs: { title: "Runs", load: screen("./runs.js", "Runs") },
-  sessions: { title: "Sessions", load: screen("./sessions.js", "Sessions") },
-  new: { title: "New session", load: screen("./session.js", "NewSession") },
-  session: { title: "Session", load: screen("./session.js", "Session"), props: (id) => ({ sessionId: id }) },
-  run: { title: "Run", load: screen("./session.js", "Session"), props: (id) => ({ runId: id }) },
-  compare: { title: "Compare", load: screen("./compare.js", "Compare"), detail: screen("./compare.js", "Comparison") },
-  worktrees: { title: "Worktrees", load: screen("./worktrees.js", "Worktrees") },
-  worktree: { title: "Worktree", load: screen("./worktrees.js", "Worktree") },
-  usage: { title: "Usage", load: screen("./usage.js", "Usage") },
-  agents: { title: "Agents", load: screen("./agents.js", "Agents") },
+  runs: { title: "Runs", load: screen("./screens/runs.js", "Runs") },
+  sessions: { title: "Sessions", load: screen("./screens/sessions.js", "Sessions") },
+  new: { title: "New session", load: screen("./session/session.js", "NewSession") },
+  session: { title: "Session", load: screen("./session/session.js", "Session"), props: (id) => ({ sessionId: id }) },
+  run: { title: "Run", load: screen("./session/session.js", "Session"), props: (id) => ({ runId: id }) },
+  compare: { title: "Compare", load: screen("./screens/compare.js", "Compare"), detail: screen("./screens/compare.js", "Comparison") },
+  worktrees: { title: "Worktrees", load: screen("./review/worktrees.js", "Worktrees") },
+  worktree: { title: "Worktree", load: screen("./review/worktrees.js", "Worktree") },
+  usage: { title: "Usage", load: screen("./screens/usage.js", "Usage") },
+  agents: { title: "Agents", load: screen("./screens/agents.js", "Agents") },
 };
 const MENU = ["", "sessions", "runs", "compare", "worktrees", "usage", "agents"];
 const IN_BAR = 3; // on a phone; the others are in its menu

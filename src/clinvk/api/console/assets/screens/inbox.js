@@ -1,13 +1,13 @@
 // The first screen: what waits for an answer, then the newest sessions and runs.
 
-import { html, useEffect } from "./vendor/preact.js";
-import { get } from "./api.js";
-import { ENDED, newestFirst } from "./format.js";
-import { InteractionCard } from "./interaction.js";
-import { live, useLive } from "./live.js";
+import { html, useEffect } from "../vendor/preact.js";
+import { get } from "../base/api.js";
+import { ENDED, newestFirst } from "../base/format.js";
+import { InteractionCard } from "../session/interaction.js";
+import { live, useLive } from "../base/live.js";
 import { RunList } from "./runs.js";
 import { SessionRow } from "./sessions.js";
-import { Empty, List, Loaded, useTick } from "./ui.js";
+import { Empty, List, Loaded, useTick } from "../base/ui.js";
 
 const NEWEST = 6;
 const MAX_ACTIVE = 20;

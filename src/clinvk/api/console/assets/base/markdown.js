@@ -1,8 +1,8 @@
 // Markdown of agents, which is untrusted: it becomes elements directly and never HTML text. Raw HTML is shown as text,
 // images are links, and links name their host.
 
-import { html, Component } from "./vendor/preact.js";
-import { lexer } from "./vendor/marked.js";
+import { html, Component } from "../vendor/preact.js";
+import { lexer } from "../vendor/marked.js";
 import { Clipped, visible } from "./ui.js";
 
 const MAX_DEPTH = 16;

@@ -1,7 +1,7 @@
 // Unified diffs: parsing, and a view of them with optional comments on lines.
 
-import { html, useState } from "./vendor/preact.js";
-import { Clipped, useFocus, visible } from "./ui.js";
+import { html, useState } from "../vendor/preact.js";
+import { Clipped, useFocus, visible } from "../base/ui.js";
 
 const MAX_LINES = 300;
 const MAX_LINE_CHARS = 1_000;

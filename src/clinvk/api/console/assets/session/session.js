@@ -1,17 +1,17 @@
 // A conversation with an agent: the transcript, which follows the agent's work, and the box for the next prompt.
 
-import { html, Component, useEffect, useRef, useState } from "./vendor/preact.js";
-import { cancel, get, patch, post, remove, start } from "./api.js";
+import { html, Component, useEffect, useRef, useState } from "../vendor/preact.js";
+import { cancel, get, patch, post, remove, start } from "../base/api.js";
 import { Composer, filled } from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { cost, duration, elapsed, shortPath, titleOf, tokens } from "./format.js";
+import { cost, duration, elapsed, shortPath, titleOf, tokens } from "../base/format.js";
 import { InteractionCard } from "./interaction.js";
-import { live, useLive } from "./live.js";
-import { Answer } from "./markdown.js";
-import { navigate } from "./router.js";
+import { live, useLive } from "../base/live.js";
+import { Answer } from "../base/markdown.js";
+import { navigate } from "../base/router.js";
 import { ToolCard } from "./tool.js";
-import { Action, Agent, Clipped, Empty, Facts, Form, Loading, Problem, Time, useTick, visible } from "./ui.js";
-import { VirtualList } from "./virtual-list.js";
+import { Action, Agent, Clipped, Empty, Facts, Form, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
+import { VirtualList } from "../base/virtual-list.js";
 
 const CONTINUE = "Go on. The user is asked for each action from here on, so try again what was denied.";
 const PATH_PARTS = 3;

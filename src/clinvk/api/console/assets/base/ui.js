@@ -1,6 +1,6 @@
 // Small components that several screens share.
 
-import { html, Component, useEffect, useRef, useState } from "./vendor/preact.js";
+import { html, Component, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "./api.js";
 import { ago, dateTime } from "./format.js";
 

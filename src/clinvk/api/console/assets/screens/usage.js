@@ -1,9 +1,9 @@
 // Tokens and cost by day, agent and key, and how much of the vendors' limits is used.
 
-import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { get } from "./api.js";
-import { cost, count, dateTime, tokensOf } from "./format.js";
-import { Agent, Empty, Loaded, Select, visible } from "./ui.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { get } from "../base/api.js";
+import { cost, count, dateTime, tokensOf } from "../base/format.js";
+import { Agent, Empty, Loaded, Select, visible } from "../base/ui.js";
 
 const PERIODS = [7, 30, 90];
 const GROUPS = { backend: "Agent", key: "Key", model: "Model" };
@@ -22,12 +22,12 @@ let library = null;
 function loadPlots() {
   library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = new URL("vendor/uplot.js", import.meta.url);
+    script.src = new URL("../vendor/uplot.js", import.meta.url);
     script.onload = () => resolve(window.uPlot);
     script.onerror = () => reject(new Error("The plots could not be loaded."));
     const sheet = document.createElement("link");
     sheet.rel = "stylesheet";
-    sheet.href = new URL("vendor/uplot.css", import.meta.url);
+    sheet.href = new URL("../vendor/uplot.css", import.meta.url);
     document.head.append(sheet, script);
   });
   return library;

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { stream } from "./stream.js";
-import { useEffect, useState } from "./vendor/preact.js";
+import { useEffect, useState } from "../vendor/preact.js";
 import { ENDED, isOlder, newestFirst } from "./format.js";
 
 const MAX_RUNS = 300;

@@ -1,9 +1,9 @@
 // A tool call of an agent: what it does, its input as command or diff, and its output.
 
-import { html } from "./vendor/preact.js";
-import { Diff, parseDiff, replacement } from "./diff.js";
+import { html } from "../vendor/preact.js";
+import { Diff, parseDiff, replacement } from "../review/diff.js";
 import { toolSummary } from "./transcript.js";
-import { Code, visible } from "./ui.js";
+import { Code, visible } from "../base/ui.js";
 
 const OPEN_DIFF_LINES = 30;
 const ACTION = /^(add|update|delete) /; // before a path, as Codex names a change

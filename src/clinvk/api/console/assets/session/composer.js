@@ -1,9 +1,9 @@
 // The box for a prompt: agent, model, permissions, directory and images; while the agent works, queue or steer.
 
-import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { cancel, get, start } from "./api.js";
-import { live } from "./live.js";
-import { Action, Form, Problem, Select, TextArea, TextField, announce, useStored, visible } from "./ui.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { cancel, get, start } from "../base/api.js";
+import { live } from "../base/live.js";
+import { Action, Form, Problem, Select, TextArea, TextField, announce, useStored, visible } from "../base/ui.js";
 
 const IMAGE_TYPES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 const MAX_IMAGE_BYTES = 3.7 * 1024 * 1024; // 5 MiB as base64

@@ -1,8 +1,8 @@
 // The login: with a key, or with the token of a login link, which is removed from the address at once.
 
-import { html, useState } from "./vendor/preact.js";
-import { post } from "./api.js";
-import { Problem, useFocus } from "./ui.js";
+import { html, useState } from "../vendor/preact.js";
+import { post } from "../base/api.js";
+import { Problem, useFocus } from "../base/ui.js";
 
 /** Take the token from the address, so that it stays in no history. Return null if there is none. */
 export function takeToken() {

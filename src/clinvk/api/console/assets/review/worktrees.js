@@ -1,13 +1,13 @@
 // The worktrees with changes of agents: review, comment, apply, discard.
 
-import { html, useState } from "./vendor/preact.js";
-import { get, post, remove, start } from "./api.js";
+import { html, useState } from "../vendor/preact.js";
+import { get, post, remove, start } from "../base/api.js";
 import { Diff } from "./diff.js";
-import { plural, shortPath } from "./format.js";
-import { live } from "./live.js";
-import { navigate } from "./router.js";
-import { RunList } from "./runs.js";
-import { Action, Empty, Facts, List, Loaded, Time, visible } from "./ui.js";
+import { plural, shortPath } from "../base/format.js";
+import { live } from "../base/live.js";
+import { navigate } from "../base/router.js";
+import { RunList } from "../screens/runs.js";
+import { Action, Empty, Facts, List, Loaded, Time, visible } from "../base/ui.js";
 
 export const Worktrees = () => html`
   <h1 tabindex="-1">Worktrees</h1>

@@ -1,9 +1,9 @@
 // The installed agents, the nodes of a cluster, and the health of the server.
 
-import { html } from "./vendor/preact.js";
-import { get } from "./api.js";
-import { useLive } from "./live.js";
-import { Agent, Code, Loaded, Time, visible } from "./ui.js";
+import { html } from "../vendor/preact.js";
+import { get } from "../base/api.js";
+import { useLive } from "../base/live.js";
+import { Agent, Code, Loaded, Time, visible } from "../base/ui.js";
 
 const LOGINS = { claude: "run claude and /login", codex: "codex login", gemini: "run gemini" };
 

@@ -1,11 +1,11 @@
 // The runs: those that are under way, with their progress, and the newest that have ended.
 
-import { html } from "./vendor/preact.js";
-import { cancel } from "./api.js";
-import { ENDED, cost, elapsed, firstLine, newestFirst, pathOf, shortPath, tokens } from "./format.js";
-import { useLive } from "./live.js";
-import { Action, Agent, Empty, Facts, List, Problem, State, Time, usePages, useTick, visible } from "./ui.js";
-import { VirtualList } from "./virtual-list.js";
+import { html } from "../vendor/preact.js";
+import { cancel } from "../base/api.js";
+import { ENDED, cost, elapsed, firstLine, newestFirst, pathOf, shortPath, tokens } from "../base/format.js";
+import { useLive } from "../base/live.js";
+import { Action, Agent, Empty, Facts, List, Problem, State, Time, usePages, useTick, visible } from "../base/ui.js";
+import { VirtualList } from "../base/virtual-list.js";
 
 const ROW_PX = 76;
 

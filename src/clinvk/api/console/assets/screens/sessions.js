@@ -1,10 +1,10 @@
 // The list of sessions, with a search.
 
-import { html, useState } from "./vendor/preact.js";
-import { cost, plural, shortPath, titleOf, tokens } from "./format.js";
-import { live, useLive } from "./live.js";
-import { Agent, Empty, Facts, Problem, State, TextField, Time, usePages, visible } from "./ui.js";
-import { VirtualList } from "./virtual-list.js";
+import { html, useState } from "../vendor/preact.js";
+import { cost, plural, shortPath, titleOf, tokens } from "../base/format.js";
+import { live, useLive } from "../base/live.js";
+import { Agent, Empty, Facts, Problem, State, TextField, Time, usePages, visible } from "../base/ui.js";
+import { VirtualList } from "../base/virtual-list.js";
 
 const ROW_PX = 76;
 

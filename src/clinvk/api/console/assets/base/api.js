@@ -1,6 +1,6 @@
 // Requests to the REST API of this server.
 
-export const ROOT = new URL("../api/v1/", import.meta.url);
+export const ROOT = new URL("../../api/v1/", import.meta.url);
 const DEADLINE_MS = 30_000;
 const SLOW_BYTES_PER_MS = 20; // an upload that is slower fails
 const TOO_LATE = "The server did not answer in time. The request may still take effect. Too many open tabs of this console " +

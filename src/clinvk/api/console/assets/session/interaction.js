@@ -1,11 +1,11 @@
 // What an agent asks: a card with the command, diff or question, and the buttons that answer.
 
-import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { get, post } from "./api.js";
-import { duration, firstLine, pathOf, shortPath } from "./format.js";
-import { live } from "./live.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { get, post } from "../base/api.js";
+import { duration, firstLine, pathOf, shortPath } from "../base/format.js";
+import { live } from "../base/live.js";
 import { ToolInput } from "./tool.js";
-import { Agent, Form, Problem, Time, announce, stored, useFocus, useTick, visible } from "./ui.js";
+import { Agent, Form, Problem, Time, announce, stored, useFocus, useTick, visible } from "../base/ui.js";
 
 const RESULTS = {
   allow: "Allowed", allow_session: "Allowed for the session", deny: "Denied", deny_and_stop: "Denied, run stopped",

@@ -1,8 +1,8 @@
 // The turns of a session, or a single run without one: loaded page by page, and the events of those in view.
 
-import { get, storedEvents } from "./api.js";
-import { ENDED, isOlder } from "./format.js";
-import { stream } from "./stream.js";
+import { get, storedEvents } from "../base/api.js";
+import { ENDED, isOlder } from "../base/format.js";
+import { stream } from "../base/stream.js";
 import { RunBlocks } from "./transcript.js";
 
 const PAGE = 50;

@@ -1,6 +1,6 @@
 // The screens by the fragment of the address, such as `#/session/0d3ac1f6`.
 
-import { useEffect, useState } from "./vendor/preact.js";
+import { useEffect, useState } from "../vendor/preact.js";
 
 const parse = () => location.hash.replace(/^#\/?/, "").split("/").map(decoded);
 

@@ -1,6 +1,6 @@
 // A list that renders only the rows in view. Rows may have any height, which is measured when they are shown.
 
-import { html, Component } from "./vendor/preact.js";
+import { html, Component } from "../vendor/preact.js";
 
 const OVERSCAN_PX = 600;
 const AT_END_PX = 60;

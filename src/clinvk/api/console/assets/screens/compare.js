@@ -1,21 +1,21 @@
 // One prompt for several agents: their answers and changes side by side.
 
-import { html, useEffect, useState } from "./vendor/preact.js";
-import { cancel, get, start } from "./api.js";
-import { Directory, Permissions, filled, remembered, useBackends, withApproval } from "./composer.js";
-import { Diff } from "./diff.js";
-import { ENDED, cost, elapsed, tokens } from "./format.js";
-import { useLive } from "./live.js";
-import { Answer } from "./markdown.js";
-import { navigate } from "./router.js";
+import { html, useEffect, useState } from "../vendor/preact.js";
+import { cancel, get, start } from "../base/api.js";
+import { Directory, Permissions, filled, remembered, useBackends, withApproval } from "../session/composer.js";
+import { Diff } from "../review/diff.js";
+import { ENDED, cost, elapsed, tokens } from "../base/format.js";
+import { useLive } from "../base/live.js";
+import { Answer } from "../base/markdown.js";
+import { navigate } from "../base/router.js";
 import { RunList } from "./runs.js";
-import { stream } from "./stream.js";
-import { RunBlocks } from "./transcript.js";
+import { stream } from "../base/stream.js";
+import { RunBlocks } from "../session/transcript.js";
 import {
   Action, Agent, Checkbox, Empty, Facts, Form, Loaded, Loading, Problem, Select, State, TextArea, TextField, useStored, useTick,
   visible,
-} from "./ui.js";
-import { WorktreeActions } from "./worktrees.js";
+} from "../base/ui.js";
+import { WorktreeActions } from "../review/worktrees.js";
 
 const SEARCHED_RUNS = 500;
 
