@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from itertools import chain
@@ -13,7 +13,29 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from chromium import NAMES, Page, browsing, executable
+from browser.pages import (
+    ANSWERS,
+    FAINT,
+    INTERACTION,
+    PROMPTS,
+    UNNAMED,
+    busy_session,
+    choose,
+    click_on,
+    go,
+    inbox,
+    needs_browser,
+    opened,
+    opened_in,
+    press,
+    resize,
+    send,
+    shown_texts,
+    stub,
+    tab_to,
+    text_of,
+)
+from chromium import Page, browsing
 from clinvk.api import console
 from clinvk.api.access.keys import ApiKeys
 from polling import until
@@ -22,10 +44,6 @@ from scripted.steps import Step, claude_says, codex_streams, hang, receive_steer
 from serving import LiveServer, serving
 from standin.document import record, string
 
-needs_browser = pytest.mark.skipif(
-    executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"
-)
-
 ASSETS = Path(console.__file__).parent / "assets"
 OWN = [path for path in ASSETS.rglob("*.*") if path.parent.name != "vendor" and path.suffix != ".png"]
 MAX_GZIP_BYTES = 190_000
@@ -33,113 +51,6 @@ MAX_LINES = 5_500
 """Of JavaScript and CSS."""
 
 SCREENS = ("", "runs", "sessions", "new", "compare", "worktrees", "usage", "agents")
-
-INTERACTION = {
-    "id": "a" * 32,
-    "kind": "approval",
-    "run_id": "b" * 32,
-    "session_id": "c" * 32,
-    "backend": "claude",
-    "tool": "Bash",
-    "title": "Run a command",
-    "input": {"command": "rm -rf build"},
-    "command": "rm -rf build",
-    "workdir": "/srv/project",
-    "diff": None,
-    "fields": [],
-    "choices": ["allow", "allow_session", "deny", "deny_and_stop"],
-    "editable": True,
-    "note": "Removes old files\nclinvk: /srv/build is outside of the directory /srv/project",
-    "accepts_reason": True,
-    "key": None,
-    "status": "pending",
-    "created_at": "2026-11-25T14:26:49.512Z",
-    "expires_at": "2999-11-25T14:26:49.512Z",
-    "resolved_at": None,
-    "answered_by": None,
-    "choice": None,
-    "reason": "",
-    "edited_input": None,
-}
-
-STUB = """
-const answers = %s, sent = (window.sent = []), realFetch = window.fetch;
-window.fetch = async (url, options = {}) => {
-  const { pathname, search } = new URL(url, location);
-  const path = pathname.replace("/api/v1/", "");
-  const found = answers[path] ?? answers[path + search];
-  if (found === undefined) return realFetch(url, options);
-  if (options.method === "POST") sent.push(JSON.parse(options.body));
-  return typeof found === "string" ? new Response(found) : Response.json(found);
-};
-"""
-"""Answers the requests for some paths of the API, and records the bodies that are sent to them."""
-
-
-@asynccontextmanager
-async def opened(server: LiveServer, fragment: str = "", port: int = 0, at: str = "#app h1") -> AsyncGenerator[Page]:
-    """Open the console, and check in the end that nothing failed and that no other host was asked."""
-    async with browsing() as page:
-        yield await opened_in(page, server, fragment, port, at)
-        urls = [string(record(event, "request"), "url") for event in page.events_of("Network.requestWillBeSent")]
-        assert {urlsplit(url).hostname for url in urls if not url.startswith("data:")} == {"127.0.0.1"}
-        assert page.events_of("Runtime.exceptionThrown") == []
-        entries = [record(event, "entry") for event in page.events_of("Log.entryAdded")]
-        assert [entry for entry in entries if "Content Security Policy" in str(entry["text"])] == []
-
-
-async def opened_in(page: Page, server: LiveServer, fragment: str = "", port: int = 0, at: str = "#app h1") -> Page:
-    await page.call("Page.navigate", url=f"http://127.0.0.1:{port or server.port}/#{fragment}")
-    await page.until(f"document.querySelector({json.dumps(at)}) !== null")
-    return page
-
-
-async def go(page: Page, path: str) -> None:
-    """Open another screen, and wait until it shows its heading."""
-    await page.evaluate(f"location.hash = '#/{path}'")
-    name = path.partition("/")[0]
-    await page.until(f"document.querySelector('.screen')?.className.trim() === 'screen {name}'.trim()")
-    await page.until("document.querySelector('.screen h1') !== null")
-
-
-async def stub(page: Page, answers: Mapping[str, object]) -> None:
-    await page.call("Page.addScriptToEvaluateOnNewDocument", source=STUB % json.dumps(answers))
-
-
-async def press(page: Page, *keys: str) -> None:
-    for key in keys:
-        text = {"Enter": "\r", "Tab": ""}.get(key, key)
-        code = {"Enter": 13, "Tab": 9}.get(key, 0)
-        for kind in ("keyDown", "keyUp"):
-            await page.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
-
-
-async def tab_to(page: Page, selector: str) -> None:
-    """Move the focus by keyboard to an element."""
-    await page.until("document.activeElement.tagName === 'H1'")
-    for _ in range(20):
-        await press(page, "Tab")
-        if await page.evaluate(f"document.activeElement.matches({json.dumps(selector)})"):
-            return
-    raise AssertionError(f"the focus does not reach {selector}")
-
-
-async def choose(page: Page, label: str, value: str) -> None:
-    """Choose an option of a select."""
-    select = f"document.querySelector('[aria-label={label}]')"
-    await page.evaluate(f"{select}.value = {json.dumps(value)}; {select}.dispatchEvent(new Event('change'))")
-
-
-def text_of(selector: str) -> str:
-    return f"(document.querySelector({json.dumps(selector)})?.textContent ?? '')"
-
-
-def click_on(text: str, within: str) -> str:
-    """Return the expression that clicks the button with a text."""
-    return f"[...document.querySelectorAll('{within} button')].find(b => b.textContent === '{text}').click()"
-
-
-ANSWERS = "[...document.querySelectorAll('.markdown')].map(answer => answer.textContent.trim())"
 
 
 # --- login ---------------------------------------------------------------------------------------------------------
@@ -191,19 +102,6 @@ async def test_login_link_works_once_and_leaves_no_token_in_the_address(scripted
 
 
 # --- inbox ---------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def inbox(scripted: Scripted, me: object = None, **changed: object) -> AsyncGenerator[Page]:
-    """Open the inbox with a pending interaction. The first answer to it allows. `me` replaces the identity."""
-    interaction = {**INTERACTION, **changed}
-    resolved = {**interaction, "status": "answered", "choice": "allow", "answered_by": "user"}
-    id_ = interaction["id"]
-    async with serving(scripted.env) as server, browsing() as page:
-        answers = {"interactions": {"interactions": [interaction]}, f"interactions/{id_}/answer": resolved}
-        await stub(page, {**answers, **({"me": me} if me else {})})
-        await opened_in(page, server, at=".interaction.pending")
-        yield page
 
 
 @needs_browser
@@ -500,27 +398,6 @@ async def test_agent_is_stopped_from_its_session(scripted: Scripted) -> None:
             assert await page.evaluate("document.querySelector('.item.cancelled .error')") is None
 
 
-@asynccontextmanager
-async def busy_session(scripted: Scripted, gate: Path) -> AsyncGenerator[Page]:
-    """Open a session whose agent waits for a file before it answers "one"; to "go on" it answers "two"."""
-    one = claude_says("one")
-    scripted.play([*one[:1], wait_for(gate), *one[1:]], when="begin")
-    scripted.play(claude_says("two"), when="go on")
-    async with serving(scripted.env) as server:
-        run = await server.detached(prompt="begin")
-        await until(lambda: bool((live := server.runs.live(run["run_id"])) and live.log.count))
-        async with opened(server, f"/session/{run['session_id']}", at=".composer .danger") as page:
-            yield page
-
-
-async def send(page: Page, button: str, prompt: str) -> None:
-    """Write a prompt, choose a button of the prompt box, and wait until the prompt has been sent."""
-    await page.write(".composer textarea", prompt)
-    await page.until("!document.querySelector('.composer .primary').disabled")
-    await page.evaluate(click_on(button, ".composer"))
-    await page.until("document.querySelector('.composer textarea').value === ''")
-
-
 @needs_browser
 async def test_prompt_to_an_agent_that_works_is_queued(scripted: Scripted, tmp_path: Path) -> None:
     async with busy_session(scripted, tmp_path / "gate") as page:
@@ -536,9 +413,7 @@ async def test_prompt_to_an_agent_that_works_is_queued(scripted: Scripted, tmp_p
 async def test_queued_prompts_are_withdrawn_while_the_agent_works_on(scripted: Scripted, tmp_path: Path) -> None:
     """More prompts wait than a browser opens connections."""
     async with busy_session(scripted, tmp_path / "gate") as page:
-        await page.call(
-            "Emulation.setDeviceMetricsOverride", width=1280, height=2000, deviceScaleFactor=1, mobile=False
-        )
+        await resize(page, 1280, 2000)
         for count in range(1, 7):
             await send(page, "Queue", "go on")
             await page.until(f"document.querySelectorAll('.working button').length === {count}")
@@ -552,14 +427,6 @@ async def test_queued_prompts_are_withdrawn_while_the_agent_works_on(scripted: S
             "[...document.querySelectorAll('.end')].filter(e => e.textContent === 'Withdrawn').length === 6"
         )
         assert await page.evaluate("document.querySelector('.problem')") is None
-
-
-def shown_texts(selector: str) -> str:
-    """Return an expression for the texts of prompts and answers, without the times of the prompts."""
-    return f"[...document.querySelectorAll('{selector}')].map(each => each.firstChild?.textContent.trim() ?? '').join()"
-
-
-PROMPTS = shown_texts(".prompt")
 
 
 @needs_browser
@@ -971,33 +838,6 @@ async def test_action_without_an_answer_is_reported_after_the_deadline(scripted:
 
 # --- every screen --------------------------------------------------------------------------------------------------
 
-UNNAMED = """[...document.querySelectorAll('a, button, input, select, textarea, summary, meter')].filter((element) =>
-  element.type !== 'file' && !(element.ariaLabel || element.labels?.length || element.textContent.trim()))
-  .map((element) => element.outerHTML)"""
-"""The controls without a name for screen readers."""
-
-FAINT = """(() => {
-  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
-  const light = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
-  const behind = (element) => {
-    for (; element; element = element.parentElement) {
-      const color = parts(getComputedStyle(element).backgroundColor);
-      if (color[3] !== 0) return color;
-    }
-  };
-  const faint = [], walker = document.createTreeWalker(document.querySelector('#app'), NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest(':disabled, option')) continue;
-    const [one, other] = [parts(getComputedStyle(element).color), behind(element)].map(luminance).sort().reverse();
-    const ratio = (one + 0.05) / (other + 0.05);
-    if (ratio < 4.5) faint.push([walker.currentNode.data, ratio]);
-  }
-  return faint;
-})()"""
-"""The texts with less contrast than WCAG AA requires."""
-
 
 @needs_browser
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
@@ -1006,9 +846,7 @@ async def test_every_screen_fits_and_is_accessible(scripted: Scripted, width: in
     async with serving(scripted.env) as server:
         session = (await server.prompt(prompt="word " * 100)).json()["session_id"]
         async with opened(server) as page:
-            await page.call(
-                "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500
-            )
+            await resize(page, width)
             await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
             for path in (*SCREENS, f"session/{session}"):
                 await go(page, path)
