@@ -15,7 +15,7 @@ from serving import LiveServer, serving
 
 HANDLE = "11111111-1111-4111-8111-111111111112"
 FIELDS = [
-    *("id", "backend", "created_at", "last_used", "working_dir", "backend_session_id", "model"),
+    *("id", "backend", "created_at", "last_used", "working_dir", "project", "worktree", "backend_session_id", "model"),
     *("initial_prompt", "status", "turn_count", "token_usage", "tags", "title", "parent_id"),
     *("error_message", "metadata"),
 ]
@@ -62,6 +62,7 @@ async def test_session_has_the_documented_fields(scripted: Scripted, tmp_path: P
     assert body["id"] == answer["session_id"]
     assert (body["backend"], body["status"], body["turn_count"]) == ("claude", "completed", 1)
     assert (body["working_dir"], body["initial_prompt"]) == (str(tmp_path), "hi")
+    assert (body["project"], body["worktree"]) == (str(tmp_path), None)
     assert (body["backend_session_id"], body["model"]) == (HANDLE, "claude-scripted")
     assert body["token_usage"] == answer["token_usage"]
     assert (body["tags"], body["metadata"], body["title"]) == (["a", "b"], {"k": [1]}, "")

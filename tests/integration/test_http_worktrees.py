@@ -39,6 +39,9 @@ async def test_worktree_is_listed_and_shown_with_its_runs_and_diff(scripted: Scr
         id_ = await changed_by_agent(server, repository)
         (item,) = (await server.client.get(URL)).json()["worktrees"]
         shown = (await server.client.get(f"{URL}/{id_[:-2]}")).json()
+        (session,) = (await server.client.get("/api/v1/sessions")).json()["sessions"]
+    assert (session["project"], session["worktree"]) == (str(repository.path), id_)
+    assert session["working_dir"] == item["path"]
     assert (item["id"], item["state"], item["repository"]) == (id_, "changed", str(repository.path))
     assert item["files"] == [{"path": "made.txt", "change": "added"}]
     assert item["problem"] is None

@@ -20,7 +20,9 @@ from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord, Session, with_tags
 from clinvk.types.text import readable
 
-FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags", "node")
+FIXED_SESSION_FIELDS = (
+    *("backend", "created_at", "working_dir", "project", "initial_prompt", "parent_id", "title", "tags", "node"),
+)
 """The fields of a session that its runs do not change; only `reassign` changes the backend."""
 
 FIXED_RUN_FIELDS = (

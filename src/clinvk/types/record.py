@@ -167,6 +167,7 @@ TAG_PATTERN = rf"^\s*{_SHOWN}([^\x00-\x1f\x7f-\x9f\u2028\u2029]*{_SHOWN})?\s*$"
 """One line without control characters, and not blank."""
 TITLE_PATTERN = r"^[^\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]*$"
 """No control characters except line ends and other gaps, which become spaces."""
+_WORKTREE = re.compile("/worktrees/([a-z0-9-]+-[0-9a-f]{8})/")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """A byte of a command's argument that is not valid UTF-8. JSON has none."""
 
@@ -178,6 +179,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         id: 32 hex digits.
         created_at, last_used: seconds since the epoch, UTC.
         working_dir: absolute path; empty means the directory of the clinvk process that started the session.
+        project: the directory that the user chose; `working_dir` is then the same, or in a worktree of its repository.
         backend_session_id: the CLI's resume handle; None until the agent reports the handle.
         token_usage: the sum over all turns.
         counted: the tokens that the agent has counted in its conversation, including a fork's parent.
@@ -205,6 +207,18 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     metadata: dict[str, object] = {}
     node: str = ""
+    project: str = ""
+
+    @property
+    def worktree(self) -> str | None:
+        """The id of the worktree in which the agent works, or None. The worktree may have been removed."""
+        return worktree_of(self.working_dir) if self.project != self.working_dir else None
+
+
+def worktree_of(directory: str) -> str | None:
+    """Return the id of the clinvk worktree that a directory is in by its path, or None."""
+    found = _WORKTREE.search(directory)
+    return found[1] if found else None
 
 
 class Resume(msgspec.Struct, frozen=True):

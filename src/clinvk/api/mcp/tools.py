@@ -18,13 +18,13 @@ from msgspec.structs import replace
 
 from clinvk.api.endpoints.health import BackendList
 from clinvk.api.endpoints.worktrees import WorktreeItem
-from clinvk.config.load import WORKTREES
 from clinvk.dialects.rest.interactions import AnswerBody, InteractionList, InteractionView
 from clinvk.dialects.rest.rest import Accepted, Problem
 from clinvk.remote.messages import RestRequest, RestResponse
 from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
 from clinvk.types.choices import UNDER_WAY, ApprovalMode, Isolation, RunState, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.record import worktree_of
 
 INSTRUCTIONS = (
     "Run other coding agents of this machine, such as Claude Code, Codex and Gemini CLI. A run with state queued or "
@@ -225,8 +225,8 @@ class RestApi(NamedTuple):
                 report_at = now + _REPORT_S
                 await self.awaited.report(now - start, wait_s, _progress(run, await self._parts(run)))
             await asyncio.sleep(_POLL_S)
-        runs = [replace(each, worktree=_worktree_of(each)) for each in await self._parts(run)]
-        return replace(run, worktree=_worktree_of(run), runs=runs, interactions=interactions)
+        runs = [replace(each, worktree=worktree_of(each.workdir)) for each in await self._parts(run)]
+        return replace(run, worktree=worktree_of(run.workdir), runs=runs, interactions=interactions)
 
     async def _parts(self, run: Run) -> list[AgentRun]:
         return [await self.call(AgentRun, "GET", f"runs/{each.id}") for each in run.runs]
@@ -242,10 +242,6 @@ def _progress(run: Run, parts: Sequence[AgentRun]) -> str:
     """Return what a run, or each of its parts, does."""
     doing = [f"{part.backend}: {part.activity or part.state}" for part in parts] or filter(None, [run.activity])
     return "; ".join((f"run {run.id[:8]} is {run.state}", *doing))
-
-
-def _worktree_of(run: AgentRun) -> str | None:
-    return run.workdir.partition(f"/{WORKTREES}/")[2].partition("/")[0] or None
 
 
 async def run_agent(api: RestApi, arguments: AgentTask) -> Run:

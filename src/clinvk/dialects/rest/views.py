@@ -45,6 +45,13 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: Time
     last_used: Time
     working_dir: Annotated[str, Meta(description="The agent's working directory.")]
+    project: Annotated[
+        str, Meta(description="The directory that the user chose: `working_dir`, unless the session has a worktree.")
+    ]
+    worktree: Annotated[
+        str | None,
+        Meta(description="The id of the worktree that the agent works in. The worktree may have been removed."),
+    ]
     backend_session_id: Annotated[str | None, Meta(description="The agent CLI's session id; null until reported.")]
     model: str | None
     initial_prompt: Annotated[str, Meta(description=f"In a list the first {LISTED_CHARS} characters.")]
@@ -240,6 +247,7 @@ def session_view(session: record.Session) -> SessionView:
         session,
         created_at=time(session.created_at),
         last_used=time(session.last_used),
+        project=session.project or session.working_dir,
         node=session.node or msgspec.UNSET,
     )
 

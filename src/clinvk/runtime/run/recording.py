@@ -31,6 +31,7 @@ def new_session(request: RunRequest, session_id: str, working_dir: str, settings
         created_at=at,
         last_used=at,
         working_dir=working_dir,
+        project=(request.part.base if request.part else "") or working_dir,
         initial_prompt=request.prompt[:_INITIAL_PROMPT_CHARS],
         model=request.model,
         tags=tuple(dict.fromkeys(settings.session.default_tags + request.tags)),
