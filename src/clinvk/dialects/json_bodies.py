@@ -90,14 +90,16 @@ def parameters(query: bytes, type_: type[S]) -> S:
     return converted({**values, **lists}, type_, "parameter")
 
 
-def converted(values: Mapping[str, object], type_: type[S], word: str) -> S:
+def converted(values: Mapping[str, object], type_: type[S], word: str, strict: bool = False) -> S:
     """Convert parameters, headers or arguments to a struct; `word` is the noun for a member, such as `parameter`.
+
+    Unless `strict`, a number or a boolean may be a text.
 
     Raises:
         InvalidRequest: a value is invalid, or its name is unknown; names it.
     """
     try:
-        made = msgspec.convert(values, type_, strict=False)
+        made = msgspec.convert(values, type_, strict=strict)
     except msgspec.ValidationError as error:
         _explain(str(error), msgspec.json.encode(values), type_, word)
     # msgspec takes the text "null" for null; the fields, which are slow to look up, are looked up only for that text.

@@ -1,12 +1,13 @@
 """Parse the body of a request to generate content: https://ai.google.dev/api/generate-content.
 
 Unknown fields are ignored at every level. As JSON of Google may have them, names are in camel case or in snake case, a
-list of one may stand without brackets, and base64 may be that of URLs.
+list of one may stand without brackets, an integer may be a text, and base64 may be that of URLs.
 """
 
 import base64
 import binascii
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from typing import Annotated, Literal, TypeVar
 
@@ -158,6 +159,7 @@ _FREE = {
 """The fields with objects whose names are the client's."""
 
 _LISTS = {"contents", "parts", "tools", "functionDeclarations"}
+_INTEGERS = {"candidateCount", "maxOutputTokens", "thinkingBudget"}
 _USUAL = ("output", "result", "error")
 _SIGNED = b"clinvk:"
 """Prefix of the signatures of calls."""
@@ -173,7 +175,7 @@ def decode(body: bytes, type_: type[T]) -> T:
         InvalidRequest: names the field.
     """
     try:
-        return json_bodies.converted(_members(json_bodies.decode(body, _json)), type_, "field")
+        return json_bodies.converted(_members(json_bodies.decode(body, _json)), type_, "field", strict=True)
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
 
@@ -181,16 +183,19 @@ def decode(body: bytes, type_: type[T]) -> T:
 def _members(value: dict[str, object]) -> dict[str, object]:
     """Return an object with names in camel case wherever the names are not the client's; null counts as absent."""
     named = ((camel_case(name), each) for name, each in value.items() if each is not None)
-    return {name: each if name in _FREE else _in_camel_case(each, name in _LISTS) for name, each in named}
+    return {name: each if name in _FREE else _in_usual_form(each, name) for name, each in named}
 
 
-def _in_camel_case(value: object, is_list: bool = False) -> object:
-    """Return a value with its names in camel case; with `is_list` an object becomes a list of one."""
+def _in_usual_form(value: object, name: str = "") -> object:
+    """Return the value of a member in its usual form, with the names inside in camel case."""
     if isinstance(value, dict):
         members = _members(msgspec.convert(value, dict[str, object]))
-        return [members] if is_list else members
+        return [members] if name in _LISTS else members
     if isinstance(value, list):
-        return [_in_camel_case(each) for each in msgspec.convert(value, list[object])]
+        return [_in_usual_form(each) for each in msgspec.convert(value, list[object])]
+    if name in _INTEGERS and isinstance(value, str | float):
+        with suppress(msgspec.ValidationError):  # else the struct refuses the value, and names the field
+            return msgspec.convert(value, int, strict=False)
     return value
 
 

@@ -56,7 +56,7 @@ def json_schema(schema: Schema) -> Schema:
 
 def _converted(schema: Schema) -> Schema:
     named = {_KEYWORDS.get(name) or camel_case(name): value for name, value in schema.items() if value is not None}
-    shape = json_bodies.converted(named, _Shape, "field")
+    shape = json_bodies.converted(named, _Shape, "field", strict=True)
     found = {name: _number(name, value) for name, value in named.items()}
     for name in ("nullable", "propertyOrdering", "type"):
         found.pop(name, None)
