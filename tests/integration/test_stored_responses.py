@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError, Omit, PermissionDeniedError, omit
+from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, Omit, PermissionDeniedError, omit
 from openai.types.responses import ResponseInputParam, ResponseStreamEvent
 from openresponses_types import FunctionCall, FunctionCallOutput, Message
 from pydantic import TypeAdapter
@@ -14,6 +14,8 @@ from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.keys import ApiKeys
 from clinvk.config.load import home
 from clinvk.store.memory import MemoryStore
+from clinvk.types.errors import StoreUnavailable
+from clinvk.types.events import Logged
 from open_responses import Json, check_event, events_of
 from polling import until
 from scripted import Scripted
@@ -26,9 +28,11 @@ ITEM: TypeAdapter[object] = TypeAdapter(Message | FunctionCall | FunctionCallOut
 
 
 @asynccontextmanager
-async def clients(scripted: Scripted, keys: ApiKeys | None = None) -> AsyncGenerator[tuple[AsyncOpenAI, LiveServer]]:
+async def clients(
+    scripted: Scripted, keys: ApiKeys | None = None, store: MemoryStore | None = None
+) -> AsyncGenerator[tuple[AsyncOpenAI, LiveServer]]:
     async with (
-        serving(scripted.env, store=MemoryStore(), keys=keys) as server,
+        serving(scripted.env, store=store or MemoryStore(), keys=keys) as server,
         AsyncOpenAI(
             base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="not-needed", max_retries=0
         ) as client,
@@ -85,6 +89,51 @@ async def test_broken_off_stream_continues_after_its_last_event(scripted: Script
     assert [event.sequence_number for event in seen] == list(range(len(seen)))
     assert seen[-1].type == "response.completed"
     assert seen[-1].response.output_text == "one two"
+
+
+class FailingStore(MemoryStore):
+    """A store that returns some events of a run in the second read, and fails in the third."""
+
+    reads = 0
+
+    async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
+        self.reads += 1
+        if self.reads == 3:
+            raise StoreUnavailable("the disk is full")
+        return await super().events(run_id, after, 3 if self.reads == 2 else limit)
+
+
+async def test_stream_that_a_failure_of_the_store_ends_says_so_and_continues_later(scripted: Scripted) -> None:
+    scripted.play(claude_says("one ", "two"))
+    store = FailingStore()
+    async with clients(scripted, store=store) as (client, server):
+        response_id = (await client.responses.create(model="claude", input="hi")).id
+        await server.ended(response_id.removeprefix("resp_"))
+        store.reads = 0
+        path = f"{RESPONSES}/{response_id}?stream=true"
+        *seen, error = events_of((await server.client.get(path)).text.splitlines())
+        follows = await server.client.get(f"{path}&starting_after={error['sequence_number']}")
+        later = events_of(follows.text.splitlines())
+        whole = events_of((await server.client.get(path)).text.splitlines())
+        store.reads = 0
+        with pytest.raises(APIError, match="the disk is full"):
+            await replayed(client, response_id)
+    said_of = {"code": "store_unavailable", "message": "the disk is full", "param": None}
+    assert error == {**error, **said_of, "error": {**said_of, "type": "server_error"}}
+    assert seen
+    assert later
+    assert seen + later == whole
+
+
+async def test_number_of_no_event_is_refused(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, _):
+        response_id = (await client.responses.create(model="claude", input="hi")).id
+        last = len(await replayed(client, response_id)) - 1
+        assert await replayed(client, response_id, last) == []
+        with pytest.raises(BadRequestError, match=f"must be at most {last}, the number of the last event") as refused:
+            await replayed(client, response_id, last + 1)
+    assert refused.value.param == "starting_after"
 
 
 async def test_each_response_of_a_run_is_streamed_again(scripted: Scripted) -> None:

@@ -102,7 +102,10 @@ def test_thinking_sets_the_effort_and_is_shown_if_asked_for(thinking: JSON, effo
         ({"generationConfig": {"responseModalities": ["IMAGE"]}}, "agents answer with text"),
         ({"generationConfig": {"responseMimeType": "image/png"}}, "generationConfig.responseMimeType"),
         ({"generationConfig": {"thinkingConfig": {"includeThoughts": 1}}}, "includeThoughts must be true or false"),
-        ({"generationConfig": {"thinkingConfig": {"includeThoughts": "true"}}}, "thinkingConfig.includeThoughts must be"),
+        (
+            {"generationConfig": {"thinkingConfig": {"includeThoughts": "true"}}},
+            "thinkingConfig.includeThoughts must be",
+        ),
         ({"generationConfig": {"thinkingConfig": {"thinkingBudget": "many"}}}, "thinkingConfig.thinkingBudget must be"),
         ({"generationConfig": {"responseSchema": {"type": "STRING", "nullable": "true"}}}, "nullable must be"),
         ({"cachedContent": "cachedContents/1"}, "no content is kept here"),

@@ -146,8 +146,13 @@ async def get_response(services: Services, request: Request, query: ResponseRead
     found = await _found(services, request.path_params["id"])
     if not query.stream:
         return found.response
-    pieces = _pieces(services, found.run, found.data, found.response.id, query.starting_after)
-    return lambda scope, receive, send: _ResponseStream(pieces, scope, receive, send).serve()
+    response, run, data, entries = found
+    last = stored.last_number(run, data, entries, response.id)
+    if query.starting_after > last and response.status not in ("queued", "in_progress"):
+        raise InvalidRequest(f"starting_after must be at most {last}, the number of the last event", "starting_after")
+    encoder = ResponsesEncoder(stored.output_of(run, data, response.id), after=query.starting_after)
+    pieces = _pieces(services, run, stored.AnswerEvents(data, response.id), encoder)
+    return lambda scope, receive, send: _ResponseStream(pieces, encoder, scope, receive, send).serve()
 
 
 async def cancel_response(services: Services, request: Request) -> Response:
@@ -191,10 +196,9 @@ async def list_input_items(services: Services, request: Request, query: InputIte
 
 
 async def _pieces(
-    services: Services, run: RunRecord, data: StoredRequest, id_: str, after: int
+    services: Services, run: RunRecord, events: stored.AnswerEvents, encoder: ResponsesEncoder
 ) -> AsyncIterator[bytes]:
-    """Yield the stream of a response after an event, and follow the response while its run works."""
-    events, encoder = stored.AnswerEvents(data, id_), ResponsesEncoder(stored.output_of(run, data, id_), after=after)
+    """Yield the stream of a response, and follow the response while its run works."""
     live = services.runs.live(run.id)
     async for batch in live.log.batches() if live else stored_events(services, run):
         picked = ((events.feed(event), at) for _, at, event in batch)
@@ -207,11 +211,14 @@ async def _pieces(
 class _ResponseStream(Exchange):
     """The stream of a stored response. The run continues after the reader disconnects."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_encoder", "_pieces")
 
-    def __init__(self, pieces: AsyncIterator[bytes], scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, pieces: AsyncIterator[bytes], encoder: ResponsesEncoder, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         super().__init__(scope, receive, send, RESPONSES, sse.MEDIA_TYPE, TICK_S)
         self._pieces = pieces
+        self._encoder = encoder
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         disconnect.watch()
@@ -225,7 +232,7 @@ class _ResponseStream(Exchange):
             await self._response.keep_alive(sse.PULSE)
 
     def _error_piece(self, error: ClinvkError) -> bytes:
-        return b""  # the run may continue: the client can read on later
+        return self._encoder.error(error)
 
 
 async def expand_references(services: Services, body: bytes) -> bytes:

@@ -8,14 +8,14 @@ from msgspec.structs import asdict, replace
 from clinvk.dialects import json_bodies, sse, vendor
 from clinvk.dialects.conversation import Conversation
 from clinvk.dialects.dialect import Call, Encoder, Previous
-from clinvk.dialects.openai.answers import OpenAIApi
+from clinvk.dialects.openai.answers import OpenAIApi, error_object
 from clinvk.dialects.openai.responses import body as bodies
 from clinvk.dialects.openai.responses import response_object, stored
 from clinvk.dialects.openai.responses.body import ResponseBody
 from clinvk.dialects.openai.responses.input_items import conversation
 from clinvk.dialects.openai.responses.output_items import Output, StreamEvent
 from clinvk.dialects.openai.responses.response_object import Response
-from clinvk.types.errors import InvalidRequest, PreviousNotFound
+from clinvk.types.errors import ClinvkError, InvalidRequest, PreviousNotFound
 from clinvk.types.events import Event, RunResult, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.run import RunFacts
@@ -56,6 +56,15 @@ class ResponsesEncoder:
         if self._accepts_comments or self._output.response.status != "in_progress":
             return sse.PULSE
         return _framed(self._output.in_progress, self._number - 1)
+
+    def error(self, error: ClinvkError) -> bytes:
+        """Return the event `error` for a stream that breaks off, as OpenAI documents it and as its SDKs read it.
+
+        The event has the number of the event before, after which the client can read on.
+        """
+        _, what = error_object(error)
+        fields: dict[str, object] = {"error": what, "code": what.code, "message": what.message, "param": what.param}
+        return _framed(StreamEvent("error", fields), max(self._number - 1, self._after))
 
     def _numbered(self, event: StreamEvent) -> bytes:
         number, self._number = self._number, self._number + 1

@@ -3,7 +3,7 @@
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
@@ -84,7 +84,7 @@ class Output:
         self._open: _OpenItem | None = None
         self._calls: dict[str, int] = {}
 
-    def feed(self, event: Event, at: float) -> Iterable[StreamEvent]:
+    def feed(self, event: Event, at: float) -> Sequence[StreamEvent]:
         """Return the stream events for an event of the run, which happened `at` seconds since the epoch."""
         if isinstance(event, TextDelta) and event.text and self._open and self._open.is_message:
             return (self._open.add(event.text),)  # fast path for the most common event; the result is the same

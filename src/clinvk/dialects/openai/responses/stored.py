@@ -141,6 +141,13 @@ def rebuilt(run: RunRecord, data: StoredRequest, entries: Iterable[Logged], id_:
     raise RunNotFound(f"Response with id {id_!r} not found.")
 
 
+def last_number(run: RunRecord, data: StoredRequest, entries: Iterable[Logged], id_: str) -> int:
+    """Return the number of the last event in the stream of the response `id_`."""
+    output, answer = output_of(run, data, id_), AnswerEvents(data, id_)
+    picked = ((answer.feed(entry.event), entry.at) for entry in entries)
+    return sum(len(output.feed(event, at)) for event, at in picked if event) - 1
+
+
 def output_of(run: RunRecord, data: StoredRequest, id_: str) -> Output:
     """Return what builds the response `id_` of a run again, from its first event on."""
     response = replace(started(data.response, run.id, run.created_at), id=id_)
