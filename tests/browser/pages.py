@@ -100,7 +100,7 @@ async def stub(page: Page, answers: Mapping[str, object]) -> None:
 
 async def press(page: Page, *keys: str) -> None:
     for key in keys:
-        text = {"Enter": "\r", "Tab": ""}.get(key, key)
+        text = "\r" if key == "Enter" else key if len(key) == 1 else ""
         code = {"Enter": 13, "Tab": 9}.get(key, 0)
         for kind in ("keyDown", "keyUp"):
             await page.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)

@@ -9,10 +9,13 @@ const PAGE = 50;
 const MAX_LOADED = 30;
 const NOTIFY_MS = 50;
 
-/** A prompt and its run. `blocks` is null until the events are loaded; until then the answer is `output`. */
+/**
+ * A prompt and its run. `blocks` is null until the events are loaded; until then the answer is `output`. A turn that
+ * `isInherited` belongs to the session that this one was forked from.
+ */
 class Turn {
-  constructor(run, prompt, output = "") {
-    Object.assign(this, { run, prompt, output, blocks: null, isLoading: false, isFailed: false, stop: () => {} });
+  constructor(run, prompt, output = "", isInherited = false) {
+    Object.assign(this, { run, prompt, output, isInherited, blocks: null, isLoading: false, isFailed: false, stop: () => {} });
   }
 
   get isActive() {
@@ -38,13 +41,16 @@ export class Conversation {
     this.sessionId = sessionId;
     this.runId = runId;
     this.session = null;
+    this.parent = null; // the session that this one was forked from
     this.turns = [];
-    this.total = 0;
+    this.total = Infinity;
     this.error = null;
     this._onChange = onChange;
     this._closed = new AbortController();
     this._loaded = [];
     this._rows = null;
+    this._fork = null; // whose parent the next page is of
+    this._offset = 0;
   }
 
   close() {
@@ -55,8 +61,18 @@ export class Conversation {
 
   /** The turn at which the agent works, or else the first that is queued. */
   get activeTurn() {
-    const turns = this.turns.filter((turn) => turn.isActive);
+    const turns = this.ownTurns.filter((turn) => turn.isActive);
     return turns.find((turn) => !turn.isQueued) ?? turns[0];
+  }
+
+  get ownTurns() {
+    return this.turns.filter((turn) => !turn.isInherited);
+  }
+
+  /** The turns that wait for the active turn. */
+  get queued() {
+    const { activeTurn } = this;
+    return this.ownTurns.filter((turn) => turn.isQueued && turn !== activeTurn);
   }
 
   async load() {
@@ -65,7 +81,9 @@ export class Conversation {
       else {
         this.session = await get(`sessions/${this.sessionId}`);
         this.sessionId = this.session.id;
-        await this._loadPage(0);
+        this._fork ??= this.session.parent_id ? this.session : null;
+        await this._loadOwn(0);
+        if (this.ownTurns.length >= this.total) await this._loadInherited();
       }
       this.error = null;
     } catch (error) {
@@ -75,26 +93,46 @@ export class Conversation {
   }
 
   async loadEarlier() {
-    if (this._isLoadingPage || !this.turns.length || this.turns.length >= this.total) return;
+    const { length } = this.ownTurns;
+    if (this._isLoadingPage || !this.session || (length >= this.total && !this._fork)) return;
     this._isLoadingPage = true;
-    await this._loadPage(this.turns.length).catch((error) => { this.error = error; });
+    await (length < this.total ? this._loadOwn(length) : this._loadInherited()).catch((error) => { this.error = error; });
     this._isLoadingPage = false;
     this._changed();
   }
 
-  async _loadPage(offset) {
+  async _loadOwn(offset) {
+    this.total = await this._loadPage(this.sessionId, offset);
+  }
+
+  /** Load a page of the conversation before a fork. The parent may be gone, and may be a fork itself. */
+  async _loadInherited() {
+    const fork = this._fork;
+    if (!fork) return;
+    const parent = await get(`sessions/${fork.parent_id}`).catch(() => null);
+    this.parent ??= parent;
+    const total = parent && await this._loadPage(parent.id, this._offset, fork.created_at);
+    this._offset += PAGE;
+    if (this._offset < total) return;
+    this._offset = 0;
+    this._fork = parent?.parent_id ? parent : null;
+  }
+
+  /** Load turns of a session, of a parent those `before` the fork. Return the number of all turns. */
+  async _loadPage(session, offset, before = "") {
     const [{ messages, total }, { runs }] = await Promise.all([
-      get(`sessions/${this.sessionId}/messages`, { limit: PAGE, offset }),
-      get("runs", { session_id: this.sessionId, limit: PAGE, offset }),
+      get(`sessions/${session}/messages`, { limit: PAGE, offset }),
+      get("runs", { session_id: session, limit: PAGE, offset }),
     ]);
     const texts = (run, role) =>
       messages.filter((message) => message.run_id === run.id && message.role === role).map((message) => message.text);
     const known = new Set(this.turns.map((turn) => turn.run.id));
-    const turns = runs.reverse().filter((run) => !known.has(run.id)).map((run) =>
-      new Turn(run, texts(run, "user")[0] ?? run.prompt, texts(run, "assistant").join("\n\n")));
+    const isShown = (run) => !known.has(run.id) && (!before || (ENDED.has(run.state) && run.created_at < before));
+    const turns = runs.reverse().filter(isShown).map((run) =>
+      new Turn(run, texts(run, "user")[0] ?? run.prompt, texts(run, "assistant").join("\n\n"), Boolean(before)));
     this.turns = inOrder([...turns, ...this.turns]);
-    this.total = total;
     turns.forEach((turn) => this._follow(turn));
+    return total;
   }
 
   /** Take over news about a run, which may be a new one of this session. */
@@ -160,12 +198,14 @@ export class Conversation {
 
   /** What to show, in order: `{id, kind, turn}` for a prompt, an answer or the end, and the blocks of runs. */
   get rows() {
+    const fork = this.turns.findLast((turn) => turn.isInherited);
     this._rows ??= this.turns.flatMap((turn) => [
       { id: `${turn.run.id}:prompt`, kind: "prompt", turn },
       ...(turn.blocks
         ? turn.blocks.blocks.map((block) => ({ id: block.id, kind: block.kind, version: block.version, block, turn }))
         : turn.isActive ? [] : [{ id: `${turn.run.id}:answer`, kind: "answer", turn }]),
       ...(turn.isActive ? [{ id: `${turn.run.id}:active`, kind: "active", turn }] : []),
+      ...(turn === fork ? [{ id: "fork", kind: "fork", turn }] : []),
     ]);
     return this._rows;
   }

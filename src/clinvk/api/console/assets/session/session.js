@@ -1,20 +1,20 @@
 // A conversation with an agent: the transcript, which follows the agent's work, and the box for the next prompt.
 
 import { html, Component, useEffect, useRef, useState } from "../vendor/preact.js";
-import { cancel, get, patch, post, remove, start } from "../base/api.js";
+import { cancel, get, start } from "../base/api.js";
 import { Composer, filled } from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { cost, duration, elapsed, shortPath, titleOf, tokens } from "../base/format.js";
+import { cost, duration, elapsed, tokens } from "../base/format.js";
+import { Head } from "./head.js";
 import { InteractionCard } from "./interaction.js";
 import { live, useLive } from "../base/live.js";
 import { Answer } from "../base/markdown.js";
 import { navigate } from "../base/router.js";
 import { ToolCard } from "./tool.js";
-import { Action, Agent, Clipped, Empty, Facts, Form, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
+import { Action, Clipped, Empty, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
 import { VirtualList } from "../base/virtual-list.js";
 
 const CONTINUE = "Go on. The user is asked for each action from here on, so try again what was denied.";
-const PATH_PARTS = 3;
 const MAX_NOTE_CHARS = 2_000;
 const ROW_PX = 60; // a low estimate, so that enough rows are rendered at once
 
@@ -39,7 +39,7 @@ export function Session({ sessionId, runId }) {
   // turns that were just loaded may be older than events
   useEffect(() => live.runs.forEach((run) => conversation.current.update(run)), [live.version, conversation.current?.turns.length]);
 
-  const { session, rows = [], error, activeTurn, turns = [] } = conversation.current ?? {};
+  const { session, parent, rows = [], error, activeTurn, turns = [], ownTurns = [], queued } = conversation.current ?? {};
   const run = turns.at(-1)?.run;
   useEffect(() => {
     if (!sessionId) return;
@@ -54,7 +54,8 @@ export function Session({ sessionId, runId }) {
     conversation.current.update(await get(`runs/${started.run_id}`));
   }
   return html`
-    <${Head} key=${session?.id} session=${session} run=${run} onChange=${() => conversation.current.load()} />
+    <${Head} key=${session?.id} session=${session} run=${ownTurns.at(-1)?.run} activeRun=${activeTurn?.run} parent=${parent}
+      onChange=${() => conversation.current.load()} />
     <${Problem} error=${error} />
     ${!rows.length && html`<${Empty}>No turns yet.<//>`}
     <div class="transcript">
@@ -67,9 +68,9 @@ export function Session({ sessionId, runId }) {
       ${!isAtEnd && html`
         <button type="button" class="latest" onClick=${() => list.current.scrollToEnd()}>↓ Latest</button>`}
       ${session && lastRequest && !activeTurn && html`
-        <${Denied} session=${session} turn=${turns.at(-1)} request=${lastRequest} onStarted=${onStarted} />`}
+        <${Denied} session=${session} turn=${ownTurns.at(-1)} request=${lastRequest} onStarted=${onStarted} />`}
       ${session && html`<${Composer} key=${session.id} session=${session} activeRun=${activeTurn?.run}
-        lastRequest=${lastRequest} onStarted=${onStarted} />`}
+        queued=${queued} lastRequest=${lastRequest} onStarted=${onStarted} />`}
     </div>`;
 }
 
@@ -87,42 +88,6 @@ function Denied({ session, turn, request, onStarted }) {
     <${Action} class="small" run=${go}
       title="The agent continues ${isSandboxed ? "without its sandbox, " : ""}and asks you for each action">
       Allow and continue<//></div>`;
-}
-
-function Head({ session, run, onChange }) {
-  const [isNaming, setNaming] = useState(false);
-  const [error, setError] = useState(null);
-  const { backend, model } = session ?? run;
-  const workdir = session?.working_dir ?? run.workdir;
-  async function rename(event) {
-    await patch(`sessions/${session.id}`, { title: new FormData(event.target).get("title").trim() });
-    setNaming(false);
-    onChange();
-  }
-  const fork = async () => navigate(`session/${(await post(`sessions/${session.id}/fork`)).id}`);
-  async function drop() {
-    if (!window.confirm("Delete this session with its runs?")) return;
-    await remove(`sessions/${session.id}`);
-    navigate("sessions");
-  }
-  const attempt = (action) => (event) => action(event).catch(setError);
-  const link = (label, onClick) => html`<button type="button" class="link" onClick=${onClick}>${label}</button>`;
-  return html`
-    <header class="session-head">
-      ${isNaming
-        ? html`<${Form} class="naming" onSubmit=${attempt(rename)}>
-            <input name="title" aria-label="Title" maxlength="500" value=${titleOf(session)} />
-            <button class="primary">Save</button><button type="button" onClick=${() => setNaming(false)}>Cancel</button><//>`
-        : html`<h1 tabindex="-1">${visible(session ? titleOf(session) : "Run without session")}</h1>`}
-      <p class="meta"><${Agent} name=${backend} />
-        <${Facts} of=${[visible(model), html`<span title=${workdir}>${visible(shortPath(workdir, PATH_PARTS))}</span>`]} />
-        ${session && html`
-          <${Facts} of=${[tokens(session.token_usage), cost(session.cost_usd)]} />
-          <span class="links">
-            ${link("Rename", () => setNaming(true))} ${link("Fork", attempt(fork))} ${link("Delete", attempt(drop))}
-          </span>`}</p>
-      <${Problem} error=${error} />
-    </header>`;
 }
 
 /** A row of the transcript, rendered again only if it has changed. */
@@ -143,6 +108,7 @@ class Row extends Component {
       case "tool": return html`<${ToolCard} block=${block} isActive=${turn.isActive} />`;
       case "note": return html`<${Note} block=${block} />`;
       case "interaction": return html`<${InteractionCard} interaction=${interaction} isInSession=${true} />`;
+      case "fork": return html`<p class="end fork">Forked here: the turns above are those of the parent session.</p>`;
       case "error": return block.code === "cancelled"
         ? html`<p class="end">${visible(stopOf(block.message, turn.run))}</p>`
         : html`<p class="problem"><${Clipped} text=${block.message} /> <code>${block.code}</code></p>`;
