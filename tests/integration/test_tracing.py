@@ -159,7 +159,8 @@ async def test_agent_continues_a_valid_trace_of_the_caller_without_tracing(
     scripted: Scripted, sent: dict[str, str], got: tuple[str | None, str | None]
 ) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env) as server:
+    of_server = {"TRACEPARENT": f"00-{'1' * 32}-{PARENT}-01", "TRACESTATE": "b=2"}
+    async with serving({**scripted.env, **of_server}) as server:
         headers = {name.encode(): value.encode("latin-1") for name, value in sent.items()}
         body = {"backend": "claude", "prompt": "hi"}
         assert (await server.client.post("/api/v1/prompt", json=body, headers=headers)).is_success

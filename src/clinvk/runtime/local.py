@@ -45,6 +45,12 @@ logger = logging.getLogger(__name__)
 
 _TRACE_VARIABLES = ("TRACEPARENT", "TRACESTATE")
 
+
+def without_trace(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment for runs that each have a trace of their own, and may share a warm agent."""
+    return {name: value for name, value in environ.items() if name not in _TRACE_VARIABLES}
+
+
 RunObserver = Callable[[RunTask], Callable[[], None]]
 """Called when a run has begun; returns a callback for the end of the run. Both run in the request's context."""
 
@@ -305,11 +311,10 @@ class LocalRuns:
     ) -> RunTask:
         """Begin a run. The run claims the session at once, or with `waits` in its turn."""
         user_environment = None
-        if user_environ is not None:  # a trace in the environment would give each run a warm agent of its own
+        if user_environ is not None:
             named = {name.lower(): user_environ.get(name, "") for name in _TRACE_VARIABLES}
             request = replace(request, trace=trace_context(named))
-            environ = {name: value for name, value in user_environ.items() if name not in _TRACE_VARIABLES}
-            user_environment = AgentEnvironment(self._settings, environ, self._registry)
+            user_environment = AgentEnvironment(self._settings, without_trace(user_environ), self._registry)
         await self._schemas.check(request.output_schema, request.client_tools, request.client)
         request, session, resume = await self._turns.resolve(request, waits)
         if session and not waits:

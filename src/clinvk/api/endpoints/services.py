@@ -24,7 +24,7 @@ from clinvk.api.observe.observers import Observers
 from clinvk.backends.base import Backend
 from clinvk.config.load import home
 from clinvk.config.model import Settings
-from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.local import LocalRuns, without_trace
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
@@ -187,7 +187,7 @@ async def open_services(
         LocalRuns(
             settings,
             store,
-            environ,
+            without_trace(environ),
             registry,
             admission.admit_start,
             observers.observers,
