@@ -42,7 +42,7 @@ def test_answers_and_table_go_to_stdout_and_progress_to_stderr(clinvk: Clinvk) -
     assert done.returncode == 0
     *answers, head, first, second, totals = done.stdout.splitlines()
     assert answers == ["── [1] claude first ──", "answer of claude", "", "── [2] codex t-2 ──", "answer of codex", ""]
-    assert head.split() == ["#", "BACKEND", "STATUS", "DURATION", "TITLE"]
+    assert head.split() == ["#", "BACKEND", "STATE", "DURATION", "TITLE"]
     assert (first.split()[:3], first.split()[-1]) == (["1", "claude", "done"], "first")
     assert (second.split()[:3], second.split()[-1]) == (["2", "codex", "done"], "t-2")
     assert totals.startswith("2 tasks: 2 done in ")
@@ -76,7 +76,7 @@ def test_quiet_prints_only_table_and_errors(clinvk: Clinvk) -> None:
     done = clinvk.run("parallel", "-q", stdin=json.dumps([task("one"), task("bad")]).encode())
     assert done.returncode == 1
     assert [line.split()[:3] for line in done.stdout.splitlines()[:3]] == [
-        ["#", "BACKEND", "STATUS"],
+        ["#", "BACKEND", "STATE"],
         ["1", "claude", "done"],
         ["2", "claude", "failed"],
     ]
@@ -311,7 +311,7 @@ def test_display_is_cleared_before_the_table(clinvk: Clinvk) -> None:
     clinvk.agent.play([*claude_says("so far")[:4], wait_for(clinvk.folder / "go"), *claude_says("done")], when="wait")
     (clinvk.folder / "t.json").write_text(json.dumps([task("wait", name="slow"), task("one", name="n" * 100)]))
     with on_terminal(clinvk, "parallel", "-f", "t.json", "--max-parallel", "1", columns=60) as terminal:
-        terminal.until("STATUS")
+        terminal.until("STATE")
         terminal.until("running")
         terminal.until("1 running, 1 queued")
         (clinvk.folder / "go").touch()

@@ -66,7 +66,7 @@ class TestList:
         done = clinvk.run("sessions", "list")
         assert done.stderr == ""
         head, *rows = [line.split(maxsplit=4) for line in done.stdout.splitlines()]
-        assert head == ["ID", "BACKEND", "STATUS", "TURNS", "USED     DIRECTORY  TOKENS   COST  TITLE"]
+        assert head == ["ID", "BACKEND", "STATE", "TURNS", "USED     DIRECTORY  TOKENS   COST  TITLE"]
         assert [row[:4] for row in rows] == [
             [second[:8], "codex", "done", "1"],
             [first[:8], "claude", "done", "1"],

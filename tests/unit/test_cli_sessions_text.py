@@ -59,12 +59,13 @@ def test_titles_leave_out_the_context_from_stdin() -> None:
     run = RunRecord(id="1" * 32, backend="claude", prompt=piped.initial_prompt, state="queued", created_at=NOW)
     assert turns([run], VIEW)[1].endswith("  review this")
     assert run_summary(run) == "review this"
+    assert run_summary(replace(run, prompt="", request={"ephemeral": True})) == "(ephemeral)"
 
 
 def test_list_prints_the_current_directory_as_a_dot_and_costs_if_there_is_room() -> None:
     used = replace(SESSION, token_usage=Usage(18_000, 249))
     head, row = sessions_table([used], {used.id: 0.126}, TextView(NOW, None, 120, here="/home/me/x"))
-    assert head.split() == ["ID", "BACKEND", "STATUS", "TURNS", "USED", "DIRECTORY", "TOKENS", "COST", "TITLE"]
+    assert head.split() == ["ID", "BACKEND", "STATE", "TURNS", "USED", "DIRECTORY", "TOKENS", "COST", "TITLE"]
     assert row.split()[5:8] == ["min", "ago", "."]
     assert row.endswith("   18.2k  $0.13  the prompt")
     long = replace(used, initial_prompt="word " * 20)

@@ -104,7 +104,7 @@ def test_table_has_a_status_for_each_outcome() -> None:
     )
     plan = Parallel(parts=tuple(result.part for result in results))
     head, *rows, totals = overview(summary(plan, *results), TextView(0.0), show_tokens=True)
-    assert head.split() == ["#", "BACKEND", "STATUS", "DURATION", "TITLE"]
+    assert head.split() == ["#", "BACKEND", "STATE", "DURATION", "TITLE"]
     assert [row.split()[0] for row in rows] == ["1", "2", "3", "4"]
     assert [row[12:].strip() for row in rows] == [
         "done          1.2 s  first",
@@ -119,7 +119,7 @@ def test_table_of_isolated_agents_has_changed_files_and_check() -> None:
     change = Change(diff="", is_cut=False, files=(), branch="b", path="/p", kept=True)
     result = replace(done(0, "an\nanswer"), change=change, check=Check(passed=False, exit_code=1, output=""))
     head, row, _ = overview(compared(result), TextView(0.0), show_tokens=False)
-    assert head.split() == ["#", "BACKEND", "STATUS", "DURATION", "FILES", "CHECK", "ANSWER"]
+    assert head.split() == ["#", "BACKEND", "STATE", "DURATION", "FILES", "CHECK", "ANSWER"]
     assert row.split() == ["1", "claude", "done", "1.2", "s", "0", "failed", "an", "answer"]
 
 

@@ -84,3 +84,9 @@ def refuse_incapable(backend: Backend, request: RunRequest, resume: Resume | Non
             raise Unsupported(f"{name} has no option {field}", field)
     if not has.mcp_servers:
         refuse_mcp_servers(request, f"{name} takes no MCP servers")
+
+
+def install_command(*packages: str) -> str:
+    """Return the end of a message about a feature that needs system packages."""
+    names = " ".join(packages)
+    return f"; install: apt install {names} (Debian, Ubuntu), dnf install {names} (Fedora)"

@@ -7,13 +7,11 @@ home is empty for the same reason. The network is open, because the agent needs 
 """
 
 from clinvk.backends.base import HELD, PRIVATE, Host
+from clinvk.backends.refusals import install_command
 from clinvk.types.errors import Unsupported
 from clinvk.types.request import RunRequest
 
-NEEDS_BUBBLEWRAP = (
-    "sandbox_mode read-only and workspace need bubblewrap (Linux); "
-    "install: apt install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora)"
-)
+NEEDS_BUBBLEWRAP = "sandbox_mode read-only and workspace need bubblewrap (Linux)"
 
 _BASE = (
     *("bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
@@ -47,7 +45,9 @@ def wrapper(request: RunRequest, directory: str, folders: tuple[str, ...], host:
     if request.sandbox_mode not in ("read-only", "workspace"):
         return ()
     if not is_available(host):
-        raise Unsupported(f"backend {request.backend!r}: {NEEDS_BUBBLEWRAP}", "sandbox_mode")
+        raise Unsupported(
+            f"backend {request.backend!r}: {NEEDS_BUBBLEWRAP}{install_command('bubblewrap')}", "sandbox_mode"
+        )
     home = host.env.get("HOME", "")
     own = [host.resolve(f"{home}{folder[1:]}" if folder.startswith("~/") else folder) for folder in folders]
     used = [directory, *map(host.resolve, request.add_dirs)]

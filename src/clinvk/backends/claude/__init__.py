@@ -19,7 +19,15 @@ from clinvk.backends.claude.approvals import Approvals
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
-from clinvk.backends.claude.permissions import DEFAULT_FOLDER, FILE_TOOLS, NO_SHELL, config_folder, permission_flags
+from clinvk.backends.claude.permissions import (
+    DEFAULT_FOLDER,
+    FILE_TOOLS,
+    NO_SHELL,
+    SHELL_PACKAGES,
+    config_folder,
+    permission_flags,
+)
+from clinvk.backends.refusals import install_command
 from clinvk.backends.shared import OneShotChannel, conversation_id, parent_directories
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
@@ -88,7 +96,9 @@ class Claude(Backend):
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the channel of one process. SIGINT ends the process and its tools; SIGTERM would orphan the tools."""
-        warning = NO_SHELL if f"--tools={','.join(FILE_TOOLS)}" in launch.argv else ""
+        warning = (
+            NO_SHELL + install_command(*SHELL_PACKAGES) if f"--tools={','.join(FILE_TOOLS)}" in launch.argv else ""
+        )
         if launch.long_lived:
             approvals = Approvals(host) if launch.asks else None
             return ConversationChannel(warning, launch.client_tools, approvals)

@@ -10,7 +10,7 @@ import msgspec
 
 from clinvk.backends.base import PRIVATE, Backend, Host
 from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, Remark, launches
-from clinvk.backends.claude.permissions import NO_SHELL, can_confine_shell
+from clinvk.backends.claude.permissions import NO_SHELL, SHELL_PACKAGES, can_confine_shell
 
 _UNKNOWN = re.compile(r"unknown option '(-[^'=]+)")
 _ACCEPTED = ("Input must be provided", "No conversation found")
@@ -69,7 +69,7 @@ def _login(answer: ProbeOutput) -> LoginStatus:
 def _remarks(host: Host) -> tuple[Remark, ...]:
     found: list[Remark] = []
     if not can_confine_shell(host):
-        found.append(Remark(NO_SHELL, ("bubblewrap", "socat")))
+        found.append(Remark(NO_SHELL, SHELL_PACKAGES))
     if host.is_root and not host.env.get("IS_SANDBOX"):
         found.append(Remark("approval_mode none is refused to root; IS_SANDBOX=1 allows it"))
     return tuple(found)

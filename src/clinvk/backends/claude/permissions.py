@@ -163,10 +163,8 @@ def can_confine_shell(host: Host) -> bool:
     return {"bwrap", "socat"} <= host.commands
 
 
-NO_SHELL = (
-    "no shell in sandbox_mode workspace without bubblewrap and socat (Linux); "
-    "install: apt install bubblewrap socat (Debian, Ubuntu), dnf install bubblewrap socat (Fedora)"
-)
+SHELL_PACKAGES = ("bubblewrap", "socat")
+NO_SHELL = "no shell in sandbox_mode workspace without bubblewrap and socat (Linux)"
 
 
 def _confined(

@@ -116,7 +116,7 @@ _LINES_AROUND = 3
 """The lines of the terminal besides the parts: head, foot, and the line of the cursor."""
 
 _COLUMNS = (
-    *(Column("", 12), Column("STATUS"), Column("ELAPSED", to_right=True), Column("TOKENS", to_right=True)),
+    *(Column("", 12), Column("STATE"), Column("ELAPSED", to_right=True), Column("TOKENS", to_right=True)),
     Column("ACTIVITY", 1, is_spare=True),
 )
 _style = colored({**COLORS, "running": output.CYAN})

@@ -234,7 +234,7 @@ def overview(summary: Summary, view: text.TextView, show_tokens: bool) -> list[s
     fields: text.Fields[PartResult] = (
         (text.part_number(summary.plan.kind), lambda result: str(result.index + 1)),
         (text.BACKEND, lambda result: result.part.request.backend),
-        (Column("STATUS"), status),
+        (text.STATE, status),
         (Column("DURATION", to_right=True), lambda result: output.duration(result.duration_s) if result.run_id else ""),
         *(changes if any(result.change for result in summary.results) else ()),
         *(checks if any(result.check for result in summary.results) else ()),

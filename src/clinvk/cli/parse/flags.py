@@ -40,6 +40,7 @@ def _words(states: object) -> str:
 
 
 _PROMPT_HEADING = "flags for a prompt"
+_SERVER_HEADING = "flags"
 
 _Here = Annotated[bool, Flag("only those of this directory")]
 _Limit = Annotated[int, Flag("at most N, the newest (default: 20; 0: all)", "N", "-n", whole())]
@@ -137,13 +138,13 @@ class WorkerFlags(Flags):
     cluster: Annotated[str | None, Flag("its NATS server (default: cluster.url)", "URL")] = None
     node: Annotated[str | None, Flag("run agents under this name", "NAME")] = None
     labels: Annotated[Sequence[str] | None, Flag("what requests can ask for", "A,B")] = None
-    quiet: Annotated[bool, Flag("print only errors", short="-q")] = False
+    quiet: Annotated[bool, Flag("print only errors", short="-q", heading=_SERVER_HEADING)] = False
 
 
 class ServeFlags(WorkerFlags):
     """The flags of `serve`."""
 
-    heading: ClassVar[str] = "flags"
+    heading: ClassVar[str] = _SERVER_HEADING
     host: Annotated[str | None, Flag("address to listen on (default: server.host, 127.0.0.1)")] = None
     port: Annotated[int | None, _port("port to listen on (default: server.port, 8080)")] = None
     insecure: Annotated[bool, Flag("require no API key, even if others can reach the address")] = False

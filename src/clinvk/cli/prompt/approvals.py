@@ -44,7 +44,7 @@ def list_all(flags: ApprovalsFlags, context: CommandContext) -> int:
 
 def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) -> list[str]:
     last: text.Fields[Interaction] = (
-        ((Column("STATUS"), lambda each: each.outcome),)
+        ((text.STATE, lambda each: each.outcome),)
         if has_status
         else ((Column("EXPIRES", is_spare=True), lambda each: f"in {duration(max(0, each.expires_at - view.now))}"),)
     )

@@ -57,7 +57,7 @@ def runs_table(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
 def run_summary(run: RunRecord) -> str:
     """Return the prompt of a run, or the number of its parts, on one line."""
     if run.prompt or run.kind == "prompt":
-        return one_line(without_context(run.prompt))
+        return one_line(without_context(run.prompt)) or "(ephemeral)" * bool(run.request.get("ephemeral"))
     word, field = _PARTS_OF[run.kind]
     parts = run.request.get(field)
     number = len(parts) if isinstance(parts, Sized) else parts

@@ -108,7 +108,7 @@ def sessions_table(
     fields: Fields[Session] = (
         (Column("ID"), lambda session: short_id(session.id)),
         (BACKEND, lambda session: one_line(session.backend)),
-        (Column("STATUS", is_spare=True), lambda session: state_word(session.status)),
+        (Column("STATE", is_spare=True), lambda session: state_word(session.status)),
         (Column("TURNS", to_right=True, is_spare=True), lambda session: str(session.turn_count)),
         (Column("USED"), lambda session: view.ago(session.last_used)),
         *node_field(sessions),
