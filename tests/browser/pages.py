@@ -45,6 +45,7 @@ INTERACTION = {
     "choice": None,
     "reason": "",
     "edited_input": None,
+    "answers": {},
 }
 
 STUB = """

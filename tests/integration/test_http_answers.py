@@ -79,11 +79,13 @@ async def test_invalid_schema_is_a_problem_with_its_field(scripted: Scripted, dr
     assert scripted.calls() == []
 
 
-async def test_image_is_passed_to_the_agent(scripted: Scripted) -> None:
+async def test_image_is_passed_to_the_agent_and_its_type_and_size_are_stored(scripted: Scripted) -> None:
     scripted.play(claude_says("a pixel"))
     async with serving(scripted.env) as server:
         response = await server.prompt(images=["data:image/png;base64,iVBORw0KGgo="])
+        run = (await server.client.get(f"/api/v1/runs/{response.json()['run_id']}")).json()
     assert response.json()["output"] == "a pixel"
+    assert run["request"]["images"] == [{"media_type": "image/png", "bytes": 8}]
     message = json.loads(scripted.calls()[0].stdin or b"")
     image, text = message["message"]["content"]
     assert image["source"] == {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}

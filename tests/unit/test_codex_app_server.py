@@ -11,6 +11,7 @@ from clinvk.backends.codex import Codex
 from clinvk.types.choices import SANDBOX_MODES, SandboxMode
 from clinvk.types.events import (
     Event,
+    PlanStep,
     Progress,
     RunFailed,
     RunFinished,
@@ -377,7 +378,9 @@ def test_end_of_another_turn_is_ignored() -> None:
 
 def test_plan_is_emitted_as_progress() -> None:
     steps = [{"step": "one", "status": "completed"}, {"step": "two", "status": "inProgress"}]
-    assert turned(note("turn/plan/updated", plan=steps)) == [Progress("plan", "1/2 done; next: two")]
+    assert turned(note("turn/plan/updated", plan=steps)) == [
+        Progress("plan", "1/2 done; next: two", (PlanStep("one", "completed"), PlanStep("two", "in_progress")))
+    ]
 
 
 def test_last_line_of_the_output_of_a_running_command_is_emitted_as_progress() -> None:

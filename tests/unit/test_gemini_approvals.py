@@ -9,7 +9,7 @@ from clinvk.backends.base import Delivery, Host, Launch
 from clinvk.backends.gemini import Gemini
 from clinvk.types.choices import SandboxMode
 from clinvk.types.errors import NotResumable, Unsupported
-from clinvk.types.events import InteractionRequested, RunStarted, ToolCall, ToolResult
+from clinvk.types.events import InteractionRequested, PlanStep, Progress, RunStarted, ToolCall, ToolResult
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
@@ -144,6 +144,15 @@ def test_result_of_a_denied_tool_is_reported() -> None:
     chunk = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "Done."}}
     events = process.receive({"method": "session/update", "params": {"sessionId": SESSION, "update": chunk}})
     assert events[0] == ("r", ToolResult(str(WRITE["toolCallId"]), "not permitted", is_error=True))
+
+
+def test_plan_of_the_agent_is_progress_with_all_steps() -> None:
+    entries = [{"content": "one", "priority": "high", "status": "completed"}, {"content": "two", "status": "pending"}]
+    update = {"sessionUpdate": "plan", "entries": entries}
+    process = Process()
+    (planned,) = process.receive({"method": "session/update", "params": {"sessionId": SESSION, "update": update}})
+    steps = (PlanStep("one", "completed"), PlanStep("two"))
+    assert planned == ("r", Progress("plan", "1/2 done; next: two", steps))
 
 
 def test_interrupt_withdraws_what_is_asked() -> None:

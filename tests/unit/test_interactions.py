@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.config.model import InteractionSettings
+from clinvk.dialects.rest.interactions import interaction_view
 from clinvk.runtime import interactions as module
 from clinvk.runtime.interactions import Interactions, RunInteractions
 from clinvk.runtime.process.waiting import Lookups
@@ -29,6 +30,13 @@ async def begun(store: MemoryStore) -> RunRecord:
     """Begin an ephemeral run."""
     await store.begin(record := run(), None)
     return record
+
+
+def test_view_of_a_question_has_the_answers() -> None:
+    answer = InteractionAnswer(choice="answer", answers={"colour": "Blue"})
+    view = interaction_view(Interaction(id="q", kind="question", status="answered", answer=answer))
+    assert (view.choice, view.answers) == ("answer", {"colour": "Blue"})
+    assert interaction_view(REQUESTED.interaction).answers == {}
 
 
 def of_run(interactions: Interactions, record: RunRecord) -> RunInteractions:

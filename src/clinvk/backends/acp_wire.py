@@ -109,10 +109,18 @@ class UpdateMeta(msgspec.Struct, frozen=True):
     usage: Tokens | None = None
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """A step of the agent's plan."""
+
+    content: str = ""
+    status: str = ""
+
+
 class Update(Tool, frozen=True, rename="camel"):
     """An update of a session."""
 
     session_update: str = ""
+    entries: tuple[Entry, ...] = ()
     meta: UpdateMeta | None = msgspec.field(name="_meta", default=None)
     current_mode_id: object = None
     config_options: object = None

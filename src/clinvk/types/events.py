@@ -99,15 +99,31 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
     is_error: bool = False
 
 
-class Progress(msgspec.Struct, frozen=True, tag="progress"):
+class PlanStep(msgspec.Struct, frozen=True):
+    """A step of the agent's plan; `status` is `pending`, `in_progress` or `completed`."""
+
+    text: str
+    status: str = "pending"
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True, tag="progress"):
     """Progress worth showing besides answer and tools.
 
     `stage` is one word: `retry`, `warning`, `hint` (about the machine), `denied`, `fallback`, `stderr`, `plan`, or
-    `output` (the last line that a running command has printed).
+    `output` (the last line that a running command has printed). With `plan`, `steps` is the whole plan.
     """
 
     stage: str
     message: str
+    steps: tuple[PlanStep, ...] = ()
+
+
+def plan(steps: Iterable[PlanStep]) -> Progress:
+    """Return the progress of a plan, which agents send in full on each update."""
+    steps = tuple(steps)
+    ahead = [step.text for step in steps if step.status != "completed"]
+    progress = f"{len(steps) - len(ahead)}/{len(steps)} done"
+    return Progress("plan", f"{progress}; next: {ahead[0]}" if ahead and ahead[0] else progress, steps)
 
 
 class UserMessage(msgspec.Struct, frozen=True, tag="user_message"):

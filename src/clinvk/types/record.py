@@ -40,7 +40,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: 32 hex digits.
         state: `interrupted` means that the clinvk process of the run died.
-        request: the request as it was run, without prompt, images and empty fields.
+        request: the request as it was run, without prompt and empty fields; of images the types and sizes.
         output: the answer; if the run broke off, the part received so far.
         error_code: a `ClinvkError.code`.
         steering: the prompts that the agent has received within its turn, in order.

@@ -76,6 +76,8 @@ class AcpTurn:
                 yield from self._thoughts.add(NewText("".join(update.texts)))
             case "tool_call" | "tool_call_update":
                 yield from self._tool(update)
+            case "plan":
+                yield events.plan(events.PlanStep(entry.content, entry.status) for entry in update.entries)
             case _:
                 pass
 

@@ -221,7 +221,7 @@ class TurnDecoder:
             case "error":
                 yield from self._error_reported(params.error.text, will_retry=params.will_retry)
             case "turn/plan/updated":
-                yield wire.plan(params.plan)
+                yield events.plan(step.planned for step in params.plan)
             case "thread/tokenUsage/updated":
                 self._count(params.token_usage)
             case "warning":

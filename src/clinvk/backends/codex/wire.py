@@ -13,7 +13,7 @@ import msgspec
 from clinvk.backends import jsonrpc
 from clinvk.backends.mcp import Form
 from clinvk.backends.shared import EpochSeconds, decode_line, edit_title, unified_diff
-from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
+from clinvk.types.events import PlanStep, ToolCall, ToolResult, Usage
 from clinvk.types.record import LimitWindow
 
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
@@ -48,12 +48,10 @@ class Step(msgspec.Struct, frozen=True):
     step: str = ""
     status: str = ""
 
-
-def plan(steps: tuple[Step, ...]) -> Progress:
-    """Return the progress of a plan, which the CLI sends in full on each update."""
-    ahead = [step.step for step in steps if step.status != "completed"]
-    progress = f"{len(steps) - len(ahead)}/{len(steps)} done"
-    return Progress("plan", f"{progress}; next: {ahead[0]}" if ahead and ahead[0] else progress)
+    @property
+    def planned(self) -> PlanStep:
+        """The step as clinvk names its state."""
+        return PlanStep(self.step, _snake(self.status))
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -44,6 +44,9 @@ class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
     choice: Annotated[Choice | None, Meta(description="The choice of the answer.")]
     reason: Annotated[str, Meta(description="Why the action was denied.")]
     edited_input: Annotated[dict[str, object] | None, Meta(description="The input that the answer allowed instead.")]
+    answers: Annotated[
+        dict[str, str | list[str]], Meta(description="The answers to a question, by the id of the field.")
+    ]
 
 
 class InteractionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,4 +102,5 @@ def interaction_view(interaction: Interaction) -> InteractionView:
         choice=answer.choice if answer else None,
         reason=answer.reason if answer else "",
         edited_input=answer.input if answer else None,
+        answers=answer.answers if answer else {},
     )

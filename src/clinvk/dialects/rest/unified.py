@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from clinvk.dialects.rest.interactions import InteractionView, interaction_view
 from clinvk.types import events
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, Usage
+from clinvk.types.events import Event, PlanStep, RunFailed, RunFinished, RunStarted, StopReason, Usage
 from clinvk.types.run import RunFacts
 from clinvk.types.text import Clock, readable
 
@@ -64,11 +64,12 @@ class ToolOutcome(msgspec.Struct, frozen=True):
     is_error: bool
 
 
-class Stage(msgspec.Struct, frozen=True):
+class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something worth showing that is neither answer nor tool."""
 
     stage: Annotated[str, Meta(description="One word: retry, warning, hint, denied, fallback, stderr, plan or output.")]
     message: str
+    steps: Annotated[tuple[PlanStep, ...], Meta(description="All steps of the plan, with the stage plan.")] = ()
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -250,7 +251,9 @@ class UnifiedEncoder:
                 return self._line(ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error), at)
             case events.Progress() | events.AwaitingTools():
                 is_waiting = isinstance(event, events.AwaitingTools)
-                return self._line(ProgressLine, _WAITS if is_waiting else Stage(event.stage, event.message), at)
+                return self._line(
+                    ProgressLine, _WAITS if is_waiting else Stage(event.stage, event.message, event.steps), at
+                )
             case events.UserMessage(text=text):
                 return self._line(UserMessageLine, Prompt(text), at)
             case events.InteractionRequested() | events.InteractionResolved():

@@ -220,6 +220,8 @@ def _options(request: RunRequest) -> dict[str, object]:
     options: dict[str, object] = msgspec.to_builtins(listed)
     if request.fallback:
         options["fallback"] = ["/".join(filter(None, (each.backend, each.model))) for each in request.fallback]
+    if request.images:
+        options["images"] = [{"media_type": image.media_type, "bytes": len(image.data)} for image in request.images]
     if request.client:
         options["over_http"] = True
     return options
