@@ -336,6 +336,23 @@ class TestDescribe:
         assert listed(clinvk) == [session]
 
 
+def test_archived_sessions_are_listed_only_on_request_until_they_continue(clinvk: Clinvk) -> None:
+    first, second = begun(clinvk, "one"), begun(clinvk, "two")
+    assert clinvk.run("sessions", "archive", first, second, "--dry-run").stdout.startswith("would archive ")
+    assert clinvk.run("sessions", "archive", first[:8], first).stdout == f"archived {first[:8]}  one\n"
+    assert (listed(clinvk), listed(clinvk, "--archived")) == ([second], [first])
+    assert "done, archived" in clinvk.run("sessions", "show", first).stdout
+    assert clinvk.run("sessions", "search", "one").stderr == "clinvk: no sessions match\n"
+    assert clinvk.run("sessions", "unarchive", first).stdout == f"unarchived {first[:8]}  one\n"
+    assert listed(clinvk, "--archived") == []
+    done = clinvk.run("sessions", "archive", first, "--json")
+    assert json.loads(done.stdout) == {"archived": [first], "dry_run": False}
+    clinvk.agent.play(claude_says("again"))
+    assert clinvk.run("resume", first, "go on").returncode == 0
+    assert listed(clinvk) == [first, second]
+    assert clinvk.run("sessions", "archive", "ffff0000").returncode == 4
+
+
 class TestFork:
     def test_fork_prints_its_id_and_branches_at_its_first_prompt(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "the prompt")

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from clinvk.store.memory import MemoryStore
 from clinvk.store.postgres.postgres import PostgresStore
-from clinvk.store.protocol import InteractionQuery, RunQuery, SessionQuery, SessionStore
+from clinvk.store.protocol import InteractionQuery, Project, RunQuery, SessionQuery, SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import (
     AmbiguousId,
@@ -472,6 +472,70 @@ async def test_used_session_moves_to_the_front_of_the_list(store: SessionStore) 
     await store.begin(run(old), replace(old, last_used=AT + 9))
     for query in ({}, {"tag": "t"}, {"working_dir": old.working_dir}, {"text": "parser"}):
         assert await ids_of(store, **query) == [old.id, young.id]
+
+
+async def test_archived_session_leaves_the_lists_until_its_next_run(store: SessionStore) -> None:
+    given, other = session(tags=("t",), project="/p", backend_session_id="handle"), session(last_used=AT - 1)
+    for one in (given, other):
+        await turn(store, one)
+    archived = await store.describe(given.id, None, None, archived=True)
+    assert archived.archived
+    assert await store.session(given.id) == archived
+    marks: list[dict[str, object]] = [{}, {"tag": "t"}, {"project": "/p"}, {"tag": "t", "project": "/p"}]
+    for query in (
+        *marks,
+        {"working_dir": given.working_dir},
+        {"text": "parser"},
+        {"backend": "claude"},
+        {"resumable": True},
+    ):
+        page = await store.sessions(replace(SessionQuery(), **query, archived=True))
+        assert ([one.id for one in page.items], page.total) == ([given.id], 1), query
+        assert given.id in await ids_of(store, **query, archived=None)
+        assert given.id not in await ids_of(store, **query)
+    current = await store.current("claude", given.working_dir)
+    assert current is not None
+    assert current.id == other.id
+    assert await store.count() == 2
+    record = run(given)
+    begun = await store.begin(record, archived)
+    assert begun is not None
+    assert not begun.archived
+    await store.end(replace(record, state="finished"), begun, [])
+    for query in marks:
+        assert given.id in await ids_of(store, **query)
+        assert await ids_of(store, **query, archived=True) == []
+
+
+async def test_run_does_not_undo_that_its_session_was_archived_meanwhile(store: SessionStore) -> None:
+    given = session()
+    record = run(given)
+    await store.begin(record, given)
+    await store.describe(given.id, None, None, archived=True)
+    await store.end(replace(record, state="finished"), replace(given, status="completed"), [])
+    assert (await store.session(given.id)).archived
+    assert (await store.describe(given.id, None, None, archived=False)).status == "completed"
+    assert await ids_of(store) == [given.id]
+
+
+async def test_waiting_run_takes_its_session_out_of_the_archive_with_its_turn(store: SessionStore) -> None:
+    given = session()
+    await store.create(given)
+    waiting = run(given)
+    await store.enqueue(waiting, await store.describe(given.id, None, None, archived=True))
+    assert (await store.session(given.id)).archived
+    claimed = await store.claim(waiting.id, given.id)
+    assert claimed is not None
+    assert not claimed.archived
+
+
+async def test_projects_are_those_of_sessions_that_are_not_archived(store: SessionStore) -> None:
+    assert await store.projects() == []
+    for project, at in (("/a", 1), ("/b", 4), ("/a", 3), ("", 9)):
+        await store.create(session(project=project, last_used=AT + at))
+    await store.create(session(project="/b", last_used=AT + 5, archived=True))
+    await store.create(session(project="/c", archived=True))
+    assert await store.projects() == [Project("/b", 1, AT + 4), Project("/a", 2, AT + 3)]
 
 
 SOME = {

@@ -241,6 +241,22 @@ async def test_key_is_confined_to_its_directories_through_any_path(scripted: Scr
     assert {call.cwd for call in scripted.calls()} == {str(tmp_path / "mine"), str(tmp_path / "mine" / "in")}
 
 
+async def test_projects_are_only_those_that_the_key_may_use(scripted: Scripted, tmp_path: Path) -> None:
+    key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path / "mine"),)))
+    ben = await also(scripted, keys)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "out").symlink_to(tmp_path)
+    store = MemoryStore()
+    for name in ("mine/in", "mine/out", "other"):
+        await store.create(records.session(project=f"{tmp_path}/{name}"))
+    async with serving(scripted.env, keys=keys, store=store) as server:
+        found = [
+            (await server.client.get("/api/v1/projects", headers={"x-api-key": each})).json()["projects"]
+            for each in (key, ben)
+        ]
+    assert [[project["name"] for project in projects] for projects in found] == [["in"], ["in", "out", "other"]]
+
+
 async def test_key_directory_that_resolves_elsewhere_after_queueing_is_refused(
     scripted: Scripted, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from serving import LiveServer, serving
 HANDLE = "11111111-1111-4111-8111-111111111112"
 FIELDS = [
     *("id", "backend", "created_at", "last_used", "working_dir", "project", "worktree", "backend_session_id", "model"),
-    *("initial_prompt", "status", "turn_count", "token_usage", "tags", "title", "parent_id"),
+    *("initial_prompt", "status", "turn_count", "token_usage", "tags", "title", "archived", "parent_id"),
     *("error_message", "metadata"),
 ]
 JSON = dict[str, object]
@@ -95,6 +95,9 @@ FILTERED: list[tuple[str, list[int]]] = [
     ("q=PROMPT%203", [3]),
     ("q=%C3%BCber", [4]),
     ("q=nothing", []),
+    ("project=/srv/app", [1]),
+    ("archived=true", [5]),
+    ("archived=false&backend=codex", [1]),
     ("backend=codex&status=error", []),
     ("backend=&status=&tag=&q=", [4, 3, 2, 1, 0]),
 ]
@@ -103,10 +106,11 @@ FILTERED: list[tuple[str, list[int]]] = [
 async def test_sessions_can_be_filtered(scripted: Scripted) -> None:
     store = await store_of(
         session(0),
-        session(1, backend="codex"),
+        session(1, backend="codex", project="/srv/app"),
         session(2, status="error"),
         session(3, tags=("red",)),
         session(4, title="Über"),
+        session(5, archived=True),
     )
     async with serving(scripted.env, store=store) as server:
         for query, found in FILTERED:
@@ -209,6 +213,44 @@ async def test_change_requires_a_json_content_type_and_a_body_within_the_limit(s
         undeclared = await server.client.patch(path, content=b'{"title": "x"}')
         large = await server.client.patch(path, json={"title": "x" * 100})
     assert (undeclared.status_code, large.status_code) == (415, 413)
+
+
+async def test_archived_session_is_listed_again_after_its_next_prompt(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x", session=HANDLE))
+    path = f"/api/v1/sessions/{1:032x}"
+    async with serving(
+        scripted.env, store=await store_of(session(1, working_dir=str(tmp_path), tags=("a",)))
+    ) as server:
+        archived = await server.client.patch(path, json={"archived": True})
+        assert (archived.status_code, archived.json()["archived"], archived.json()["tags"]) == (200, True, ["a"])
+        assert ids(await get(server, "")) == []
+        assert ids(await get(server, "?archived=true")) == [f"{1:032x}"]
+        fork = (await server.client.post(f"{path}/fork")).json()
+        assert ids(await get(server, "")) == [fork["id"]]
+        assert (await server.prompt(session_id=f"{1:032x}")).status_code == 200
+        assert ids(await get(server, "")) == [f"{1:032x}", fork["id"]]
+        await server.client.patch(path, json={"archived": True})
+        assert (await server.client.patch(path, json={"archived": False})).json()["archived"] is False
+
+
+async def test_projects_have_their_sessions_and_branch(scripted: Scripted, tmp_path: Path) -> None:
+    (tmp_path / "app" / ".git").mkdir(parents=True)
+    (tmp_path / "app" / ".git" / "HEAD").write_text("ref: refs/heads/feature/x\n")
+    (tmp_path / "app" / "inside").mkdir()
+    places = [f"{tmp_path}/app", f"{tmp_path}/app/inside", f"{tmp_path}/gone", "/etc", f"{tmp_path}/app"]
+    store = await store_of(*(session(number, project=place) for number, place in enumerate(places)))
+    await store.create(session(9, project=f"{tmp_path}/gone", archived=True))
+    async with serving(scripted.env, store=store, allowed_workdir_prefixes=(str(tmp_path),)) as server:
+        response = await server.client.get("/api/v1/projects")
+    found = response.json()["projects"]
+    assert [(each["directory"], each["name"], each["sessions"]) for each in found] == [
+        (places[0], "app", 2),
+        (places[2], "gone", 1),
+        (places[1], "inside", 1),
+    ]
+    assert found[0]["updated_at"] == "2023-11-14T22:13:24.250Z"
+    branch = None if server.is_cluster else "feature/x"
+    assert [each["branch"] for each in found] == [branch, None, branch]
 
 
 async def test_deleted_session_is_removed_with_its_runs(scripted: Scripted) -> None:

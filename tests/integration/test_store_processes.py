@@ -65,9 +65,9 @@ def check(home: Path) -> None:
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     counted = connection.execute(
-        "SELECT 'sessions', '', backend, status, resumable, count(*) FROM sessions GROUP BY 3, 4, 5"
-        " UNION ALL SELECT 'tag', tag, backend, status, resumable, count(*) FROM session_tags GROUP BY 2, 3, 4, 5"
-        " UNION ALL SELECT 'runs', '', backend, state, 0, count(*) FROM runs GROUP BY 3, 4"
+        "SELECT 'sessions', '', backend, status, resumable, archived, count(*) FROM sessions GROUP BY 3, 4, 5, 6"
+        " UNION ALL SELECT 'tag', tag, backend, status, resumable, archived, count(*) FROM session_tags"
+        " GROUP BY 2, 3, 4, 5, 6 UNION ALL SELECT 'runs', '', backend, state, 0, 0, count(*) FROM runs GROUP BY 3, 4"
     ).fetchall()
     totals = connection.execute("SELECT * FROM totals WHERE total > 0").fetchall()
     connection.close()

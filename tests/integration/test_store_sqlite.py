@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -655,12 +656,19 @@ def test_no_list_query_scans_a_table(home: Path) -> None:
     """SQLite's own plan of each statement that a list makes goes by an index."""
     connection = Database(home, 10).connect()
     for kind, value in (("sessions", ""), ("tag", "t"), ("runs", "")):
-        connection.execute("INSERT INTO totals VALUES (?, ?, 'claude', 'completed', 1, 1)", (kind, value))
+        connection.execute("INSERT INTO totals VALUES (?, ?, 'claude', 'completed', 1, 0, 1)", (kind, value))
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    for marks in ({}, {"tag": "t"}, {"working_dir": "/home/user/project"}, {"tag": "t", "working_dir": "/"}):
+    places: list[dict[str, str]] = [
+        {},
+        {"tag": "t"},
+        {"working_dir": "/"},
+        {"project": "/"},
+        {"tag": "t", "project": "/"},
+    ]
+    for marks, archived in product(places, (False, True, None)):
         for more in ({}, {"backend": "claude"}, {"status": "completed"}, {"resumable": True, "backend": "claude"}):
-            lists.sessions(connection, replace(SessionQuery(), **marks, **more))
+            lists.sessions(connection, replace(SessionQuery(archived=archived), **marks, **more))
     for marks in ({}, {"session_id": "x"}, {"parent_id": "x"}, {"backend": "claude"}, {"state": "completed"}):
         lists.runs(connection, replace(RunQuery(), **marks))
     lists.count(connection)

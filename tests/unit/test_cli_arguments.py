@@ -75,7 +75,7 @@ def test_flags_after_a_group_are_those_of_its_list(argv: list[str], message: str
         arguments.read(argv)
 
 
-SESSIONS = "list, search, show, delete, clean, fork, tag, rename, export"
+SESSIONS = "list, search, show, delete, clean, archive, unarchive, fork, tag, rename, export"
 WRONG = [
     (["--modle", "opus", "hello"], "unknown flag '--modle'; did you mean --model?"),
     (["hello", "--dry"], "unknown flag '--dry'; did you mean --dry-run?"),

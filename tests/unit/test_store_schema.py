@@ -23,5 +23,5 @@ def test_totals_reject_an_unknown_list_name(tmp_path: Path) -> None:
     """The lists of the schema name themselves, so that a slip of the pen in a trigger is refused."""
     connection = Database(tmp_path, 10).connect()
     with pytest.raises(sqlite3.IntegrityError):
-        connection.execute("INSERT INTO totals VALUES ('session', '', '', '', 0, 1)")
+        connection.execute("INSERT INTO totals VALUES ('session', '', '', '', 0, 0, 1)")
     connection.close()

@@ -45,6 +45,7 @@ async def fork(store: SessionStore, reference: str, session_id: str, registry: M
         error_message=None,
         parent_id=parent.id,
         forks_parent=True,
+        archived=False,
     )
     await store.create(session)
     return session

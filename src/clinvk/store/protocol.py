@@ -7,7 +7,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from msgspec.structs import replace
@@ -57,6 +57,7 @@ class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         text: searched in title and first prompt, case-insensitive.
         resumable: only sessions whose agent has reported a handle, with or without a run under way.
+        archived: only archived sessions, or only the others; None is all.
     """
 
     backend: str | None = None
@@ -64,9 +65,19 @@ class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None = None
     text: str | None = None
     working_dir: str | None = None
+    project: str | None = None
     resumable: bool = False
+    archived: bool | None = False
     limit: int = 100
     offset: int = 0
+
+
+class Project(NamedTuple):
+    """The directory of sessions, their number, and when one was last used, in seconds since the epoch."""
+
+    directory: str
+    sessions: int
+    last_used: float
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +109,10 @@ def settled_record(session: Session) -> Session:
 _REQUEST = ("request",)
 _CHANGE_REQUEST = RUNS.update(_REQUEST)
 _LAST_USED = "SELECT max(last_used) FROM sessions"
+_PROJECTS = (
+    "SELECT project, count(*), max(last_used) FROM sessions WHERE NOT archived AND project <> ''"
+    " GROUP BY project ORDER BY max(last_used) DESC, project LIMIT 1000"
+)
 _LIMITS = LIMITS.select('WHERE resets_at > ? ORDER BY backend, resets_at, "window"')
 _USAGE = (
     "SELECT day, key_name, backend, model, runs, cost_usd, input_tokens, output_tokens, cached_tokens, reasoning_tokens"
@@ -115,9 +130,9 @@ class SessionStore(ABC):
     """Sessions and runs.
 
     A `reference` is an id or a unique prefix of an id with at least `ids.MIN_PREFIX` digits. The fields of a session
-    in `FIXED_SESSION_FIELDS` never change with its runs; only `describe` and `tag` change title and tags, so a run
-    cannot undo such a change. The fields of a run in `FIXED_RUN_FIELDS` never change, except that `reassign` changes
-    the agent, and `change_request` the request.
+    in `FIXED_SESSION_FIELDS` never change with its runs; only `describe` and `tag` change title, tags and `archived`,
+    so a run cannot undo such a change. But a claim of the session ends `archived`. The fields of a run in
+    `FIXED_RUN_FIELDS` never change, except that `reassign` changes the agent, and `change_request` the request.
     All methods raise `StoreUnavailable` if the store cannot be used.
 
     Attributes:
@@ -229,10 +244,13 @@ class SessionStore(ABC):
         if not await self._write(lambda db: self._turns.insert(db, settled_record(session))):
             raise ValueError(f"session {session.id!r} exists already")
 
-    async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
-        """Change title and tags; None leaves a value unchanged. Raises `SessionNotFound`."""
+    async def describe(
+        self, session_id: str, title: str | None, tags: tuple[str, ...] | None, archived: bool | None = None
+    ) -> Session:
+        """Change title, tags and `archived`; None leaves a value unchanged. Raises `SessionNotFound`."""
         await self._store_pending()
-        return await self._write(lambda db: self._turns.describe(db, session_id, rows.described(title, tags)))
+        change = rows.described(title=title, tags=tags, archived=archived)
+        return await self._write(lambda db: self._turns.describe(db, session_id, change))
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
         """Add and remove tags, as `session.with_tags` does. Keep concurrent changes of other tags.
@@ -319,6 +337,10 @@ class SessionStore(ABC):
             return next(record for record in records if record.id == only)
 
         return await self._read(find)
+
+    async def projects(self) -> list[Project]:
+        """Return up to 1,000 projects of the sessions that are not archived, the last used first."""
+        return [Project(*row) for row in await self._read(lambda db: db.fetch(_PROJECTS))]
 
     async def last_used(self) -> float | None:
         """Return when a session was last used, in seconds since the epoch; None if there is no session."""

@@ -22,8 +22,10 @@ from clinvk.types.text import readable
 
 FIXED_SESSION_FIELDS = (
     *("backend", "created_at", "working_dir", "project", "initial_prompt", "parent_id", "title", "tags", "node"),
+    "archived",
 )
-"""The fields of a session that its runs do not change; only `reassign` changes the backend."""
+"""The fields of a session that its runs do not change, except that `reassign` changes the backend, and that a run which
+claims the session ends `archived`."""
 
 FIXED_RUN_FIELDS = (
     *("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt", "key_name", "node"),
@@ -120,7 +122,7 @@ Conditions = list[tuple[str, tuple[Value, ...]]]
 
 def equal(query: msgspec.Struct, names: Sequence[str]) -> Conditions:
     """Return the conditions that columns equal those of the named fields of a query that are given."""
-    return [(f"{name} = ?", (readable(value),)) for name in names if (value := getattr(query, name)) is not None]
+    return [(f"{name} = ?", (_plain(value),)) for name in names if (value := getattr(query, name)) is not None]
 
 
 def where(conditions: Conditions) -> tuple[str, list[Value]]:
@@ -137,7 +139,7 @@ LIMITS = Table("limits", LimitWindow, "updated_at")
 
 RUN_CHANGES = tuple(name for name in RUNS.columns if name not in FIXED_RUN_FIELDS)
 SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*FIXED_SESSION_FIELDS, "id"))
-DESCRIPTION = ("title", "tags")
+DESCRIPTION = ("title", "tags", "archived")
 LAST_TURN_FIRST = "coalesce(started_at, ended_at, 9e99) DESC, CASE waits WHEN 0 THEN 3 ELSE waits END, key DESC"
 """The order of the runs of a session. A run that never started has the place at which it ended."""
 
@@ -166,10 +168,10 @@ def _plain(value: object) -> Value:
     return readable(value) if isinstance(value, str) else to_json(value).decode()
 
 
-def described(title: str | None, tags: tuple[str, ...] | None) -> Callable[[Session], Session]:
-    """Return a change of title and tags of a session; None leaves a value unchanged."""
-    changes = {name: value for name, value in (("title", title), ("tags", tags)) if value is not None}
-    return lambda session: replace(session, **changes)
+def described(**changes: object) -> Callable[[Session], Session]:
+    """Return a change of `DESCRIPTION` of a session; None leaves a value unchanged."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return lambda session: replace(session, **given)
 
 
 def tagged(add: Sequence[str], remove: Collection[str]) -> Callable[[Session], Session]:

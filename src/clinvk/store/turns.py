@@ -22,7 +22,7 @@ from clinvk.types.events import Logged, RunFailed
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord, Session, without_text
 
-_ACTIVATE = "UPDATE sessions SET status = 'active', last_used = ? WHERE id = ?"
+_ACTIVATE = "UPDATE sessions SET status = 'active', archived = false, last_used = ? WHERE id = ?"
 _PAUSE = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
 _UPDATE_SESSION = SESSIONS.update((*SESSION_CHANGES, "resumable"))
 _DESCRIBE = SESSIONS.update(DESCRIPTION)
@@ -181,7 +181,7 @@ class Turns(ABC):
         return len(dead)
 
     async def describe(self, db: Connection, session_id: str, change: Callable[[Session], Session]) -> Session:
-        """Change title and tags of a session."""
+        """Change the `DESCRIPTION` of a session."""
         session = change(await self._locked(db, session_id))
         await db.execute(_DESCRIBE, *SESSIONS.values(session, DESCRIPTION), session.id)
         await self.update_words(db, session)
@@ -238,7 +238,7 @@ class Turns(ABC):
         raise ids.not_found(session_id, "session")
 
     async def _activate(self, db: Connection, session: Session, at: float) -> Session:
-        session = replace(session, status="active", last_used=max(session.last_used, at))
+        session = replace(session, status="active", archived=False, last_used=max(session.last_used, at))
         await db.execute(_ACTIVATE, session.last_used, session.id)
         return session
 

@@ -180,6 +180,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         created_at, last_used: seconds since the epoch, UTC.
         working_dir: absolute path; empty means the directory of the clinvk process that started the session.
         project: the directory that the user chose; `working_dir` is then the same, or in a worktree of its repository.
+        archived: lists leave the session out; the next run ends that.
         backend_session_id: the CLI's resume handle; None until the agent reports the handle.
         token_usage: the sum over all turns.
         counted: the tokens that the agent has counted in its conversation, including a fork's parent.
@@ -208,6 +209,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, object] = {}
     node: str = ""
     project: str = ""
+    archived: bool = False
 
     @property
     def worktree(self) -> str | None:

@@ -105,6 +105,15 @@ class KeyPolicy:
             limits, workdir = self._key(key_name).limits, session.working_dir
             await self._lookups.run(partial(_check_limits, (session.backend,), workdir, (), limits))
 
+    def check_directory(self, path: str, key_name: str) -> None:
+        """Refuse a directory in which agents of a key may not work. Blocks.
+
+        Raises:
+            KeyRefused, DirectoryNotAllowed: as `check`.
+        """
+        if key_name:
+            _check_limits((), path, (), self._key(key_name).limits)
+
     def check_answer(self, key_name: str, run_key_name: str) -> None:
         """Refuse an answer to an agent whose run began with another key, unless the key has the right `answer`.
 

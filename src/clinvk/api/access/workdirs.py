@@ -114,6 +114,14 @@ class WorkdirPolicy:
     def _admitted_add_dirs(self, request: RunRequest, lists: DirectoryLists) -> tuple[str, ...]:
         return tuple(self._admitted(path, f"add_dirs[{index}]", lists) for index, path in enumerate(request.add_dirs))
 
+    def check(self, path: str) -> str:
+        """Check a directory, which need not exist, against the lists. Return the original of the resolved path.
+
+        Raises:
+            DirectoryNotAllowed, InvalidRequest: as `settle`.
+        """
+        return self.original(self._checked(path, "directory", "directory", self._directories()))
+
     def check_repository(self, real: str) -> tuple[str, ...]:
         """Check a source directory of a worktree. Return the blocked directories below, or below the tree of a `.git`.
 

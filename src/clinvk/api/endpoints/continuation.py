@@ -39,7 +39,8 @@ async def find_session(store: SessionStore, request: RunRequest, chat: Chat, new
     """
     tag = _tag(chat.name)
     request = replace(request, answer_as={**request.answer_as, "clinvk_chat": chat.digest})
-    sessions = (await store.sessions(SessionQuery(tag=tag, backend=request.backend, limit=_MAX_CANDIDATES))).items
+    query = SessionQuery(tag=tag, backend=request.backend, archived=None, limit=_MAX_CANDIDATES)
+    sessions = (await store.sessions(query)).items
     new = replace(request, tags=(*request.tags, tag))
     answered = chat.answered
     if answered is None:

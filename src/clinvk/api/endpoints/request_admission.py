@@ -111,6 +111,14 @@ class RequestAdmission:
         self.key_policy.check(request, self._workdirs.original(directory))
         return self._workdirs.check_repository(directory)
 
+    def may_use(self, directory: str, key_name: str) -> bool:
+        """Return whether agents of a key may work in a directory, which need not exist. Blocks."""
+        try:
+            self.key_policy.check_directory(self._workdirs.check(directory), key_name)
+        except InvalidRequest:
+            return False
+        return True
+
     def check_command(self, key_name: str) -> None:
         """Refuse a shell command if the policy or the key has limits that the command would bypass."""
         self.policy.check_command()

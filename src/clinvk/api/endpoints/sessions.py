@@ -14,6 +14,7 @@ from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.dialects.rest import views
 from clinvk.runtime import sessions
+from clinvk.runtime.worktrees.git import branch_of
 from clinvk.store.protocol import Item, Page, RunQuery, SessionQuery
 from clinvk.types.errors import BackendUnavailable, InvalidRequest
 from clinvk.types.record import Session
@@ -28,6 +29,27 @@ async def list_sessions(services: Services, _: Request, query: views.SessionList
     costs = await services.store.costs([session.id for session in page.items])
     items = [views.session_item(session, costs) for session in page.items]
     return views.SessionList(sessions=items, **paging(page, query))
+
+
+async def list_projects(services: Services, request: Request) -> views.ProjectList:
+    """List the directories of sessions that the key may use, the last used first."""
+    key_name: str = request.state.key_name
+    found = await services.store.projects()
+
+    def listed() -> list[views.Project]:
+        return [
+            views.Project(
+                directory=project.directory,
+                name=os.path.basename(project.directory) or project.directory,
+                branch=None if services.cluster else branch_of(project.directory),
+                sessions=project.sessions,
+                updated_at=views.time(project.last_used),
+            )
+            for project in found
+            if services.admission.may_use(project.directory, key_name)
+        ]
+
+    return views.ProjectList(projects=await services.admission.lookups.run(listed))
 
 
 async def get_session(services: Services, request: Request) -> views.SessionView:
@@ -52,11 +74,11 @@ async def list_messages(services: Services, request: Request, query: views.Messa
 
 
 async def describe_session(services: Services, request: Request) -> views.SessionView:
-    """Set the title and the tags of a session."""
+    """Set the title and the tags of a session, and archive it or not."""
     patch = views.patch(await read_json(request.scope, request.receive, services.settings.server))
     session = await _changeable(services, request)
     tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
-    return views.session_view(await services.store.describe(session.id, patch.title, tags))
+    return views.session_view(await services.store.describe(session.id, patch.title, tags, patch.archived))
 
 
 async def delete_session(services: Services, request: Request) -> views.Deleted:

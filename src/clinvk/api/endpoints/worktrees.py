@@ -108,7 +108,7 @@ async def _changeable(services: Services, request: Request) -> str:
 
 
 async def _sessions(services: Services, listed: WorktreeListed) -> Sequence[Session]:
-    return (await services.store.sessions(SessionQuery(working_dir=listed.path, limit=1000))).items
+    return (await services.store.sessions(SessionQuery(working_dir=listed.path, archived=None, limit=1000))).items
 
 
 async def _runs(services: Services, session: Session) -> Sequence[RunRecord]:

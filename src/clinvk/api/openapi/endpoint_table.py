@@ -188,6 +188,7 @@ def _live_events(services: Services) -> ASGIApp:
 
 _SESSIONS_AND_RUNS = (
     json_endpoint("GET", "/api/v1/sessions", sessions.list_sessions, doc.STORED),
+    json_endpoint("GET", "/api/v1/projects", sessions.list_projects, doc.STORED),
     json_endpoint("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
     json_endpoint(
         "PATCH",

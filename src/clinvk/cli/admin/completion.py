@@ -163,7 +163,7 @@ async def _newest(command: str, context: CommandContext, worktrees: Mapping[str,
             found = (await store.runs(RunQuery(limit=_NEWEST))).items
             about = {run.id: f"{run.backend} {time_ago(run.created_at, now)}: {runs.run_summary(run)}" for run in found}
         else:
-            sessions = (await store.sessions(SessionQuery(limit=_NEWEST))).items
+            sessions = (await store.sessions(SessionQuery(archived=None, limit=_NEWEST))).items
             if command.startswith("worktrees "):
                 titles = {each.working_dir: session_text.session_title(each) for each in reversed(sessions)}
                 return {name: _title_within(folder, titles) for name, folder in worktrees.items()}

@@ -167,7 +167,7 @@ async def _prompts(directories: Mapping[str, str], context: CommandContext) -> d
     try:
         async with open_store(context) as store:
             for id_, path in directories.items():
-                for session in (await store.sessions(SessionQuery(working_dir=path, limit=1))).items:
+                for session in (await store.sessions(SessionQuery(working_dir=path, archived=None, limit=1))).items:
                     prompts[id_] = without_context(session.initial_prompt)
     except ClinvkError as exc:
         context.notes.error(f"the prompts are unknown: {exc.message}")
@@ -179,7 +179,7 @@ async def _runs(directory: str, context: CommandContext) -> list[RunRecord]:
     runs: list[RunRecord] = []
     try:
         async with open_store(context) as store:
-            sessions = await store.sessions(SessionQuery(working_dir=directory, limit=ALL))
+            sessions = await store.sessions(SessionQuery(working_dir=directory, archived=None, limit=ALL))
             for session in sessions.items:
                 runs += (await store.runs(RunQuery(session_id=session.id, limit=ALL))).items
     except ClinvkError as exc:

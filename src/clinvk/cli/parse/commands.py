@@ -80,6 +80,8 @@ COMMANDS = {
     "sessions show": Command("sessions.sessions:show", flag_types.ShowFlags, ("ID",)),
     "sessions delete": Command("sessions.sessions:delete", flag_types.DeleteFlags, ("ID...",), _CHANGE),
     "sessions clean": Command("sessions.sessions:clean", flag_types.CleanFlags, common=_CHANGE),
+    "sessions archive": Command("sessions.sessions:archive", flag_types.JsonFlags, ("ID...",), _CHANGE),
+    "sessions unarchive": Command("sessions.sessions:unarchive", flag_types.JsonFlags, ("ID...",), _CHANGE),
     "sessions fork": Command("sessions.sessions:fork", flag_types.JsonFlags, ("ID",), _CHANGE),
     "sessions tag": Command("sessions.sessions:tag", flag_types.TagFlags, ("ID", "TAG?..."), _CHANGE),
     "sessions rename": Command("sessions.sessions:rename", flag_types.JsonFlags, ("ID", "TITLE"), _CHANGE),

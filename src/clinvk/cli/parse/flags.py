@@ -197,6 +197,7 @@ class SearchFlags(JsonFlags):
 
     status: Annotated[SessionStatus | None, Flag(f"only {_words(SessionStatus)}", "STATUS")] = None
     tag: Annotated[str | None, Flag("only those with this tag", "TAG")] = None
+    archived: Annotated[bool, Flag("only those in the archive")] = False
     limit: _Limit = 20
     here: _Here = False
 

@@ -152,7 +152,7 @@ def details(session: Session, view: TextView) -> list[str]:
             "title": session.title,
             "prompt": opening_lines(session.initial_prompt, view.most),
             "backend": with_model(session.backend, session.model),
-            "status": state_word(session.status),
+            "status": state_word(session.status) + (", archived" if session.archived else ""),
             "error": without_sequences(session.error_message or ""),
             "directory": view.directory(session.working_dir),
             "created": view.when(session.created_at),

@@ -1,4 +1,4 @@
-"""`clinvk sessions`: list, show and export conversations, and delete, clean, fork, tag and rename them."""
+"""`clinvk sessions`: list, show and export conversations, and delete, clean, archive, fork, tag and rename them."""
 
 import os
 import time
@@ -51,6 +51,7 @@ def _list(flags: SearchFlags, context: CommandContext, wanted: str | None) -> in
         tag=flags.tag,
         text=wanted,
         working_dir=directory_filter(flags, flags.here),
+        archived=flags.archived,
         limit=flags.limit or ALL,
     )
 
@@ -136,10 +137,6 @@ def delete(flags: DeleteFlags, context: CommandContext) -> int:
     """
     busy: list[str] = []
 
-    async def named(store: SessionStore) -> list[Session]:
-        wanted = [await find(store.session(reference)) for reference in flags.words]
-        return list({session.id: session for session in wanted}.values())
-
     async def deleted(store: SessionStore) -> list[Session]:
         gone: list[Session] = []
         for session in wanted:
@@ -150,7 +147,7 @@ def delete(flags: DeleteFlags, context: CommandContext) -> int:
                 busy.append(exc.message)
         return gone
 
-    wanted = over_store(context, named)
+    wanted = over_store(context, lambda store: _named(store, flags.words))
     if not (flags.yes or flags.dry_run) and not confirm("delete", [*map(_line, wanted)], "sessions"):
         context.notes.info("nothing was deleted")
         return exits.CANCELLED
@@ -161,6 +158,40 @@ def delete(flags: DeleteFlags, context: CommandContext) -> int:
     if busy:
         raise SessionBusy("; ".join(busy))
     return 0
+
+
+def archive(flags: JsonFlags, context: CommandContext) -> int:
+    """Archive sessions.
+
+    Raises:
+        SessionNotFound, AmbiguousId: an ID names no session, or several; nothing was changed.
+    """
+    return _archive(flags, context, True)
+
+
+def unarchive(flags: JsonFlags, context: CommandContext) -> int:
+    """Take sessions out of the archive. Raises like `archive`."""
+    return _archive(flags, context, False)
+
+
+def _archive(flags: JsonFlags, context: CommandContext, archived: bool) -> int:
+    async def changed(store: SessionStore) -> list[Session]:
+        wanted = await _named(store, flags.words)
+        for session in () if flags.dry_run else wanted:
+            await store.describe(session.id, None, None, archived)
+        return wanted
+
+    changes = over_store(context, changed)
+    verb = "archive" if archived else "unarchive"
+    value = {f"{verb}d": [session.id for session in changes], "dry_run": flags.dry_run}
+    did = f"would {verb}" if flags.dry_run else f"{verb}d"
+    return print_answer(flags, context, lambda: value, lambda _: [f"{did} {_line(session)}" for session in changes])
+
+
+async def _named(store: SessionStore, references: Iterable[str]) -> list[Session]:
+    """Return the sessions with these IDs, each session once."""
+    wanted = [await find(store.session(reference)) for reference in references]
+    return list({session.id: session for session in wanted}.values())
 
 
 def _line(session: Session) -> str:

@@ -67,6 +67,7 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     ] = msgspec.UNSET
     tags: tuple[str, ...]
     title: str
+    archived: Annotated[bool, Meta(description="Lists leave the session out; the next prompt ends that.")]
     parent_id: Annotated[str | None, Meta(description="The session from which this session was forked.")]
     error_message: Annotated[str | None, Meta(description="The error of the last run.")]
     metadata: dict[str, object]
@@ -88,6 +89,8 @@ class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     backend: Annotated[str | None, Meta(description="Filter by backend.")] = None
     status: Annotated[SessionStatus | None, Meta(description="Filter by status.")] = None
     tag: Annotated[str | None, Meta(description="Filter by tag.")] = None
+    project: Annotated[str | None, Meta(description="Filter by the directory that the user chose.")] = None
+    archived: Annotated[bool, Meta(description="List only archived sessions, which other lists leave out.")] = False
     text: Annotated[str | None, Meta(description="Filter by text in title or first prompt, ignoring case.")] = (
         msgspec.field(name="q", default=None)
     )
@@ -95,11 +98,28 @@ class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     offset: _Offset = 0
 
 
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory in which sessions work."""
+
+    directory: Annotated[str, Meta(description="The `project` of the sessions.")]
+    name: Annotated[str, Meta(description="The last part of the path.")]
+    branch: Annotated[str | None, Meta(description="The git branch; null without a branch, and in a cluster.")]
+    sessions: Annotated[int, Meta(description="Number of sessions that are not archived.")]
+    updated_at: Annotated[Time, Meta(description="When a session was last used.")]
+
+
+class ProjectList(msgspec.Struct, frozen=True, kw_only=True):
+    """Projects, the last used first."""
+
+    projects: list[Project]
+
+
 class SessionPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """New title and tags of a session. A missing or null field stays unchanged."""
+    """New title, tags and place of a session. A missing or null field stays unchanged."""
 
     title: Annotated[Title | None, Meta(description="One line; an empty text removes the title.")] = None
     tags: Annotated[Tags | None, Meta(description="All tags; replaces the present tags.")] = None
+    archived: Annotated[bool | None, Meta(description="Whether lists leave the session out.")] = None
 
 
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):
@@ -316,13 +336,14 @@ def messages(runs: Iterable[record.RunRecord]) -> Iterator[TurnMessage]:
 
 
 def patch(body: bytes) -> SessionPatch:
-    """Parse the new title and tags of a session.
+    """Parse the changes of a session.
 
     Raises:
         InvalidRequest: names the field.
     """
     changes = json_bodies.decode(body, _patches)
-    return SessionPatch(
+    return replace(
+        changes,
         title=None if changes.title is None else record.valid_title(changes.title),
         tags=None if changes.tags is None else [record.valid_tag(tag) for tag in changes.tags],
     )

@@ -10,6 +10,8 @@ external diff or textconv. Tried with git 2.47.
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -18,10 +20,14 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 from clinvk.types.redaction import without_secrets
 
+_BRANCH = "ref: refs/heads/"
+_NO_BRANCH = ".invalid"  # in repositories whose references are not files
+
 ISOLATION = "isolation"
 """The field of a request that asks for a worktree."""
 
 _TIMEOUT_S = 300.0
+_MAX_LINE = 4096
 _TRUSTED = frozenset({b"system", b"global"})
 _PROGRAM = re.compile(rb"filter\.(.*)\.(?:clean|smudge|process)", re.DOTALL)
 _OF_USER = re.compile(rb"(?:filter|lfs)\..*", re.DOTALL)
@@ -57,6 +63,24 @@ _VARIABLES = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
 }
+
+
+def branch_of(directory: str) -> str | None:
+    """Return the branch of the repository around a directory, or None. Read files only, without a process. Blocks."""
+    for folder in (Path(directory), *Path(directory).parents):
+        pointer = _first_line(folder / ".git")  # in a worktree or a submodule
+        if head := _first_line(folder / (pointer.removeprefix("gitdir: ") or ".git") / "HEAD"):
+            branch = head.removeprefix(_BRANCH)
+            return branch if branch not in (head, _NO_BRANCH) else None
+    return None
+
+
+def _first_line(path: Path) -> str:
+    with suppress(OSError, ValueError):
+        if path.is_file():  # no pipe, which would block
+            with path.open(encoding="utf-8") as file:
+                return file.readline(_MAX_LINE).rstrip("\n")
+    return ""
 
 
 class GitFailed(ClinvkError):

@@ -18,7 +18,7 @@ _RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
 _TAGGED = "key IN (SELECT session FROM session_words WHERE tags @> ARRAY[?::text])"
 _WITH_TEXT = "key IN (SELECT session FROM session_words WHERE words LIKE ?)"
 _CURRENT = SESSIONS.select(
-    "WHERE working_dir = ? AND backend = ? AND resumable AND"
+    "WHERE working_dir = ? AND backend = ? AND resumable AND NOT archived AND"
     " coalesce((SELECT bool_or(from_terminal) FROM runs WHERE session_id = sessions.id), true)"
     " ORDER BY last_used DESC, key DESC LIMIT 1"
 )
@@ -34,7 +34,7 @@ _STATE = (
 
 async def sessions(db: Connection, query: SessionQuery) -> Page[Session]:
     """List sessions."""
-    conditions = rows.equal(query, ("backend", "status", "working_dir"))
+    conditions = rows.equal(query, ("backend", "status", "working_dir", "project", "archived"))
     if query.resumable:
         conditions.append(("resumable", ()))
     if query.tag is not None:

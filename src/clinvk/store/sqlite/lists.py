@@ -1,7 +1,7 @@
 """Lists of sessions and runs, newest first, with their totals, and the text search of sessions.
 
 A list is the merge of its groups (see the schema): each group is read in order, and no further than the page reaches.
-A list by text, by session or parent of runs, or by tag and directory together, is read whole through an index.
+A list by text, by session or parent of runs, or by two of tag, directory and project, is read whole through an index.
 
 The searched text of a session is a short row, so a scan of all rows is acceptable. SQLite's trigram index, if built in,
 makes the search fast. An index entry costs more than all other writes of a session, so the index is updated in batches:
@@ -22,20 +22,25 @@ from clinvk.types.text import readable
 if TYPE_CHECKING:
     import sqlite3
 
-_GROUPS = "SELECT backend, state, resumable, total FROM totals WHERE list = ? AND value = ? AND total > 0"
+_GROUPS = "SELECT backend, state, resumable, archived, total FROM totals WHERE list = ? AND value = ? AND total > 0"
 _GROUPS_OF_DIRECTORY = (
-    "SELECT backend, status, resumable, count(*) FROM sessions WHERE working_dir = ?"
-    " GROUP BY backend, status, resumable"
+    "SELECT backend, status, resumable, archived, count(*) FROM sessions WHERE {} = ?"
+    " GROUP BY backend, status, resumable, archived"
 )
 _COUNT = "SELECT coalesce(sum(total), 0) FROM totals WHERE list = 'sessions'"
+_DIRECTORIES = ("working_dir", "project")
 _IN_ORDER = {
-    "sessions": "SELECT last_used, key FROM sessions WHERE ? = '' AND backend = ? AND status = ? AND resumable = ?"
-    " ORDER BY last_used DESC, key DESC",
-    "directory": "SELECT last_used, key FROM sessions"
-    " WHERE working_dir = ? AND backend = ? AND status = ? AND resumable = ? ORDER BY last_used DESC, key DESC",
+    "sessions": "SELECT last_used, key FROM sessions"
+    " WHERE ? = '' AND backend = ? AND status = ? AND resumable = ? AND archived = ? ORDER BY last_used DESC, key DESC",
+    **{
+        column: f"SELECT last_used, key FROM sessions WHERE {column} = ? AND backend = ?"  # noqa: S608 - our own names
+        " AND status = ? AND resumable = ? AND archived = ? ORDER BY last_used DESC, key DESC"
+        for column in _DIRECTORIES
+    },
     "tag": "SELECT last_used, session FROM session_tags"
-    " WHERE tag = ? AND backend = ? AND status = ? AND resumable = ? ORDER BY last_used DESC, session DESC",
-    "runs": "SELECT created_at, key FROM runs WHERE ? = '' AND backend = ? AND state = ? AND ? = 0"
+    " WHERE tag = ? AND backend = ? AND status = ? AND resumable = ? AND archived = ?"
+    " ORDER BY last_used DESC, session DESC",
+    "runs": "SELECT created_at, key FROM runs WHERE ? = '' AND backend = ? AND state = ? AND ? = 0 AND ? = 0"
     " ORDER BY created_at DESC, key DESC",
 }
 _MAY_CONTINUE = (
@@ -56,11 +61,12 @@ class _Group(NamedTuple):
     backend: str
     state: str
     resumable: int
+    archived: int
     total: int
 
 
 class _Groups(NamedTuple):
-    """The groups of one list: all sessions or runs, or the sessions of one tag or directory."""
+    """The groups of one list: all sessions or runs, or the sessions of one tag, directory or project."""
 
     kind: str
     value: str
@@ -73,7 +79,7 @@ class _Groups(NamedTuple):
 
     def in_order(self, connection: "sqlite3.Connection") -> Generator[int]:
         """Yield keys lazily, newest first. The caller closes the generator before the connection."""
-        ordered = [connection.execute(_IN_ORDER[self.kind], (self.value, *group[:3])) for group in self.groups]
+        ordered = [connection.execute(_IN_ORDER[self.kind], (self.value, *group[:4])) for group in self.groups]
         yield from (key for _, key in merge(*ordered, reverse=True))
 
 
@@ -84,7 +90,7 @@ def count(connection: "sqlite3.Connection") -> int:
 
 def sessions(connection: "sqlite3.Connection", query: SessionQuery) -> Page[Session]:
     """List sessions."""
-    if query.text or (query.tag is not None and query.working_dir is not None):
+    if query.text or sum(value is not None for value in (query.tag, query.working_dir, query.project)) > 1:
         keys = _selected(connection, SESSIONS, _session_conditions(connection, query), SESSIONS.newest_first)
         return _page(connection, SESSIONS, query, keys, len(keys))
     return _page_of_groups(connection, SESSIONS, query, _session_groups(connection, query))
@@ -116,9 +122,9 @@ def costs(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> dict[
 
 
 def _session_groups(connection: "sqlite3.Connection", query: SessionQuery) -> _Groups:
-    members = (("tag", query.tag), ("directory", query.working_dir), ("sessions", ""))
+    members = (("tag", query.tag), *((name, getattr(query, name)) for name in _DIRECTORIES), ("sessions", ""))
     kind, value = next((kind, value) for kind, value in members if value is not None)
-    return _groups(connection, kind, readable(value), query.backend, query.status, query.resumable)
+    return _groups(connection, kind, readable(value), query.backend, query.status, query.resumable, query.archived)
 
 
 def _groups(
@@ -128,14 +134,20 @@ def _groups(
     backend: str | None,
     state: str | None,
     resumable: bool = False,
+    archived: bool | None = None,
 ) -> _Groups:
-    """Return the groups of a list; None for a backend or a state is any."""
-    query, values = (_GROUPS_OF_DIRECTORY, (value,)) if kind == "directory" else (_GROUPS, (kind, value))
+    """Return the groups of a list; None for a backend, a state or `archived` is any."""
+    query, values = (_GROUPS, (kind, value))
+    if kind in _DIRECTORIES:
+        query, values = _GROUPS_OF_DIRECTORY.format(kind), (value,)
     rows = connection.execute(query, values)
     found = [
         group
         for group in map(_Group._make, rows)
-        if backend in (None, group.backend) and state in (None, group.state) and (group.resumable or not resumable)
+        if backend in (None, group.backend)
+        and state in (None, group.state)
+        and archived in (None, group.archived)
+        and (group.resumable or not resumable)
     ]
     return _Groups(kind, value, found)
 
@@ -147,7 +159,7 @@ def _session_conditions(connection: "sqlite3.Connection", query: SessionQuery) -
         conditions.append((f"key IN {subquery}", parameters))
     if query.tag is not None:
         conditions.append(("key IN (SELECT session FROM session_tags WHERE tag = ?)", (readable(query.tag),)))
-    conditions += _compared(equal(query, ("backend", "status", "working_dir")))
+    conditions += _compared(equal(query, ("backend", "status", *_DIRECTORIES, "archived")))
     if query.resumable:
         conditions.append(("+resumable = 1", ()))
     return conditions

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _UNDER_WAY = "state IN ('queued', 'running', 'waiting')"
 _OLD = (
     "FROM totals CROSS JOIN sessions ON sessions.backend = totals.backend AND sessions.status = totals.state"  # noqa: S608 - our own names
-    " AND sessions.resumable = totals.resumable"
+    " AND sessions.resumable = totals.resumable AND sessions.archived = totals.archived"
     " WHERE totals.list = 'sessions' AND sessions.last_used < ?1 AND coalesce(sessions.imported_at, 0) < ?1"
     f" AND NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id AND runs.{_UNDER_WAY})"
 )
