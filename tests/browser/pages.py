@@ -13,7 +13,7 @@ from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
 from serving import LiveServer, serving
-from standin.document import record, string
+from standin.document import Record, record, string
 
 needs_browser = pytest.mark.skipif(
     executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"
@@ -48,18 +48,60 @@ INTERACTION = {
     "answers": {},
 }
 
+SESSION: dict[str, object] = {
+    "id": "c" * 32,
+    "backend": "claude",
+    "created_at": "2026-11-25T14:26:49.512Z",
+    "last_used": "2026-11-25T14:26:49.512Z",
+    "working_dir": "/srv/project",
+    "project": "/srv/project",
+    "worktree": None,
+    "backend_session_id": None,
+    "model": None,
+    "initial_prompt": "Fix the parser",
+    "status": "completed",
+    "turn_count": 1,
+    "token_usage": {"input_tokens": 5, "output_tokens": 6, "cached_tokens": 0, "reasoning_tokens": 0},
+    "cost_usd": None,
+    "tags": [],
+    "title": "",
+    "parent_id": None,
+    "error_message": None,
+    "metadata": {},
+    "archived": False,
+    "match": None,
+}
+
+RUN: dict[str, object] = {
+    "id": "b" * 32,
+    "state": "finished",
+    "kind": "prompt",
+    "backend": "claude",
+    "session_id": "c" * 32,
+    "prompt": "Fix the parser",
+    "workdir": "/srv/project",
+    "model": None,
+    "created_at": "2026-11-25T14:26:49.512Z",
+    "started_at": "2026-11-25T14:26:49.512Z",
+    "waits_until": None,
+    "ended_at": "2026-11-25T14:26:49.512Z",
+    "error": None,
+    "token_usage": None,
+    "cost_usd": None,
+}
+
 STUB = """
 const answers = %s, sent = (window.sent = []), realFetch = window.fetch;
 window.fetch = async (url, options = {}) => {
   const { pathname, search } = new URL(url, location);
   const path = pathname.replace("/api/v1/", "");
-  const found = answers[path] ?? answers[path + search];
+  const found = answers[path + search] ?? answers[path];
   if (found === undefined) return realFetch(url, options);
-  if (options.method === "POST") sent.push(JSON.parse(options.body));
+  if (options.body) sent.push(JSON.parse(options.body));
   return typeof found === "string" ? new Response(found) : Response.json(found);
 };
 """
-"""Answers the requests for some paths of the API, and records the bodies that are sent to them."""
+"""Answers the requests for some paths of the API, with a query or any, and records the bodies that are sent to them."""
 
 
 @asynccontextmanager
@@ -99,12 +141,13 @@ async def stub(page: Page, answers: Mapping[str, object]) -> None:
     await page.call("Page.addScriptToEvaluateOnNewDocument", source=STUB % json.dumps(answers))
 
 
-async def press(page: Page, *keys: str) -> None:
+async def press(page: Page, *keys: str, ctrl: bool = False) -> None:
     for key in keys:
         text = "\r" if key == "Enter" else key if len(key) == 1 else ""
-        code = {"Enter": 13, "Tab": 9}.get(key, 0)
+        code = {"Enter": 13, "Tab": 9, "Escape": 27}.get(key, 0)
+        pressed: Record = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 2 if ctrl else 0}
         for kind in ("keyDown", "keyUp"):
-            await page.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
+            await page.call("Input.dispatchKeyEvent", type=kind, **pressed, **({} if ctrl else {"text": text}))
 
 
 async def tab_to(page: Page, selector: str) -> None:

@@ -18,6 +18,9 @@ export class ApiError extends Error {
 /** Called with each 401, which ends the login. */
 export const onUnauthorized = { handle: () => {} };
 
+/** Called after each change of sessions by this page: a new title, the archive, a deletion. */
+export const onSessionsChanged = { handle: () => {} };
+
 const failure = (error) => (error.name === "AbortError"
   ? error : new ApiError(0, { title: error.name === "TimeoutError" ? TOO_LATE : "The server cannot be reached." }));
 
@@ -47,6 +50,7 @@ export async function send(method, path, { query = {}, body, headers = {}, signa
 
 async function json(...request) {
   const response = await send(...request);
+  if (request[0] !== "GET" && request[1].startsWith("sessions/")) onSessionsChanged.handle();
   return response.status === 204 ? null : response.json().catch((error) => { throw failure(error); });
 }
 

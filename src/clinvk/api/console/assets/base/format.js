@@ -59,6 +59,9 @@ export function shortPath(path, parts = 2) {
   return names.length <= parts ? path || "" : `…/${names.slice(-parts).join("/")}`;
 }
 
+/** Return the last folder of a path. */
+export const nameOf = (path) => (path || "").split("/").filter(Boolean).at(-1) ?? path;
+
 export const firstLine = (text) => (text || "").trim().split("\n", 1)[0].slice(0, 300);
 export const titleOf = (session) => session.title || firstLine(session.initial_prompt) || "Untitled";
 export const plural = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

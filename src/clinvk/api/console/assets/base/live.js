@@ -1,6 +1,6 @@
 // What is live: the newest runs and the pending interactions, from one event stream of the server.
 
-import { get } from "./api.js";
+import { get, onSessionsChanged } from "./api.js";
 import { stream } from "./stream.js";
 import { useEffect, useState } from "../vendor/preact.js";
 import { ENDED, isOlder, newestFirst } from "./format.js";
@@ -27,6 +27,7 @@ class Live {
     this.runs = new Map();
     this.interactions = new Map();
     this.version = 0;
+    this.sessionChanges = 0;
     this.onInteraction = () => {};
     this.onRunEnd = () => {};
     this._listeners = new Set();
@@ -36,6 +37,10 @@ class Live {
 
   start() {
     this._isStarted = true;
+    onSessionsChanged.handle = () => {
+      this.sessionChanges += 1;
+      this._changed();
+    };
     stream.start((...change) => this._receive(...change), (state) => this._connected(state));
   }
 
@@ -64,6 +69,11 @@ class Live {
 
   get newestRuns() {
     return [...this.runs.values()].sort(newestFirst);
+  }
+
+  /** A value that changes when sessions do: lists of sessions then load again. */
+  get sessionsVersion() {
+    return `${this.sessionChanges} ${this.isLoaded} ${this.activeRuns.map((run) => run.id + run.state).join()}`;
   }
 
   addRun(run) {

@@ -8,7 +8,7 @@ const TICK_MS = 1000;
 const AGE_MS = 10_000;
 const SHOWN_CHARS = 20_000;
 const PAGE = 200;
-const SEARCH_DELAY_MS = 200;
+const SETTLE_MS = 100;
 
 // Control characters, direction overrides and invisible characters, which could make a text look like another one.
 const CONTROLS = "\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f";
@@ -60,7 +60,7 @@ export function Time({ at }) {
 }
 export const Agent = ({ name }) => html`<span class="agent ${name}">${name || "several"}</span>`;
 
-const STATES = {
+export const STATES = {
   queued: "queued", running: "running", waiting: "waits for you", finished: "done", failed: "failed",
   cancelled: "cancelled", interrupted: "interrupted", active: "running", completed: "done", error: "failed",
   paused: "cancelled",
@@ -168,15 +168,30 @@ export function useStored(name, initial) {
   }];
 }
 
+/** The newest lists of `usePages`, by what was asked. */
+const lists = new Map();
+const MAX_LISTS = 5;
+
+/** Forget the lists of a login that has ended. */
+export const forgetLists = () => lists.clear();
+
 /**
  * Load a list (`sessions` or `runs`) page by page. Return its `items`, their `total` (null until known), an `error`,
- * and the function `more`, which loads the next page if there is one. A change of `version` loads the first page again.
+ * the function `more`, which loads the next page if there is one, and the function `drop`, which takes items out. A change of
+ * `version` loads the first page again. The newest lists are kept, for a return to them.
  */
 export function usePages(list, query, version = "") {
-  const [found, setFound] = useState({ items: [], total: null });
+  const asked = JSON.stringify({ list, ...query });
+  const [found, setFound] = useState(() => lists.get(asked) ?? { items: [], total: null });
   const [error, setError] = useState(null);
-  const request = useRef({ number: 0, isBusy: false });
-  const asked = JSON.stringify(query);
+  const request = useRef({ number: 0, isBusy: false, asked });
+
+  function keep(changed) {
+    setFound(changed);
+    lists.delete(asked);
+    lists.set(asked, changed);
+    if (lists.size > MAX_LISTS) lists.delete(lists.keys().next().value);
+  }
 
   /** Load the page after `items`. `others` are items of later pages, which stay. */
   async function load(items, others = []) {
@@ -187,8 +202,10 @@ export function usePages(list, query, version = "") {
     try {
       const page = await get(list, { ...query, limit: PAGE, offset: items.length });
       if (number !== current.number) return;
-      const all = [...items, ...page[list], ...others]; // a new item moves the pages
-      setFound({ items: [...new Map(all.reverse().map((item) => [item.id, item])).values()].reverse(), total: page.total });
+      const next = others.findIndex((item) => item.id === page[list].at(-1)?.id) + 1; // those before it are in the page or gone
+      const all = [...items, ...page[list], ...(page.total > PAGE ? others.slice(next) : [])]; // a new item moves the pages
+      const seen = new Set();
+      keep({ items: all.filter(({ id }) => !seen.has(id) && seen.add(id)), total: page.total });
       setError(null);
     } catch (failure) {
       setError(failure);
@@ -198,8 +215,9 @@ export function usePages(list, query, version = "") {
   useEffect(() => {
     const others = request.current.asked === asked ? found.items : [];
     request.current.asked = asked;
-    const timer = setTimeout(() => load([], others), found.total === null ? 0 : SEARCH_DELAY_MS);
+    const timer = setTimeout(() => load([], others), found.total === null ? 0 : SETTLE_MS);
     return () => clearTimeout(timer);
   }, [asked, version]);
-  return { ...found, error, more: () => load(found.items) };
+  const drop = (ids) => keep({ items: found.items.filter(({ id }) => !ids.includes(id)), total: found.total - ids.length });
+  return { ...found, error, more: () => load(found.items), drop };
 }

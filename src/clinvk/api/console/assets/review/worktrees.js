@@ -6,7 +6,7 @@ import { Diff } from "./diff.js";
 import { plural, shortPath } from "../base/format.js";
 import { live } from "../base/live.js";
 import { navigate } from "../base/router.js";
-import { RunList } from "../screens/runs.js";
+import { RunList } from "../screens/rows.js";
 import { Action, Empty, Facts, List, Loaded, Time, visible } from "../base/ui.js";
 
 export const Worktrees = () => html`

@@ -8,7 +8,7 @@ import { ENDED, cost, elapsed, tokens } from "../base/format.js";
 import { useLive } from "../base/live.js";
 import { Answer } from "../base/markdown.js";
 import { navigate } from "../base/router.js";
-import { RunList } from "./runs.js";
+import { RunList } from "./rows.js";
 import { stream } from "../base/stream.js";
 import { RunBlocks } from "../session/transcript.js";
 import {

@@ -5,8 +5,7 @@ import { get } from "../base/api.js";
 import { ENDED, newestFirst } from "../base/format.js";
 import { InteractionCard } from "../session/interaction.js";
 import { live, useLive } from "../base/live.js";
-import { RunList } from "./runs.js";
-import { SessionRow } from "./sessions.js";
+import { RunList, SessionRow } from "./rows.js";
 import { Empty, List, Loaded, useTick } from "../base/ui.js";
 
 const NEWEST = 6;
