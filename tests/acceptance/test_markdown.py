@@ -27,17 +27,6 @@ def test_unfinished_block_is_shown_and_then_rendered_in_place(clinvk: Clinvk, co
     assert terminal.screen()[:4] == ["One two.", "", "Three four", ""]
 
 
-def test_text_without_colors_is_broken_between_words(clinvk: Clinvk) -> None:
-    words = [f"word{number:03}" for number in range(40)]
-    clinvk.agent.play(claude_says(*(f"{word} " for word in words), f"\n\n```\n{'x ' * 60}\n```\n"))
-    with on_terminal(clinvk, "--new", "hello world", env={"NO_COLOR": "1"}, columns=80) as terminal:
-        assert terminal.ended() == 0
-    shown = terminal.screen()
-    assert [word for line in shown for word in line.split() if word.startswith("word")] == words
-    assert max(len(line) for line in shown if line.startswith("word")) <= 80
-    assert "x " * 60 in shown
-
-
 @pytest.mark.parametrize(
     ("arguments", "env"),
     [

@@ -19,7 +19,6 @@ from clinvk.cli.terminal import exits
 from clinvk.cli.terminal import output as terminal
 from clinvk.cli.terminal.output import STDERR, STDOUT, Notes, columns, renders_markdown
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
-from clinvk.cli.terminal.word_wrap import WordWrap
 from clinvk.config.load import home
 from clinvk.config.model import OutputSettings
 from clinvk.runtime.process.waiting import in_background
@@ -117,14 +116,10 @@ class RunDisplay:
                 self._printer = printers.JsonPrinter(run, indent=os.isatty(1))
             case "stream-json":
                 self._printer = printers.LinesPrinter(run)
-            case _ if run.request.output_schema is not None:
-                pass
-            case _ if self._renders:
+            case _ if self._renders and run.request.output_schema is None:
                 self._printer = text = printers.MarkdownPrinter(
                     lambda: columns() or 80, partial(terminal.terminal_size, STDOUT)
                 )
-            case _ if os.isatty(1) and self._output.markdown:
-                self._printer = printers.TextPrinter(WordWrap(lambda: columns() or 80))
             case _:
                 pass
         is_drawn = self._notes.can_draw and not (self._is_verbose or self._output.format == "stream-json")

@@ -10,7 +10,6 @@ import msgspec
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import without_sequences
 from clinvk.cli.terminal.table import width
-from clinvk.cli.terminal.word_wrap import WordWrap
 from clinvk.types import events
 
 if TYPE_CHECKING:
@@ -32,27 +31,21 @@ class ShownRun(Protocol):
 
 
 class TextPrinter:
-    """The answer as it arrives, with a newline at the end. `wrap` breaks the lines for a terminal."""
+    """The answer as it arrives, with a newline at the end."""
 
-    def __init__(self, wrap: WordWrap | None = None) -> None:
+    def __init__(self) -> None:
         self._last = "\n"
-        self._wrap = wrap
 
     def feed(self, event: events.Event, at: float) -> bytes:
         """Return the text of one event."""
         match event:
             case events.TextDelta(text=text) if text:
                 self._last = text[-1]
-                return (self._wrap.feed(text) if self._wrap else text).encode(errors="replace")
-            case events.RunFinished() | events.RunFailed():
-                return self._rest() + (b"" if self._last == "\n" else b"\n")
-            case events.ToolCall() | events.ThinkingDelta() | events.InteractionRequested():
-                return self._rest()
+                return text.encode(errors="replace")
+            case events.RunFinished() | events.RunFailed() if self._last != "\n":
+                return b"\n"
             case _:
                 return b""
-
-    def _rest(self) -> bytes:
-        return self._wrap.flush().encode(errors="replace") if self._wrap else b""
 
 
 _REDRAW_S = 0.05
