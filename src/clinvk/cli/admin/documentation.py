@@ -33,7 +33,7 @@ def address(words: Sequence[str], site: Path = SITE) -> str:
     """Return the address of the site of this version, at a command or topic, or of the project if there is no site."""
     index, page = site / "index.html", site / "cli.html"
     if not index.exists():
-        return commands.documentation()
+        return commands.DOCUMENTATION
     if not words:
         return index.as_uri()
     name = re.escape(words[0])

@@ -190,8 +190,7 @@ class Parser(argparse.ArgumentParser):
         """Return the help; the texts are read only here, as most commands print no help."""
         text = commands.help_of(self._name)
         self.usage, self.description, self.epilog = text.usage, text.description, text.epilog
-        address = commands.documentation()
-        head = (text.examples, address and f"documentation: {address}")
+        head = (text.examples, f"documentation: {commands.DOCUMENTATION}")
         return "\n\n".join([*filter(None, head), super().format_help()])
 
     def error(self, message: str) -> NoReturn:

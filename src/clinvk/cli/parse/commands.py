@@ -5,7 +5,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -219,8 +218,9 @@ _NAMED = 6
 OVERVIEW = "clinvk"
 """The name of the main help."""
 
-_ADDRESS = "Project-URL: Documentation, "
-_DIST_INFO = re.compile(r"/clinvk-[^/]+\.dist-info$")
+DOCUMENTATION = "https://github.com/OWNER/clinvk/blob/main/docs/index.md"
+"""The address in pyproject.toml, whose copy in the package would take longer to read than the help."""
+
 _TEXTS = os.path.join(os.path.dirname(__file__), "help.txt")
 _EXAMPLES = r"((?:examples?:\n(?:  .+\n)+)?)"
 _SECTION = re.compile(
@@ -261,21 +261,6 @@ def help_of(name: str) -> Help:
         more = ", ".join(word for word in FIRST_WORDS if not any(word in words for words in SECTIONS.values()))
         description = "\n\n".join([description, *tables, f"more commands:\n  {more}"])
     return Help(usage or f"clinvk {name} [flags] {_arguments(name)}".rstrip(), description, examples, epilog)
-
-
-def documentation() -> str:
-    """Return the address of the documentation in the metadata of the package; empty if the metadata has none.
-
-    The import of `importlib.metadata` would double the time of `clinvk --help`.
-    """
-    folders = (folder for folder in sys.path if os.path.isdir(folder) and os.access(folder, os.R_OK))
-    found = (os.path.join(folder, name) for folder in folders for name in os.listdir(folder))
-    for folder in filter(_DIST_INFO.search, found):
-        with open(os.path.join(folder, "METADATA"), encoding="utf-8") as file:
-            for line in file:
-                if line.startswith(_ADDRESS):
-                    return line.removeprefix(_ADDRESS).strip()
-    return ""
 
 
 def topics() -> dict[str, str]:
