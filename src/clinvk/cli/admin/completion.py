@@ -7,9 +7,8 @@ start of clinvk.
 """
 
 import asyncio
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -129,9 +128,10 @@ def _arguments(kind: str, command: str, context: CommandContext) -> dict[str, st
             words = (".".join(key) + ("." if setting_values.is_section(kind) else "") for key, kind in keys)
         case "CHOICE":
             words = get_args(Choice)
+        case "ID" if command.startswith("worktrees "):
+            words = (path.name for path in (context.home / "worktrees").glob("*/"))
         case "ID":
-            folders = {path.name: os.path.realpath(path) for path in (context.home / "worktrees").glob("*/")}
-            return asyncio.run(_newest(command, context, folders))
+            return asyncio.run(_newest(command, context))
         case _:
             pass
     return dict.fromkeys(words, "")
@@ -144,11 +144,8 @@ def _setting_values(wanted: str, backends: Backends) -> tuple[str, ...]:
     return setting_values.allowed_words(kinds[wanted]) if wanted in kinds else ()
 
 
-async def _newest(command: str, context: CommandContext, worktrees: Mapping[str, str]) -> dict[str, str]:
-    """Return the short ids of the newest records that a command may name, with what they are about.
-
-    `worktrees` are the folders of worktrees by ID.
-    """
+async def _newest(command: str, context: CommandContext) -> dict[str, str]:
+    """Return the short ids of the newest records that a command may name, with what they are about."""
     from clinvk.cli.sessions import runs, session_text
     from clinvk.store.opening import open_store
     from clinvk.store.protocol import InteractionQuery, RunQuery, SessionQuery
@@ -163,17 +160,8 @@ async def _newest(command: str, context: CommandContext, worktrees: Mapping[str,
             found = (await store.runs(RunQuery(limit=_NEWEST))).items
             about = {run.id: f"{run.backend} {time_ago(run.created_at, now)}: {runs.run_summary(run)}" for run in found}
         else:
-            sessions = (await store.sessions(SessionQuery(archived=None, limit=_NEWEST))).items
-            if command.startswith("worktrees "):
-                titles = {each.working_dir: session_text.session_title(each) for each in reversed(sessions)}
-                return {name: _title_within(folder, titles) for name, folder in worktrees.items()}
             about = {
                 each.id: f"{each.backend} {time_ago(each.last_used, now)}: {session_text.session_title(each)}"
-                for each in sessions
+                for each in (await store.sessions(SessionQuery(archived=None, limit=_NEWEST))).items
             }
     return {session_text.short_id(id_): text for id_, text in about.items()}
-
-
-def _title_within(folder: str, titles: Mapping[str, str]) -> str:
-    """Return the title of a session in a folder or below; `titles` are by directory."""
-    return next((title for path, title in titles.items() if f"{path}/".startswith(f"{folder}/")), "")
