@@ -1,24 +1,21 @@
 """`GET /metrics` for Prometheus. Imported only if metrics are enabled: the client library is large.
 
-All labels have few values: no model, key, path or session is one. `packaging/grafana-dashboard.json` shows them. Counts
-are plain numbers: the client's own, with a lock each, would cost a prompt four times as much.
+All labels have few values: no model, key, path or session is one. `packaging/grafana-dashboard.json` shows them.
 """
 
-from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
 )
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from clinvk import __version__
@@ -28,8 +25,9 @@ from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import Ending, RunFailed
 from clinvk.types.interaction import Interaction
 
-_Labels = tuple[str, ...]
+disable_created_metrics()  # a second series for each counter
 
+_BACKEND = ("backend",)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _WAIT_BOUNDS_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -54,52 +52,52 @@ class Gauges(NamedTuple):
 
 
 class Metrics:
-    """All counters. Use from one thread, except `time_commit` and `generate`, which may run on other threads."""
+    """All counters. `generate` may run on another thread."""
 
     def __init__(self) -> None:
-        self._process = ProcessCollector(registry=None)
-        self._requests = _Counter(
+        self._registry = CollectorRegistry()
+        self._registry.register(ProcessCollector(registry=None))
+        counter, histogram = partial(Counter, registry=self._registry), partial(Histogram, registry=self._registry)
+        self._requests = counter(
             "clinvk_http_requests",
             "Finished requests. status: gone if the client left before the response.",
-            "method",
-            "route",
-            "status",
+            ("method", "route", "status"),
         )
-        self._request_seconds = _Histogram(
-            _DURATION_BOUNDS_S,
+        self._request_seconds = histogram(
             "clinvk_http_request_duration_seconds",
             "From request to end of response.",
-            "method",
-            "route",
+            ("method", "route"),
+            buckets=_DURATION_BOUNDS_S,
         )
-        self._runs = _Counter("clinvk_runs", "Ended runs. outcome: finished or an error code.", "backend", "outcome")
-        self._interactions = _Counter(
+        self._runs = counter("clinvk_runs", "Ended runs. outcome: finished or an error code.", ("backend", "outcome"))
+        self._interactions = counter(
             "clinvk_interactions",
             "Resolved interactions. outcome: the choice of the answer, expired or withdrawn.",
-            "backend",
-            "outcome",
+            ("backend", "outcome"),
         )
-        self._run_seconds = _Histogram(
-            _DURATION_BOUNDS_S, "clinvk_run_duration_seconds", "From the start of the agent to its end.", "backend"
+        self._run_seconds = histogram(
+            "clinvk_run_duration_seconds",
+            "From the start of the agent to its end.",
+            _BACKEND,
+            buckets=_DURATION_BOUNDS_S,
         )
-        self._queue_seconds = _Histogram(
-            _WAIT_BOUNDS_S, "clinvk_run_queue_seconds", "How long runs waited for a slot.", "backend"
+        self._queue_seconds = histogram(
+            "clinvk_run_queue_seconds", "How long runs waited for a slot.", _BACKEND, buckets=_WAIT_BOUNDS_S
         )
-        self._first_word_seconds = _Histogram(
-            _WAIT_BOUNDS_S,
+        self._first_word_seconds = histogram(
             "clinvk_time_to_first_token_seconds",
             "From the request for a run, including the queue, to the first text or thinking.",
-            "backend",
+            _BACKEND,
+            buckets=_WAIT_BOUNDS_S,
         )
-        self._tokens = _Counter(
+        self._tokens = counter(
             "clinvk_tokens",
             "Tokens of ended runs. type: input (not cached), cached, output (without reasoning) or reasoning.",
-            "backend",
-            "type",
+            ("backend", "type"),
         )
-        self._cost_usd = _Counter("clinvk_cost_usd", "The cost in US dollars that agents reported.", "backend")
-        self._commit_seconds = _Histogram(
-            _COMMIT_BOUNDS_S, "clinvk_store_write_seconds", "How long transactions that write took."
+        self._cost_usd = counter("clinvk_cost_usd", "The cost in US dollars that agents reported.", _BACKEND)
+        self._commit_seconds = histogram(
+            "clinvk_store_write_seconds", "How long transactions that write took.", buckets=_COMMIT_BOUNDS_S
         )
 
     def requests_by(self, template: Callable[[str], str]) -> Callable[[str, str, int | None, float], None]:
@@ -109,8 +107,8 @@ class Metrics:
     def count_request(self, method: str, route: str, status: int | None, seconds: float) -> None:
         """Count a finished request; `status` is None if the client disconnected before the response."""
         method = method if method in _METHODS else "other"
-        self._requests[method, route, "gone" if status is None else str(status)] += 1
-        self._request_seconds.observe((method, route), seconds)
+        self._requests.labels(method, route, "gone" if status is None else str(status)).inc()
+        self._request_seconds.labels(method, route).observe(seconds)
 
     def observe(self, run: RunTask) -> Callable[[], None]:
         """Return the callback for the end of a run."""
@@ -128,80 +126,33 @@ class Metrics:
 
     def count_run(self, backend: str, ending: Ending) -> None:
         """Count a finished run with the usage."""
-        self._runs[backend, ending.code if isinstance(ending, RunFailed) else "finished"] += 1
+        self._runs.labels(backend, ending.code if isinstance(ending, RunFailed) else "finished").inc()
         if usage := ending.usage:
-            self._tokens[backend, "input"] += max(0, usage.input_tokens - usage.cached_tokens)
-            self._tokens[backend, "cached"] += usage.cached_tokens
-            self._tokens[backend, "output"] += max(0, usage.output_tokens - usage.reasoning_tokens)
-            self._tokens[backend, "reasoning"] += usage.reasoning_tokens
+            self._tokens.labels(backend, "input").inc(max(0, usage.input_tokens - usage.cached_tokens))
+            self._tokens.labels(backend, "cached").inc(usage.cached_tokens)
+            self._tokens.labels(backend, "output").inc(max(0, usage.output_tokens - usage.reasoning_tokens))
+            self._tokens.labels(backend, "reasoning").inc(usage.reasoning_tokens)
         if ending.cost_usd and ending.cost_usd > 0:
-            self._cost_usd[backend,] += ending.cost_usd
+            self._cost_usd.labels(backend).inc(ending.cost_usd)
 
     def count_interaction(self, interaction: Interaction) -> None:
         """Count a resolved interaction."""
-        self._interactions[interaction.backend, interaction.outcome] += 1
+        self._interactions.labels(interaction.backend, interaction.outcome).inc()
 
     def time_run(self, backend: str, queued_s: float, first_word_s: float | None, seconds: float) -> None:
         """Record the durations of a run: in the queue, until the first word (None without output), and in total."""
-        self._queue_seconds.observe((backend,), queued_s)
-        self._run_seconds.observe((backend,), seconds)
+        self._queue_seconds.labels(backend).observe(queued_s)
+        self._run_seconds.labels(backend).observe(seconds)
         if first_word_s is not None:
-            self._first_word_seconds.observe((backend,), first_word_s)
+            self._first_word_seconds.labels(backend).observe(first_word_s)
 
     def time_commit(self, seconds: float) -> None:
-        """Record the duration of a transaction. All calls must come from one thread."""
-        self._commit_seconds.observe((), seconds)
+        """Record the duration of a transaction."""
+        self._commit_seconds.observe(seconds)
 
     def generate(self, gauges: Gauges) -> bytes:
         """Return all metrics in the text format of Prometheus."""
-        registry = CollectorRegistry()
-        registry.register(self._process)
-        registry.register(_Snapshot([*self._families(), *_gauge_families(gauges)]))
-        return generate_latest(registry)
-
-    def _families(self) -> Iterator[Metric]:
-        for metric in vars(self).values():
-            if isinstance(metric, _Counter | _Histogram):
-                yield metric.samples()
-
-
-class _Counter(defaultdict[_Labels, float]):
-    """A number for each combination of labels."""
-
-    def __init__(self, name: str, description: str, *labels: str) -> None:
-        super().__init__(float)
-        self._family = partial(CounterMetricFamily, name, description, labels=labels)
-
-    def samples(self) -> Metric:
-        family = self._family()
-        for labels, value in list(self.items()):
-            family.add_metric(labels, value)
-        return family
-
-
-class _Histogram:
-    """A histogram for each combination of labels."""
-
-    def __init__(self, bounds: Sequence[float], name: str, description: str, *labels: str) -> None:
-        self._family = partial(HistogramMetricFamily, name, description, labels=labels)
-        self._bounds = bounds
-        self._counts: dict[_Labels, list[int]] = {}
-        self._sums: dict[_Labels, float] = {}
-
-    def observe(self, labels: _Labels, seconds: float) -> None:
-        counts = self._counts.get(labels)
-        if counts is None:
-            self._sums[labels] = 0.0
-            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
-        counts[bisect_left(self._bounds, seconds)] += 1
-        self._sums[labels] += seconds
-
-    def samples(self) -> Metric:
-        family = self._family()
-        for labels, counts in list(self._counts.items()):
-            buckets = zip([*map(repr, self._bounds), "+Inf"], accumulate(counts), strict=True)
-            family.add_metric(labels, list(buckets), self._sums[labels])
-        return family
+        return generate_latest(self._registry) + generate_latest(_Snapshot([*_gauge_families(gauges)]))
 
 
 class _Snapshot(Collector):
@@ -248,7 +199,6 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
         )
 
 
-_BACKEND = ("backend",)
 _WARM = (
     ("clinvk_warm_processes", "Warm agent processes.", "processes", GaugeMetricFamily),
     ("clinvk_warm_ready", "Warm processes that are ready for a new session.", "ready", GaugeMetricFamily),
