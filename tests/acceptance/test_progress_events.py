@@ -19,9 +19,11 @@ SUMMARIZED = line('{"type":"system","subtype":"compact_boundary"}')
 AGAIN = "retry: the model API answered 529 (overloaded); retry 1 of 10 in 0.6 s"
 DENIED = "clinvk: denied: Bash: pip install requests; echo"
 HINT = 'clinvk: to be asked: clinvk resume {} --approval-mode ask "go on"'
-DENIED_EVENT = (
-    "1 action was denied: Bash: pip install requests; echo; approval_mode and sandbox_mode say what is allowed"
-)
+DENIED_EVENT: JSON = {
+    "stage": "denied",
+    "message": "1 action was denied: Bash: pip install requests; echo",
+    "advice": "approval_mode and sandbox_mode say what is allowed",
+}
 
 
 def denied() -> list[Step]:
@@ -92,7 +94,7 @@ def test_stream_json_reports_a_denial_as_an_event(clinvk: Clinvk) -> None:
     done = clinvk.run("-o", "stream-json", "--new", "hello")
     assert done.stderr == ""
     *_, denial, _, ending = map(json.loads, done.stdout.splitlines())
-    assert (denial["type"], denial["content"]) == ("progress", {"stage": "denied", "message": DENIED_EVENT})
+    assert (denial["type"], denial["content"]) == ("progress", DENIED_EVENT)
     assert ending["type"] == "done"
 
 

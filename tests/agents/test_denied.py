@@ -8,7 +8,8 @@ from agents.machine import Machine, clinvk
 from clinvk.types.events import Progress, RunFinished
 from clinvk.types.request import RunRequest
 
-DENIED = "1 action was denied: Write: {}; approval_mode and sandbox_mode say what is allowed"
+DENIED = "1 action was denied: Write: {}"
+HOW = "approval_mode and sandbox_mode say what is allowed"
 
 
 @pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
@@ -24,7 +25,7 @@ async def test_turn_reports_only_its_own_denied_tools(machine: Machine) -> None:
                 session = run.session_id
             assert isinstance(ending, RunFinished)
             assert [event.message for event in events if isinstance(event, Progress)] == told
-            assert not told or events[-1] == Progress("denied", denied)
+            assert not told or events[-1] == Progress("denied", denied, advice=HOW)
     assert not path.exists()
 
 

@@ -38,13 +38,14 @@ def turns(*turns: Iterable[bytes]) -> list[list[Event]]:
     return told
 
 
-def denials_told(events: list[Event]) -> list[str]:
-    return [event.message for event in events if isinstance(event, Progress) and event.stage == "denied"]
+def denials_told(events: list[Event]) -> list[tuple[str, str]]:
+    told = [event for event in events if isinstance(event, Progress) and event.stage == "denied"]
+    return [(event.message, event.advice) for event in told]
 
 
 def test_denial_report_names_each_tool_once_and_counts_actions() -> None:
     (events,) = turns([INIT, result(denial(1, "Write"), denial(2, "Bash"), denial(3, "Write"))])
-    assert denials_told(events) == [f"3 actions were denied: Write, Bash; {HOW}"]
+    assert denials_told(events) == [("3 actions were denied: Write, Bash", HOW)]
 
 
 def test_failed_run_reports_denials() -> None:
@@ -59,13 +60,13 @@ def test_each_turn_reports_only_its_own_denials(counts: str) -> None:
     before = (first,) if counts == "the process" else ()
     told = turns([INIT, result(first)], [result(*before)], [result(*before, last)])
     assert [denials_told(events) for events in told] == [
-        [f"1 action was denied: Write; {HOW}"],
+        [("1 action was denied: Write", HOW)],
         [],
-        [f"1 action was denied: Bash; {HOW}"],
+        [("1 action was denied: Bash", HOW)],
     ]
 
 
-@pytest.mark.parametrize(("asked", "how"), [("toolu_1", ""), ("toolu_2", f"; {HOW}")])
+@pytest.mark.parametrize(("asked", "how"), [("toolu_1", ""), ("toolu_2", HOW)])
 def test_action_that_the_user_was_asked_about_is_not_reported_as_denied_by_the_modes(asked: str, how: str) -> None:
     channel = ConversationChannel(approvals=Approvals(Host()))
     channel.start("run", RunRequest(prompt="x"), None)
@@ -74,7 +75,7 @@ def test_action_that_the_user_was_asked_about_is_not_reported_as_denied_by_the_m
     lines = INIT, question, result(denial(1, "Bash"))
     deliveries = [delivery for line in lines for delivery in channel.receive(line)]
     told = [delivery[1] for delivery in deliveries if isinstance(delivery[1], Event)]
-    assert denials_told(told) == [f"1 action was denied: Bash{how}"]
+    assert denials_told(told) == [("1 action was denied: Bash", how)]
 
 
 @pytest.mark.parametrize("denials", [(), ({"tool_use_id": "t"},), ("odd",), (None,)])

@@ -252,7 +252,7 @@ class ClaudeDecoder(shared.Decoder):
         elif isinstance(end, events.RunFinished):
             yield from self._final_text(line)
         if denials := denied(line, self._before, self._asked):
-            yield events.Progress("denied", denials)
+            yield denials
         yield end
 
     def _final_text(self, line: wire.Result) -> Iterator[events.Event]:
@@ -370,18 +370,21 @@ def _failure(result: wire.Result, error: str | None) -> events.RunFailed:
     return events.RunFailed(code, login_message(message) if code == errors.AgentUnauthenticated.code else message)
 
 
-def denied(result: wire.Result, before: wire.Result | None, asked: Collection[str] = ()) -> str:
-    """Return a message about the actions denied in the turn of a result; empty if none were denied.
+_MODES = "approval_mode and sandbox_mode say what is allowed"
+
+
+def denied(result: wire.Result, before: wire.Result | None, asked: Collection[str] = ()) -> events.Progress | None:
+    """Return the report about the actions denied in the turn of a result, or None if none were denied.
 
     Denials in `before`, the previous result in the same process, are excluded, because a version of Claude Code might
-    list all denials since the start of the process. The message names the modes unless all actions were `asked` about.
+    list all denials since the start of the process. The advice names the modes unless all actions were `asked` about.
     """
     earlier = {denial.tool_use_id for denial in (before.permission_denials if before else None) or ()}
     denials = [denial for denial in result.permission_denials or () if denial.tool_use_id not in earlier]
     actions = [denial.action for denial in denials if denial.tool_name]
     if not actions:
-        return ""
+        return None
     count = "1 action was" if len(actions) == 1 else f"{len(actions):,} actions were"
-    modes = "; approval_mode and sandbox_mode say what is allowed"
     is_answer = all(denial.tool_use_id in asked for denial in denials)
-    return f"{count} denied: {', '.join(dict.fromkeys(actions))}{'' if is_answer else modes}"
+    message = f"{count} denied: {', '.join(dict.fromkeys(actions))}"
+    return events.Progress("denied", message, advice="" if is_answer else _MODES)

@@ -228,8 +228,8 @@ class RunDisplay:
         match event:
             case events.Progress(stage="stderr", message=message):
                 self._notes.info(f"{run.request.backend}: {terminal.without_sequences(message)}")
-            case events.Progress(stage="denied", message=message):  # without the note, the run looks like any other
-                self._keep_denied(message)
+            case events.Progress(stage="denied"):  # without the note, the run looks like any other
+                self._keep_denied(event)
             case events.UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"steered: {text}")
             case events.Progress(stage=stage, message=message) if (
@@ -246,11 +246,10 @@ class RunDisplay:
             case _:
                 pass
 
-    def _keep_denied(self, message: str) -> None:
+    def _keep_denied(self, event: events.Progress) -> None:
         """Keep which actions were denied until the end, unless the user has denied all of them here."""
-        what, by_modes, _ = message.partition("; approval_mode ")
-        if by_modes or not (self._questions and self._questions.can_ask):
-            self._denied[what.partition(" denied: ")[2] or what] = None
+        if event.advice or not (self._questions and self._questions.can_ask):
+            self._denied[event.message.partition(" denied: ")[2] or event.message] = None
 
     def _note_denied(self, run: "printers.ShownRun") -> None:
         for what in self._denied:

@@ -70,6 +70,7 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     stage: Annotated[str, Meta(description="One word: retry, warning, hint, denied, fallback, stderr, plan or output.")]
     message: str
     steps: Annotated[tuple[PlanStep, ...], Meta(description="All steps of the plan, with the stage plan.")] = ()
+    advice: Annotated[str, Meta(description="What helps, with the stage denied; absent if only answers denied.")] = ""
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -251,9 +252,8 @@ class UnifiedEncoder:
                 return self._line(ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error), at)
             case events.Progress() | events.AwaitingTools():
                 is_waiting = isinstance(event, events.AwaitingTools)
-                return self._line(
-                    ProgressLine, _WAITS if is_waiting else Stage(event.stage, event.message, event.steps), at
-                )
+                stage = _WAITS if is_waiting else Stage(event.stage, event.message, event.steps, event.advice)
+                return self._line(ProgressLine, stage, at)
             case events.UserMessage(text=text):
                 return self._line(UserMessageLine, Prompt(text), at)
             case events.InteractionRequested() | events.InteractionResolved():

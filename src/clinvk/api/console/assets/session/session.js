@@ -84,7 +84,7 @@ function Denied({ session, turn, request, onStarted }) {
   const options = { model: request.model, sandbox_mode: isSandboxed ? "full" : request.sandbox_mode, approval_mode: "ask" };
   const go = async () => onStarted(await start("prompt", { ...filled(options), prompt: CONTINUE, session_id: session.id }));
   return html`<div class="denied">
-    <span>${visible(denied.text?.split("; approval_mode")[0] ?? "An action was denied, since nobody answered")}</span>
+    <span>${visible(denied.text ?? "An action was denied, since nobody answered")}</span>
     <${Action} class="small" run=${go}
       title="The agent continues ${isSandboxed ? "without its sandbox, " : ""}and asks you for each action">
       Allow and continue<//></div>`;
