@@ -47,7 +47,7 @@ def test_title_takes_precedence_over_the_first_prompt() -> None:
 
 
 def test_piped_list_truncates_only_very_long_fields() -> None:
-    long = replace(SESSION, initial_prompt="word " * 10_000, working_dir="/d" * 100)
+    long = replace(SESSION, initial_prompt="word " * 10_000, project="/d" * 100)
     (_, row) = sessions_table([long], {}, TextView(NOW))
     assert "/d" * 100 in row
     assert len(row) < 400

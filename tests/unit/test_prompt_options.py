@@ -44,7 +44,7 @@ BODY: dict[str, object] = {
     **{"system_prompt": "be brief", "timeout_secs": 1.5, "verbose": True, "warm": False, "notify": ["desk"]},
     **{"dry_run": True, "extra": ["--x", "y"], "tags": ["t"], "metadata": {"k": [1, None]}},
     **{"fallback": ["codex/gpt-5"], "on_limit": "wait", "session_id": "abc", "on_busy": "queue"},
-    **{"output_format": "json", "detach": True, "node": "web", "labels": ["gpu", "x"]},
+    **{"output_format": "json", "detach": True, "isolation": "worktree", "node": "web", "labels": ["gpu", "x"]},
 }
 OF_CALL = {"dry_run", "output_format", "detach", "node", "labels"}
 """Fields of the body that say how to answer and where to run."""

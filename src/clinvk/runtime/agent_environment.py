@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,6 +23,9 @@ from clinvk.types.errors import ConfigError, InvalidRequest, NotResumable
 from clinvk.types.record import Resume, Session
 from clinvk.types.request import RunRequest
 from clinvk.types.text import readable
+
+if TYPE_CHECKING:
+    from clinvk.runtime.worktrees.session_worktrees import SessionWorktrees
 
 
 class AgentEnvironment:
@@ -106,14 +110,18 @@ class AgentEnvironment:
         settings = self._settings.backend(request.backend).extra_flags
         return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
 
+    def worktrees(self, spawner: Spawner) -> "SessionWorktrees":
+        """Return the worktrees of the clinvk home. Raises `ConfigError` on a machine without homes."""
+        from clinvk.runtime.worktrees.session_worktrees import SessionWorktrees  # few runs need it
+
+        return SessionWorktrees(spawner, home(self._environ), self._environ)
+
     def hold(self, spawner: Spawner, directory: str | None) -> Callable[[], AbstractAsyncContextManager[None]] | None:
         """Return the lock of the clinvk worktree that contains a directory; None if the path rules a worktree out."""
         if not directory or not may_lie_in_worktree(directory):
             return None
-        from clinvk.runtime.worktrees.worktrees import Worktrees  # few runs need it
-
         try:
-            return partial(Worktrees(spawner, home(self._environ), self._environ).used, directory)
+            return partial(self.worktrees(spawner).used, directory)
         except ConfigError:  # a machine without homes
             return None
 

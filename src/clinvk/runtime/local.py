@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from msgspec.structs import replace
 
@@ -37,9 +37,12 @@ from clinvk.store.protocol import LOST, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
 from clinvk.types.interaction import Interaction, InteractionAnswer
-from clinvk.types.record import Resume
+from clinvk.types.record import Resume, Session
 from clinvk.types.request import RunRequest, trace_context
 from clinvk.types.run import RunFacts
+
+if TYPE_CHECKING:
+    from clinvk.runtime.worktrees.session_worktrees import SessionWorktree
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,8 @@ class LocalRuns:
 
     Agents inherit `environ` without clinvk's secrets. `admit_dirs` is called with the request right before an agent
     starts, as `RunSpec.check`. `observers` observe runs. With `keeps_warm`, agent processes are kept for further runs,
-    as the settings allow. `release_elsewhere` is called with a session that is about to be resumed, since another
+    as the settings allow. `check_source` is called with the request and a directory from which a worktree is made.
+    `release_elsewhere` is called with a session that is about to be resumed, since another
     clinvk may hold the conversation open. `open_files` is as in `ResourceLimits`, `max_runs_of` as in `Slots`. With a
     `home`, leftovers of a clinvk of the same home that was killed together with its guardian are cleaned up first.
     """
@@ -80,6 +84,7 @@ class LocalRuns:
         home: Path | None = None,
         lookups: Lookups | None = None,
         on_interaction: Callable[[Interaction], None] = lambda _: None,
+        check_source: Callable[[RunRequest, str], Sequence[str]] = lambda _, __: (),
     ) -> None:
         server = settings.server
         tags = process_tags.choose_tags()
@@ -92,7 +97,7 @@ class LocalRuns:
         self._store = store
         self._registry = registry
         self._environment = AgentEnvironment(settings, environ, registry)
-        self._admit_dirs = admit_dirs
+        self._admit_dirs, self._check_source = admit_dirs, check_source
         settings.notifications.check()
         self._observers, self.notifier = observers, None
         self.refusals = Refusals()
@@ -319,8 +324,11 @@ class LocalRuns:
         request, session, resume = await self._turns.resolve(request, waits)
         if session and not waits:
             await self._turns.wait_for_exit(session)
-        spec_of = partial(self._spec, run_id, resume, user_environment)
-        candidates = Candidates(request, self._store.limits, spec_of)
+        worktree = await self._worktree(request, session, user_environment)
+        if worktree:
+            request = replace(request, workdir=worktree.directory)
+        spec_of = partial(self._spec, run_id, resume, user_environment, worktree)
+        candidates = Candidates(request, self._store.limits, spec_of, worktree.warnings if worktree else ())
         spec = await candidates.choose()
         request = spec.request
         if session is None and not request.ephemeral:
@@ -328,7 +336,7 @@ class LocalRuns:
             if user_environment or not (workdir and self._admit_dirs):  # admission resolved all other directories
                 workdir = await self._lookups.run(partial(executables.resolve, workdir), workdir)
             session_id = request.new_session_id or os.urandom(16).hex()
-            session = new_session(request, session_id, workdir, self._settings)
+            session = new_session(request, session_id, workdir, self._settings, worktree.project if worktree else "")
         recorded = replace(request, extra=self._environment.own_extra(request))
         recorder = RunRecorder(self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings)
         self._refuse_when_closing()
@@ -354,6 +362,16 @@ class LocalRuns:
         run.task = self._tasks.create_task(drive(run))
         run.task.add_done_callback(partial(self._on_end, run, callbacks))
         return run
+
+    async def _worktree(
+        self, request: RunRequest, session: Session | None, user_environment: AgentEnvironment | None
+    ) -> "SessionWorktree | None":
+        """Return the worktree of a session that has one, or is to have one; make the worktree unless it exists."""
+        if not (request.isolation == "worktree" or (session and session.worktree)):
+            return None
+        check_source = None if user_environment else partial(self._check_source, request)
+        worktrees = (user_environment or self._environment).worktrees(self.spawner)
+        return await worktrees.of_session(request, session, check_source)
 
     def acquire(
         self, request: RunRequest, on_grant: Callable[[], None], may_wait: bool, is_blocked: bool = False
@@ -396,7 +414,12 @@ class LocalRuns:
             raise ShuttingDown("the server is stopping and takes no new runs")
 
     async def _spec(
-        self, run_id: str, resume: Resume | None, user_environment: AgentEnvironment | None, request: RunRequest
+        self,
+        run_id: str,
+        resume: Resume | None,
+        user_environment: AgentEnvironment | None,
+        worktree: "SessionWorktree | None",
+        request: RunRequest,
     ) -> RunSpec:
         environment = user_environment or self._environment.nested(request.depth)
         backend = environment.backend(request.backend)
@@ -414,7 +437,7 @@ class LocalRuns:
             no_progress_s=self._settings.server.no_progress_timeout_secs,
             relaunch=partial(self._look_up_launch, environment, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs and not user_environment else None,
-            hold=environment.hold(self.spawner, request.workdir),
+            hold=partial(worktree.turn, run_id) if worktree else environment.hold(self.spawner, request.workdir),
             pool=self.pool if is_kept else None,
             is_of_user=user_environment is not None,
         )

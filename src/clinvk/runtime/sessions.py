@@ -56,7 +56,7 @@ async def in_session_directory(request: RunRequest, session: Session, lookups: L
 
     Raises:
         InvalidRequest: the session belongs to another backend, the run is ephemeral, or its file system hangs.
-        NotResumable: the directory does not exist any more.
+        NotResumable: the directory does not exist any more, and is in no worktree.
     """
     if request.backend != session.backend:
         raise InvalidRequest(
@@ -64,7 +64,7 @@ async def in_session_directory(request: RunRequest, session: Session, lookups: L
         )
     if request.ephemeral:
         raise InvalidRequest("a run that continues a session cannot be ephemeral: it becomes a part of it", "ephemeral")
-    directory = session.working_dir
+    directory = "" if session.worktree else session.working_dir
     if directory and not await lookups.run(partial(os.path.isdir, directory), directory):
         raise NotResumable(
             f"session {session.id!r} belongs to the directory {session.working_dir!r}, which does not exist any more"

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sized
 from typing import Literal, NamedTuple
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import InvalidRequest
@@ -210,6 +210,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     project: str = ""
     archived: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.project:
+            force_setattr(self, "project", self.working_dir)
 
     @property
     def worktree(self) -> str | None:

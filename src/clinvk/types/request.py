@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from clinvk.types.choices import ApprovalMode, OnBudget, OnBusy, OnLimit, SandboxMode
+from clinvk.types.choices import ApprovalMode, Isolation, OnBudget, OnBusy, OnLimit, SandboxMode
 from clinvk.types.errors import InvalidRequest
 
 MAX_STOPS = 16
@@ -166,6 +166,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         on_busy: what happens if the session has a run in progress: `reject` raises `SessionBusy`, `queue` waits for its
             end, `steer` interrupts the run and is the next turn, unless `LocalRuns.steer` adds the prompt to its turn.
         workdir: absolute path of an existing directory.
+        isolation: whether a new session gets a git worktree of the repository of `workdir`, in which it stays.
         add_dirs: absolute paths that the agent may use besides `workdir`.
         approval_mode: default, auto (edit without asking), none (act without asking) or always (ask for everything).
         sandbox_mode: default, read-only, workspace (write in `workdir` and `add_dirs` only) or full.
@@ -210,6 +211,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     new_session_id: Annotated[str, Group.TURN, Group.UNLISTED] = ""
     on_busy: Annotated[OnBusy, Group.TURN] = "reject"
     workdir: Annotated[str | None, Group.TURN, Group.UNLISTED] = None
+    isolation: Annotated[Isolation, Group.TURN] = "none"
     add_dirs: tuple[str, ...] = ()
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None

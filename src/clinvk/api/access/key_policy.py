@@ -102,7 +102,7 @@ class KeyPolicy:
             KeyRefused, BackendNotAllowed, DirectoryNotAllowed: as `check`.
         """
         if key_name:
-            limits, workdir = self._key(key_name).limits, session.working_dir
+            limits, workdir = self._key(key_name).limits, session.project
             await self._lookups.run(partial(_check_limits, (session.backend,), workdir, (), limits))
 
     def check_directory(self, path: str, key_name: str) -> None:

@@ -91,7 +91,7 @@ class WorkdirPolicy:
         """
         if not (session or request.workdir or request.add_dirs):
             return self.settle(request)
-        of_session = session.working_dir if session else None
+        of_session = session.project if session else None
         settle = partial(self.settle, request, session)
         return await self._lookups.run(settle, of_session, request.workdir, *request.add_dirs)
 
@@ -106,7 +106,7 @@ class WorkdirPolicy:
         add_dirs = self._admitted_add_dirs(request, lists)
         if session:
             _check_same(request, session)
-            self._checked_session_directory(session.working_dir or _current_directory(), lists)
+            self._checked_session_directory(session.project or _current_directory(), lists)
             return replace(request, add_dirs=add_dirs)
         workdir = self._admitted(request.workdir or self._default or self._server_directory(), "workdir", lists)
         return replace(request, workdir=workdir, add_dirs=add_dirs)
@@ -264,11 +264,8 @@ def _current_directory() -> str:
 def _check_same(request: RunRequest, session: Session) -> None:
     """Refuse a directory other than the session's: agents bind a conversation to the directory of its first run."""
     requested, session_directory = request.workdir, session.working_dir
-    if (
-        requested
-        and session_directory
-        and _resolved(requested, "workdir", "workdir") != os.path.realpath(session_directory)
-    ):
+    own = map(os.path.realpath, (session_directory, session.project))
+    if requested and session_directory and _resolved(requested, "workdir", "workdir") not in own:
         raise InvalidRequest(
             f"workdir is {requested!r}, but session {session.id!r} works in {session_directory!r}; leave workdir out",
             "workdir",

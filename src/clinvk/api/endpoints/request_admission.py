@@ -151,8 +151,10 @@ class RequestAdmission:
             request = replace(request, prompt=f"{request.prompt}\n\n{instruction}")
         request = await self._workdirs.settled(request, session)
         if session:
-            request = replace(request, workdir=session.working_dir or None)
+            request = replace(request, workdir=session.project or None)
         request = await self.key_policy.admit(request, caller.key_name)
+        if session:
+            request = replace(request, workdir=session.working_dir or None)
         timeout_s = request.timeout_s or self._settings.server.request_timeout_secs or None
         return replace(request, timeout_s=timeout_s)
 

@@ -197,6 +197,7 @@ async def open_services(
             home=home(environ),
             lookups=admission.lookups,
             on_interaction=observers.on_interaction,
+            check_source=admission.check_repository,
         ) as runs,
     ):
         inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)

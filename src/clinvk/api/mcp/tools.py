@@ -68,6 +68,10 @@ class AgentTask(Task, frozen=True, kw_only=True):
     backend: Annotated[str, Meta(description="An agent of list_agents.")] | UnsetType = UNSET
     model: Annotated[str, Meta(description="A model of the agent, or fast, balanced, best.")] | UnsetType = UNSET
     session_id: Annotated[str, Meta(description="Continue the conversation of an earlier run.")] | UnsetType = UNSET
+    isolation: (
+        Annotated[Isolation, Meta(description="worktree: a new conversation works in its own git worktree.")]
+        | UnsetType
+    ) = UNSET
     fallback: (
         Annotated[list[str], Meta(description="Agents, or agent/model, for a new prompt that the agent cannot take.")]
         | UnsetType
@@ -260,7 +264,7 @@ async def compare(api: RestApi, arguments: ComparedTask) -> Run:
     """Run one prompt with several coding agents at the same time.
 
     Returns the answers in `runs` and the verdict of the judge in `output`, or after wait_secs what there is: then call
-    wait_run. One backend with isolation worktree lets a single agent work in a git worktree.
+    wait_run.
     """
     judge = {"backend": arguments.judge} if arguments.judge else None
     return await api.start("compare", arguments, {"judge": judge, "workdir": arguments.workdir or api.workdir})

@@ -116,6 +116,7 @@ class PromptFlags(ConversationFlags):
     heading: ClassVar[str] = "flags for which conversation"
     continue_: Annotated[bool, Flag("continue the newest conversation (of -b, of -w)", short="-c")] = False
     new: Annotated[bool, Flag("start a new one")] = False
+    worktree: Annotated[bool, Flag("start a new one, in its own git worktree")] = False
     fallback: Annotated[
         str | None, Flag("agents for a new one if the agent cannot start", "A,B", heading=_PROMPT_HEADING)
     ] = None

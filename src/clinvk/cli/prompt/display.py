@@ -147,7 +147,7 @@ class RunDisplay:
                     self._notes.info(note)
                 async with self.showing(run), AsyncExitStack() as stack:
                     if self._has_footer:
-                        self._work = WorkDone(request.workdir or os.getcwd(), self._environ)
+                        self._work = WorkDone(run.facts.workdir or os.getcwd(), self._environ)
                         await stack.enter_async_context(in_background(self._work.watch()))
                     async for logged in run.log.follow():
                         match logged:

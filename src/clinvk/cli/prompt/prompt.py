@@ -49,6 +49,7 @@ def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
         "backend": settings.default_backend,
         "fallback": None,
         "workdir": real_directory(flags.workdir),
+        "isolation": "worktree" if getattr(flags, "worktree", False) else "none",
         "add_dirs": tuple(directory(path, "--add-dir") for path in flags.add_dir),
         "allowed_tools": None if flags.allowed_tools is None else split_list(flags.allowed_tools),
         "images": tuple(map(_image, flags.image)),
@@ -232,8 +233,9 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
     """
     if flags.detach:
         refuse_detached(flags)
-    if flags.continue_ and (flags.new or flags.ephemeral):
-        raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
+    starts = next((name for name in ("new", "ephemeral", "worktree") if getattr(flags, name)), "")
+    if flags.continue_ and starts:
+        raise InvalidRequest(f"--continue and --{starts} exclude each other")
     request = request_of(flags, context.settings)
     text = prompt_from(next(iter(flags.words), None), flags.no_stdin, context.notes.info)
 
@@ -249,7 +251,7 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
             return chosen
         if flags.continue_:
             return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), context.notes)
-        if flags.new or flags.ephemeral or not context.settings.session.auto_resume:
+        if starts or not context.settings.session.auto_resume:
             return SessionChoice()
         return await resumed(store, _complete(request, context, flags.detach), context.settings, context.notes)
 

@@ -92,9 +92,11 @@ async def _prepare(session: Session, workdir: str | None, context: CommandContex
         _refuse_busy(await store.session(session.id))
     await release(context.environ, session.id)
     if workdir and may_lie_in_worktree(workdir):
-        from clinvk.runtime.worktrees.worktrees import Worktrees  # an import that only a worktree needs
+        from clinvk.runtime.worktrees.session_worktrees import SessionWorktrees  # an import that only a worktree needs
 
-        worktrees = Worktrees(Spawner(process_tags.choose_tags()), context.home, context.environ)
+        worktrees = SessionWorktrees(Spawner(process_tags.choose_tags()), context.home, context.environ)
+        if session.worktree:
+            await worktrees.ensure(session.working_dir, session.project)
         await worktrees.lock_until_exit(workdir)
 
 
@@ -264,7 +266,7 @@ def _check_same(session: Session, backend: str | None, workdir: str | None) -> N
     """Refuse a backend or directory that differs from the session's: a conversation does not move."""
     if backend is not None and backend != session.backend:
         raise InvalidRequest(f"session {session.id!r} is of {session.backend}, not of --backend {backend}", "--backend")
-    if workdir is not None and os.path.realpath(session.working_dir) != workdir:
+    if workdir is not None and workdir not in map(os.path.realpath, (session.working_dir, session.project)):
         raise InvalidRequest(
             f"session {session.id!r} belongs to {session.working_dir!r} and cannot go on in {workdir!r}; "
             "leave --workdir out",

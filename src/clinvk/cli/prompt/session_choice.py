@@ -62,11 +62,13 @@ def session_choice(session: Session, notes: Notes) -> SessionChoice:
     """Choose a session. The note names a directory other than the current one."""
     last_used = time_ago(session.last_used, time.time())
     what = f"continuing {_name(session, notes)} ({session.backend}, {last_used})"
-    return SessionChoice(session, f"{what} in {session.working_dir}" if _is_elsewhere(session) else what)
+    if session.worktree:
+        what = f"{what} in worktree {session.worktree}"
+    return SessionChoice(session, f"{what} in {session.project}" if _is_elsewhere(session) else what)
 
 
 def _is_elsewhere(session: Session) -> bool:
-    return session.working_dir not in ("", real_directory(None))
+    return session.project not in ("", real_directory(None))
 
 
 def _name(session: Session, notes: Notes) -> str:
@@ -136,5 +138,5 @@ def is_wanted(choice: SessionChoice, context: CommandContext) -> bool:
     session = choice.session
     if session is None or not _is_elsewhere(session):
         return True
-    where = shown_directory(session.working_dir, home_of(context.environ.get("HOME")))
+    where = shown_directory(session.project, home_of(context.environ.get("HOME")))
     return ask_yes_no(f"The newest conversation is {_name(session, context.notes)} in {where}. Continue there")

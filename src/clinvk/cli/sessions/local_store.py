@@ -93,5 +93,5 @@ def directory_filter(flags: Flags, is_here: bool) -> str | None:
 
 
 def has_directory(session: Session) -> bool:
-    """Return whether the directory of a session exists."""
-    return not session.working_dir or os.path.isdir(session.working_dir)
+    """Return whether the directory of a session exists; a worktree is made again."""
+    return not session.project or os.path.isdir(session.project)

@@ -9,7 +9,7 @@ from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest.views import Tags
 from clinvk.types.allowed_values import NO_NUL, NOT_BLANK
-from clinvk.types.choices import ApprovalMode, Effort, OnBudget, OnBusy, OnLimit, SandboxMode
+from clinvk.types.choices import ApprovalMode, Effort, Isolation, OnBudget, OnBusy, OnLimit, SandboxMode
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.record import valid_tag
 from clinvk.types.request import MAX_NAME_CHARS, Dollars, RunRequest, StopTexts, fallback_of
@@ -138,6 +138,10 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
     session_id: Annotated[
         Name | None, Meta(description="Id or unique prefix of the session to continue; null starts a session.")
     ] = None
+    isolation: Annotated[
+        Isolation | None,
+        Meta(description="worktree: a new session works in its own git worktree, from the HEAD of the repository."),
+    ] = None
     on_busy: Annotated[
         OnBusy | Literal[""] | None,
         Meta(
@@ -181,5 +185,6 @@ def request_of(body: PromptFields, backend: str | None, session_id: str | None) 
         images=tuple(image_of(source, None, f"images[{index}]") for index, source in enumerate(body.images or ())),
         tags=tuple(map(valid_tag, body.tags or ())),
         timeout_s=body.timeout_secs,
+        isolation=(body.isolation if type(body) is PromptBody else None) or "none",  # an orchestration isolates parts
         fallback=fallback_of(prompt.fallback) if prompt and prompt.fallback is not None else None,
     )

@@ -267,7 +267,6 @@ def session_view(session: record.Session) -> SessionView:
         session,
         created_at=time(session.created_at),
         last_used=time(session.last_used),
-        project=session.project or session.working_dir,
         node=session.node or msgspec.UNSET,
     )
 

@@ -1,7 +1,7 @@
 """The agents that may take the prompt of a run: which is next after an error, and when a limit resets."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -56,7 +56,7 @@ class Candidates:
 
     `limits` returns the known limits of all agents, `spec_of` the spec of a request for one agent. While `is_open`, an
     error of the current agent need not end the run, and its first events are `held` back. The request `has_several`
-    agents if it has a fallback.
+    agents if it has a fallback. `warnings` are about the worktree of the run.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Candidates:
         request: RunRequest,
         limits: Callable[[], Awaitable[list[LimitWindow]]],
         spec_of: Callable[[RunRequest], Awaitable[RunSpec]],
+        warnings: Sequence[str] = (),
     ) -> None:
         others = () if request.session_id else request.fallback or ()
         self._requests = (replace(request, fallback=()), *(_of_agent(request, other) for other in others))
@@ -74,6 +75,7 @@ class Candidates:
         self._errors: list[ClinvkError] = []
         self._limits = limits
         self._spec_of = spec_of
+        self._warnings = warnings
 
     @property
     def failed(self) -> tuple[FailedAgent, ...]:
@@ -91,7 +93,8 @@ class Candidates:
             self.held = events
             return []
         notes = [
-            Progress("fallback", f"{each.backend} could not take the prompt: {each.error}") for each in self.failed
+            *(Progress("worktree", warning) for warning in self._warnings),
+            *(Progress("fallback", f"{each.backend} could not take the prompt: {each.error}") for each in self.failed),
         ]
         return [*events[:1], *notes, *events[1:]]
 

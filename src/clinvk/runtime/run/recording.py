@@ -22,8 +22,13 @@ _INITIAL_PROMPT_CHARS = 10_000
 """Length of a session's `initial_prompt` in characters; the run's record has the whole prompt."""
 
 
-def new_session(request: RunRequest, session_id: str, working_dir: str, settings: Settings) -> Session:
-    """Return a new session for a conversation that begins with this request."""
+def new_session(
+    request: RunRequest, session_id: str, working_dir: str, settings: Settings, project: str = ""
+) -> Session:
+    """Return a new session for a conversation that begins with this request.
+
+    `project` is the directory that the user chose, empty for that of the part of an orchestration, or `working_dir`.
+    """
     at = time.time()
     return Session(
         id=session_id,
@@ -31,7 +36,7 @@ def new_session(request: RunRequest, session_id: str, working_dir: str, settings
         created_at=at,
         last_used=at,
         working_dir=working_dir,
-        project=(request.part.base if request.part else "") or working_dir,
+        project=project or (request.part.base if request.part else ""),
         initial_prompt=request.prompt[:_INITIAL_PROMPT_CHARS],
         model=request.model,
         tags=tuple(dict.fromkeys(settings.session.default_tags + request.tags)),

@@ -45,7 +45,7 @@ _WORK = "work"
 class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A git worktree for one agent, with separate files and a separate branch.
 
-    The fields without a default are stored in `worktree.json`.
+    The fields up to `keeps_branch` are stored in `worktree.json`.
 
     Attributes:
         repository: top of the tree that the worktree was made from.
@@ -55,6 +55,7 @@ class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         base: commit that the worktree starts from.
         submodules: paths of submodules, which are empty in the worktree.
         made_at: Unix time.
+        keeps_branch: the branch existed before, with the commits up to `base`, which removing the worktree keeps.
         id: identifier, part of the branch and of the path.
         folder: folder in the clinvk home that holds the worktree and its records.
         warnings: what is in the repository's tree and not in the worktree.
@@ -67,6 +68,7 @@ class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     base: str
     submodules: tuple[str, ...]
     made_at: float
+    keeps_branch: bool = False
     id: str = ""
     folder: str = ""
     warnings: tuple[str, ...] = ()
@@ -97,13 +99,12 @@ class WorktreeFolders:
     def __init__(self, home: str | os.PathLike[str]) -> None:
         self.path = Path(home).absolute() / WORKTREES
 
-    def make(self, label: str, worktree: Worktree) -> tuple[Worktree, FileLock]:
+    def make(self, id_: str, worktree: Worktree) -> tuple[Worktree, FileLock]:
         """Make and lock the folder of a worktree.
 
         Raises:
             ClinvkError: the folder cannot be made.
         """
-        id_ = f"{_slug(label)}-{os.urandom(4).hex()}"
         hidden = self.path / f".{id_}"
         try:
             os.makedirs(hidden, mode=0o700)
@@ -275,9 +276,10 @@ def match(ids: Iterable[str], reference: str) -> str | None:
     return found[0] if found else None
 
 
-def _slug(label: str) -> str:
-    """Return the part of a label that is valid in a branch and in a folder name."""
-    return re.sub(r"[^a-z0-9]+", "-", label.lower())[:_LABEL_CHARS].strip("-") or "agent"
+def new_id(label: str) -> str:
+    """Return an id for a new worktree: what is valid of a label in a branch and in a folder name, and 8 hex digits."""
+    slug = re.sub(r"[^a-z0-9]+", "-", label.lower())[:_LABEL_CHARS].strip("-") or "agent"
+    return f"{slug}-{os.urandom(4).hex()}"
 
 
 def remove_tree(path: Path) -> None:

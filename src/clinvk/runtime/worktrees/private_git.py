@@ -18,6 +18,9 @@ from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees.git import Git, Settings
 from clinvk.types.errors import ClinvkError
 
+NO_COMMIT = "ref: refs/heads/none"
+"""The HEAD of a repository without a commit."""
+
 _REFS = ("refs", "packed-refs", "reftable", "logs", "worktrees", "shallow", "rebase-merge", "rebase-apply")
 """What the commands that change branches and worktrees use besides `HEAD`."""
 

@@ -129,8 +129,8 @@ def _finish_checkout(worktree: Worktree, admin: Path, left_out: Sequence[str]) -
 async def unregister(git: Git, worktree: Worktree, with_commits: bool) -> None:
     """Remove a worktree without files from the repository.
 
-    Remove the branch as well if the branch has no commits after the base, or if `with_commits`. git keeps a branch
-    while another worktree has the branch checked out.
+    Remove the branch as well if the branch has no commits after the base, or if `with_commits`. A branch that existed
+    before goes back to the base instead. git keeps a branch while another worktree has the branch checked out.
 
     Raises:
         ClinvkError: git failed.
@@ -141,6 +141,9 @@ async def unregister(git: Git, worktree: Worktree, with_commits: bool) -> None:
     async with private_refs(git, GitDirs(common, common, settings), worktree.folder) as refs:
         head = await refs.run("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
         if not (with_commits or head.stdout.decode().strip() == worktree.base):
+            return
+        if worktree.keeps_branch:
+            await refs.out("update-ref", f"refs/heads/{branch}", worktree.base)
             return
         deleted = await refs.run("branch", "-D", "--quiet", branch)
     if deleted.exit_code == 0:  # the agent may have set an upstream

@@ -16,7 +16,7 @@ from clinvk.runtime.process.waiting import Lookups, finish_thread
 from clinvk.runtime.worktrees.diff import TreeDiff
 from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTimedOut, on_one_line
-from clinvk.runtime.worktrees.private_git import GitDirs, private_git
+from clinvk.runtime.worktrees.private_git import NO_COMMIT, GitDirs, private_git
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
 _SUBMODULE = b"160000"
@@ -72,8 +72,10 @@ async def find_repository(git: Git, directory: str) -> Found:
     return Found(top, await asyncio.to_thread(_inside, directory, top), GitDirs(common, own, settings))
 
 
-async def origin(git: Git, directory: str, place: str, check_source: SourceCheck | None) -> Origin:
-    """Return what a worktree for a directory is made of; `place` is a folder for temporary files.
+async def origin(git: Git, directory: str, place: str, check_source: SourceCheck | None, branch: str = "") -> Origin:
+    """Return what a worktree for a directory is made of: the commit of `branch` if there is one, else of HEAD.
+
+    `place` is a folder for temporary files.
 
     Raises:
         InvalidRequest: as `find_repository`; or the repository has no commit, a name is not UTF-8, or `check_source`
@@ -81,14 +83,16 @@ async def origin(git: Git, directory: str, place: str, check_source: SourceCheck
         ClinvkError: git failed.
     """
     top, inside, dirs = await find_repository(git, directory)
-    head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    head = await git.run("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
+    if not (keeps_branch := head.exit_code == 0):
+        head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     base = head.stdout.decode().strip()
-    async with private_git(git, dirs, place, top, base) as files:
+    async with private_git(git, dirs, place, top, base or NO_COMMIT) as files:
         blocked = await _blocked_paths(files, top, dirs, check_source) if check_source else ()
         if head.exit_code:
             raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
         listed = await files.out("ls-tree", "-r", "-z", "--full-tree", base)
-        changes = await _uncommitted(files, blocked)
+        changes = "" if keeps_branch else await _uncommitted(files, blocked)
     entries = [(mode, os.fsdecode(name)) for mode, _, name in (entry.partition(b"\t") for entry in listed.split(b"\0"))]
     modules = tuple(name for mode, name in entries if mode.startswith(_SUBMODULE))
     left_out = tuple(path for path in blocked if any(f"{name}/".startswith(f"{path}/") for _, name in entries))
@@ -108,6 +112,7 @@ async def origin(git: Git, directory: str, place: str, check_source: SourceCheck
         base=base,
         submodules=modules,
         made_at=time.time(),
+        keeps_branch=keeps_branch,
         warnings=tuple(warnings),
     )
     try:

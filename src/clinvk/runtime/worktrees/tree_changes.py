@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 from clinvk.runtime.worktrees.git import Git
-from clinvk.runtime.worktrees.private_git import outside_of, private_git
+from clinvk.runtime.worktrees.private_git import NO_COMMIT, outside_of, private_git
 from clinvk.runtime.worktrees.repository import find_repository
 from clinvk.types.errors import ClinvkError
 
 _DIFF = ("diff-tree", "-r", "-z", "--raw", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv")
 _SUBMODULE = b"160000 "
-_NO_COMMIT = "ref: refs/heads/none"
 _MAX_BYTES = 100_000_000
 """Maximum size of the changed files, which are copied."""
 
@@ -41,7 +40,7 @@ async def tree_changes(git: Git, directory: str, place: str) -> AsyncGenerator[C
         ClinvkError: git failed, or the changed files are too large.
     """
     found = await find_repository(git, directory)
-    async with private_git(git, found.dirs, place, found.top, _NO_COMMIT, copies_index=True) as files:
+    async with private_git(git, found.dirs, place, found.top, NO_COMMIT, copies_index=True) as files:
         listed = (await files.out("ls-files", "--stage", "-z")).split(b"\0")
         modules = [os.fsdecode(entry.partition(b"\t")[2]) for entry in listed if entry.startswith(_SUBMODULE)]
         paths = outside_of(modules)

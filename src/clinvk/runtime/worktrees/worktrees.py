@@ -18,7 +18,7 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp, finish_shielded, finish_thread
 from clinvk.runtime.worktrees import registration, repository
 from clinvk.runtime.worktrees.diff import TreeDiff, difference
-from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders, remove_tree
+from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders, new_id, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitTimedOut, environment
 from clinvk.runtime.worktrees.repository import SourceCheck
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -78,24 +78,28 @@ class Worktrees:
         finally:
             await self.leave(worktree)
 
-    async def make(self, directory: str, label: str, check_source: SourceCheck | None = None) -> Worktree:
-        """Make a worktree from HEAD of the repository that holds a directory.
+    async def make(
+        self, directory: str, label: str, check_source: SourceCheck | None = None, id_: str = ""
+    ) -> Worktree:
+        """Make a worktree from HEAD of the repository that holds a directory, or from the branch of the worktree.
 
         Args:
             directory: where the agent was to work; in the worktree it works in the same sub-directory.
             label: the beginning of the id.
             check_source: checks the directories that files come from; None allows all.
+            id_: the id of a removed worktree, to make the worktree again; empty chooses an id.
 
         Raises:
             InvalidRequest: the directory can have no worktree, or `check_source` refuses; the field is `isolation`.
             ClinvkError: git failed, e.g. because the disk is full.
         """
         git = self._git(directory)
-        origin = await repository.origin(git, directory, str(self._folders.path), check_source)
+        id_ = id_ or new_id(label)
+        origin = await repository.origin(git, directory, str(self._folders.path), check_source, f"clinvk/{id_}")
         claimed: list[Worktree] = []
 
         async def claim() -> None:
-            worktree, lock = await asyncio.to_thread(self._folders.make, label, origin.worktree)
+            worktree, lock = await asyncio.to_thread(self._folders.make, id_, origin.worktree)
             self._held[worktree.id] = lock
             claimed.append(worktree)
 

@@ -140,7 +140,6 @@ def parse(data: bytes, name: str, mtime: float) -> Session:
             created_at=created,
             last_used=_time(fields.get("last_used")) or created,
             working_dir=_text(fields, "working_dir"),
-            project=_text(fields, "working_dir"),
             initial_prompt=_text(fields, "initial_prompt"),
             backend_session_id=_text(fields, "backend_session_id") or None,
             model=_text(fields, "model") or None,
