@@ -16,7 +16,7 @@ from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings, candidates
 from clinvk.dialects.conversation import MAX_IMAGES
-from clinvk.dialects.dialect import Call
+from clinvk.dialects.dialect import Call, renamed
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest
@@ -105,6 +105,21 @@ class RequestAdmission:
         """Refuse a request whose body or headers ask for another node than this machine."""
         cluster = self._settings.cluster
         placement.with_headers(headers).check(cluster.node, cluster.labels)
+
+    def check_directory(self, path: str, field: str, key_name: str) -> str:
+        """Check a directory as the working directory of a prompt; an empty path is the default. Blocks.
+
+        Return the path without symbolic links.
+
+        Raises:
+            DirectoryNotAllowed, InvalidRequest: a prompt cannot use the directory; the error names `field`.
+        """
+        try:
+            workdir = self._workdirs.settle(RunRequest(prompt="", backend="", workdir=path)).workdir or ""
+            self.key_policy.check_directory(self._workdirs.original(workdir), key_name)
+        except InvalidRequest as exc:
+            raise renamed(exc, {"workdir": field}) from None
+        return workdir
 
     def check_repository(self, request: RunRequest, directory: str) -> Sequence[str]:
         """Check the source directory of a worktree. Return the blocked directories below."""

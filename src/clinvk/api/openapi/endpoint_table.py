@@ -7,7 +7,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from clinvk.api.console.files import CONSOLE_PATH, console, send_file
-from clinvk.api.endpoints import health, interactions, login, runs, sessions, worktrees
+from clinvk.api.endpoints import files, health, interactions, login, runs, sessions, worktrees
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import LiveEventsEndpoint, RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
@@ -29,6 +29,7 @@ _RUN = (errors.RunNotFound, errors.AmbiguousId, *doc.STORED)
 _PROMPT = (*doc.ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
 _WORKTREE = (errors.InvalidRequest, errors.WorktreeNotFound, *doc.STORED)
 _CHANGE_WORKTREE = (*_WORKTREE, *doc.POLICY, errors.ForeignOrigin, errors.BeyondPolicy)
+_DIRECTORY = (errors.InvalidRequest, errors.DirectoryNotAllowed, *doc.GUARDED)
 _CANCEL = (*_RUN, errors.ForeignOrigin, errors.NotCancellable)
 
 _INTERACTION = (errors.InteractionNotFound, errors.AmbiguousId, *doc.STORED)
@@ -243,6 +244,8 @@ _SESSIONS_AND_RUNS = (
     json_endpoint("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE, owner="worktree"),
     json_endpoint("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE, owner="worktree"),
     json_endpoint("DELETE", "/api/v1/worktrees/{id}", worktrees.discard_worktree, _CHANGE_WORKTREE, owner="worktree"),
+    json_endpoint("GET", "/api/v1/files", files.list_files, _DIRECTORY),
+    json_endpoint("GET", "/api/v1/directories", files.list_directories, _DIRECTORY),
     json_endpoint("GET", "/api/v1/interactions", interactions.list_interactions, (*_SESSION, errors.RunNotFound)),
     json_endpoint("GET", "/api/v1/interactions/{id}", interactions.get_interaction, _INTERACTION),
     json_endpoint(
