@@ -145,8 +145,9 @@ async def test_long_request_can_be_read_to_its_end(scripted: Scripted) -> None:
     diff = f"--- /dev/null\n+++ /srv/a.py\n@@ -0,0 +1,1001 @@\n{lines}+{'y' * 5_000} end of the diff\n"
     asked = {"command": f"{'c' * 65_000}; end of the command", "input": {"other": f"{'z' * 900_000} end of the input"}}
     async with inbox(scripted, diff=diff, **asked) as page:
-        more = "document.querySelector('.interaction .more')"
-        await page.until(f"{more}?.click() || {more} === null")
+        more, lines = (f"document.querySelector('.interaction {name}')" for name in (".more", ".diff"))
+        end = f"{more} === null && {lines}.textContent.includes('end of the diff')"
+        await page.until(f"{more}?.click() || ({lines}.scrollTop = {lines}.scrollHeight) && {end}")
         shown = str(await page.evaluate(text_of(".interaction")))
     assert [part in shown for part in ("end of the diff", "end of the command", "end of the input")] == [True] * 3
 
@@ -463,7 +464,7 @@ async def test_prompt_that_codex_receives_within_its_turn_is_a_prompt(scripted: 
 @pytest.mark.parametrize(
     ("tool_input", "numbers"),
     [
-        ({"file_path": "/p/a", "old_string": "x", "new_string": "y"}, ["", ""]),
+        ({"file_path": "/p/a", "old_string": "x", "new_string": "y"}, []),
         ({"file_path": "/p/a", "content": "x\ny\n"}, ["1", "2"]),
         ({"diff": "--- a\n+++ a\n@@ -7 +7 @@\n-x\n+y\n"}, ["7", "7"]),
     ],
@@ -478,8 +479,8 @@ async def test_edit_has_line_numbers_if_they_are_known(
         line = json.dumps({"type": "tool_use", "content": content})
         await stub(page, {f"runs/{answer['run_id']}/events": f"{line}\n"})
         await opened_in(page, server, f"/session/{answer['session_id']}", at=".diff .number")
-        shown = "[...document.querySelectorAll('.diff td.number')].map(cell => cell.textContent)"
-        assert await page.evaluate(shown) == numbers
+        cells = "[...document.querySelectorAll('.diff .number')].filter(cell => cell.checkVisibility())"
+        assert await page.evaluate(f"{cells}.map(cell => cell.textContent).filter(Boolean)") == numbers
 
 
 @needs_browser

@@ -1,11 +1,26 @@
 """Highlighted code, and the review of changes in a real browser: files, lines, comments, worktrees and compares."""
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from browser.pages import needs_browser, opened
-from chromium import Page
+from browser.pages import (
+    FAINT,
+    UNNAMED,
+    choose,
+    click_on,
+    go,
+    needs_browser,
+    opened,
+    opened_in,
+    press,
+    resize,
+    stub,
+    text_of,
+)
+from chromium import Page, browsing
 from scripted import Scripted
 from serving import serving
 
@@ -55,3 +70,265 @@ async def test_text_that_takes_long_to_highlight_stays_plain_and_blocks_nothing(
         await highlight(page, hostile, "md")
         assert await page.evaluate("document.querySelector('pre').textContent") == hostile
         assert await page.evaluate(f"{shown}.length") == 0
+
+
+# --- the review ----------------------------------------------------------------------------------------------------
+
+PYTHON = '''diff --git a/src/app/api/a.py b/src/app/api/a.py
+--- a/src/app/api/a.py
++++ b/src/app/api/a.py
+@@ -1,4 +1,4 @@ def first():
+ """Text
+ over lines."""
+-value = compute(old, 1)
++value = compute(new, 1)
+ return value
+@@ -20,2 +20,3 @@ def second():
+ x = 1
++y = 2
+ z = 3
+diff --git a/src/app/web/b.js b/src/app/web/b.js
+new file mode 100644
+--- /dev/null
++++ b/src/app/web/b.js
+@@ -0,0 +1,2 @@
++const hidden = "\u202e";
++export default hidden;
+diff --git a/README.md b/README.md
+--- a/README.md
++++ b/README.md
+@@ -1 +1 @@
+-old
++new
+'''
+
+RUN: dict[str, object] = {
+    "id": "b" * 32,
+    "session_id": "c" * 32,
+    "kind": "prompt",
+    "backend": "claude",
+    "model": "",
+    "prompt": "Rename old to new",
+    "state": "finished",
+    "workdir": "/home/w/1",
+    "parent_id": None,
+    "created_at": "2026-11-25T14:26:49.512Z",
+    "started_at": "2026-11-25T14:26:49.512Z",
+    "ended_at": "2026-11-25T14:26:59.512Z",
+    "token_usage": None,
+    "cost_usd": None,
+    "error": "",
+}
+
+FILES = [{"path": path, "change": "modified"} for path in ("src/app/api/a.py", "README.md")]
+
+WORKTREE: dict[str, object] = {
+    "id": "0d3ac1f6",
+    "state": "changed",
+    "repository": "/srv/project",
+    "path": "/home/w/1",
+    "branch": "clinvk/0d3ac1f6",
+    "base": "e" * 40,
+    "made_at": "2026-11-25T14:26:49.512Z",
+    "files": FILES,
+    "problem": None,
+    "runs": [RUN],
+    "diff": PYTHON,
+    "diff_is_cut": False,
+}
+
+
+@asynccontextmanager
+async def review(scripted: Scripted, width: int = 1280, **changed: object) -> AsyncGenerator[Page]:
+    """Open a worktree with the diff `PYTHON`."""
+    worktree = {**WORKTREE, **changed}
+    path = f"worktrees/{worktree['id']}"
+    answers = {
+        path: worktree,
+        "worktrees": {"worktrees": [worktree]},
+        "runs?limit=1000": {"runs": [RUN]},
+        f"{path}/message": {"message": "Rename old to new\n\nAs asked."},
+        f"{path}/commit": {"commit": "f" * 40, "branch": "feature"},
+        "prompt": {"run_id": "d" * 32, "session_id": "c" * 32},
+    }
+    async with serving(scripted.env) as server, browsing() as page:
+        await stub(page, answers)
+        await resize(page, width)
+        await opened_in(page, server, f"/worktree/{worktree['id']}", at=".review .line")
+        yield page
+
+
+@needs_browser
+async def test_diff_has_both_line_numbers_syntax_and_changed_words(scripted: Scripted) -> None:
+    async with review(scripted) as page:
+        await page.until("document.querySelectorAll('.file[data-path$=\"a.py\"] .syntax-keyword').length > 0")
+        texts = "line => [...line.children].map(each => each.textContent.trim())"
+        lines = f"[...document.querySelectorAll('.file .line')].slice(0, 5).map({texts})"
+        assert await page.evaluate(lines) == [
+            ["1", "1", "", '"""Text'],
+            ["2", "2", "", 'over lines."""'],
+            ["3", "", "\u2212", "value = compute(old, 1)"],
+            ["", "3", "+", "value = compute(new, 1)"],
+            ["4", "4", "", "return value"],
+        ]
+        marks = "[...document.querySelectorAll('.line mark')].map(mark => mark.textContent)"
+        assert await page.evaluate(marks) == ["old", "new"]
+        over = "line => line.querySelector('.text').firstChild.className"  # a text over two lines is one token
+        assert await page.evaluate(f"[...document.querySelectorAll('.file .line')].slice(0, 2).map({over})") == [
+            "syntax-string",
+            "syntax-string",
+        ]
+        assert await page.evaluate(text_of(".hidden-char")) == "U+202E"
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_comments_are_saved_as_drafts_and_sent_as_one_prompt(scripted: Scripted, width: int) -> None:
+    async with review(scripted, width) as page:
+        await page.evaluate("document.querySelector('.line.added button').click()")
+        await page.until("document.activeElement.tagName === 'TEXTAREA'")
+        await page.call("Input.insertText", text="Keep the name.")
+        await page.call("Page.reload")
+        await page.until("document.querySelector('.line-comment textarea')?.value === 'Keep the name.'")
+        await page.evaluate(click_on("Save", ".line-comment"))
+        await page.until(f"{text_of('.line-comment p')} === 'Keep the name.'")
+        assert await page.evaluate("document.activeElement.ariaLabel") == "Comment on line 3"
+        await page.evaluate("document.querySelector('.line.removed button').click()")
+        await page.until("document.activeElement.tagName === 'TEXTAREA'")
+        await page.call("Input.insertText", text="Withdrawn")
+        await page.evaluate(click_on("Cancel", ".line-comment"))
+        await page.until("document.querySelectorAll('.line-comment').length === 1")
+        await page.evaluate(click_on("Send to the agent", ".dock"))
+        await page.until("window.sent.length === 1")
+        comment = "src/app/api/a.py, line 3:\n> value = compute(new, 1)\nKeep the name."
+        prompt = f"Address these comments on your changes:\n\n{comment}"
+        sent = {"approval_mode": "ask", "session_id": "c" * 32, "prompt": prompt, "detach": True}
+        assert await page.evaluate("window.sent[0]") == sent
+        await page.until("location.hash.startsWith('#/session/')")
+        assert await page.evaluate("Object.keys(localStorage).filter(key => key.includes('draft'))") == []
+
+
+@needs_browser
+async def test_viewed_file_is_folded_until_it_changes(scripted: Scripted) -> None:
+    opened_files = "[...document.querySelectorAll('.file h3 button')].map(button => button.ariaExpanded)"
+    async with review(scripted) as page:
+        await page.evaluate("document.querySelector('.file input').click()")
+        await page.until(f"{opened_files}.join() === 'false,true,true'")
+        assert "1 of 3 viewed" in str(await page.evaluate(text_of(".review-bar")))
+        assert await page.evaluate("document.querySelectorAll('.file-tree .tick').length") == 1
+        await page.call("Page.reload")
+        await page.until(f"{opened_files}.join() === 'false,true,true'")
+        changed = json.dumps({**WORKTREE, "diff": PYTHON.replace("compute(new, 1)", "compute(new, 2)")})
+        await page.call(
+            "Page.addScriptToEvaluateOnNewDocument", source=f"Object.assign(answers['worktrees/0d3ac1f6'], {changed})"
+        )
+        await page.call("Page.reload")
+        await page.until(f"{opened_files}.join() === 'true,true,true'")
+
+
+@needs_browser
+async def test_files_and_changes_are_reached_by_keyboard(scripted: Scripted) -> None:
+    focused = "document.activeElement.textContent.trim() + ' ' + (document.activeElement.ariaLabel ?? '')"
+    async with review(scripted) as page:
+        for key, reached in (
+            ("j", "src/app/api/a.py "),
+            ("n", "3 Comment on removed line 3"),
+            ("ArrowDown", "3 Comment on line 3"),
+            ("n", "21 Comment on line 21"),
+            ("p", "3 Comment on removed line 3"),
+            ("j", "src/app/web/b.js "),
+            ("k", "src/app/api/a.py "),
+        ):
+            await press(page, key)
+            assert await page.evaluate(focused) == reached, key
+        await press(page, "v")
+        await page.until("document.querySelector('.file input').checked")
+
+
+@needs_browser
+async def test_file_is_chosen_in_the_tree_or_on_a_phone_in_a_list(scripted: Scripted) -> None:
+    folders = "[...document.querySelectorAll('.file-tree summary')].map(summary => summary.textContent)"
+    focused = "document.activeElement.textContent.trim()"
+    async with review(scripted) as page:
+        assert await page.evaluate(folders) == ["src/app", "api", "web"]
+        await page.evaluate("document.querySelector('.file-tree button[title$=\"b.js\"]').click()")
+        assert await page.evaluate(focused) == "src/app/web/b.js"
+        await resize(page, 390)
+        assert not await page.evaluate("document.querySelector('.file-tree').checkVisibility()")
+        await page.evaluate("document.querySelector('.review-bar select').ariaLabel = 'file'")
+        await choose(page, "file", "README.md")
+        assert await page.evaluate(focused) == "README.md"
+
+
+@needs_browser
+async def test_large_diff_renders_only_the_lines_near_the_window(scripted: Scripted) -> None:
+    lines = "".join(f"+line {number} = {number}\n" for number in range(40_000))
+    files = "".join(
+        f"diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n@@ -1 +1,40001 @@\n same\n{lines}"
+        for name in ("a.py", "b.py")
+    )
+    rendered = "document.querySelectorAll('.line').length"
+    async with review(
+        scripted, diff=files.replace("40001", "2501").replace(lines, lines[: lines.index("+line 2500")])
+    ) as page:
+        assert await page.evaluate(f"{rendered} < 500")
+        scroller = "document.querySelector('.scroller')"
+        await page.evaluate(f"{scroller}.scrollTop = {scroller}.scrollHeight")
+        await page.until(f"{text_of('.file:last-child')}.includes('line 2499')")
+        assert await page.evaluate(f"{rendered} < 1000")
+    async with review(scripted, diff=f"{PYTHON}{files}") as page:  # long files are folded at first
+        assert await page.evaluate(f"{rendered} < 50")
+
+
+@needs_browser
+async def test_changes_are_committed_with_a_message_that_the_agent_proposes(scripted: Scripted) -> None:
+    async with review(scripted) as page:
+        await page.evaluate(click_on("Commit…", ".buttons"))
+        await page.until("document.querySelector('form textarea') !== null")
+        await page.evaluate(click_on("Propose message", "form"))
+        await page.until("document.querySelector('form textarea').value === 'Rename old to new\\n\\nAs asked.'")
+        await page.evaluate(click_on("Commit", "form"))
+        await page.until(f"{text_of('.result')}.startsWith('Committed ffffffffff to the branch feature.')")
+        assert await page.evaluate("window.sent") == [{}, {"message": "Rename old to new\n\nAs asked."}]
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_review_fits_and_is_accessible(scripted: Scripted, width: int, scheme: str) -> None:
+    async with review(scripted, width) as page:
+        await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await page.evaluate("document.querySelector('.line.added button').click()")
+        await page.until("document.querySelectorAll('.syntax-keyword').length > 1")
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
+        assert await page.evaluate(UNNAMED) == []
+        assert await page.evaluate(FAINT) == []
+        small = "[...document.querySelectorAll('main :is(button, select, summary, label)')].filter(each => {"
+        small += (
+            "const { width, height } = each.getBoundingClientRect(); return width && Math.min(width, height) < 24 })"
+        )
+        assert await page.evaluate(f"{small}.map(each => each.outerHTML)") == []
+
+
+@needs_browser
+async def test_worktrees_are_titled_by_their_prompts_and_grouped_by_compare(scripted: Scripted) -> None:
+    compare = {
+        **RUN,
+        "id": "e" * 32,
+        "kind": "compare",
+        "session_id": None,
+        "prompt": "Both try",
+        "workdir": "/srv/project",
+    }
+    runs = [{**RUN, "parent_id": compare["id"], "workdir": "/home/w/2"}, compare, RUN]
+    files: list[dict[str, object]] = [{**file, "added": 2, "removed": 1} for file in FILES]
+    others = {**WORKTREE, "id": "1" * 8, "path": "/home/w/2", "files": files}
+    async with review(scripted) as page:
+        answers = {"worktrees": {"worktrees": [WORKTREE, others]}, "runs?limit=1000": {"runs": runs}}
+        await page.evaluate(f"void Object.assign(answers, {json.dumps(answers)})")
+        await go(page, "worktrees")
+        await page.until("document.querySelectorAll('.item').length === 2")
+        assert await page.evaluate(text_of("h2")) == "Compare: Both try"
+        assert await page.evaluate(text_of("section:has(h2) .counts")) == "+4 \u22122"
+        titles = "[...document.querySelectorAll('.item .title')].map(title => title.textContent)"
+        assert await page.evaluate(titles) == ["Rename old to new", "Rename old to new"]

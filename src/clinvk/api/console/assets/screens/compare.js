@@ -15,7 +15,7 @@ import {
   Action, Agent, Checkbox, Empty, Facts, Form, Loaded, Loading, Problem, Select, State, TextArea, TextField, useStored, useTick,
   visible,
 } from "../base/ui.js";
-import { WorktreeActions } from "../review/worktrees.js";
+import { WorktreeActions } from "../review/actions.js";
 
 const SEARCHED_RUNS = 500;
 

@@ -8,6 +8,7 @@ import { Checkbox, announce, stored, useStored } from "../base/ui.js";
 import { KEYS, SCREENS } from "./screens.js";
 
 const ROWS = "main :is(.item .main, .interaction)";
+const REVIEW = ".review:not(.changes *), .changes:focus-within"; // has its own keys
 const STEPS = { j: 1, k: -1 };
 const TYPING_MS = 500;
 
@@ -34,7 +35,7 @@ export function goToWaiting() {
 /** Return what a key does, or undefined. Letters within a typed text do nothing. */
 function actionOf(key, isAfterG, isTyping) {
   if (isAfterG) return KEYS[key] === undefined ? undefined : () => navigate(KEYS[key]);
-  if (STEPS[key]) return isTyping ? undefined : () => step(STEPS[key]);
+  if (STEPS[key]) return isTyping || document.querySelector(REVIEW) ? undefined : () => step(STEPS[key]);
   return {
     "?": showShortcuts,
     "/": () => document.querySelector("main input[type=search], .composer textarea")?.focus(),
@@ -71,7 +72,9 @@ export function Shortcuts({ onPalette }) {
       <h2>Keyboard shortcuts</h2>
       <dl class="keys">
         ${row(["Ctrl", "K"], "Palette: screens, projects, sessions and actions")}
-        ${row(["j", "k"], "Next or previous row of a list")}
+        ${row(["j", "k"], "Next or previous row of a list, or file of a review")}
+        ${row(["n", "p"], "Next or previous change of a review")}
+        ${row(["v"], "Mark the file of a review as viewed")}
         ${row(["w"], "Next session that waits for you")}
         ${row(["/"], "Search, or write a prompt")}
         ${row(["a", "d"], html`At a request chosen with <kbd>Tab</kbd>: allow, deny`)}

@@ -1,0 +1,80 @@
+// Comments on lines of a diff, which become a prompt.
+
+import { html, useEffect, useRef } from "../vendor/preact.js";
+import { useDraft } from "../base/drafts.js";
+import { visible } from "../base/ui.js";
+
+const idOf = ({ path, line }) => `${path}:${line.kind === "removed" ? `-${line.before}` : line.after}`;
+
+/**
+ * Return the comments of a session or worktree, which this browser keeps until they are sent. A comment is
+ * `{path, line, text, draft}`: `draft` is the text while it is edited, else null.
+ */
+export function useComments(name) {
+  const [all, setAll] = useDraft(`comments.${name}`, {});
+  const current = useRef();
+  const opened = useRef();
+  current.current = all;
+  const at = (place) => current.current[idOf(place)];
+  const set = (place, changed) => setAll({ ...current.current, [idOf(place)]: { ...place, text: "", ...at(place), ...changed } });
+  function remove(place) {
+    const { [idOf(place)]: _, ...others } = current.current;
+    setAll(Object.keys(others).length ? others : null);
+  }
+  function open(place) {
+    opened.current = idOf(place);
+    set(place, { draft: at(place)?.text ?? "" });
+  }
+  const comments = {
+    saved: Object.values(all).filter((comment) => comment.text),
+    at, open, remove,
+    isOpened: (place) => opened.current === idOf(place),
+    edit: (place, draft) => set(place, { draft }),
+    save: (place, text) => set(place, { text, draft: null }),
+    cancel: (place) => (at(place).text ? set(place, { draft: null }) : remove(place)),
+    clear: () => setAll(null),
+    view: (place, name) => html`<${LineComment} name=${name} place=${place} comments=${comments} />`,
+  };
+  return comments;
+}
+
+/** Return saved comments as one prompt. */
+export function promptOf(comments) {
+  const written = comments.map(({ path, text, line }) => {
+    const place = line.kind === "removed" ? `removed line ${line.before}` : `line ${line.after}`;
+    return `${path}, ${place}:\n> ${line.text}\n${text}`;
+  });
+  return `Address these comments on your changes:\n\n${written.join("\n\n")}`;
+}
+
+function LineComment({ name, place, comments }) {
+  const { text, draft } = comments.at(place);
+  return html`<div class="line-comment">${draft === null
+    ? html`<p>${visible(text)}</p><div class="buttons">
+        <button type="button" class="small" onClick=${() => comments.open(place)}>Edit</button>
+        <button type="button" class="small" onClick=${() => comments.remove(place)}>Remove</button></div>`
+    : html`<${Editor} name=${name} place=${place} draft=${draft} comments=${comments} />`}</div>`;
+}
+
+/** The field of a comment. Afterwards the focus returns to the line. */
+function Editor({ name, place, draft, comments }) {
+  const field = useRef();
+  useEffect(() => { if (comments.isOpened(place)) field.current.focus(); }, []);
+  function end(action, ...text) {
+    field.current.closest(".line-comment").previousElementSibling.querySelector("button").focus();
+    action(place, ...text);
+  }
+  const save = () => draft.trim() && end(comments.save, draft.trim());
+  const cancel = () => end(comments.cancel);
+  function onKeyDown(event) {
+    const action = event.key === "Escape" ? cancel : event.key === "Enter" && (event.ctrlKey || event.metaKey) ? save : null;
+    if (!action) return;
+    event.preventDefault();
+    action();
+  }
+  return html`
+    <textarea rows="2" aria-label=${`Comment on ${name}`} placeholder="Comment for the agent" value=${draft} ref=${field}
+      onInput=${(event) => comments.edit(place, event.target.value)} onKeyDown=${onKeyDown}></textarea>
+    <div class="buttons"><button type="button" class="small primary" disabled=${!draft.trim()} onClick=${save}>Save</button>
+      <button type="button" class="small" onClick=${cancel}>Cancel</button></div>`;
+}
