@@ -78,6 +78,25 @@ async def test_sessions_are_grouped_in_rows_of_48_pixels(scripted: Scripted, wid
         assert await page.evaluate("document.documentElement.scrollWidth") == width
 
 
+SHIFTS = """
+window.shift = 0;
+new PerformanceObserver((list) => list.getEntries().forEach((each) => { window.shift += each.value; }))
+  .observe({ type: 'layout-shift', buffered: true });
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_lists_keep_their_place_while_they_load(scripted: Scripted, width: int) -> None:
+    async with lists(scripted, width=width) as page:
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=SHIFTS)
+        origin = await page.evaluate("location.origin")
+        for fragment in ("/sessions", "/runs"):
+            await page.call("Page.navigate", url="about:blank")
+            await page.call("Page.navigate", url=f"{origin}/#{fragment}")
+            await page.until("document.querySelectorAll('main .item').length > 2")
+            assert float(str(await page.evaluate("window.shift"))) < 0.05
+
+
 async def test_group_of_a_session_follows_its_run(scripted: Scripted) -> None:
     async with lists(scripted) as page:
         await page.until(f"{ROWS}.join().startsWith('Waiting,four')")

@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from browser.pages import INTERACTION, RUN, SESSION, go, needs_browser, opened_in, press, resize, stub, text_of
+from browser.pages import INTERACTION, RUN, SESSION, go, needs_browser, opened, opened_in, press, resize, stub, text_of
 from chromium import Page, browsing
 from scripted import Scripted
+from scripted.steps import claude_says
 from serving import serving
 from standin.document import record, string
 
@@ -49,6 +50,7 @@ async def shell(scripted: Scripted, fragment: str = "", width: int = 1280) -> As
         await resize(page, width)
         await stub(page, answers)
         await opened_in(page, server, fragment)
+        await page.until("document.title.startsWith('(1)')")
         yield page
         assert page.events_of("Runtime.exceptionThrown") == []
 
@@ -70,6 +72,17 @@ async def test_projects_show_their_sessions_beside_each_screen(scripted: Scripte
             "[...document.querySelectorAll('nav [aria-current]')].map(each => each.title || each.textContent.trim())"
         )
         assert await page.evaluate(marked) == ["Sessions", "session 4"]
+
+
+async def test_session_that_begins_appears_in_its_project(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as server, opened(server) as page:
+        await resize(page, 1280)
+        session = (await server.prompt(prompt="first")).json()["session_id"]
+        await page.until(f"{SHOWN}.length === 1 && {SHOWN}[0].slice(1).join() === 'Today,first'")
+        await server.client.patch(f"/api/v1/sessions/{session}", json={"title": "renamed"})
+        await server.prompt(prompt="second")
+        await page.until(f"{SHOWN}[0].slice(1).join() === 'Today,second,renamed'")
 
 
 async def test_folds_of_projects_are_remembered(scripted: Scripted) -> None:
@@ -149,7 +162,6 @@ async def test_keys_move_in_lists_and_to_what_waits(scripted: Scripted) -> None:
         for keys, title in ((["j"], "session 0"), (["j", "j"], "session 2"), (["k"], "session 1")):
             await press(page, *keys)
             assert await page.evaluate(focused) == title
-        await page.until("document.title.startsWith('(1)')")
         await press(page, "w")
         await page.until(f"location.hash === '#/session/{SESSIONS[1]['id']}'")
         await go(page, "sessions")

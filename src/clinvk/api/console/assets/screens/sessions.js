@@ -50,13 +50,13 @@ function useChoices() {
   return choices;
 }
 
-/** Selects for parameters of the address. `filters` are `[name, label, options]`; a filter without a choice is left out. */
+/** Selects for parameters of the address. `filters` are `[name, label, options]`. */
 const Filters = ({ filters, query, setQuery, children }) => html`
   <div class="filters" role="group" aria-label="Filters">
     ${filters.map(([name, label, options]) => {
       const chosen = query[name] ?? "";
       const known = options.some(([value]) => value === chosen) ? options : [...options, [chosen, chosen]];
-      return known.length > 1 && html`
+      return html`
         <${Select} key=${name} label=${label} value=${chosen} options=${known} onChange=${(value) => setQuery({ [name]: value })} />`;
     })}${children}</div>`;
 
@@ -76,6 +76,7 @@ function Sessions({ query, setQuery }) {
     ["status", "State", SESSION_STATES],
     ["tag", "Tag", [["", "Any tag"], ...tags.map((each) => [each, each])]],
   ];
+  const isLoading = total === null || (!live.isLoaded && live.connection === "connecting"); // of what works is not known yet
   const isFiltered = Object.values(asked).some(Boolean);
   const toggle = (id) => setSelected((old) => new Set(old.has(id) ? [...old].filter((each) => each !== id) : [...old, id]));
   const row = (session) => html`<${SessionRow} session=${session} search=${asked.search}>
@@ -87,8 +88,8 @@ function Sessions({ query, setQuery }) {
       <span class="gap"></span>
       <button type="button" class="small" aria-pressed=${Boolean(selected)}
         onClick=${() => setSelected(selected ? null : new Set())}>Select</button><//>
-    <${Grouped} label="Sessions" items=${items} isFlat=${Boolean(asked.search)} row=${row} more=${more} error=${error}
-      count=${total === null ? "Loading…" : plural(total, "session")}
+    <${Grouped} label="Sessions" items=${isLoading ? [] : items} isFlat=${Boolean(asked.search)} row=${row} more=${more} error=${error}
+      count=${isLoading ? "Loading…" : plural(total, "session")}
       empty=${total === 0 && (isFiltered ? "No session matches." : "No sessions yet.")} />
     ${selected && html`<${Selected} ids=${[...selected]} isArchived=${Boolean(archived)} onDrop=${drop}
       onDone=${() => setSelected(null)} />`}`;
