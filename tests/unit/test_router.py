@@ -53,6 +53,8 @@ def test_path_templates_match_the_route_table() -> None:
     assert found.template_of("/api/v1/runs/abcd/events") == "/api/v1/runs/{id}/events"
     assert found.template_of("/v1/models/claude/opus") == "/v1/models/{id:path}"
     assert found.template_of("/api/v1/runs/{id}") == "/api/v1/runs/{id}"
+    assert found.template_of("/v1/models/a\nb") == "/v1/models/{id:path}"
+    assert found.template_of("/api/v1/runs/abcd/events\n") == UNKNOWN
     assert found.template_of("/nothing") == UNKNOWN
 
 

@@ -3,6 +3,7 @@
 The router maps path and method to a handler, and an exception to an error response in the wire format of the path.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -45,7 +46,9 @@ class Router:
             for path in route.paths:
                 self.routes.setdefault(path, {})[route.method] = route
         self._fixed = {path for path in self.routes if "{" not in path}
-        self._patterns = [(compile_path(path)[0], path) for path in self.routes if "{" in path]
+        self._patterns = [
+            (re.compile(compile_path(path)[0].pattern, re.DOTALL), path) for path in self.routes if "{" in path
+        ]
         self._services = services
         self._wrap = wrap
         self._apps: dict[tuple[str, str], ASGIApp] = {}
@@ -80,7 +83,7 @@ class Router:
         if path in self._fixed:
             return path, {}
         for pattern, template in self._patterns:
-            if found := pattern.match(path):
+            if found := pattern.fullmatch(path):
                 return template, found.groupdict()
         return UNKNOWN, {}
 
