@@ -171,7 +171,7 @@ nginx:
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-header
 lock:
-	$(COMPILE) --extra otel --extra cluster pyproject.toml tests/requirements.in -o tests/requirements.txt
+	$(COMPILE) --extra otel --extra cluster --extra push pyproject.toml tests/requirements.in -o tests/requirements.txt
 	printf 'editables\nhatchling\nopenai\n' | $(COMPILE) -c tests/requirements.txt pyproject.toml - >examples/requirements-demo.txt
 	$(COMPILE) pyproject.toml -o packaging/requirements.txt
 	printf 'hatchling\n' | $(COMPILE) - >packaging/requirements-build.txt

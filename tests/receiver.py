@@ -1,11 +1,12 @@
 """A receiver of notifications on loopback, which keeps what comes."""
 
+import ssl
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 class Received(NamedTuple):
@@ -42,6 +43,11 @@ class Receiver:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = self.url.replace("http:", "https:")
+
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """Send the next status, a redirect with an address of this server."""
         status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
@@ -55,7 +61,7 @@ class Receiver:
         handler.end_headers()
 
     @contextmanager
-    def running(self) -> Generator["Receiver"]:
+    def running(self) -> Generator[Self]:
         """Listen inside this context."""
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

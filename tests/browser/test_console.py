@@ -50,7 +50,7 @@ MAX_GZIP_BYTES = 190_000
 MAX_LINES = 5_500
 """Of JavaScript and CSS."""
 
-SCREENS = ("", "runs", "sessions", "new", "compare", "worktrees", "usage", "agents")
+SCREENS = ("", "runs", "sessions", "new", "compare", "worktrees", "usage", "agents", "notifications")
 
 
 # --- login ---------------------------------------------------------------------------------------------------------

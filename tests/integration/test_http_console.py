@@ -29,7 +29,7 @@ TYPES = {
 FILES = [path.relative_to(ASSETS).as_posix() for path in ASSETS.rglob("*") if path.suffix in TYPES]
 POLICY = {
     *("default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:", "connect-src 'self'"),
-    *("manifest-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
+    *("worker-src 'self'", "manifest-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
 }
 
 

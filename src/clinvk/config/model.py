@@ -33,6 +33,14 @@ NotificationUrl = Annotated[
     ),
 ]
 
+PushHost = Annotated[
+    str,
+    Meta(pattern=r"^(\*\.)?[a-z0-9][a-z0-9.-]*(:\d{1,5})?\Z", extra={"allowed": "a host such as *.push.example.com"}),
+]
+PushContact = Annotated[
+    str, Meta(pattern=r"^(mailto:|https://)[!-~]+\Z", extra={"allowed": "an address with mailto: or https://"})
+]
+
 StoreUrl = Annotated[
     str,
     Meta(
@@ -238,10 +246,17 @@ class NotificationTarget(_Section, frozen=True, kw_only=True, omit_defaults=True
 
 
 class NotificationSettings(_Section, frozen=True, kw_only=True):
-    """The targets of notifications by name, and the names for runs whose request and key choose none."""
+    """The targets of notifications by name, and the names for runs whose request and key choose none.
+
+    Browsers can subscribe to Web Push at `push_hosts`; `push_contact` is for the operators of these hosts.
+    """
 
     targets: dict[str, NotificationTarget] = {}
     default: tuple[str, ...] = ()
+    push_hosts: tuple[PushHost, ...] = (
+        *("fcm.googleapis.com", "*.push.services.mozilla.com", "*.notify.windows.com", "web.push.apple.com"),
+    )
+    push_contact: PushContact = "mailto:clinvk@example.com"
 
     @property
     def secret_variables(self) -> set[str]:

@@ -14,9 +14,10 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,10 +132,58 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Fault(NamedTuple):
-    """Why a notification was not delivered, without addresses and secrets. A permanent fault is not retried."""
+    """Why a notification was not delivered, without addresses and secrets. A permanent fault is not retried.
+
+    `status` is the HTTP status, 0 without an answer.
+    """
 
     message: str
     is_permanent: bool = True
+    status: int = 0
+
+
+Attempt = Callable[[], Awaitable[Fault | None]]
+
+
+async def deliver(target: str, id: str, attempt: Attempt) -> Fault | None:
+    """Attempt the delivery of a notification with retries; log and return the last fault, None if delivered."""
+    fault = await attempted(target, attempt)
+    for pause_s in PAUSES_S:
+        if fault and not fault.is_permanent:
+            await asyncio.sleep(pause_s)
+            fault = await attempted(target, attempt)
+    if fault:
+        values = {"target": target, "why": fault.message, "notification": id}
+        logger.warning("notification target %(target)s failed: %(why)s", values)
+    return fault
+
+
+async def post(environ: Mapping[str, str], spawner: Spawner, message: Mapping[str, object]) -> Fault | None:
+    """Send a message of `http_post` once.
+
+    Raises:
+        ClinvkError, TimeoutError: as `run_tool`.
+    """
+    argv = (sys.executable, "-I", "-S", _POST_PROGRAM)
+    env, stdin = needed_variables(environ, _POST_VARIABLES), msgspec.json.encode(message)
+    answer = (await run_tool(spawner, argv, env, ATTEMPT_TIMEOUT_S, stdin=stdin)).stdout.decode().strip()
+    if not answer.isdecimal():
+        return Fault(answer or "the request could not be sent", is_permanent=False)
+    status = int(answer)
+    return None if 200 <= status < 300 else Fault(f"HTTP status {status}", status not in _LATER, status)
+
+
+async def attempted(target: str, attempt: Attempt) -> Fault | None:
+    """Attempt a delivery once, and return every error as a fault."""
+    try:
+        return await attempt()
+    except ClinvkError as exc:
+        return Fault(exc.message)
+    except TimeoutError:
+        return Fault(f"not done within {ATTEMPT_TIMEOUT_S:g} s", is_permanent=False)
+    except Exception:
+        logger.exception("a notification to %r failed inside clinvk", target)
+        return Fault("clinvk itself failed")
 
 
 class Notifier:
@@ -203,20 +252,9 @@ class Notifier:
                 except asyncio.QueueFull:
                     self._drop(name, 1)
 
-    async def attempt(self, name: str, notification: Notification | None = None) -> Fault | None:
-        """Try to deliver a notification once; return None if it was delivered."""
-        target, notification = self._targets[name], notification or _notification("clinvk.test")
-        try:
-            if target.command:
-                return await self._start_command(target, notification)
-            return await self._post(target, notification)
-        except ClinvkError as exc:
-            return Fault(exc.message)
-        except TimeoutError:
-            return Fault(f"not done within {ATTEMPT_TIMEOUT_S:g} s", is_permanent=bool(target.command))
-        except Exception:
-            logger.exception("a notification to %r failed inside clinvk", name)
-            return Fault("clinvk itself failed")
+    async def test(self, name: str) -> Fault | None:
+        """Try to deliver a test once; return None if it was delivered."""
+        return await attempted(name, partial(self._attempt, name, _notification("clinvk.test")))
 
     async def _send_queued(self, name: str, queue: asyncio.Queue[Notification]) -> None:
         sending = 0
@@ -224,23 +262,20 @@ class Notifier:
             while True:
                 notification = await queue.get()
                 sending = 1
-                fault = await self._send(name, notification)
+                fault = await deliver(name, notification.id, partial(self._attempt, name, notification))
                 self.counts[name, "failed" if fault else "sent"] += 1
                 sending = 0
                 queue.task_done()
         finally:
             self._drop(name, sending + queue.qsize())
 
-    async def _send(self, name: str, notification: Notification) -> Fault | None:
-        fault = await self.attempt(name, notification)
-        for pause_s in PAUSES_S:
-            if fault and not fault.is_permanent:
-                await asyncio.sleep(pause_s)
-                fault = await self.attempt(name, notification)
-        if fault:
-            values = {"target": name, "why": fault.message, "notification": notification.id}
-            logger.warning("notification target %(target)s failed: %(why)s", values)
-        return fault
+    async def _attempt(self, name: str, notification: Notification) -> Fault | None:
+        target = self._targets[name]
+        if target.command:
+            return await self._start_command(target, notification)
+        secret = secret_of(target, self._environ)
+        message = _ntfy_message(notification, secret) if target.ntfy else _webhook_message(notification, secret)
+        return await post(self._environ, self._spawner, {"url": target.ntfy or target.webhook, **message})
 
     def _drop(self, name: str, count: int) -> None:
         if count:
@@ -253,20 +288,11 @@ class Notifier:
         argv = [re.sub(pattern, lambda match: words[match[0]], argument) for argument in target.command]
         env = without_secrets(inherited(self._settings, self._environ))
         stdin = msgspec.json.encode(notification)
-        done = await run_tool(self._spawner, argv, env, ATTEMPT_TIMEOUT_S, stdin=stdin, keeps_stdout=False)
+        try:
+            done = await run_tool(self._spawner, argv, env, ATTEMPT_TIMEOUT_S, stdin=stdin, keeps_stdout=False)
+        except TimeoutError:
+            return Fault(f"not done within {ATTEMPT_TIMEOUT_S:g} s")
         return Fault(f"{argv[0]} exited with code {done.exit_code}") if done.exit_code else None
-
-    async def _post(self, target: NotificationTarget, notification: Notification) -> Fault | None:
-        secret = secret_of(target, self._environ)
-        message = _ntfy_message(notification, secret) if target.ntfy else _webhook_message(notification, secret)
-        stdin = msgspec.json.encode({"url": target.ntfy or target.webhook, **message})
-        argv = (sys.executable, "-I", "-S", _POST_PROGRAM)
-        env = needed_variables(self._environ, _POST_VARIABLES)
-        answer = (await run_tool(self._spawner, argv, env, ATTEMPT_TIMEOUT_S, stdin=stdin)).stdout.decode().strip()
-        if not answer.isdecimal():
-            return Fault(answer or "the request could not be sent", is_permanent=False)
-        status = int(answer)
-        return None if 200 <= status < 300 else Fault(f"HTTP status {status}", is_permanent=status not in _LATER)
 
 
 def secret_of(target: NotificationTarget, environ: Mapping[str, str]) -> str:

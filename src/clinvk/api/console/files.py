@@ -31,7 +31,8 @@ _MEDIA_TYPES = {
 _HEADERS = {
     "cache-control": "no-cache",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
     "vary": "accept-encoding",
     "x-content-type-options": "nosniff",
@@ -55,7 +56,9 @@ def _files() -> Mapping[str, _File]:
 def _read(path: Path) -> _File:
     body = path.read_bytes()
     etag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
-    return _File(body, gzip.compress(body, mtime=0), {**_HEADERS, "etag": etag}, _MEDIA_TYPES[path.suffix])
+    scope = {"service-worker-allowed": "../"} if path.name == "sw.js" else {}
+    headers = {**_HEADERS, **scope, "etag": etag}
+    return _File(body, gzip.compress(body, mtime=0), headers, _MEDIA_TYPES[path.suffix])
 
 
 async def console(scope: Scope, receive: Receive, send: Send) -> None:

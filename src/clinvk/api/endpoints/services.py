@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -21,10 +21,12 @@ from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.http.middleware import ServerState
 from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers
+from clinvk.api.push.messages import FILE, Push
 from clinvk.backends.base import Backend
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.runtime.local import LocalRuns, without_trace
+from clinvk.runtime.notifications import post
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
@@ -97,6 +99,7 @@ class Services:
     inventory: BackendInventory
     access: Access
     observers: Observers
+    push: Push
     background: asyncio.TaskGroup
     cluster: Cluster | None = None
     state: ServerState = field(default_factory=ServerState)
@@ -201,10 +204,13 @@ async def open_services(
         ) as runs,
     ):
         inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
+        send = partial(post, environ, runs.spawner)
+        push = Push(settings.notifications, home(environ) / FILE, send, access.keys, store, observers.live)
         services = Services(
-            settings, environ, registry, store, runs, admission, inventory, access, observers, background, cluster
+            settings, environ, registry, store, runs, admission, inventory, access, observers, push, background, cluster
         )
         try:
-            yield services
+            async with push.sending():
+                yield services
         finally:
             services.client_lookups.shutdown(wait=False, cancel_futures=True)

@@ -33,9 +33,11 @@ class LiveEvents:
     restart, gets `RESET`. Without viewers, publishing only counts: a viewer that returns gets `RESET` if anything has
     changed. `forward` is called with each event, for the viewers of other servers. If `only_forwarded`, the events of
     this server are left out, because the servers that run the agents forward them.
+    `watcher` is called with the kind and the data of each event.
     """
 
     forward: Callable[[str, bytes], None] | None = None
+    watcher: Callable[[str, bytes], None] | None = None
     only_forwarded = False
 
     def __init__(self) -> None:
@@ -58,13 +60,15 @@ class LiveEvents:
         """Publish an event. `view` makes its data, for viewers only. Call this in the event loop."""
         if self.only_forwarded:
             return
-        data = msgspec.json.encode(view(item)) if self._viewers or self.forward else b""
+        data = msgspec.json.encode(view(item)) if self._viewers or self.forward or self.watcher else b""
         if self.forward:
             self.forward(kind, data)
         self.publish_data(kind, data)
 
     def publish_data(self, kind: str, data: bytes) -> None:
         """Publish an event with data that is JSON already."""
+        if self.watcher:
+            self.watcher(kind, data)
         if not self._viewers:
             self.reset()
             return

@@ -7,7 +7,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from clinvk.api.console.files import CONSOLE_PATH, console, send_file
-from clinvk.api.endpoints import files, health, interactions, login, runs, sessions, worktrees
+from clinvk.api.endpoints import files, health, interactions, login, push, runs, sessions, worktrees
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import LiveEventsEndpoint, RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
@@ -15,6 +15,7 @@ from clinvk.api.http.middleware import REST
 from clinvk.api.openapi import endpoint as doc
 from clinvk.api.openapi.endpoint import Endpoint, Json, Operation, Returns, Route, examples, header, json_endpoint
 from clinvk.api.openapi.model_endpoints import MODEL_APIS
+from clinvk.api.push.messages import PushSubscription
 from clinvk.dialects import sse
 from clinvk.dialects.rest import batch_answers, batch_bodies, bodies, rest, unified, views
 from clinvk.dialects.rest import interactions as interaction_views
@@ -284,6 +285,13 @@ _HEALTH = {
     503: Returns("Sessions cannot be kept.", health.Health),
 }
 _READY = {200: Returns("Send prompts here.", health.Health), 503: Returns("Send no prompts here.", health.Health)}
+_PUSH = (errors.ForeignOrigin, *doc.GUARDED)
+_SUBSCRIPTION: dict[str, Json] = {
+    "endpoint": "https://fcm.googleapis.com/fcm/send/ID",
+    "p256dh": "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
+    "auth": "BTBZMqHH6r4Tts7J_aSIgg",
+    "quiet": [1260, 360],
+}
 _SERVER = (
     json_endpoint("GET", "/api/v1/backends", health.list_backends, doc.GUARDED),
     json_endpoint("GET", "/api/v1/nodes", health.list_nodes, doc.GUARDED),
@@ -306,6 +314,17 @@ _SERVER = (
         returns={204: Returns("The login has ended.", headers=_COOKIE)},
     ),
     json_endpoint("GET", "/api/v1/limits", runs.list_limits, doc.STORED),
+    json_endpoint("GET", "/api/v1/push", push.get_push_key, (errors.NoSuchPath, *doc.GUARDED)),
+    json_endpoint(
+        "POST",
+        "/api/v1/push",
+        push.subscribe,
+        (errors.NoSuchPath, errors.InvalidRequest, errors.ForeignOrigin, *doc.BODY, *doc.GUARDED),
+        body=PushSubscription,
+        examples=examples("browser", "A browser with quiet hours", _SUBSCRIPTION),
+    ),
+    json_endpoint("DELETE", "/api/v1/push/{id}", push.unsubscribe, _PUSH, returns={204: Returns("Removed.")}),
+    json_endpoint("POST", "/api/v1/push/{id}/test", push.test_push, (errors.NoSuchPath, *_PUSH)),
     json_endpoint("GET", METRICS_PATH, health.metrics, (errors.NoSuchPath, *doc.GUARDED), returns=_METRICS),
     json_endpoint("GET", "/health", health.health, (errors.HostRefused, errors.RateLimited), returns=_HEALTH),
     json_endpoint("GET", "/health/ready", health.ready, (errors.HostRefused,), returns=_READY),

@@ -33,7 +33,7 @@ def notify(flags: Flags, context: CommandContext) -> int:
 
 
 async def _send(names: Sequence[str], notifier: Notifier) -> int:
-    faults = {name: await notifier.attempt(name) for name in names}
+    faults = {name: await notifier.test(name) for name in names}
     for name, fault in faults.items():
         print_text(f"{name}: {fault.message if fault else 'sent'}")
     return exits.FAILED if any(faults.values()) else 0

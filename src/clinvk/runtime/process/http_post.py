@@ -1,7 +1,8 @@
 """Send one POST request, in a process that the caller can kill: `python -I -S http_post.py`.
 
-Stdin has a JSON object with `url`, `headers` and `body`. The process prints the status, or why there is no answer,
-without the address. https may use a proxy of the environment; http stays on this machine.
+Stdin has a JSON object with `url`, `headers` and `body`, which is sent in UTF-8 or in `charset`. The process prints
+the status, or why there is no answer, without the address. https may use a proxy of the environment; http stays on this
+machine.
 """
 
 import json
@@ -13,7 +14,8 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 def main() -> None:
     """Send the request. No handler follows redirects or treats a status as an error."""
     message = json.load(sys.stdin)
-    request = Request(message["url"], message["body"].encode(), message["headers"], method="POST")  # noqa: S310
+    body = message["body"].encode(message.get("charset", "utf-8"))
+    request = Request(message["url"], body, message["headers"], method="POST")  # noqa: S310
     opener = OpenerDirector()
     opener.addheaders = [("user-agent", "clinvk")]
     for handler in (ProxyHandler() if request.type == "https" else ProxyHandler({}), HTTPHandler(), HTTPSHandler()):

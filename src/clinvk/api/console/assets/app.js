@@ -4,6 +4,7 @@ import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { get, onUnauthorized, post } from "./base/api.js";
 import { Icon } from "./base/icons.js";
 import { live, useLive } from "./base/live.js";
+import { leavePush, renewPush, showNumber, tellOfEnd, tellOfRequest } from "./base/notify.js";
 import { goBack, useRoute } from "./base/router.js";
 import { ErrorBoundary, announce, forgetLists } from "./base/ui.js";
 import { Login, takeToken } from "./screens/login.js";
@@ -53,9 +54,16 @@ function Console({ me, onLogout }) {
   const section = SECTION[name] ?? name;
   live.me = me;
   useEffect(() => {
-    live.onInteraction = (interaction) => announce(`${interaction.backend} asks: ${interaction.title}`);
-    live.onRunEnd = (run) => announce(`${run.backend || run.kind} run ${run.state}`);
+    live.onInteraction = (interaction) => {
+      announce(`${interaction.backend} asks: ${interaction.title}`);
+      tellOfRequest(interaction);
+    };
+    live.onRunEnd = (run) => {
+      announce(`${run.backend || run.kind} run ${run.state}`);
+      tellOfEnd(run);
+    };
     live.start();
+    renewPush();
     return () => {
       live.stop();
       forgetLists();
@@ -63,10 +71,11 @@ function Console({ me, onLogout }) {
   }, []);
   useEffect(() => {
     document.title = `${pending.length ? `(${pending.length}) ` : ""}${route.title} · clinvk`;
+    showNumber(pending.length);
   }, [pending.length, route]);
 
   const showPalette = () => import("./shell/palette.js").then((loaded) => setPalette(() => loaded.Palette));
-  const logOut = () => post("logout").catch(() => {}).then(onLogout);
+  const logOut = () => leavePush().then(() => post("logout")).catch(() => {}).then(onLogout);
   return html`
     <a class="skip" href="#content" onClick=${skip}>Skip to content</a>
     <${Navigation} section=${section} sessionId=${sessionId} pending=${pending.length} me=${me}

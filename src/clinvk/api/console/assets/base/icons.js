@@ -16,6 +16,7 @@ const PATHS = {
   worktrees: `${dot(4.5, 3.5)}${dot(4.5, 12.5)}${dot(11.5, 3.5)}M4.5 5v6M11.5 5c0 3-7 2-7 6`,
   usage: "M2 14h12M4 11V8M8 11V3M12 11V6",
   agents: "M3 6h10v7H3zM8 6V3M6 9v1M10 9v1",
+  bell: "M8 2a4 4 0 0 0-4 4v3l-1.5 2.5h11L12 9V6a4 4 0 0 0-4-4M6.5 14h3",
   plus: "M8 3v10M3 8h10",
   search: "M2.5 7a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0M10.5 10.5l3.5 3.5",
   back: "M10 3L5 8l5 5",

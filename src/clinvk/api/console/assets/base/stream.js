@@ -135,6 +135,11 @@ class Stream {
     }
   }
 
+  /** Whether this tab leads. */
+  get isLeader() {
+    return Boolean(this._connection);
+  }
+
   stop() {
     if (!this._stopped) return;
     this._publish({ kind: "want", tab: this._tab, runs: new Map() });

@@ -19,11 +19,13 @@ export const SCREENS = {
   worktree: { title: "Worktree", load: screen("../review/worktrees.js", "Worktree") },
   usage: { title: "Usage", load: screen("../screens/usage.js", "Usage") },
   agents: { title: "Agents", load: screen("../screens/agents.js", "Agents") },
+  notifications: { title: "Notifications", load: screen("../screens/notifications.js", "Notifications") },
 };
 
 /** The screens of the navigation with their icons. */
 export const MENU = {
   "": "inbox", sessions: "sessions", compare: "compare", worktrees: "worktrees", usage: "usage", agents: "agents",
+  notifications: "bell",
 };
 
 /** The second key, after `g`, that opens a screen. */

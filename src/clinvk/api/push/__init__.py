@@ -1,0 +1,1 @@
+"""Web Push: messages to browsers about runs, encrypted for each browser."""
