@@ -139,3 +139,19 @@ async def test_trailer_is_not_treated_as_a_header(scripted: Scripted) -> None:
         reader, writer = await server.raw(CHUNKED + body)
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         writer.close()
+
+
+@pytest.mark.parametrize(("encoding", "is_compressed"), [("gzip, br", True), ("br", False), ("", False)])
+async def test_large_json_is_compressed_for_clients_that_accept_it(
+    scripted: Scripted, encoding: str, is_compressed: bool
+) -> None:
+    scripted.play(claude_says("hello " * 1000))
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        run = (await server.prompt()).json()["run_id"]
+        server.client.headers["accept-encoding"] = encoding
+        small = await server.client.get("/api/v1/me")
+        large = await server.client.get(f"/api/v1/runs/{run}")
+    assert "content-encoding" not in small.headers
+    assert (large.headers.get("content-encoding") == "gzip") is is_compressed
+    assert large.json()["output"].startswith("hello")
+    assert len(large.content) > int(large.headers["content-length"]) * (3 if is_compressed else 0.9)

@@ -1,6 +1,7 @@
 """Read a request, send a response, and notice a disconnect, at the ASGI level."""
 
 import asyncio
+import gzip
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 _PREPARE_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 64 * 1024
+_MIN_GZIP_BYTES = 2048
+_GZIP_LEVEL = 1
 _BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic, Google's in /gemini"
 _UNDER_BASE = re.compile(r"(/openai|/anthropic)?/v1/(?!chat/|completions|messages|responses)|/gemini/v1beta/")
 """Matches a path below a base URL, but not an endpoint of one vendor below the base URL of the other."""
@@ -65,6 +68,16 @@ def document(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str
     """Return a response with a JSON document, which no cache may store."""
     base = {"cache-control": "no-store", **(headers or {})}
     return Response(_encoder.encode(value), status, base, media_type="application/json")
+
+
+async def compressed(response: Response, scope: Scope) -> Response:
+    """Compress the body of a response, if the body is large and the client accepts gzip."""
+    body = bytes(response.body)
+    if len(body) >= _MIN_GZIP_BYTES and "gzip" in headers_of(scope).get("accept-encoding", ""):
+        response.body = await run_in_loop_thread(len(body), gzip.compress, body, _GZIP_LEVEL)
+        size = str(len(response.body))
+        response.headers.update({"content-encoding": "gzip", "content-length": size, "vary": "accept-encoding"})
+    return response
 
 
 def path_of(scope: Scope) -> str:

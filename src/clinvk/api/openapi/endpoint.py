@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.endpoints.services import Owner, Services
-from clinvk.api.http.response import document
+from clinvk.api.http.response import compressed, document
 from clinvk.dialects import json_bodies
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError
@@ -136,7 +136,9 @@ def json_app(handler: Handler, services: Services) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         args = (json_bodies.parameters(scope["query_string"], query),) if query else ()
         result = await handler(services, Request(scope, receive, send), *args)
-        await (document(result) if isinstance(result, msgspec.Struct) else result)(scope, receive, send)
+        if isinstance(result, msgspec.Struct):
+            result = await compressed(document(result), scope)
+        await result(scope, receive, send)
 
     return app
 
