@@ -1,11 +1,18 @@
 // The installed agents, the nodes of a cluster, and the health of the server.
 
-import { html } from "../vendor/preact.js";
-import { get } from "../base/api.js";
+import { html, useState } from "../vendor/preact.js";
+import { get, post } from "../base/api.js";
+import { Copy } from "../base/copy.js";
+import { duration } from "../base/format.js";
 import { useLive } from "../base/live.js";
-import { Agent, Code, Loaded, Time, visible } from "../base/ui.js";
+import { Action, Agent, Code, Loaded, Time, visible } from "../base/ui.js";
 
-const LOGINS = { claude: "run claude and /login", codex: "codex login", gemini: "run gemini" };
+const LOGINS = {
+  claude: ["claude auth login", "opens a page whose code you paste"],
+  codex: ["codex login --device-auth", "shows an address and a code to enter there, on any device"],
+  gemini: ["gemini", "opens a page; NO_BROWSER=true shows the address instead"],
+};
+const TEST = { prompt: "Answer with the word ready.", ephemeral: true };
 
 export function Agents() {
   const { newestRuns } = useLive();
@@ -42,8 +49,28 @@ function AgentCard({ backend, last }) {
   };
   return html`
     <${Card} label=${name} title=${html`<${Agent} name=${name} />`} status=${status} isGood=${status === "ready"} facts=${facts}>
-      ${isLoggedOut && html`<p>To log in: <code>${LOGINS[name] ?? "see the agent's own help"}</code></p>`}
-      ${install && html`<${Code} text=${install} label="Install command" />`}<//>`;
+      ${install && html`<${Code} text=${install} label="Install command" /><${Copy} text=${install} />`}
+      ${available && html`<${Test} name=${name} />
+        ${LOGINS[name] && html`<${Login} login=${LOGINS[name]} isOpen=${isLoggedOut} />`}`}<//>`;
+}
+
+/** How to log in, on the machine of the server: agents accept a login at a terminal only. */
+const Login = ({ login: [command, effect], isOpen }) => html`
+  <details open=${isOpen}><summary>Log in</summary>
+    <p class="quiet">Run this on the machine of the server, as its user. It ${effect}.</p>
+    <${Code} text=${command} label="Login command" /><${Copy} text=${command} /></details>`;
+
+/** A button that sends a small prompt, which is not stored, and shows the answer and the time. */
+function Test({ name }) {
+  const [result, setResult] = useState(null);
+  async function test() {
+    setResult(null);
+    const { output, error, exit_code: code, duration_ms: ms } = await post("prompt", { ...TEST, backend: name });
+    if (code !== 0) throw new Error(error || `The agent ended with code ${code}.`);
+    setResult(`${duration(ms)}: ${output.trim().slice(0, 200)}`);
+  }
+  return html`<p><${Action} run=${test} aria-label=${`Test ${name}`}>Test<//></p>
+    ${result && html`<p class="result" role="status">${visible(result)}</p>`}`;
 }
 
 function NodeCard({ node }) {

@@ -2,10 +2,11 @@
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
-import { cost, count, dateTime, tokensOf } from "../base/format.js";
-import { Agent, Empty, Loaded, Select, visible } from "../base/ui.js";
+import { cost, count, dateTime, shortPath, tokensOf } from "../base/format.js";
+import { Agent, Empty, Loaded, Select, useStored, visible } from "../base/ui.js";
 
 const PERIODS = [7, 30, 90];
+const MAX_SESSIONS = 500;
 const GROUPS = { backend: "Agent", key: "Key", model: "Model" };
 const COLUMNS = {
   Runs: (item) => item.runs,
@@ -38,8 +39,8 @@ const variable = (name) => getComputedStyle(document.documentElement).getPropert
 const seriesOf = (name, index) => (AGENTS.has(name) ? name : `series-${index + 1}`);
 
 export function Usage() {
-  const [days, setDays] = useState(30);
-  const [group, setGroup] = useState("backend");
+  const [days, setDays] = useStored("usage-days", 30);
+  const [group, setGroup] = useStored("usage-group", "backend");
   const since = day(Date.now() - (days - 1) * DAY_MS);
   const load = () => Promise.all([get("usage", { since, group_by: `day,${group}` }), loadPlots()]);
   return html`
@@ -53,8 +54,29 @@ export function Usage() {
       ${({ limits }) => limits.length > 0 && html`<${Limits} limits=${limits} />`}<//>
     <${Loaded} deps=${[days, group]} load=${load}>${([{ usage, total }, uPlot]) => (usage.length
       ? html`<${Report} usage=${usage} total=${total} group=${group} since=${since} days=${days} uPlot=${uPlot} />`
-      : html`<${Empty}>No runs in this period.<//>`)}<//>`;
+      : html`<${Empty}>No runs in this period.<//>`)}<//>
+    <${Loaded} deps=${[days]} load=${() => loadProjects(since)}>${(projects) => projects.length > 0
+      && html`<${Projects} projects=${projects} />`}<//>`;
 }
+
+/** Return the sums of the sessions that were used since a day, by project; the most expensive is the first. */
+async function loadProjects(since) {
+  const sums = new Map();
+  const { sessions } = await get("sessions", { limit: MAX_SESSIONS });
+  for (const { project, working_dir: directory, updated_at: at, cost_usd: usd, token_usage: used } of sessions) {
+    if (at < since) continue;
+    const name = project || directory;
+    const sum = sums.get(name) ?? { name, sessions: 0, tokens: 0, usd: 0 };
+    sums.set(name, { ...sum, sessions: sum.sessions + 1, tokens: sum.tokens + tokensOf(used), usd: sum.usd + (usd ?? 0) });
+  }
+  return [...sums.values()].sort((one, other) => other.usd - one.usd || other.tokens - one.tokens);
+}
+
+const Projects = ({ projects }) => html`
+  <div class="scroll" tabindex="0"><table class="figures-table"><caption>Projects, by the sessions used in the period</caption>
+    <thead><tr>${["Project", "Sessions", "Tokens", "Cost"].map((title) => html`<th>${title}</th>`)}</tr></thead>
+    <tbody>${projects.map(({ name, sessions, tokens, usd }) => html`<tr><td title=${name}>${visible(shortPath(name))}</td>
+      <td>${sessions}</td><td>${count(tokens)}</td><td>${cost(usd || null) || "–"}</td></tr>`)}</tbody></table></div>`;
 
 function Limits({ limits }) {
   return html`
@@ -76,6 +98,7 @@ function groupsOf(usage, group) {
 }
 
 function Report({ usage, total, group, since, days, uPlot }) {
+  const used = total.token_usage;
   const names = groupsOf(usage, group);
   const dayNames = Array.from({ length: days }, (_, index) => day(Date.parse(since) + index * DAY_MS));
   const sum = (value, has) => usage.filter(has).reduce((all, item) => all + value(item), 0);
@@ -85,9 +108,15 @@ function Report({ usage, total, group, since, days, uPlot }) {
   const labels = names.map((name) => (name === "" ? (group === "key" ? "no key" : "unknown") : name ?? "others"));
   const costOf = (item) => item.cost_usd ?? 0;
   const dollars = (usd) => (usd < 10 ? `$${usd.toFixed(2)}` : `$${count(usd)}`);
-  const plot = (title, value, format) => html`<${Plot} title=${title} uPlot=${uPlot} days=${dayNames} names=${labels}
-    series=${series(value)} format=${format} />`;
-  const { token_usage: used } = total;
+  /** Plot the groups that have a value. */
+  const plot = (title, value, format) => {
+    const shown = series(value).map((values, index) => ({ name: labels[index], look: seriesOf(labels[index], index), values }));
+    return html`<${Plot} title=${title} uPlot=${uPlot} days=${dayNames} format=${format}
+      series=${shown.filter(({ values }) => values.some(Boolean))} />`;
+  };
+  const isToday = (item) => item.day === dayNames.at(-1);
+  const today = { tokens: sum((item) => tokensOf(item.token_usage), isToday), usd: sum(costOf, isToday) };
+  const share = Math.round((100 * today.tokens) / (tokensOf(used) || 1));
   return html`
     <dl class="figures">
       <div><dt>Runs</dt><dd>${total.runs.toLocaleString("en")}</dd></div>
@@ -95,6 +124,7 @@ function Report({ usage, total, group, since, days, uPlot }) {
       <div><dt>Cached input</dt><dd>${count(used.cached_tokens)}</dd></div>
       <div><dt>Output</dt><dd>${count(used.output_tokens)}</dd></div>
       <div><dt>Reported cost</dt><dd>${cost(total.cost_usd) || "none"}</dd></div>
+      <div><dt>Today</dt><dd>${count(today.tokens)} tokens${today.usd > 0 && `, ${cost(today.usd)}`} (${share} %)</dd></div>
     </dl>
     ${plot("Tokens by day", (item) => tokensOf(item.token_usage), count)}
     ${total.cost_usd !== null && plot("Cost by day", costOf, dollars)}
@@ -105,11 +135,13 @@ function Report({ usage, total, group, since, days, uPlot }) {
         <td>${cost(sum(costOf, isIn(name)) || null) || "–"}</td></tr>`)}</tbody></table></div>`;
 }
 
-/** Stacked bars, one for each day. The table below has the same figures for screen readers. */
-function Plot({ title, uPlot, days, names, series, format }) {
+/** Stacked bars, one for each day. The pointer, or the arrow keys, choose a day, whose values are shown. */
+function Plot({ title, uPlot, days, series, format }) {
   const place = useRef();
+  const drawn = useRef();
+  const [chosen, setChosen] = useState(null);
   useEffect(() => {
-    const sumFrom = (index, at) => series.slice(index).reduce((sum, values) => sum + values[at], 0);
+    const sumFrom = (index, at) => series.slice(index).reduce((sum, { values }) => sum + values[at], 0);
     const stacked = series.map((_, index) => days.map((_, at) => sumFrom(index, at)));
     const grid = { stroke: variable("line"), width: 1 };
     const axis = { stroke: variable("soft"), grid, ticks: { show: false }, font: "12px system-ui" };
@@ -117,7 +149,8 @@ function Plot({ title, uPlot, days, names, series, format }) {
     const bars = uPlot.paths.bars({ size: [0.7, 28] });
     const plot = new uPlot({
       width: place.current.clientWidth, height: PLOT_PX,
-      legend: { show: false }, cursor: { show: false },
+      legend: { show: false }, cursor: { y: false, points: { show: false }, drag: { setScale: false } },
+      hooks: { setCursor: [({ cursor }) => setChosen(cursor.idx ?? null)] },
       scales: {
         x: { time: false, range: [-0.5, days.length - 0.5] },
         y: { range: (_, __, most) => [0, most ? most * 1.1 : 1] },
@@ -126,17 +159,28 @@ function Plot({ title, uPlot, days, names, series, format }) {
         { ...axis, size: 30, grid: { show: false }, values: shortDays, incrs: [1, 2, 7, 14, 30] },
         { ...axis, values: (_, splits) => splits.map(format), size: 56 },
       ],
-      series: [{}, ...names.map((name, index) => (
-        { fill: variable(seriesOf(name, index)), width: 0, paths: bars, points: { show: false } }))],
+      series: [{}, ...series.map(({ look }) => ({ fill: variable(look), width: 0, paths: bars, points: { show: false } }))],
     }, [days.map((_, index) => index), ...stacked], place.current);
+    drawn.current = plot;
     const fit = ([entry]) => plot.setSize({ width: entry.contentRect.width, height: PLOT_PX });
     const resized = new ResizeObserver(fit);
     resized.observe(place.current);
     return () => { resized.disconnect(); plot.destroy(); };
-  }, [title, days.length, series]);
+  }, [title, days.length, JSON.stringify(series)]);
+  function move(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const day = Math.min(days.length - 1, Math.max(0, (chosen ?? days.length) + step));
+    drawn.current.setCursor({ left: drawn.current.valToPos(day, "x"), top: 0 });
+  }
+  const values = chosen !== null && [days[chosen], ...series.map((each) => `${each.name} ${format(each.values[chosen])}`)];
   return html`
     <figure class="card plot"><figcaption><h2>${title}</h2>
-      <ul class="legend">${names.map((name, index) => html`
-        <li class=${seriesOf(name, index)}>${visible(name)}</li>`)}</ul></figcaption>
-      <div ref=${place} role="img" aria-label=${`${title}; the table below has the sums`}></div></figure>`;
+      <ul class="legend">${series.map((each) => html`
+        <li class=${each.look}>${visible(each.name)} ${values && html`<strong>${format(each.values[chosen])}</strong>`}</li>`)}</ul>
+      <span>${values && values[0]}</span></figcaption>
+      <div ref=${place} role="slider" tabindex="0" aria-label=${`${title}: the values of a day`} aria-valuemin="0"
+        aria-valuemax=${days.length - 1} aria-valuenow=${chosen ?? days.length - 1}
+        aria-valuetext=${values ? values.join(", ") : "Choose a day with the arrow keys"} onKeyDown=${move}></div></figure>`;
 }
