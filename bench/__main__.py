@@ -11,6 +11,7 @@ import msgspec
 from bench.client_tools import client_tools
 from bench.cluster import cluster
 from bench.cluster_cost import cluster_cost
+from bench.console import console
 from bench.dialects import dialects
 from bench.failures import failures
 from bench.memory import memory
@@ -46,6 +47,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "cluster": cluster,
     "failures": failures,
     "cluster_cost": cluster_cost,
+    "console": console,
     "soak": soak,
 }
 
