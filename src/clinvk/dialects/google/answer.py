@@ -11,7 +11,7 @@ import msgspec
 
 from clinvk.dialects import dialect, sse, vendor
 from clinvk.dialects.dialect import Call
-from clinvk.dialects.google.body import signature_of
+from clinvk.dialects.google.body import Camel, Content, FunctionCall, Part, signature_of
 from clinvk.dialects.google.schema import client_text
 from clinvk.types import errors, events
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -103,30 +103,6 @@ def error_answer(error: ClinvkError) -> ErrorAnswer:
     return ErrorAnswer(ErrorObject(status, message, _NAMES.get(status, "INVALID_ARGUMENT"), tuple(details)))
 
 
-class FunctionCall(msgspec.Struct, frozen=True):
-    """A call of one of the client's functions."""
-
-    id: str
-    name: str
-    args: dict[str, object]
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A piece of the answer: a text, or a call."""
-
-    text: str | None = None
-    thought: bool = False
-    function_call: FunctionCall | None = None
-    thought_signature: str = ""
-
-
-class Content(msgspec.Struct, frozen=True):
-    """The pieces of the answer."""
-
-    parts: tuple[Part, ...]
-    role: Literal["model"] = "model"
-
-
 FinishReason = Literal["STOP", "MAX_TOKENS", "SAFETY"]
 
 _FINISHES: dict[events.StopReason, FinishReason] = {
@@ -140,14 +116,14 @@ _FINISHES: dict[events.StopReason, FinishReason] = {
 }
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class Candidate(Camel, frozen=True, kw_only=True):
     """The answer."""
 
     content: Content
     finish_reason: FinishReason | None = None
 
 
-class UsageMetadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class UsageMetadata(Camel, frozen=True, kw_only=True):
     """Tokens of the answer. Tokens of thinking are not in `candidatesTokenCount`."""
 
     prompt_token_count: int
@@ -157,7 +133,7 @@ class UsageMetadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     thoughts_token_count: int = 0
 
 
-class GenerateContentResponse(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class GenerateContentResponse(Camel, frozen=True, kw_only=True):
     """An answer, or a piece of the stream of an answer; the last piece has the reason of the end and the tokens."""
 
     candidates: tuple[Candidate, ...]
@@ -168,7 +144,8 @@ class GenerateContentResponse(msgspec.Struct, frozen=True, kw_only=True, rename=
 
 def response(parts: Iterable[Part], call: Call, facts: RunFacts, end: events.RunFinished | None = None) -> bytes:
     """Return a piece of an answer, or with `end` the last piece or the whole answer, as JSON."""
-    candidate = Candidate(content=Content(tuple(parts)), finish_reason=_FINISHES[end.stop_reason] if end else None)
+    content = Content(role="model", parts=tuple(parts))
+    candidate = Candidate(content=content, finish_reason=_FINISHES[end.stop_reason] if end else None)
     usage = _usage(end.usage or events.Usage()) if end else None
     return _encode(
         GenerateContentResponse(
@@ -209,7 +186,8 @@ def _client_text(ending: events.Ending, call: Call) -> str | None:
 
 
 def _call(call: events.ToolCall) -> Part:
-    return Part(function_call=FunctionCall(call.id, call.name, call.input), thought_signature=signature_of(call.id))
+    function_call = FunctionCall(id=call.id, name=call.name, args=call.input)
+    return Part(function_call=function_call, thought_signature=signature_of(call.id))
 
 
 PULSE = b"\n\n"

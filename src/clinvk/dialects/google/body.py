@@ -6,7 +6,7 @@ list of one may stand without brackets, an integer may be a text, and base64 may
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from typing import Annotated, Literal, TypeVar
@@ -25,61 +25,64 @@ from clinvk.types.request import Image, StopTexts, ToolOutput
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class _Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """An object with names in camel case."""
 
 
-class Blob(_Camel, frozen=True, kw_only=True):
+class Blob(Camel, frozen=True, kw_only=True):
     """The bytes of an image or a text, in base64."""
 
     mime_type: str | None = None
     data: Annotated[str, Meta(min_length=1)]
 
 
-class FileData(_Camel, frozen=True, kw_only=True):
+class FileData(Camel, frozen=True, kw_only=True):
     """An image, whose address is a data URL."""
 
     mime_type: str | None = None
     file_uri: str
 
 
-class FunctionCallIn(_Camel, frozen=True, kw_only=True):
-    """A call of one of the client's functions in an earlier answer."""
+class FunctionCall(Camel, frozen=True, kw_only=True):
+    """A call of one of the client's functions. In an answer, it has all fields."""
 
     id: str | None = None
     name: str
     args: dict[str, object] | None = None
 
 
-class PartIn(_Camel, frozen=True, kw_only=True):
-    """A piece of content: one of these fields. A part with other fields only is skipped, and so is earlier thinking."""
+class Part(Camel, frozen=True, kw_only=True):
+    """A piece of content: one of these fields. A part with other fields only is skipped, and so is earlier thinking.
+
+    An answer has texts, thinking and calls.
+    """
 
     text: str | None = None
     thought: bool | None = None
     thought_signature: str | None = None
     inline_data: Blob | None = None
     file_data: FileData | None = None
-    function_call: FunctionCallIn | None = None
+    function_call: FunctionCall | None = None
     function_response: "FunctionResponse | None" = None
 
 
-class FunctionResponse(_Camel, frozen=True, kw_only=True):
+class FunctionResponse(Camel, frozen=True, kw_only=True):
     """The output of a function. Without an id, the output of the first call of the function in the answer before."""
 
     id: str | None = None
     name: str = ""
     response: object = None
-    parts: list[PartIn] | None = None
+    parts: Sequence[Part] | None = None
 
 
-class ContentIn(_Camel, frozen=True, kw_only=True):
+class Content(Camel, frozen=True, kw_only=True):
     """A message. Without a role, it is the user's."""
 
     role: Literal["user", "model", "function", "tool", ""] | None = None
-    parts: list[PartIn] | None = None
+    parts: Sequence[Part] | None = None
 
 
-class FunctionDeclaration(_Camel, frozen=True, kw_only=True):
+class FunctionDeclaration(Camel, frozen=True, kw_only=True):
     """A function of the client, with the schema of its arguments in one of two forms."""
 
     name: Annotated[str, Meta(min_length=1)]
@@ -88,26 +91,26 @@ class FunctionDeclaration(_Camel, frozen=True, kw_only=True):
     parameters_json_schema: Schema | None = None
 
 
-class Tool(_Camel, frozen=True, kw_only=True):
+class Tool(Camel, frozen=True, kw_only=True):
     """Functions of the client. Tools that the vendor executes are ignored."""
 
     function_declarations: list[FunctionDeclaration] | None = None
 
 
-class FunctionCallingConfig(_Camel, frozen=True, kw_only=True):
+class FunctionCallingConfig(Camel, frozen=True, kw_only=True):
     """Which functions the model may or must call."""
 
     mode: Literal["MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED"] | None = None
     allowed_function_names: list[str] | None = None
 
 
-class ToolConfig(_Camel, frozen=True, kw_only=True):
+class ToolConfig(Camel, frozen=True, kw_only=True):
     """Options for the tools."""
 
     function_calling_config: FunctionCallingConfig | None = None
 
 
-class ThinkingConfig(_Camel, frozen=True, kw_only=True):
+class ThinkingConfig(Camel, frozen=True, kw_only=True):
     """Whether the thinking is part of the answer, and how long the model thinks."""
 
     include_thoughts: bool | None = None
@@ -115,7 +118,7 @@ class ThinkingConfig(_Camel, frozen=True, kw_only=True):
     thinking_level: str | None = None
 
 
-class GenerationConfig(_Camel, frozen=True, kw_only=True):
+class GenerationConfig(Camel, frozen=True, kw_only=True):
     """Options for the answer."""
 
     candidate_count: OneAnswer = None
@@ -130,11 +133,11 @@ class GenerationConfig(_Camel, frozen=True, kw_only=True):
     thinking_config: ThinkingConfig | None = None
 
 
-class GenerateContentBody(_Camel, frozen=True, kw_only=True):
+class GenerateContentBody(Camel, frozen=True, kw_only=True):
     """A request to generate content; the path names the model."""
 
-    contents: list[ContentIn]
-    system_instruction: ContentIn | str | None = None
+    contents: list[Content]
+    system_instruction: Content | str | None = None
     tools: list[Tool] | None = None
     tool_config: ToolConfig | None = None
     generation_config: GenerationConfig | None = None
@@ -143,10 +146,10 @@ class GenerateContentBody(_Camel, frozen=True, kw_only=True):
     ] = None
 
 
-class CountTokensBody(_Camel, frozen=True, kw_only=True):
+class CountTokensBody(Camel, frozen=True, kw_only=True):
     """A request for an estimate of tokens: the contents alone, or the whole request."""
 
-    contents: list[ContentIn] | None = None
+    contents: list[Content] | None = None
     generate_content_request: GenerateContentBody | None = None
 
 
@@ -225,7 +228,7 @@ class _Calls:
         self.ids: dict[str, str] = {}
         self.open: list[ToolCallMade] = []
 
-    def add(self, part: PartIn, call: FunctionCallIn, place: str) -> ToolCallMade:
+    def add(self, part: Part, call: FunctionCall, place: str) -> ToolCallMade:
         """Return the call of a part. A signature outlasts the id, but parallel calls may have copies of it."""
         id_ = _signed_id(part.thought_signature)
         if not id_ or any(made.id == id_ for made in self.open):
@@ -244,7 +247,7 @@ class _Calls:
         return id_
 
 
-def turns(contents: list[ContentIn]) -> Iterator[Turn]:
+def turns(contents: list[Content]) -> Iterator[Turn]:
     """Parse the messages. The pieces of an answer, which clients keep as messages of their own, become one turn.
 
     Raises:
@@ -270,7 +273,7 @@ def _joined(parts: Iterable[str | Image]) -> Iterator[str | Image]:
             yield "".join(str(text) for text in group)
 
 
-def _turn(content: ContentIn, place: str, calls: _Calls) -> Turn:
+def _turn(content: Content, place: str, calls: _Calls) -> Turn:
     parts: list[str | Image] = []
     made: list[ToolCallMade] = []
     outputs: list[ToolOutput] = []
@@ -299,7 +302,7 @@ def _output(response: FunctionResponse, place: str, calls: _Calls) -> ToolOutput
     return ToolOutput(calls.answered(response), (text, *images), is_error)
 
 
-def _content(part: PartIn, place: str) -> Iterator[str | Image]:
+def _content(part: Part, place: str) -> Iterator[str | Image]:
     """Yield what a part adds to the prompt."""
     if part.text:
         yield part.text
@@ -311,7 +314,7 @@ def _content(part: PartIn, place: str) -> Iterator[str | Image]:
         yield image_of(file.file_uri, file.mime_type, f"{place}.fileData.fileUri")
 
 
-def system(instruction: ContentIn | str | None) -> tuple[str, ...]:
+def system(instruction: Content | str | None) -> tuple[str, ...]:
     """Parse the system instruction.
 
     Raises:
