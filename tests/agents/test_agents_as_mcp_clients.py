@@ -33,7 +33,8 @@ async def test_codex_lists_the_agents(machine: Machine, transport: str) -> None:
     calls.write_text(json.dumps([[["list_agents", {}, "mcp__clinvk"]]]))
     with served(machine) as url:
         server = {"stdio": [f'command="{Clinvk.command}"', 'args=["mcp"]'], "http": [f'url="{url}/mcp"']}[transport]
-        flags = [word for setting in server for word in ("-c", f"mcp_servers.clinvk.{setting}")]
+        patience = "startup_timeout_sec=90"  # Codex goes on without a server that takes 10 s to start
+        flags = [word for setting in (*server, patience) for word in ("-c", f"mcp_servers.clinvk.{setting}")]
         options = ("--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", *flags)
         words = ("exec", *options, f"which agents? [[script {calls}]]")
         done = await finished("codex", *words, cwd=machine.project, env=machine.env, within_s=100)
