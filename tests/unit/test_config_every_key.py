@@ -32,17 +32,19 @@ OF_COMMANDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
 OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("agents", "env_allow"): (("A,B_*", ("A", "B_*")), ('["npm_config_x-y"]', ("npm_config_x-y",)))
 }
-OF_NODES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
+OF_ADDRESSES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("cluster", "node"): (("build-1", "build-1"), ("ana_2", "ana_2")),
     ("store", "url"): (("postgresql://h/d", "postgresql://h/d"), ("postgres://u:p@h:1/d", "postgres://u:p@h:1/d")),
     ("cluster", "url"): (("nats://h:4222", "nats://h:4222"), ("tls://u:p@h:1", "tls://u:p@h:1")),
+    ("notifications", "push_hosts"): (("a.de,*.b.de", ("a.de", "*.b.de")), ('["a.de:8443"]', ("a.de:8443",))),
+    ("notifications", "push_contact"): (("mailto:a@b.de", "mailto:a@b.de"), ("https://a.de", "https://a.de")),
 }
 
 
 def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
     """Return two values other than the default, each as text and parsed."""
     words = setting_values.allowed_words(kind)
-    if special := (OF_BACKENDS | OF_COMMANDS | OF_VARIABLES | OF_NODES).get(name):
+    if special := (OF_BACKENDS | OF_COMMANDS | OF_VARIABLES | OF_ADDRESSES).get(name):
         return special
     if words == ("true", "false"):
         other = not value_of(Settings(), name)
@@ -61,7 +63,7 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
 def wrong(name: Name, kind: object) -> str:
     if name in OF_BACKENDS or setting_values.allowed_words(kind):
         return "nonsense"
-    if name in OF_VARIABLES or name in OF_NODES:
+    if name in OF_VARIABLES or name in OF_ADDRESSES:
         return "A B"
     if kind is str or setting_values.is_list(kind):
         return "relative" if name[-1] in PATHS else ""
