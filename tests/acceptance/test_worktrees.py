@@ -303,6 +303,28 @@ def test_apply_json_reports_the_files_and_the_repository(clinvk: Clinvk, reposit
     assert listed(clinvk) == [worktree.id]
 
 
+def test_commit_keeps_a_branch_with_the_given_or_the_proposed_message(clinvk: Clinvk, repository: Repository) -> None:
+    repository.git("config", "user.name", "Ana")
+    repository.git("config", "user.email", "ana@example.com")
+    (repository.home / ".gitconfig").write_text("[user]\nname = Ana\nemail = ana@example.com\n")
+    clinvk.agent.play([touch(Path("made.txt")), *claude_says("x")], when="make it")
+    clinvk.agent.play(claude_says('{"subject": "Add made.txt", "body": ""}'), when="Write the message")
+    for flags, message in ((("--message", "By hand"), "By hand"), ((), "Add made.txt")):
+        done = clinvk.run("--worktree", "make it", "-w", str(repository.path))
+        assert done.returncode == 0, done.stderr
+        (session,) = clinvk.json(views.SessionList, "sessions", "list", "--limit", "1").sessions
+        assert session.worktree
+        done = clinvk.run("worktrees", "commit", session.worktree, *flags, "-o", "text")
+        assert done.returncode == 0, done.stderr
+        branch = f"clinvk/{session.worktree}"
+        assert done.stdout.endswith(f" on the branch {branch}\n")
+        assert repository.git("show", "--no-patch", "--format=%an %s", branch) == f"Ana {message}\n"
+    assert repository.worktrees() == []
+    assert repository.git("status", "--porcelain") == ""
+    refused = clinvk.run("worktrees", "commit", "x", "-m", "by hand")
+    assert (refused.returncode, "--message" in refused.stderr) == (1, True)
+
+
 def test_conflicting_apply_exits_with_1_and_changes_nothing(clinvk: Clinvk, repository: Repository) -> None:
     worktree = changed_worktree(repository)
     repository.write("a.txt", "three\n")

@@ -157,3 +157,143 @@ async def test_directories_of_a_key_are_checked_against_the_project(scripted: Sc
         (repository.path.parent / "other").mkdir()
         refused = await server.prompt(workdir=str(repository.path.parent / "other"), isolation="worktree")
     assert refused.json()["code"] == "directory_not_allowed"
+
+
+async def committed(server: LiveServer, session: JSON, message: str = "Add a file\n\nBecause.") -> JSON:
+    answer = await server.client.post(f"/api/v1/worktrees/{session['worktree']}/commit", json={"message": message})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def changes(server: LiveServer, session: JSON, **query: str) -> httpx.Response:
+    return await server.client.get(f"/api/v1/sessions/{session['id']}/changes", params=query)
+
+
+@pytest.fixture
+def author(repository: Repository) -> Repository:
+    """The repository, whose own settings name the author of commits."""
+    repository.git("config", "user.name", "Ana")
+    repository.git("config", "user.email", "ana@example.com")
+    return repository
+
+
+async def test_commit_keeps_the_branch_from_which_the_next_turn_continues(
+    scripted: Scripted, author: Repository
+) -> None:
+    hook = author.write(".git/hooks/pre-commit", f"#!/bin/sh\ntouch {author.home}/hooked\n")
+    hook.chmod(0o755)
+    async with serving(scripted.env) as server:
+        session = await begun(server, author.path / "sub")
+        done = await committed(server, session)
+        branch = f"clinvk/{session['worktree']}"
+        assert (done["branch"], done["files"]) == (branch, [{"path": "sub/one.txt", "change": "added"}])
+        shown = author.git("show", "--no-patch", "--format=%H %an <%ae>%n%B", branch).strip()
+        assert shown == f"{done['commit']} Ana <ana@example.com>\nAdd a file\n\nBecause."
+        assert author.git("diff", "--name-only", "main", branch) == "sub/one.txt\n"
+        assert author.worktrees() == []
+        await prompt(server, prompt="again", session_id=session["id"])
+        directory = Path(str(session["working_dir"]))
+        assert {path.name for path in directory.iterdir()} == {"inner.txt", "one.txt", "two.txt"}
+        shown = (await changes(server, session)).json()
+        assert [file["path"] for file in shown["files"]] == ["sub/two.txt"]
+        assert (await end(server, session, "discard")).status_code == 200
+    assert author.git("rev-parse", branch).strip() == done["commit"]
+    assert author.git("status", "--porcelain") == ""
+    assert not (author.home / "hooked").exists()
+
+
+async def test_commit_follows_the_commits_of_the_agent(scripted: Scripted, author: Repository) -> None:
+    async with serving(scripted.env) as server:
+        session = await begun(server, author.path)
+        directory = Path(str(session["working_dir"]))
+        author.git("add", "--all", cwd=directory)
+        author.git("commit", "--quiet", "--message=by the agent", cwd=directory)
+        await prompt(server, prompt="again", session_id=session["id"])
+        done = await committed(server, session)
+    log = author.git("log", "--format=%s", str(done["commit"])).split("\n")
+    assert log[:2] == ["Add a file", "by the agent"]
+
+
+@pytest.mark.parametrize(
+    ("case", "detail"), [("message", "message is empty"), ("unchanged", "no changes"), ("author", "not committed")]
+)
+async def test_commit_that_cannot_be_made_changes_nothing(
+    scripted: Scripted, repository: Repository, case: str, detail: str
+) -> None:
+    if case == "unchanged":
+        scripted.play(claude_says("x", session=HANDLE))
+    if case == "author":
+        repository.git("config", "user.useConfigOnly", "true")
+        (repository.home / ".gitconfig").write_text("[user]\nuseConfigOnly = true\n")
+    async with serving(scripted.env) as server:
+        session = await begun(server, repository.path)
+        url = f"/api/v1/worktrees/{session['worktree']}/commit"
+        answer = await server.client.post(url, json={"message": " " if case == "message" else "x"})
+    assert answer.status_code == 400, answer.text
+    assert detail in answer.json()["detail"]
+    assert Path(str(session["working_dir"])).exists()
+
+
+async def test_agent_proposes_a_commit_message(scripted: Scripted, author: Repository) -> None:
+    answer = '{"subject": "Add one.txt", "body": "The test needs the file."}'
+    scripted.play(claude_says(answer, session=HANDLE), when="Write the message")
+    async with serving(scripted.env) as server:
+        session = await begun(server, author.path)
+        url = f"/api/v1/worktrees/{session['worktree']}/message"
+        message = (await server.client.post(url, timeout=30)).json()["message"]
+        listed = (await server.client.get("/api/v1/sessions")).json()
+    assert message == "Add one.txt\n\nThe test needs the file."
+    assert listed["total"] == 1
+    assert b"one.txt" in (scripted.calls()[-1].stdin or b"")
+
+
+async def test_changes_of_a_worktree_are_shown_since_a_turn(scripted: Scripted, repository: Repository) -> None:
+    repository.write(".gitignore", "*.log\n")
+    repository.commit()
+    scripted.play([touch(Path("noise.log")), touch(Path("two.txt")), *claude_says("y", session=HANDLE)], when="again")
+    async with serving(scripted.env) as server:
+        session = await begun(server, repository.path)
+        Path(str(session["working_dir"]), "one.txt").write_text("1\n2\n")
+        second = await prompt(server, prompt="again", session_id=session["id"])
+        whole = (await changes(server, session)).json()
+        since = (await changes(server, session, since=str(second["run_id"]))).json()
+        unknown = await changes(server, session, since="f" * 32)
+        first = repository.git("rev-parse", "HEAD")
+    one = {"path": "one.txt", "status": "added", "added": 2, "removed": 0}
+    two = {"path": "two.txt", "status": "added", "added": 0, "removed": 0}
+    assert whole["files"] == [one, two]
+    assert "+++ b/one.txt" in whole["diff"]
+    assert (whole["diff_is_cut"], whole["since"], whole["worktree"]) == (False, None, session["worktree"])
+    assert whole["branch"] == f"clinvk/{session['worktree']}"
+    assert since["files"] == [two]
+    assert "one.txt" not in since["diff"]
+    assert since["since"] == second["run_id"]
+    assert (unknown.status_code, unknown.json()["field"]) == (400, "since")
+    assert repository.git("rev-parse", "HEAD") == first
+
+
+async def test_changes_outside_of_a_repository_are_refused(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x", session=HANDLE))
+    async with serving(scripted.env) as server:
+        answer = await prompt(server, workdir=str(tmp_path))
+        refused = await changes(server, {"id": answer["session_id"]})
+    assert refused.status_code == 400
+    assert "is in no git repository" in refused.json()["detail"]
+
+
+async def test_changes_of_another_session_are_those_not_committed(scripted: Scripted, repository: Repository) -> None:
+    repository.write("kept.txt", "changed\n")
+    async with serving(scripted.env, blocked_workdir_prefixes=(str(repository.path / "secret"),)) as server:
+        answer = await prompt(server, workdir=str(repository.path / "sub"))
+        repository.write("secret/key", "s")
+        session: JSON = {"id": answer["session_id"]}
+        shown = (await changes(server, session)).json()
+        refused = await changes(server, session, since=str(answer["run_id"]))
+    assert shown["files"] == [
+        {"path": "kept.txt", "status": "modified", "added": 1, "removed": 1},
+        {"path": "sub/one.txt", "status": "added", "added": 0, "removed": 0},
+    ]
+    assert (shown["branch"], shown["worktree"]) == ("main", None)
+    assert "key" not in shown["diff"]
+    assert (refused.status_code, refused.json()["field"]) == (400, "since")
+    assert repository.git("status", "--porcelain") == " M kept.txt\n?? secret/\n?? sub/one.txt\n"

@@ -56,7 +56,7 @@ async def test_all_examples_work_outside_a_repository(tmp_path: Path) -> None:
         session = (await server.prompt()).json()["session_id"]
         for path, operations in json.loads(document(BACKENDS))["paths"].items():
             for method, operation in operations.items():
-                if "interactions" in path:  # nothing waits for an answer
+                if "interactions" in path or "worktrees" in path:  # nothing waits for an answer, or has a worktree
                     continue
                 content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
                 for name, example in content.get("examples", {}).items():

@@ -99,6 +99,8 @@ class Gateway:
             case "events":
                 assert isinstance(app, LiveEventsEndpoint)
                 wrapped = app._replace(run_events=partial(self._run, app.run_events, str))
+            case "session":
+                wrapped = self._session
             case "worktree":
                 wrapped = self._worktree
             case "worktrees":
@@ -177,11 +179,18 @@ class Gateway:
                 return
         await app(scope, receive, send)
 
+    async def _session(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request for the directory of a session to the node of the session."""
+        node = (await self._services.store.session(scope["path_params"]["id"])).node
+        await self._pass_on(Target(node), b"", scope, receive, send, _no_error)
+
     async def _worktree(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request for a worktree to the node that has the worktree; without one, any node reports that."""
         nodes = {item.id: node for node, item in await self._worktrees(scope)}
         found = folders.match(nodes, scope["path_params"]["id"])
-        await self._pass_on(Target(nodes[found] if found else ""), b"", scope, receive, send, _no_error)
+        has_body = "content-type" in headers_of(scope)
+        body = await read_json(scope, receive, self._services.settings.server) if has_body else b""
+        await self._pass_on(Target(nodes[found] if found else ""), body, scope, receive, send, _no_error)
 
     async def _list_worktrees(self, scope: Scope, receive: Receive, send: Send) -> None:
         """List the worktrees of all nodes."""

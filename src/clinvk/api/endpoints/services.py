@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-Owner = Literal["store", "prompt", "batch", "run", "response", "events", "worktree", "worktrees"]
+Owner = Literal["store", "prompt", "batch", "session", "run", "response", "events", "worktree", "worktrees"]
 """How a gateway of a cluster finds the node that has what a request is about; `store` asks no node."""
 
 

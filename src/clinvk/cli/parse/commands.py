@@ -100,6 +100,7 @@ COMMANDS = {
     "worktrees list": Command("admin.worktrees:list_all", flag_types.WorktreesFlags, common=_PLACE),
     "worktrees show": Command("admin.worktrees:show", flag_types.WorktreeShowFlags, ("ID",)),
     "worktrees apply": Command("admin.worktrees:apply", flag_types.ApplyFlags, ("ID",), _CHANGE),
+    "worktrees commit": Command("prompt.commit:commit", flag_types.CommitFlags, ("ID",), _CHANGE),
     "worktrees discard": Command("admin.worktrees:discard", flag_types.DeleteFlags, ("ID...",), _CHANGE),
     "serve": Command("admin.serve:serve", flag_types.ServeFlags, common=_SERVE),
     "worker": Command("admin.serve:work", flag_types.WorkerFlags, common=_SERVE),

@@ -303,6 +303,12 @@ class ApplyFlags(JsonFlags):
     keep: Annotated[bool, Flag("do not remove the worktree")] = False
 
 
+class CommitFlags(JsonFlags):
+    """The flags of `worktrees commit`."""
+
+    message: Annotated[str | None, Flag("commit message (default: the agent proposes one)", "TEXT")] = None
+
+
 class OrchestrationFlags(JsonFlags):
     """The flags that `parallel`, `chain` and `compare` share."""
 

@@ -7,9 +7,10 @@ first index, and works in a temporary git directory, which also takes the new ob
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees.folders import Worktree, remove_tree
@@ -20,8 +21,23 @@ from clinvk.types.orchestration import Alteration, ChangedFile
 
 _CHANGES: dict[bytes, Alteration] = {b"A": "added", b"M": "modified", b"D": "deleted", b"T": "type-changed"}
 _REPOSITORY = b"160000"
-_DIFF = ("diff-index", "--cached", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
-_PATCH = (*_DIFF, "-p", "--binary", "--full-index", "-M", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+_TEXT_BYTES = 1024 * 1024
+DIFF = ("diff-index", "--cached", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
+_PATCH = (*DIFF, "-p", "--binary", "--full-index", "-M", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+
+
+class FileChange(NamedTuple):
+    """A changed file: path, the letter of git such as `A` for added, and lines, or None in binary files."""
+
+    path: str
+    letter: str
+    added: int | None
+    deleted: int | None
+
+    @property
+    def change(self) -> Alteration:
+        """What happened to the file."""
+        return _CHANGES.get(self.letter.encode(), "modified")
 
 
 class TreeDiff:
@@ -34,11 +50,14 @@ class TreeDiff:
         patch: the file that `write_patch` writes.
     """
 
-    def __init__(self, git: Git, base: str, folder: Path, raw: bytes, warnings: list[str]) -> None:
+    def __init__(
+        self, git: Git, base: str, folder: Path, raw: bytes, warnings: list[str], paths: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.patch = folder / "patch"
         self._git = git
         self._base = base
+        self._paths = paths
         fields = raw.split(b"\0")  # of `--raw -z`: the modes, the objects and a letter, NUL, the name, NUL
         changes = [about[1:].split(b" ") for about in fields[:-1:2]]
         self.files = tuple(
@@ -58,11 +77,34 @@ class TreeDiff:
     async def write_patch(self) -> bool:
         """Write the complete patch to `patch`; if git cannot (e.g. for files of several GB), warn and return False."""
         try:
-            await self._git.out(*_PATCH, f"--output={self.patch}", self._base, "--")
+            await self._git.out(*_PATCH, f"--output={self.patch}", self._base, "--", *self._paths)
         except GitFailed as exc:
             self.warnings = (*self.warnings, f"there is no diff: {exc.message}")
             return False
         return True
+
+    async def text(self, max_bytes: int = _TEXT_BYTES) -> tuple[str, bool]:
+        """Return the patch, cut after whole lines, and whether the patch is cut."""
+        text, size = b"", 0
+        if self.files and await self.write_patch():
+            text, size = await asyncio.to_thread(_head, self.patch, max_bytes)
+        return text.decode(errors="replace"), len(text) < size
+
+    async def counted(self) -> list[FileChange]:
+        """Return the changed files with the numbers of lines."""
+        flags = ("--raw", "--numstat", "-z", "--no-renames")
+        return parse_changes(await self._git.out(*DIFF, *flags, self._base, "--", *self._paths))
+
+    async def tree(self) -> str:
+        """Store the files as a tree, and return the hash."""
+        return (await self._git.out("write-tree")).decode().strip()
+
+    async def commit(self, parent: str, message: str) -> str:
+        """Commit the files after `parent`, and return the commit, or `parent` if that has the same files."""
+        tree = await self.tree()
+        if tree == (await self._git.out("rev-parse", f"{parent}^{{tree}}")).decode().strip():
+            return parent
+        return (await self._git.out("commit-tree", tree, "-p", parent, stdin=message.encode())).decode().strip()
 
     async def restore(self) -> None:
         """Restore the files after a check; allowed only without warnings. Ignored files stay unchanged.
@@ -77,8 +119,12 @@ class TreeDiff:
 
 
 @asynccontextmanager
-async def difference(git: Git, worktree: Worktree, admin: Path) -> AsyncGenerator[TreeDiff]:
-    """Compare a worktree with its base commit; `admin` is the folder of its records in the repository.
+async def difference(
+    git: Git, worktree: Worktree, admin: Path, base: str = "", **variables: str
+) -> AsyncGenerator[TreeDiff]:
+    """Compare a worktree with a tree, by default that of its base commit.
+
+    `admin` is the folder of its records in the repository; `variables` say where git stores and finds objects.
 
     Raises:
         ClinvkError: git failed.
@@ -88,10 +134,11 @@ async def difference(git: Git, worktree: Worktree, admin: Path) -> AsyncGenerato
         settings = await git.at(worktree.root, {}, GIT_DIR=str(admin), GIT_WORK_TREE=worktree.root).settings()
         dirs = GitDirs(worktree.common, str(admin), settings)
         await finish_thread(asyncio.to_thread(_prepare, folder, dirs, worktree.base), "copying an index")
-        files = for_files(git, folder / "git", dirs, worktree.root)
+        files = for_files(git, folder / "git", dirs, worktree.root, **variables)
         warnings = await _add(files, worktree, settings.is_sparse, await _forced(files, worktree, admin))
-        raw = await files.out(*_DIFF, "--raw", "-z", "--no-renames", worktree.base, "--")
-        yield TreeDiff(files, worktree.base, folder, raw, warnings)
+        base = base or worktree.base
+        raw = await files.out(*DIFF, "--raw", "-z", "--no-renames", base, "--")
+        yield TreeDiff(files, base, folder, raw, warnings)
     finally:
         await finish_thread(asyncio.to_thread(remove_tree, folder), f"removing {str(folder)!r}")
 
@@ -119,7 +166,7 @@ async def _forced(git: Git, worktree: Worktree, admin: Path) -> bytes:
     """Return the names of files in the agent's index; an agent may have added ignored files on purpose."""
     own = {"GIT_INDEX_FILE": str(admin / "index")}
     try:
-        added = await git.out(*_DIFF, "--name-only", "-z", "--diff-filter=A", worktree.base, "--", env=own)
+        added = await git.out(*DIFF, "--name-only", "-z", "--diff-filter=A", worktree.base, "--", env=own)
     except GitFailed:  # the agent broke its index
         return b""
     return await asyncio.to_thread(_existing, os.fsencode(worktree.root), added)
@@ -134,3 +181,26 @@ def _existing(root: bytes, names: bytes) -> bytes:
         if name and os.path.realpath(folder) == folder and (os.path.islink(path) or os.path.isfile(path)):
             existing += name + b"\0"
     return existing
+
+
+def _head(file: Path, limit: int) -> tuple[bytes, int]:
+    """Return the beginning of a file, in whole lines, and the size of the file."""
+    with file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        read = stream.read(limit)
+    return (read if size <= limit else read[: read.rfind(b"\n") + 1]), size
+
+
+def parse_changes(output: bytes) -> list[FileChange]:
+    """Parse the output for `--raw --numstat -z`: letter and path of each file, then lines, separated by tabs."""
+    letters: dict[str, str] = {}
+    found: list[FileChange] = []
+    fields = iter(os.fsdecode(output).split("\0"))
+    for field in fields:
+        if field.startswith(":"):
+            letters[next(fields)] = field[-1]
+        elif field:
+            added, deleted, path = field.split("\t", 2)
+            lines = [int(count) if count.isdigit() else None for count in (added, deleted)]
+            found.append(FileChange(path, letters.get(path, "M"), *lines))
+    return found

@@ -8,6 +8,7 @@
         work             shared: an agent at work that the worktree was not made for; exclusive: removal and `apply`
         worktree.json    the fields of `Worktree`, never changed
         kept             exists once the worktree was kept after its agent had ended
+        turns/, objects/ the trees at the beginning of the turns of a session, by run
         index            git's index as the worktree started; exists once the worktree is complete
         removing         the same file during removal; `removing-all` if the commits are removed as well
         NAME/            the worktree, named like the repository's folder
@@ -38,6 +39,8 @@ _RECORD = "worktree.json"
 _KEPT = "kept"
 _INDEX = "index"
 _REMOVING = {False: "removing", True: "removing-all"}
+_TURNS = "turns"
+_OBJECTS = "objects"
 _LOCK = "lock"
 _WORK = "work"
 
@@ -166,6 +169,26 @@ class WorktreeFolders:
         if not self.is_ready(id_):
             raise InvalidRequest(f"worktree {id_} is being removed: no agent can work in it any more", "workdir")
         return lock
+
+    def objects(self, id_: str) -> str:
+        """Return the folder with the objects of the trees of turns."""
+        return str(self.path / id_ / _OBJECTS)
+
+    def add_turn(self, id_: str, run_id: str, tree: str) -> None:
+        """Record the tree at the beginning of the turn of a run. Raises `OSError`."""
+        (self.path / id_ / _TURNS).mkdir(mode=0o700, exist_ok=True)
+        (self.path / id_ / _TURNS / run_id).write_text(tree)
+
+    def tree_of_turn(self, id_: str, run_id: str) -> str:
+        """Return the tree at the beginning of the turn of a run.
+
+        Raises:
+            InvalidRequest: the worktree has no such turn.
+        """
+        try:
+            return (self.path / id_ / _TURNS / run_id).read_text()
+        except OSError as exc:
+            raise InvalidRequest(f"no turn of run {run_id!r} has begun in worktree {id_}", "since") from exc
 
     def lock_home(self, name: str) -> FileLock | None:
         """Take `.lock` or `.apply`, or return None if another clinvk has the lock.

@@ -38,6 +38,7 @@ _DATA = re.compile(
     rb"|longpaths|trustctime|checkstat|preloadindex|untrackedcache|bigfilethreshold|sparsecheckout|sparsecheckoutcone"
     rb"|excludesfile|attributesfile|logallrefupdates|sharedrepository)"
     rb"|index\.(?:sparse|version|threads|skiphash)|feature\.manyfiles|checkout\.(?:workers|thresholdforparallelism)"
+    rb"|(?:user|author|committer)\.(?:name|email)"
     rb"|lfs\.(?:url|fetchinclude|fetchexclude|skipdownloaderrors)|remote\..*\.url",
     re.DOTALL,
 )
@@ -130,6 +131,8 @@ class Settings(NamedTuple):
 class Git:
     """git in one directory, with `settings` that override those in files, and variables as `GIT_DIR`.
 
+    `folder` is the git directory if it was given.
+
     git starts in the current directory of clinvk: git 2.35 and later never remove the directory that they start in.
     """
 
@@ -144,6 +147,7 @@ class Git:
         self._spawner = spawner
         self._environ = environ
         self._directory = directory
+        self.folder = Path(variables.get("GIT_DIR", ""))
         self._env = {**environment(environ), **_VARIABLES, **variables, **_configured({**settings, **_FIXED})}
 
     def at(self, directory: str, settings: Mapping[bytes, bytes], **variables: str) -> "Git":

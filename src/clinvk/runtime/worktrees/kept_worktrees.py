@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import asdict
@@ -12,7 +12,12 @@ from msgspec.structs import asdict
 from clinvk.file_locks import FileLock
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees import repository
+from clinvk.runtime.worktrees.diff import FileChange
 from clinvk.runtime.worktrees.folders import Worktree, match, no_worktree
+from clinvk.runtime.worktrees.git import branch_of
+from clinvk.runtime.worktrees.private_git import quoted
+from clinvk.runtime.worktrees.repository import SourceCheck
+from clinvk.runtime.worktrees.tree_changes import uncommitted
 from clinvk.runtime.worktrees.worktrees import REMOVE_TIMEOUT_S, Worktrees, wait_for_lock
 from clinvk.types.errors import ClinvkError, InvalidRequest, WorktreeNotFound
 from clinvk.types.orchestration import ChangedFile
@@ -57,6 +62,25 @@ class WorktreeApplied(msgspec.Struct, frozen=True, kw_only=True):
     removed: bool
     dry_run: bool
     warnings: tuple[str, ...] = ()
+
+
+class WorktreeCommitted(msgspec.Struct, frozen=True, kw_only=True):
+    """The commit of a worktree's changes on its branch. The worktree was removed."""
+
+    id: str
+    repository: str
+    branch: str
+    commit: str
+    files: tuple[ChangedFile, ...]
+
+
+class TreeChanges(NamedTuple):
+    """What has changed in a tree; the diff may be cut."""
+
+    files: Sequence[FileChange]
+    diff: str
+    is_cut: bool
+    branch: str | None
 
 
 class KeptWorktrees(Worktrees):
@@ -136,6 +160,55 @@ class KeptWorktrees(Worktrees):
             id=id_, repository=top, files=diff.files, removed=removed, dry_run=dry_run, warnings=diff.warnings
         )
 
+    async def commit(self, id_: str, message: str) -> WorktreeCommitted:
+        """Commit all changes of a worktree on its branch, which stays in the repository, and remove the worktree.
+
+        Raises:
+            InvalidRequest: the message is empty, the worktree is in use or unchanged, or the changes cannot be
+                committed whole; nothing was changed.
+            ClinvkError: git failed.
+        """
+        if not message.strip():
+            raise InvalidRequest("message is empty", "message")
+        async with self._unused(id_) as worktree:
+            if await asyncio.to_thread(self._folders.removal, id_) is not None:
+                raise InvalidRequest(f"worktree {id_} is being removed; run clinvk worktrees list to finish")
+            objects = os.path.join(worktree.common, "objects")
+            async with self._difference(worktree, GIT_OBJECT_DIRECTORY=objects) as diff:
+                if diff.warnings:
+                    raise InvalidRequest(f"worktree {id_} cannot be committed whole: {diff.warnings[0]}")
+                commit = await repository.commit(self._git(worktree.root), diff, worktree, f"{message.strip()}\n")
+            await self._discard(worktree, with_commits=False)
+        return WorktreeCommitted(
+            id=id_, repository=worktree.repository, branch=worktree.branch, commit=commit, files=diff.files
+        )
+
+    async def changes(self, id_: str, since: str = "") -> TreeChanges:
+        """Return what has changed in a worktree, also while an agent works, since the turn of the run `since`.
+
+        Without `since`, return all changes.
+
+        Raises:
+            WorktreeNotFound: there is no such worktree.
+            InvalidRequest: the state at the beginning of the turn is not known.
+            ClinvkError: git failed.
+        """
+        worktree = await asyncio.to_thread(self._folders.read, id_)
+        if worktree is None:
+            raise no_worktree(id_)
+        tree = await asyncio.to_thread(self._folders.tree_of_turn, id_, since) if since else ""
+        variables = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": quoted(self._folders.objects(id_))} if since else {}
+        async with self._difference(worktree, tree, **variables) as diff:
+            return TreeChanges(await diff.counted(), *await diff.text(), worktree.branch)
+
+    async def uncommitted(self, directory: str, check_source: SourceCheck) -> TreeChanges:
+        """Return the uncommitted changes in the repository around a directory. Raise the errors of `uncommitted`."""
+        git, place = self._git(directory), str(self._folders.path)
+        await asyncio.to_thread(os.makedirs, place, mode=0o700, exist_ok=True)
+        async with uncommitted(git, directory, place, check_source) as diff:
+            branch = await asyncio.to_thread(branch_of, directory)
+            return TreeChanges(await diff.counted(), *await diff.text(), branch)
+
     async def discard(self, *ids: str, dry_run: bool = False) -> None:
         """Remove worktrees with branches and commits; with `dry_run` only check whether a worktree is in use.
 
@@ -149,10 +222,8 @@ class KeptWorktrees(Worktrees):
             for worktree in () if dry_run else worktrees:
                 await self._discard(worktree)
 
-    async def _discard(self, worktree: Worktree) -> None:
-        await finish_thread(
-            self._remove(worktree, with_commits=True), f"removing worktree {worktree.id}", REMOVE_TIMEOUT_S
-        )
+    async def _discard(self, worktree: Worktree, with_commits: bool = True) -> None:
+        await finish_thread(self._remove(worktree, with_commits), f"removing worktree {worktree.id}", REMOVE_TIMEOUT_S)
 
     @asynccontextmanager
     async def _unused(self, id_: str) -> AsyncGenerator[Worktree]:

@@ -118,7 +118,9 @@ def _create(folder: Path, dirs: GitDirs, ref_storage: str, head: bytes) -> None:
     lines += [f"{name} = {value}" for name, value in extensions.items() if value in _FORMATS]
     os.makedirs(folder, mode=0o700)
     (folder / "objects" / "info").mkdir(parents=True)
-    (folder / "objects" / "info" / "alternates").write_bytes(_quoted(os.path.join(dirs.common, "objects")))
+    (folder / "objects" / "info" / "alternates").write_bytes(
+        os.fsencode(quoted(os.path.join(dirs.common, "objects")) + "\n")
+    )
     (folder / "config").write_text("\n".join(lines) + "\n")
     (folder / "HEAD").write_bytes(head)
 
@@ -151,6 +153,6 @@ async def _made(place: str, fill: Callable[[Path], None]) -> AsyncGenerator[Path
         await finish_thread(remove, f"removing {str(folder)!r}")
 
 
-def _quoted(path: str) -> bytes:
+def quoted(path: str) -> str:
     """Quote a path as a C string, as git reads it in a list of alternates."""
-    return os.fsencode('"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"\n')
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -16,7 +16,7 @@ from clinvk.runtime.process.waiting import Lookups, finish_thread
 from clinvk.runtime.worktrees.diff import TreeDiff
 from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTimedOut, on_one_line
-from clinvk.runtime.worktrees.private_git import NO_COMMIT, GitDirs, private_git
+from clinvk.runtime.worktrees.private_git import NO_COMMIT, GitDirs, private_git, private_refs
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
 _SUBMODULE = b"160000"
@@ -88,7 +88,7 @@ async def origin(git: Git, directory: str, place: str, check_source: SourceCheck
         head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     base = head.stdout.decode().strip()
     async with private_git(git, dirs, place, top, base or NO_COMMIT) as files:
-        blocked = await _blocked_paths(files, top, dirs, check_source) if check_source else ()
+        blocked = await blocked_paths(files, top, dirs, check_source) if check_source else ()
         if head.exit_code:
             raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
         listed = await files.out("ls-tree", "-r", "-z", "--full-tree", base)
@@ -122,7 +122,7 @@ async def origin(git: Git, directory: str, place: str, check_source: SourceCheck
     return Origin(worktree, left_out, dirs)
 
 
-async def _blocked_paths(git: Git, top: str, dirs: GitDirs, check_source: SourceCheck) -> Sequence[str]:
+async def blocked_paths(git: Git, top: str, dirs: GitDirs, check_source: SourceCheck) -> Sequence[str]:
     """Check all directories that files of a worktree come from; return the blocked paths in the tree.
 
     A path is blocked if it is blocked in any tree that may own the files.
@@ -161,6 +161,28 @@ def _stores(common: str, alternates: Sequence[str]) -> Iterator[str]:
     for objects in (os.path.join(common, "objects"), *alternates):
         yield os.path.realpath(objects)
         yield from (os.path.realpath(entry) for entry in os.scandir(objects) if entry.is_symlink())
+
+
+async def commit(git: Git, diff: TreeDiff, worktree: Worktree, message: str) -> str:
+    """Commit the changes of a worktree on its branch, after the commits of the agent, and return the commit.
+
+    Raises:
+        InvalidRequest: there are no changes, or git cannot make the commit.
+        ClinvkError: git failed.
+    """
+    common, ref = worktree.common, f"refs/heads/{worktree.branch}"
+    settings = await git.at(common, {}, GIT_DIR=common).settings()
+    async with private_refs(git, GitDirs(common, common, settings), worktree.folder) as refs:
+        tip = await refs.run("rev-parse", "--verify", "--quiet", ref)
+        parent = tip.stdout.decode().strip() or worktree.base
+        try:
+            made = await diff.commit(parent, message)
+        except GitFailed as exc:  # e.g. git knows no author
+            raise InvalidRequest(f"worktree {worktree.id} was not committed: {exc.message}") from exc
+        if made == worktree.base:
+            raise InvalidRequest(f"worktree {worktree.id} has no changes to commit")
+        await refs.out("update-ref", "-m", "clinvk worktrees commit", ref, made)
+    return made
 
 
 async def _uncommitted(git: Git, blocked: Sequence[str]) -> str:

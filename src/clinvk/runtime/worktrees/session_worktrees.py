@@ -6,6 +6,7 @@ worktree if there is one, else from HEAD of the repository.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,11 +15,16 @@ from typing import NamedTuple
 
 from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.git import ISOLATION
+from clinvk.runtime.worktrees.private_git import quoted
 from clinvk.runtime.worktrees.repository import SourceCheck
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest, NotResumable
 from clinvk.types.record import Session, worktree_of
 from clinvk.types.request import RunRequest
+
+logger = logging.getLogger(__name__)
+
+_RECORD_TIMEOUT_S = 20.0
 
 
 class SessionWorktree(NamedTuple):
@@ -96,5 +102,20 @@ class SessionWorktrees(Worktrees):
         """
         await self.ensure(directory, project, check_source)
         async with self.used(directory):
-            await asyncio.to_thread(self._folders.keep, worktree_of(directory) or "")
+            id_ = worktree_of(directory) or ""
+            await asyncio.to_thread(self._folders.keep, id_)
+            await self._record_turn(id_, run_id)
             yield
+
+    async def _record_turn(self, id_: str, run_id: str) -> None:
+        """Store the files at the beginning of a turn. Without that, nothing shows what the turn has changed."""
+        try:
+            worktree = await asyncio.to_thread(self._folders.read, id_)
+            assert worktree, "an agent works there"
+            objects, alternate = self._folders.objects(id_), quoted(os.path.join(worktree.common, "objects"))
+            await asyncio.to_thread(os.makedirs, objects, exist_ok=True)
+            variables = {"GIT_OBJECT_DIRECTORY": objects, "GIT_ALTERNATE_OBJECT_DIRECTORIES": alternate}
+            async with asyncio.timeout(_RECORD_TIMEOUT_S), self._difference(worktree, **variables) as diff:
+                await asyncio.to_thread(self._folders.add_turn, id_, run_id, await diff.tree())
+        except (ClinvkError, OSError, TimeoutError) as exc:
+            logger.warning("the changes of run %s cannot be shown alone: %s", run_id, exc)

@@ -134,12 +134,10 @@ class Worktrees:
         async with self._difference(worktree) as diff:
             if keep := diff.is_changed:
                 self._changed.add(worktree.id)
-            text, size = b"", 0
-            if diff.files and await diff.write_patch():
-                text, size = await asyncio.to_thread(_head, diff.patch, max_diff_bytes)
+            text, is_cut = await diff.text(max_diff_bytes)
         return Change(
-            diff=text.decode(errors="replace"),
-            is_cut=len(text) < size,
+            diff=text,
+            is_cut=is_cut,
             files=diff.files,
             branch=worktree.branch,
             path=worktree.path,
@@ -261,8 +259,8 @@ class Worktrees:
             yield
 
     @asynccontextmanager
-    async def _difference(self, worktree: Worktree) -> AsyncGenerator[TreeDiff]:
-        """Compare a worktree with the base commit. After a timeout of git, fail at once.
+    async def _difference(self, worktree: Worktree, base: str = "", **variables: str) -> AsyncGenerator[TreeDiff]:
+        """Compare a worktree as `difference` does. After a timeout of git, fail at once.
 
         Raises:
             ClinvkError: git failed, or the repository does not know the worktree any more.
@@ -273,7 +271,7 @@ class Worktrees:
         if admin is None or not await asyncio.to_thread(os.path.isdir, worktree.root):
             raise ClinvkError(f"{worktree.repository} knows no worktree {worktree.root!r} any more")
         try:
-            async with difference(self._git(worktree.root), worktree, admin) as diff:
+            async with difference(self._git(worktree.root), worktree, admin, base, **variables) as diff:
                 yield diff
         except GitTimedOut as exc:
             self._timed_out[worktree.id] = exc.message
@@ -291,14 +289,6 @@ async def wait_for_lock(acquire: Callable[[], FileLock | None], timeout_s: float
         if lock or time.monotonic() > deadline:
             return lock
         await asyncio.sleep(_RETRY_AFTER_S)
-
-
-def _head(file: Path, limit: int) -> tuple[bytes, int]:
-    """Return the beginning of a file, in whole lines, and the size of the file."""
-    with file.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        read = stream.read(limit)
-    return (read if size <= limit else read[: read.rfind(b"\n") + 1]), size
 
 
 async def run_check(
