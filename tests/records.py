@@ -63,7 +63,8 @@ async def turn(
     if of:
         of = replace(of, backend_session_id="handle", turn_count=of.turn_count + 1)
     await store.update(replace(record, state="running", started_at=AT), of)
-    ended = replace(record, state="finished", ended_at=AT + 1, started_at=AT, usage=Usage(3, 2), output="a parser")
+    output = record.output or "a parser"
+    ended = replace(record, state="finished", ended_at=AT + 1, started_at=AT, usage=Usage(3, 2), output=output)
     if of:
         of = replace(of, status="completed", token_usage=of.token_usage + Usage(3, 2))
     await store.end(ended, of, events)

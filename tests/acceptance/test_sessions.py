@@ -98,6 +98,9 @@ class TestList:
         assert listed(clinvk, "--tag", "work") == [elsewhere]
         assert listed(clinvk, "--search", "strasse") == [elsewhere]
         assert listed(clinvk, "--status", "failed") == [failed]
+        assert listed(clinvk, "--search", "answ", "-b", "codex") == [codex]
+        found = clinvk.run("sessions", "search", "answer", "other").stdout.splitlines()
+        assert (found[0].split()[-2:], found[1].endswith("other  other the answer")) == (["TITLE", "MATCH"], True)
         found = clinvk.run("sessions", "search", "ist", "die").stdout
         assert (found.count("\n"), found.splitlines()[1][:8]) == (2, elsewhere[:8])
         assert clinvk.run("sessions", "search", "strasse", "-b", "codex").stderr == "clinvk: no sessions match\n"

@@ -637,6 +637,111 @@ async def test_any_text_can_be_stored_and_searched(store: SessionStore) -> None:
         assert given.id in await ids_of(store, text=text)
 
 
+TEXTS = {
+    "parser": ("Explain the foo_bar.baz of the parser", "Use `--dry-run`, or call __init__."),
+    "german": ("Wo ist die STRASSE?", "Die Straße ist über dem Fluß."),
+    "russian": ("Привет, мир", "naïve café"),
+    "chinese": ("请解释解析器的代码", "日本語の検索"),
+    "syntax": ('a "quoted" AND NEAR(x, 2) OR -minus col:value', "100% of star* and ^caret (paren) 'apostrophe'"),
+}
+
+FOUND: list[tuple[str, str]] = [
+    ("explain foo", "parser"),
+    ("parser explain", "parser"),
+    ("foo_bar.baz", "parser"),
+    ("bar_foo", ""),
+    ("FOO.BAR", "parser"),
+    ("foo_bar.b", "parser"),
+    ("expl parser", ""),
+    ("--dry-run", "parser"),
+    ("--dry", "parser"),
+    ("__init__", "parser"),
+    ("parser strasse", ""),
+    ("straße fluss", "german"),
+    ("ÜBER", "german"),
+    ("привет МИ", "russian"),
+    ("NAÏVE café", "russian"),
+    ("解析器", "chinese"),
+    ("検索", "chinese"),
+    ("検日", ""),
+    ('"quoted"', "syntax"),
+    ('"', "syntax"),
+    ("NEAR(x, 2)", "syntax"),
+    ("AND near", "syntax"),
+    ("-minus", "syntax"),
+    ("col:value", "syntax"),
+    ("value:col", ""),
+    ("NOT minus", ""),
+    ("star*", "syntax"),
+    ("(paren", "syntax"),
+    ("^caret", "syntax"),
+    ("'apostrophe' & | !", "syntax"),
+    ("zzz", ""),
+]
+
+
+async def test_search_finds_words_of_prompts_and_answers(store: SessionStore) -> None:
+    given = {name: session(initial_prompt="", title="") for name in TEXTS}
+    given["syntax"] = replace(given["syntax"], title='a "title"')
+    for name, (prompt, output) in TEXTS.items():
+        await turn(store, given[name], prompt=prompt, output=output)
+    await turn(store, prompt="explain without a session")
+    names = {one.id: name for name, one in given.items()}
+    for text, expected in FOUND:
+        page = await store.sessions(SessionQuery(text=text))
+        assert [names[one.id] for one in page.items] == expected.split(), text
+        assert page.total == len(expected.split())
+    for query in ({"backend": "codex"}, {"tag": "t"}, {"archived": True}):
+        assert await ids_of(store, text="parser", **query) == []
+
+
+async def test_match_is_the_text_around_the_words_in_the_newest_turn(store: SessionStore) -> None:
+    given, other = session(initial_prompt=""), session(initial_prompt="", title="the needle")
+    await turn(store, given, prompt="a needle", output="none")
+    newest = await turn(store, given, prompt="x " * 100, output="the\nNeedle-case " + "y " * 100)
+    await turn(store, given, prompt="no more", output="none")
+    await turn(store, other)
+    found = await ids_of(store, text="needle")
+    assert {*found} == {given.id, other.id}
+    matches = await store.matches("needle", found)
+    assert [*matches] == [given.id]
+    assert matches[given.id].run_id == newest.id
+    text = matches[given.id].text
+    assert text.startswith("…x x ")
+    assert "the Needle-case y" in text
+    assert text.endswith("y…")
+    assert len(text) < 220
+    assert await store.matches("needle", []) == await store.matches("!", found) == {}
+
+
+async def test_search_finds_steering_prompts_and_forgets_what_is_deleted(store: SessionStore) -> None:
+    given, kept = session(initial_prompt="", last_used=AT + 1), session(initial_prompt="", last_used=AT + 9)
+    await turn(store, given, prompt="one", steering=(SteeringPrompt("also the lexer", AT, 0),))
+    await turn(store, kept, prompt="the lexer too")
+    assert await ids_of(store, text="lexer") == [kept.id, given.id]
+    assert "lexer" in (await store.matches("lexer", [given.id]))[given.id].text
+    await store.delete(given.id)
+    assert await ids_of(store, text="lexer") == [kept.id]
+    await store.clean(AT + 20)
+    assert await ids_of(store, text="lexer") == []
+
+
+async def test_runs_are_indexed_in_steps_the_newest_first(store: SessionStore) -> None:
+    given = [session(initial_prompt="", last_used=AT + number) for number in range(150)]
+    for number, one in enumerate(given):
+        await turn(store, one, prompt=f"number {number}")
+    steps = 1
+    while await store.index_runs():
+        steps += 1
+    assert steps >= 3
+    assert not await store.index_runs()
+    assert await ids_of(store, text="number", limit=200) == [one.id for one in reversed(given)]
+    large = session(initial_prompt="")
+    await turn(store, large, output="beginning " + "word " * 200_000 + "end")
+    assert await ids_of(store, text="beginning") == [large.id]
+    assert await ids_of(store, text="end") == []
+
+
 # Descriptions, copies, deletion
 
 

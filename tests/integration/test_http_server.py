@@ -30,6 +30,7 @@ from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ConfigError, StoreUnavailable
 from clinvk.types.record import RunRecord, Session
 from polling import until, until_told
+from records import session, turn
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import LiveServer, serving
@@ -463,3 +464,16 @@ async def test_openapi_document_contains_each_route_with_its_methods(scripted: S
     assert {path: methods for path, methods in served_methods.items() if path not in aliases} == reported
     for path, methods in aliases.items():
         assert methods in (reported.get(f"/openai{path}"), reported.get(f"/anthropic{path}"))
+
+
+async def test_runs_of_an_earlier_clinvk_are_indexed_in_the_background() -> None:
+    store, given = MemoryStore(), [session() for _ in range(200)]
+    for number, one in enumerate(given):
+        await turn(store, one, prompt=f"number {number}")
+
+    async def are_indexed() -> bool:
+        return len(await store.matches("number", [one.id for one in given])) == len(given)
+
+    assert not await are_indexed()
+    async with in_background(maintain_store(store, retention_days=0, recover_interval_s=0.01)):
+        await until_told(are_indexed)

@@ -119,6 +119,22 @@ async def test_sessions_can_be_filtered(scripted: Scripted) -> None:
             assert response.json()["total"] == len(found)
 
 
+async def test_search_returns_where_it_found_each_session(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("The needle is here.", session=HANDLE))
+    async with serving(scripted.env) as server:
+        answer = (await server.prompt(prompt="where?", workdir=str(tmp_path))).json()
+        await server.prompt(prompt="the needle, unseen", ephemeral=True)
+        found = (await get(server, "?search=needl")).json()
+        assert [one["match"] for one in found["sessions"]] == [
+            {"run_id": answer["run_id"], "text": "where? The needle is here."}
+        ]
+        assert (await get(server, "?q=needle&backend=claude")).json()["total"] == 1
+        assert [one["match"] for one in (await get(server, "")).json()["sessions"]] == [None]
+        assert "match" not in (await get(server, f"/{answer['session_id']}")).json()
+        await server.client.delete(f"/api/v1/sessions/{answer['session_id']}")
+        assert (await get(server, "?search=needle")).json()["total"] == 0
+
+
 async def test_list_truncates_a_long_prompt_and_the_session_shows_all_of_it(scripted: Scripted) -> None:
     store = await store_of(session(1, initial_prompt="x" * 5000))
     async with serving(scripted.env, store=store) as server:

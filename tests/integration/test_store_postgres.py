@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from acceptance.server import Server
 from clinvk.api.access.key_file import KeyFile, KeyLimits, KeyTable
 from clinvk.api.access.keys import ApiKeys
-from clinvk.store.postgres.database import Database, identity
+from clinvk.store.postgres.database import MIGRATIONS, Database, identity
 from clinvk.store.postgres.postgres import PostgresStore
 from clinvk.store.postgres.turns import PostgresTurns
 from clinvk.store.protocol import RunQuery, SessionQuery
@@ -190,20 +190,19 @@ async def test_killed_processes_lose_nothing_that_they_reported(postgres: Postgr
 
 async def test_database_of_the_first_schema_gets_the_indexes_of_the_current_one(postgres: PostgresServer) -> None:
     query = "SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY indexname"
+    first = min(MIGRATIONS.glob("*.sql")).read_text()
     definitions: list[list[str]] = []
     for is_old in (False, True):
         url = postgres.empty()
-        async with PostgresStore(url) as store:
-            await store.runs(RunQuery())
         if is_old:
             with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(first.encode())
                 connection.execute("DROP INDEX sessions_in_order")
                 connection.execute("CREATE INDEX sessions_in_order ON sessions (last_used DESC, key DESC)")
-                connection.execute("DROP TABLE IF EXISTS identity")
-                connection.execute("ALTER TABLE runs DROP COLUMN steering")
-                connection.execute("DELETE FROM clinvk_schema WHERE version > 1")
-            async with PostgresStore(url) as store:
-                await store.runs(RunQuery())
+                connection.execute("CREATE TABLE clinvk_schema (version integer NOT NULL)")
+                connection.execute("INSERT INTO clinvk_schema VALUES (1)")
+        async with PostgresStore(url) as store:
+            await store.runs(RunQuery())
         with psycopg.connect(url) as connection:
             schema = re.search(r"test_\d+", url)
             assert schema

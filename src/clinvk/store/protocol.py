@@ -7,6 +7,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -15,8 +16,9 @@ from msgspec.structs import replace
 from clinvk.store import ids, rows
 from clinvk.store.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS, Table
 from clinvk.store.turns import Connection, Turns
+from clinvk.store.words import RunMatch
 from clinvk.types.choices import RunState, SessionStatus
-from clinvk.types.errors import InvalidRequest, SessionBusy
+from clinvk.types.errors import InvalidRequest, SessionBusy, StoreUnavailable
 from clinvk.types.events import Logged, RunFailed, Usage
 from clinvk.types.interaction import Interaction, InteractionStatus
 from clinvk.types.record import LimitWindow, RunRecord, Session, UsageOfDay
@@ -26,6 +28,8 @@ LOST = RunFailed(SessionBusy.code, "the session was continued or deleted elsewhe
 
 COUNT_TIMEOUT_S = 2.0
 """How long `SessionStore.count` may take."""
+
+_INDEX_S = 1.0
 
 PROBE_BYTES = 128 * 1024
 """The size of what `SessionStore.count` tries to store after a failure, about that of a prompt and its answer."""
@@ -55,7 +59,8 @@ class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A query for sessions, newest first.
 
     Attributes:
-        text: searched in title and first prompt, case-insensitive.
+        text: words, the last of which may be the beginning of one: all are in the prompts and the answer of one run. Or
+            a part of title and first prompt. Case does not matter.
         resumable: only sessions whose agent has reported a handle, with or without a run under way.
         archived: only archived sessions, or only the others; None is all.
     """
@@ -226,6 +231,21 @@ class SessionStore(ABC):
     @abstractmethod
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
+
+    async def matches(self, text: str, session_ids: Sequence[str]) -> dict[str, RunMatch]:
+        """Return where found sessions have the words of a text, by session; not those found by title alone."""
+        return await self._read(lambda db: self._turns.matches(db, text, session_ids))
+
+    async def index_runs(self) -> bool:
+        """Index some ended runs for searches. Return whether there may be more. Runs without a session stay out."""
+        return await self._write(self._turns.index_runs)
+
+    async def _index_new_runs(self) -> None:
+        """Index the runs that have ended since the last search, or what a moment allows."""
+        until = time.monotonic() + _INDEX_S
+        with suppress(StoreUnavailable):
+            while await self.index_runs() and time.monotonic() < until:
+                pass
 
     @abstractmethod
     async def current(self, backend: str, working_dir: str) -> Session | None:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from clinvk.store import ids, rows
 from clinvk.store.rows import DESCRIPTION, INTERACTIONS, RUN_TEXTS, RUNS, SESSION_CHANGES, SESSIONS, is_resumable
+from clinvk.store.words import INDEXED_CHARS, RunMatch, indexed_words, match_of
 from clinvk.types.choices import RunState
 from clinvk.types.errors import SessionBusy
 from clinvk.types.events import Logged, RunFailed
@@ -32,6 +33,7 @@ _REMOVE_TEXT = RUNS.update((*RUN_TEXTS, "lost_text"))
 _REMOVE_EVENTS = "DELETE FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?)"
 _CHUNKS = "SELECT data FROM chunks WHERE run = ? ORDER BY last"
 _STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"
+_INDEXED_AT_ONCE = 64
 _OUTCOME = ("status", "resolved_at", "answered_by", "answer")
 _RESOLVE = f"{INTERACTIONS.update(_OUTCOME)} AND status = 'pending'"
 
@@ -51,12 +53,13 @@ class Connection(Protocol):
 class Turns(ABC):
     """The operations. Each checks before it writes."""
 
-    def __init__(self, under_way: str, old: str, lock: str = "", skip_locked: str = "") -> None:
+    def __init__(self, under_way: str, old: str, unindexed: str, lock: str = "", skip_locked: str = "") -> None:
         """Take the parts of statements in which databases differ.
 
         Args:
             under_way: the condition that a run has not ended.
             old: `FROM` and the condition of idle sessions last used before a time.
+            unindexed: the condition that the words of a run are not in the index.
             lock: locks the selected rows until the end of the transaction.
             skip_locked: the same, but leaves out rows that are locked.
         """
@@ -71,6 +74,8 @@ class Turns(ABC):
             f" WHERE own.id = ? AND other.{under_way} AND (other.waits = 0"
             " OR other.waits > own.waits OR (other.waits = own.waits AND other.key < own.key)) LIMIT 1"
         )
+        ended = "session_id IS NOT NULL AND ended_at IS NOT NULL"
+        self._unindexed = RUNS.select(f"WHERE {unindexed} AND {ended} ORDER BY key DESC LIMIT 1 {skip_locked}")
         self._take_turn = f"UPDATE runs SET waits = 0 WHERE id = ? AND {under_way}"  # noqa: S608 - our own names
         self._unfinished = (
             "SELECT key, CASE waits WHEN 0 THEN session_id END, coalesce(started_at, created_at) FROM runs"  # noqa: S608 - our own names
@@ -110,6 +115,14 @@ class Turns(ABC):
     @abstractmethod
     async def update_words(self, db: Connection, session: Session) -> None:
         """Update what lists search in after a change of title and tags."""
+
+    @abstractmethod
+    async def index(self, db: Connection, run_id: str, words: str) -> None:
+        """Add the words of a run to the index."""
+
+    @abstractmethod
+    async def with_words(self, db: Connection, text: str) -> tuple[str, str] | None:
+        """Return the condition for runs with the words of a text, and its value; None without words, or an index."""
 
     @abstractmethod
     async def is_dead(self, db: Connection, owner: str) -> bool:
@@ -214,6 +227,29 @@ class Turns(ABC):
         deleted = await db.execute(self._delete_old_runs, before)
         await self.forget_groups(db)
         return deleted
+
+    async def index_runs(self, db: Connection) -> bool:
+        """Index some ended runs of sessions, the newest first. Return whether there may be more."""
+        size = 0
+        for _ in range(_INDEXED_AT_ONCE):
+            if not (found := await db.fetch(self._unindexed)):
+                return False
+            run = RUNS.read(found[0])
+            words = indexed_words(run)
+            await self.index(db, run.id, words)
+            if (size := size + len(words)) > INDEXED_CHARS:
+                break
+        return True
+
+    async def matches(self, db: Connection, text: str, session_ids: Sequence[str]) -> dict[str, RunMatch]:
+        """Return the newest run with the words of a text, by session."""
+        if not session_ids or not (found := await self.with_words(db, text)):
+            return {}
+        condition, value = found
+        marks = ", ".join("?" * len(session_ids))
+        newest = f"SELECT max(key) FROM runs WHERE {condition} AND session_id IN ({marks}) GROUP BY session_id"  # noqa: S608 - our own names
+        runs = map(RUNS.read, await db.fetch(RUNS.select(f"WHERE key IN ({newest})"), value, *session_ids))
+        return {run.session_id: match_of(run, text) for run in runs if run.session_id}
 
     async def resolve(self, db: Connection, resolved: Interaction) -> Interaction:
         """Store the outcome of a pending interaction, and return the stored interaction."""

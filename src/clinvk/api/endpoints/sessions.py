@@ -25,9 +25,12 @@ PATH = "/api/v1/sessions"
 async def list_sessions(services: Services, _: Request, query: views.SessionListing) -> views.SessionList:
     """List sessions, newest first."""
     check_backend(query.backend, services.registry)
-    page = await services.store.sessions(SessionQuery(**asdict(query)))
-    costs = await services.store.costs([session.id for session in page.items])
-    items = [views.session_item(session, costs) for session in page.items]
+    store, filters = services.store, asdict(query)
+    filters["text"] = text = filters.pop("search") or query.text
+    page = await store.sessions(SessionQuery(**filters))
+    ids = [session.id for session in page.items]
+    costs, matches = await store.costs(ids), await store.matches(text, ids) if text else {}
+    items = [views.session_item(session, costs, matches) for session in page.items]
     return views.SessionList(sessions=items, **paging(page, query))
 
 

@@ -1,4 +1,4 @@
-"""Background work of a server: import, recover and clean the store, free memory, raise limits.
+"""Background work of a server: import, recover, clean and index the store, free memory, raise limits.
 
 Short-lived lines, bodies and responses are allocated between long-lived objects. glibc keeps a heap for each thread,
 allocates large blocks there too once a large block was freed, and returns free memory at the end of a heap only: after
@@ -30,6 +30,7 @@ _FIRST_RECOVERY_S = 1.0
 """The delay of the second recovery: a process just started by a killed clinvk may still have held the lock."""
 
 CLEAN_INTERVAL_S = 4 * 3600.0
+_INDEX_PAUSE_S = 0.05
 _DAY_S = 86_400
 _LONG_UNUSED_DAYS = 7
 _NAMED_FILES = 20
@@ -38,7 +39,7 @@ _NAMED_FILES = 20
 async def maintain_store(
     store: SessionStore, retention_days: int, recover_interval_s: float, clean_interval_s: float = CLEAN_INTERVAL_S
 ) -> None:
-    """Import, recover and clean the store until cancelled. Errors of the store are logged."""
+    """Import, recover, clean and index the store until cancelled. Errors of the store are logged."""
     is_imported, clean_at, last_error = False, 0.0, ""
     for pause_s in chain([min(_FIRST_RECOVERY_S, recover_interval_s)], repeat(recover_interval_s)):
         try:
@@ -51,6 +52,7 @@ async def maintain_store(
                 if clean_at or not await _may_be_ahead(store):
                     await _clean(store, retention_days)
                 clean_at = time.monotonic() + clean_interval_s
+            await _index(store, recover_interval_s)
             last_error = ""
         except StoreUnavailable as exc:
             if exc.message != last_error:
@@ -71,6 +73,15 @@ async def _import(store: SessionStore) -> None:
         logger.warning("not imported: %s: %s", damaged.file, damaged.reason)
     if (more := len(imported.damaged) - _NAMED_FILES) > 0:
         logger.warning("not imported: %d more files", more)
+
+
+async def _index(store: SessionStore, longest_s: float) -> None:
+    """Index runs for searches, with pauses for other writes: a store of an earlier clinvk has many runs to index."""
+    until = time.monotonic() + longest_s
+    has_more = True
+    while has_more and time.monotonic() < until:
+        has_more = await store.index_runs()
+        await asyncio.sleep(_INDEX_PAUSE_S)
 
 
 async def _may_be_ahead(store: SessionStore) -> bool:

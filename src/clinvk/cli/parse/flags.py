@@ -206,7 +206,7 @@ class SearchFlags(JsonFlags):
 class ListFlags(SearchFlags):
     """The flags of `sessions list`."""
 
-    search: Annotated[str | None, Flag("only those with TEXT in title or first prompt", "TEXT")] = None
+    search: Annotated[str | None, Flag("as sessions search", "TEXT")] = None
 
 
 class ShowFlags(JsonFlags):

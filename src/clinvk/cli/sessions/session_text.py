@@ -87,6 +87,7 @@ class TextView(NamedTuple):
 
 DIRECTORY = Column("DIRECTORY", _LEAST, from_left=True)
 TITLE = Column("TITLE", _LEAST_TITLE)
+MATCH = Column("MATCH", _LEAST_TITLE)
 PROMPT = Column("PROMPT", _LEAST_TITLE)
 ANSWER = Column("ANSWER", _LEAST_TITLE)
 TOKENS = Column("TOKENS", to_right=True, is_spare=True)
@@ -102,9 +103,16 @@ def node_field(records: Sequence[Session | RunRecord]) -> Fields[Session | RunRe
 
 
 def sessions_table(
-    sessions: Sequence[Session], costs: Mapping[str, float], view: TextView, titles: Collection[str] = ()
+    sessions: Sequence[Session],
+    costs: Mapping[str, float],
+    view: TextView,
+    titles: Collection[str] = (),
+    matches: Mapping[str, str] = {},
 ) -> list[str]:
-    """Return a table of sessions with their known costs, the head first; `titles` are those of the columns to print."""
+    """Return a table of sessions with their known costs and matches, the head first.
+
+    `titles` are those of the columns to print, by default all; without matches that column is left out.
+    """
     fields: Fields[Session] = (
         (Column("ID"), lambda session: short_id(session.id)),
         (BACKEND, lambda session: one_line(session.backend)),
@@ -116,6 +124,7 @@ def sessions_table(
         (TOKENS, lambda session: short_tokens(session.token_usage)),
         (COST, lambda session: cost_text(costs.get(session.id))),
         (TITLE, lambda session: view.title(session_title(session))),
+        *([(MATCH, lambda session: view.title(matches.get(session.id, "")))] if matches else ()),
     )
     return view.table([field for field in fields if not titles or field[0].title in titles], sessions)
 

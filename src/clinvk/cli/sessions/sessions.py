@@ -26,6 +26,7 @@ from clinvk.cli.terminal.input import ask_yes_no, confirm
 from clinvk.cli.terminal.output import DAY_S, date_and_time, print_json, print_text, printable
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, SessionStore
+from clinvk.store.words import RunMatch
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
 from clinvk.types.record import RunRecord, Session, valid_tag, valid_title, with_tags
 
@@ -40,7 +41,7 @@ def list_all(flags: ListFlags, context: CommandContext) -> int:
 
 
 def search(flags: SearchFlags, context: CommandContext) -> int:
-    """Print the sessions with the words in title or first prompt. Raises like `list_all`."""
+    """Print the sessions with the words in prompts and answers, or in the title. Raises like `list_all`."""
     return _list(flags, context, " ".join(flags.words))
 
 
@@ -55,21 +56,25 @@ def _list(flags: SearchFlags, context: CommandContext, wanted: str | None) -> in
         limit=flags.limit or ALL,
     )
 
-    async def read(store: SessionStore) -> tuple[Page[Session], dict[str, float]]:
+    async def read(store: SessionStore) -> tuple[Page[Session], dict[str, float], dict[str, RunMatch]]:
         page = await store.sessions(query)
-        return page, await store.costs([session.id for session in page.items])
+        ids = [session.id for session in page.items]
+        return page, await store.costs(ids), await store.matches(wanted, ids) if wanted else {}
 
-    page, costs = over_store(context, read)
+    page, costs, matches = over_store(context, read)
     found = page.items
 
     def listed() -> views.SessionList:
-        items = [views.session_item(session, costs) for session in found]
+        items = [views.session_item(session, costs, matches) for session in found]
         return views.SessionList(sessions=items, total=page.total, limit=flags.limit, offset=0)
+
+    def table(view: text.TextView) -> list[str]:
+        return text.sessions_table(found, costs, view, matches={id_: match.text for id_, match in matches.items()})
 
     remark = f"{len(found)} of {page.total:,}; --limit 0 shows all" if page.total > len(found) else ""
     if not found:
         remark = "no sessions match" if query != SessionQuery(limit=query.limit) else "no sessions yet"
-    return print_answer(flags, context, listed, lambda view: text.sessions_table(found, costs, view), remark)
+    return print_answer(flags, context, listed, table, remark)
 
 
 def show(flags: ShowFlags, context: CommandContext) -> int:

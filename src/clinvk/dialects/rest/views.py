@@ -27,6 +27,8 @@ _Tag = Annotated[
 ]
 Tags = Annotated[list[_Tag], Meta(max_length=record.MAX_TAGS)]
 
+_SearchText = Annotated[str, Meta(max_length=1000)]
+_SEARCH = "Filter by words in a turn, the last of which may be a beginning, or by a part of the title; ignores case."
 _Limit = Annotated[int, Meta(ge=1, le=1000, description="Maximum number of items.")]
 _Offset = Annotated[int, Meta(ge=0, le=2_147_483_647, description="Number of items to skip.")]
 QueuePosition = (
@@ -35,6 +37,13 @@ QueuePosition = (
 )
 Node = Annotated[str, Meta(description="The node of the cluster; absent without a cluster.")] | msgspec.UnsetType
 Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
+
+
+class MatchView(msgspec.Struct, frozen=True):
+    """The newest turn of a session with the words of a search."""
+
+    run_id: str
+    text: Annotated[str, Meta(description="The text around the words, on one line.")]
 
 
 class SessionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +81,10 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     error_message: Annotated[str | None, Meta(description="The error of the last run.")]
     metadata: dict[str, object]
     node: Node = msgspec.UNSET
+    match: Annotated[
+        MatchView | msgspec.UnsetType | None,
+        Meta(description="In a list: where a search found the session; null if in the title, and without a search."),
+    ] = msgspec.UNSET
 
 
 class SessionList(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +104,9 @@ class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tag: Annotated[str | None, Meta(description="Filter by tag.")] = None
     project: Annotated[str | None, Meta(description="Filter by the directory that the user chose.")] = None
     archived: Annotated[bool, Meta(description="List only archived sessions, which other lists leave out.")] = False
-    text: Annotated[str | None, Meta(description="Filter by text in title or first prompt, ignoring case.")] = (
-        msgspec.field(name="q", default=None)
+    search: Annotated[_SearchText | None, Meta(description=_SEARCH)] = None
+    text: Annotated[_SearchText | None, Meta(description="An earlier name of `search`.")] = msgspec.field(
+        name="q", default=None
     )
     limit: _Limit = 100
     offset: _Offset = 0
@@ -271,10 +285,13 @@ def session_view(session: record.Session) -> SessionView:
     )
 
 
-def session_item(session: record.Session, costs: Mapping[str, float]) -> SessionView:
-    """Return the view of a session in a list, with its cost among the costs of the list."""
+def session_item(
+    session: record.Session, costs: Mapping[str, float], matches: Mapping[str, tuple[str, str]] = {}
+) -> SessionView:
+    """Return the view of a session in a list, with its cost and match among those of the list."""
     view = session_view(replace(session, initial_prompt=session.initial_prompt[:LISTED_CHARS]))
-    return replace(view, cost_usd=costs.get(session.id))
+    match = matches.get(session.id)
+    return replace(view, cost_usd=costs.get(session.id), match=match and MatchView(*match))
 
 
 def run_item(run: record.RunRecord) -> RunItem:

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import TypeVar
 
 from clinvk.store import rows
+from clinvk.store.postgres.turns import WITH_WORDS, words_query
 from clinvk.store.protocol import Page, RunQuery, SessionQuery
 from clinvk.store.rows import RUNS, SESSIONS, Conditions, Table
 from clinvk.store.turns import Connection
@@ -17,6 +18,7 @@ _T = TypeVar("_T", Session, RunRecord)
 _RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
 _TAGGED = "key IN (SELECT session FROM session_words WHERE tags @> ARRAY[?::text])"
 _WITH_TEXT = "key IN (SELECT session FROM session_words WHERE words LIKE ?)"
+_WITH_RUN = f"id IN (SELECT session_id FROM runs WHERE {WITH_WORDS})"  # noqa: S608 - our own names
 _CURRENT = SESSIONS.select(
     "WHERE working_dir = ? AND backend = ? AND resumable AND NOT archived AND"
     " coalesce((SELECT bool_or(from_terminal) FROM runs WHERE session_id = sessions.id), true)"
@@ -40,7 +42,9 @@ async def sessions(db: Connection, query: SessionQuery) -> Page[Session]:
     if query.tag is not None:
         conditions.append((_TAGGED, (readable(query.tag),)))
     if query.text:
-        conditions.append((_WITH_TEXT, (f"%{_escaped(rows.case_folded(query.text))}%",)))
+        pattern, words = f"%{_escaped(rows.case_folded(query.text))}%", words_query(query.text)
+        either = (f"({_WITH_TEXT} OR {_WITH_RUN})", (pattern, words)) if words else (_WITH_TEXT, (pattern,))
+        conditions.append(either)
     return await _page(db, SESSIONS, conditions, query, SESSIONS.newest_first)
 
 

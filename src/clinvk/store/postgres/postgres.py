@@ -137,6 +137,8 @@ class PostgresStore(SessionStore):
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
+        if query.text:
+            await self._index_new_runs()
         return await self._read(lambda db: lists.sessions(db, query))
 
     async def current(self, backend: str, working_dir: str) -> Session | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from clinvk.store import ids, rows
 from clinvk.store.rows import RUN_CHANGES, RUNS, SESSIONS, is_resumable
 from clinvk.store.turns import Connection, Turns
+from clinvk.store.words import phrases
 from clinvk.types.errors import SessionBusy
 from clinvk.types.events import Logged
 from clinvk.types.record import RunRecord, Session, without_text
@@ -43,6 +44,8 @@ _MARK_STOPPED = "UPDATE runs SET stopped = true WHERE key = ?"
 _LOCK_RUNS = "SELECT id, key FROM runs WHERE id = ANY(?) ORDER BY key FOR NO KEY UPDATE"
 _LAST_NUMBERS = "SELECT run, max(last) FROM chunks WHERE run = ANY(?) GROUP BY run"
 _INSERT_CHUNKS = "INSERT INTO chunks SELECT unnest(?::bigint[]), unnest(?::bigint[]), unnest(?::bytea[])"
+_INDEX = "UPDATE runs SET words = to_tsvector('simple', ?) WHERE id = ?"
+WITH_WORDS = "words @@ to_tsquery('simple', ?)"
 _IS_DEAD = "SELECT NOT is_alive(?, ?)"
 _DEAD = (
     "SELECT id FROM runs WHERE under_way AND owner IN (SELECT owner FROM"
@@ -54,7 +57,7 @@ class PostgresTurns(Turns):
     """The operations of the process with the id `owner`."""
 
     def __init__(self, owner: str) -> None:
-        super().__init__("under_way", _OLD, "FOR NO KEY UPDATE", "FOR UPDATE SKIP LOCKED")
+        super().__init__("under_way", _OLD, "words IS NULL", "FOR NO KEY UPDATE", "FOR UPDATE SKIP LOCKED")
         self._owner = owner
 
     async def insert(self, db: Connection, session: Session) -> bool:
@@ -112,6 +115,14 @@ class PostgresTurns(Turns):
         """Update the text and tags that lists search in."""
         await db.execute(_UPDATE_WORDS, *_searched(session), session.id)
 
+    async def index(self, db: Connection, run_id: str, words: str) -> None:
+        """Store the words of a run."""
+        await db.execute(_INDEX, words, run_id)
+
+    async def with_words(self, db: Connection, text: str) -> tuple[str, str] | None:
+        """Return the condition for runs with the words of a text, and its value."""
+        return (WITH_WORDS, query) if (query := words_query(text)) else None
+
     async def is_dead(self, db: Connection, owner: str) -> bool:
         """Return whether the process that began a run has died."""
         return (await db.fetch(_IS_DEAD, owner, self._owner))[0][0]
@@ -123,6 +134,13 @@ class PostgresTurns(Turns):
     async def mark_stopped(self, db: Connection, key: int, ending: Logged | None) -> None:
         """Mark a run by key as ended in place of its process. The list of events adds a missing ending."""
         await db.execute(_MARK_STOPPED, key)
+
+
+def words_query(text: str) -> str:
+    """Return the query of PostgreSQL for the words of a text. The words have no signs, so quotes need no escape."""
+    parts = (" <-> ".join(f"'{word}'" for word in phrase) for phrase in phrases(text))
+    query = " & ".join(f"({part})" for part in parts)
+    return query and f"{query.removesuffix(')')}:*)"
 
 
 def _searched(session: Session) -> tuple[str, list[str]]:

@@ -70,7 +70,6 @@ class SqliteStore(SessionStore):
             self._database, self._recover_at_open, on_commit=lambda seconds: self.on_commit(seconds)
         )
         self._readers = ReaderThreads(self._database)
-        self._new_sessions = 0
         self._opened: tuple[int, int] | None = None
 
     async def __aenter__(self) -> Self:
@@ -99,7 +98,6 @@ class SqliteStore(SessionStore):
                 raise self._unresponsive(_BEGIN_TIMEOUT_S) from exc
             raise
         self.on_run(run)
-        self._index_at_intervals()
         return stored
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
@@ -121,16 +119,13 @@ class SqliteStore(SessionStore):
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
+        if query.text:
+            await self._index_new_runs()
         return await self._query(lambda db: lists.sessions(db, query))
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
         """Return the newest session that the next prompt may continue."""
         return await self._query(lambda db: lists.current(db, backend, working_dir))
-
-    async def create(self, session: Session) -> None:
-        """Insert a session without a run."""
-        await super().create(session)
-        self._index_at_intervals()
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete the sessions last used or imported before a time. Return the number of deleted sessions."""
@@ -207,8 +202,6 @@ class SqliteStore(SessionStore):
             files = await self._readers.call(lambda batch=batch: [legacy.read(file) for file in batch])
             count += await self._write(partial(self._import_sessions, files=files, at=at))
             damaged += [DamagedFile(file.path, damage) for file, damage in files if isinstance(damage, str)]
-            while await self._writer.write(lists.index_sessions):
-                pass
         return ImportReport(count, tuple(damaged))
 
     async def _read(self, operation: Operation[_T]) -> _T:
@@ -259,12 +252,6 @@ class SqliteStore(SessionStore):
             if db.in_transaction:
                 db.execute("ROLLBACK TO rehearsal")
                 db.execute("RELEASE rehearsal")
-
-    def _index_at_intervals(self) -> None:
-        """Update the search index at intervals, even in a process that stores only one session."""
-        self._new_sessions += 1
-        if self._new_sessions % lists.INDEX_EVERY == 1:
-            self._writer.submit(lists.index_sessions)
 
 
 def _probe(db: "sqlite3.Connection") -> None:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from clinvk.store import ids, rows
 from clinvk.store.rows import RUN_CHANGES, RUNS, SESSION_CHANGES, SESSIONS, is_resumable
+from clinvk.store.sqlite import search
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.turns import Connection, Turns
 from clinvk.types.events import Logged
@@ -25,6 +26,7 @@ _OLD = (
 _INSERT_SESSION = f"{SESSIONS.insert('resumable', 'imported_at')} ON CONFLICT (id) DO NOTHING"
 _INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM sessions WHERE id = ?"
 _UPDATE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
+_INDEXED = "UPDATE runs SET indexed = 1 WHERE id = ?"
 _FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
 
 _INSERT_RUN = RUNS.insert("owner", "waits")
@@ -79,7 +81,7 @@ class SqliteTurns(Turns):
     """The operations on a home's database."""
 
     def __init__(self, owners: OwnerLocks) -> None:
-        super().__init__(_UNDER_WAY, _OLD)
+        super().__init__(_UNDER_WAY, _OLD, "indexed = 0")
         self._owners = owners
 
     async def insert(self, db: Connection, session: Session, imported_at: float | None = None) -> bool:
@@ -124,6 +126,22 @@ class SqliteTurns(Turns):
     async def update_words(self, db: Connection, session: Session) -> None:
         """Update the text that lists search in."""
         await db.execute(_UPDATE_WORDS, rows.searched_text(session), session.id)
+
+    async def index_runs(self, db: Connection) -> bool:
+        """Index some ended runs of sessions, the newest first. Return whether there may be more."""
+        assert isinstance(db, SqliteConnection)
+        return search.make_index(db.raw) and await super().index_runs(db)
+
+    async def index(self, db: Connection, run_id: str, words: str) -> None:
+        """Add the words of a run to the index."""
+        await db.execute(search.INDEX, words, run_id)
+        await db.execute(_INDEXED, run_id)
+
+    async def with_words(self, db: Connection, text: str) -> tuple[str, str] | None:
+        """Return the condition for runs with the words of a text, and its value; None without an index."""
+        assert isinstance(db, SqliteConnection)
+        query = search.words_query(text)
+        return (search.WITH_WORDS, query) if query and search.has_index(db.raw) else None
 
     async def forget_groups(self, db: Connection) -> None:
         """Delete the totals of groups without members."""
