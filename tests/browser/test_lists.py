@@ -28,7 +28,7 @@ RUNS = [
 FOUND: dict[str, object] = {**SESSIONS[2], "match": {"run_id": "a" * 32, "text": "… the Parser of <b>tokens</b> …"}}
 PROJECTS = {"projects": [{"directory": "/srv/project", "name": "project", "branch": "main", "sessions": 4}]}
 
-ROWS = "[...document.querySelectorAll('main .virtual-list :is(.group, .title)')].map(each => each.textContent)"
+ROWS = "[...document.querySelectorAll('main .virtual-list :is(.section-name, .title)')].map(each => each.textContent)"
 """The groups and the titles of a list, in order."""
 
 

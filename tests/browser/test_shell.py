@@ -25,7 +25,7 @@ SESSIONS: list[dict[str, object]] = [
 ACTIVE: dict[str, object] = {**SESSIONS[40], "status": "active"}
 
 SHOWN = """[...document.querySelectorAll('.project')].map((project) =>
-  [...project.querySelectorAll('.name, .group, .title')].map((each) => each.textContent))"""
+  [...project.querySelectorAll('.name, .section-name, .title')].map((each) => each.textContent))"""
 """The name of each project with its groups and sessions."""
 
 
@@ -125,15 +125,21 @@ async def test_phone_has_a_bar_and_a_menu_that_closes(scripted: Scripted) -> Non
         await page.until(f"!{is_open}")
 
 
-async def test_back_button_of_a_phone_returns_to_the_list(scripted: Scripted) -> None:
+async def test_back_button_of_a_phone_is_beside_the_title_and_returns_to_the_list(scripted: Scripted) -> None:
     async with shell(scripted, "/sessions?search=", width=390) as page:
         await page.until("document.querySelector('main .item') !== null")
-        await page.evaluate("document.querySelectorAll('main .item .main')[2].click()")
-        await page.until("document.querySelector('.screen.session .back') !== null")
-        await page.point(".back button")
+        await page.click("main .item .main[href$='7']")
+        await page.until("document.querySelector('.screen.session .go-back') !== null")
+        await page.until("document.querySelector('main h1') !== null")
+        box = "document.querySelector('{}').getBoundingClientRect()"
+        button, title = box.format(".go-back button"), box.format("main h1")
+        places = await page.evaluate(f"[{button}.top, {button}.right, {title}.left, {button}.bottom, {title}.top]")
+        top, right, left, bottom, title_top = map(float, json.loads(json.dumps(places)))
+        assert (top >= 0, right <= left, bottom > title_top) == (True, True, True), places
+        await page.point(".go-back button")
         await page.until(f"{text_of('main h1')} === 'Sessions'")
     async with shell(scripted, "/new", width=390) as page:
-        await page.point(".back button")
+        await page.point(".go-back button")
         await page.until(f"{text_of('main h1')} === 'Sessions'")
 
 

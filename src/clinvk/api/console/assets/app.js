@@ -94,7 +94,7 @@ function Console({ me, onLogout }) {
 
 /** The button that leads back, on a phone. */
 const Back = ({ parent }) => html`
-  <div class="back"><button type="button" aria-label="Back" onClick=${() => goBack(parent)}><${Icon} name="back" /></button></div>`;
+  <div class="go-back"><button type="button" aria-label="Back" onClick=${() => goBack(parent)}><${Icon} name="back" /></button></div>`;
 
 /** Load the module of a screen and show it. The heading gets the focus, so that screen readers begin there. */
 function Screen({ route, id }) {

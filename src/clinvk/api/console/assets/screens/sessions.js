@@ -140,5 +140,5 @@ function Grouped({ label, items, isFlat, row, more, error, count, empty }) {
     <${Problem} error=${error} />
     ${empty && html`<${Empty}>${empty}<//>`}
     <div class="list"><${VirtualList} label=${label} items=${rows} keyOf=${(item) => item.id} estimate=${ROW_PX} onEnd=${more}
-      render=${(item) => (item.group ? html`<h2 class="group">${item.group}</h2>` : row(item))} /></div>`;
+      render=${(item) => (item.group ? html`<h2 class="section-name">${item.group}</h2>` : row(item))} /></div>`;
 }

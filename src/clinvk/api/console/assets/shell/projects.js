@@ -61,7 +61,7 @@ function Project({ project: { directory, name, branch, sessions: total }, sessio
         <summary title=${directory}><${Icon} name="fold" /><span class="name">${visible(name)}</span>
           ${branch && html`<span class="branch">${visible(branch)}</span>`}</summary>
         ${isOpen && grouped(sessions).map(([group, own]) => html`
-          <p class="group">${group}</p>
+          <p class="section-name">${group}</p>
           ${own.map((session) => html`
             <a key=${session.id} href=${`#/session/${session.id}`} title=${titleOf(session)}
               aria-current=${session.id === sessionId ? "page" : undefined}>
