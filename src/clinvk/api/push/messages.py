@@ -58,7 +58,10 @@ class PushSubscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     p256dh: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{87}=?$", description="The public key of the browser.")]
     auth: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{22}(==)?$", description="The secret of the browser.")]
     quiet: Annotated[
-        tuple[_Minute, _Minute], Meta(description="No messages from the first to the second minute of the day, UTC.")
+        tuple[_Minute, ...],
+        Meta(
+            min_length=2, max_length=2, description="No messages from the first to the second minute of the day, UTC."
+        ),
     ] = (0, 0)
 
     @property
