@@ -86,6 +86,11 @@ def test_unknown_help_topic_suggests_the_nearest(words: str, hint: str) -> None:
         help_page([words])
 
 
+def test_flags_for_a_cluster_are_those_of_the_cluster_only() -> None:
+    _, _, rest = help_page(["serve"]).partition("flags for a cluster:\n")
+    assert listed(rest.partition("\n\n")[0]) == {"--cluster", "--node", "--labels"}
+
+
 @pytest.mark.parametrize("name", ["", "prompt", *commands.COMMANDS, *commands.GROUPS])
 def test_help_begins_with_examples_and_the_address_of_the_documentation(name: str) -> None:
     examples, *rest = help_page(name.split()).split("\n\n")

@@ -245,8 +245,14 @@ def test_list_filters_enumerate_the_backends(path: str) -> None:
     assert schema["enum"] == [*BACKENDS]
 
 
-def test_last_event_id_is_not_negative() -> None:
-    assert parameter("/api/v1/runs/{id}/events", "last-event-id") == {"type": "integer", "minimum": 0}
+def test_last_event_id_has_digits_only() -> None:
+    assert parameter("/api/v1/runs/{id}/events", "last-event-id") == {"type": "string", "pattern": "^[0-9]*$"}
+
+
+def test_each_id_in_a_path_is_described() -> None:
+    for path, method in operations():
+        described = any(place == "path" for place in values_of("in", at("paths", path, method, "parameters")))
+        assert described == ("{" in path), (method, path)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/runs/{id}/events", "/api/v1/parallel"])

@@ -165,8 +165,7 @@ _PROMPTS = (
 _LAST_EVENT_ID = header(
     "last-event-id",
     "Return only later events. Browsers send this header when they reconnect.",
-    type="integer",
-    minimum=0,
+    pattern="^[0-9]*$",
 )
 _SSE: Json = {"schema": doc.sse_event(doc.EVENT), "x-stream": "Server-sent events. Comments keep the connection alive."}
 _LINES: Json = {"schema": doc.EVENT, "x-stream": "One event a line, when the header `accept` asks for it."}

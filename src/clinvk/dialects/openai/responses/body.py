@@ -127,7 +127,7 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
 class InputTokensBody(ResponseBody, frozen=True, kw_only=True):
     """A request for an estimate of the tokens of a response's input."""
 
-    model: vendor.ModelName = "default"
+    model: vendor.ModelName | None = "default"  # pyright: ignore[reportIncompatibleVariableOverride]  # for the document
 
 
 class _Items(msgspec.Struct, frozen=True):
