@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents.machine import Machine
+from browser.pages import choose, press
 from browser.test_console import Proxy, needs_browser, opened, text_of
 from chromium import Page
 from repositories import Repository
@@ -49,7 +50,10 @@ async def test_new_session_asks_its_user(machine: Machine) -> None:
     prompt = f"[[tool=write path={machine.project}/asked.txt content=x say=Done.]]"
     async with serving(machine.env) as server, proxied(server, "/new", at="[aria-label=Agent] option") as page:
         await page.until("document.querySelector('[aria-label=Approval]').value === 'ask'")
+        await choose(page, "Project", "other")
         await page.write(".directory", str(machine.project))
+        await press(page, "Enter")
+        await page.until(f"document.querySelector('[aria-label=Project]').value === '{machine.project}'")
         await page.write(".composer textarea", prompt)
         await page.point(".composer .primary")
         await page.until("document.querySelector('.interaction.pending .diff') !== null", within_s=60)

@@ -32,6 +32,12 @@ POLICY = {
     *("worker-src 'self'", "manifest-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
 }
 
+ALL_MODES = {
+    "may_ask": True,
+    "approval_modes": ["always", "default", "auto", "ask", "none"],
+    "sandbox_modes": ["read-only", "workspace", "default", "full"],
+}
+
 
 async def test_console_files_are_served_with_a_strict_policy(scripted: Scripted) -> None:
     async with serving(scripted.env) as server:
@@ -119,7 +125,7 @@ async def test_key_logs_in_with_a_cookie_that_scripts_cannot_read(scripted: Scri
         "login_required": True,
         "key": None,
         "may_answer": False,
-        "may_ask": True,
+        **ALL_MODES,
         "limits": {},
     }
     assert refused.status_code == 401
@@ -128,7 +134,7 @@ async def test_key_logs_in_with_a_cookie_that_scripts_cannot_read(scripted: Scri
         "login_required": True,
         "key": "ana",
         "may_answer": False,
-        "may_ask": True,
+        **ALL_MODES,
         "limits": {},
     }
     assert (response.status_code, response.json(), after.json()) == (200, me, me)
@@ -220,7 +226,7 @@ async def test_login_token_works_once(scripted: Scripted) -> None:
         "login_required": True,
         "key": None,
         "may_answer": True,
-        "may_ask": True,
+        **ALL_MODES,
         "limits": {},
     }
     assert "used before" in again.json()["detail"]
@@ -306,7 +312,7 @@ async def test_server_without_keys_needs_no_login(scripted: Scripted) -> None:
         logout = await server.client.post("/api/v1/logout")
         rebound = await server.client.get("/api/v1/me", headers={"host": "evil.example"})
     expected: dict[str, object] = {"authenticated": True, "login_required": False, "key": None}
-    assert me.json() == response.json() == {**expected, "may_answer": True, "may_ask": True, "limits": {}}
+    assert me.json() == response.json() == {**expected, "may_answer": True, **ALL_MODES, "limits": {}}
     assert "set-cookie" not in response.headers
     assert (logout.status_code, rebound.status_code) == (204, 403)
 

@@ -14,6 +14,8 @@ from clinvk.api.access.key_file import KeyLimits
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import document, read_json
 from clinvk.dialects import json_bodies
+from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
+from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest, KeyRefused
 
 _MAX_AGE_S = 30 * 86_400
@@ -42,6 +44,8 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     may_ask: Annotated[
         bool, Meta(description="Whether the policy of the server allows prompts with approval_mode ask.")
     ]
+    approval_modes: Annotated[tuple[ApprovalMode, ...], Meta(description="What the policy of the server allows.")]
+    sandbox_modes: Annotated[tuple[SandboxMode, ...], Meta(description="What the policy of the server allows.")]
     limits: Annotated[KeyLimits, Meta(description="The limits of the key; empty if it has none.")]
 
 
@@ -93,6 +97,8 @@ def _me(services: Services, key_name: str | None, is_authenticated: bool) -> Me:
         key=key_name,
         may_answer=is_authenticated and (key is None or "answer" in key.rights),
         may_ask=policy.max_approval_mode in ("ask", "none") and policy.max_sandbox_mode == "full",
+        approval_modes=modes_up_to(APPROVAL, policy.max_approval_mode),
+        sandbox_modes=modes_up_to(SANDBOX, policy.max_sandbox_mode),
         limits=key.limits if key else KeyLimits(),
     )
 

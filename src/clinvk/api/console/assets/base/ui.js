@@ -78,8 +78,8 @@ export const Facts = ({ of }) => of.filter(Boolean).map((fact) => html`<span>${f
 export const List = ({ items, row }) => html`<div class="list">${items.map(row)}</div>`;
 
 /** A choice among `options`, which are pairs of a value and its label. */
-export const Select = ({ label, value, options, onChange }) => html`
-  <select aria-label=${label} value=${value} onChange=${(event) => onChange(event.target.value)}>
+export const Select = ({ label, options, onChange, ...attributes }) => html`
+  <select aria-label=${label} ...${attributes} onChange=${(event) => onChange(event.target.value)}>
     ${options.map(([key, text]) => html`<option key=${key} value=${key}>${text}</option>`)}
   </select>`;
 

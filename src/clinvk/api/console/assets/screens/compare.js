@@ -2,7 +2,9 @@
 
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { cancel, get, start } from "../base/api.js";
-import { Directory, Permissions, filled, remembered, useBackends, withApproval } from "../session/composer.js";
+import { filled, useBackends } from "../session/composer.js";
+import { Permissions, withApproval } from "../session/permissions.js";
+import { Project, useRemembered } from "../session/project.js";
 import { Diff } from "../review/diff.js";
 import { ENDED, cost, elapsed, tokens } from "../base/format.js";
 import { useLive } from "../base/live.js";
@@ -37,7 +39,7 @@ export function Compare() {
 function CompareForm() {
   const backends = useBackends() ?? [];
   const [chosen, setChosen] = useStored("compare", []);
-  const [directories, setDirectories] = useStored("directories", []);
+  const [, remember] = useRemembered();
   const [modes, setModes] = useState({});
   const [prompt, setPrompt] = useState("");
   const [workdir, setWorkdir] = useState("");
@@ -56,7 +58,7 @@ function CompareForm() {
     const fields = { ...options, workdir, ...inWorktrees, judge: judge && { backend: judge } };
     try {
       const { run_id: run } = await start("compare", { prompt, backends: names, ...filled(fields) });
-      setDirectories(remembered(workdir, directories));
+      remember(workdir);
       navigate(`compare/${run}`);
     } catch (failure) {
       setError(failure);
@@ -66,7 +68,7 @@ function CompareForm() {
     <${Form} class="composer" aria-label="Compare agents" onSubmit=${submit}>
       <${Problem} error=${error} />
       <${TextArea} label="Prompt" rows="4" value=${prompt} onChange=${setPrompt} placeholder="What should each agent do?" />
-      <div class="options"><${Directory} value=${workdir} known=${directories} onChange=${setWorkdir} /></div>
+      <div class="options"><${Project} value=${workdir} onChange=${setWorkdir} /></div>
       ${isIsolated && html`<div class="options"><${TextField} class="directory" label="Check" value=${check} onChange=${setCheck}
         placeholder="Check: a command to run in each worktree, such as make test" /></div>`}
       <fieldset class="options"><legend class="sr">Agents</legend>

@@ -1,19 +1,16 @@
-// The box for a prompt: agent, model, permissions, directory and images; while the agent works, queue or steer.
+// The box for a prompt: text, images, project, agent and permissions; while the agent works, queue or steer.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { cancel, get, start } from "../base/api.js";
-import { live } from "../base/live.js";
-import { Action, Form, Problem, Select, TextArea, TextField, announce, useStored, visible } from "../base/ui.js";
+import { readDraft, useDraft, writeDraft } from "../base/drafts.js";
+import { Action, Checkbox, Form, Problem, Select, TextField, announce, useStored } from "../base/ui.js";
+import { useFileCompletion } from "./completion.js";
+import { AddImages, Images, useImages } from "./images.js";
+import { Permissions, Presets, keptBy, modesIn, warningsOf, withApproval } from "./permissions.js";
+import { Project, useDirectory, useRemembered } from "./project.js";
+import { Queue } from "./queue.js";
 
-const IMAGE_TYPES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
-const MAX_IMAGE_BYTES = 3.7 * 1024 * 1024; // 5 MiB as base64
-const MAX_DIRECTORIES = 12;
-const LABELS = {
-  sandbox: { "": "Sandbox: default", "read-only": "Read-only", workspace: "Write in directory", full: "No sandbox" },
-  approval: {
-    "": "Approval: default", ask: "Ask me", auto: "Accept edits", none: "Accept everything", always: "Deny everything",
-  },
-};
+const SHEET = "prompt-options";
 
 /** Return the installed agents, or null until they are known. */
 export function useBackends() {
@@ -25,98 +22,81 @@ export function useBackends() {
   return backends;
 }
 
-/** Return options with their approval mode: ask, if nothing was chosen, and if the agents and the server allow it. */
-export function withApproval(options, backends) {
-  const canAsk = live.me.may_ask && backends.length > 0
-    && backends.every((backend) => backend?.capabilities.approval_modes.includes("ask"));
-  return { ...options, approval_mode: options.approval_mode ?? (canAsk ? "ask" : "") };
-}
-
-/** Selects for the sandbox and approval modes that an agent supports. */
-export function Permissions({ backend, value, onChange }) {
-  const { sandbox_modes: sandboxes = [], approval_modes: approvals = [] } = backend?.capabilities ?? {};
-  const optionsOf = (modes, labels) =>
-    ["", ...modes.filter((mode) => mode !== "default")].map((mode) => [mode, labels[mode] ?? mode]);
-  return html`
-    <${Select} label="Approval" value=${value.approval_mode} options=${optionsOf(approvals, LABELS.approval)}
-      onChange=${(mode) => onChange({ ...value, approval_mode: mode })} />
-    <${Select} label="Sandbox" value=${value.sandbox_mode ?? ""} options=${optionsOf(sandboxes, LABELS.sandbox)}
-      onChange=${(mode) => onChange({ ...value, sandbox_mode: mode })} />`;
-}
-
-/** A field for the directory, which offers those that were used before. */
-export const Directory = ({ value, known, onChange }) => html`
-  <${TextField} class="directory" label="Directory" placeholder="Directory: the server's own" list="directories"
-    value=${value} onChange=${onChange} />
-  <datalist id="directories">${known.map((path) => html`<option value=${path} />`)}</datalist>`;
-
-/** Remember a directory as the newest of those that are offered. */
-export const remembered = (path, known) =>
-  (path ? [path, ...known.filter((each) => each !== path)].slice(0, MAX_DIRECTORIES) : known);
-
 /** Return the fields that have a value. */
 export const filled = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
 
-/** Read an image file as a data URL. */
-function dataUrl(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
+/** Return a handler of the arrow keys, which brings earlier prompts into an empty box. */
+function useHistory(prompts, text, write) {
+  const index = useRef(null);
+  return (event) => {
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const isShown = index.current !== null && text === prompts[index.current];
+    if (!step || (text && !isShown) || (!isShown && step > 0)) return false;
+    const next = (isShown ? index.current : prompts.length) + step;
+    if (next < 0) return false;
+    index.current = next < prompts.length ? next : null;
+    write(prompts[next] ?? "");
+    event.preventDefault();
+    return true;
+  };
 }
 
-/** Return the options that a session keeps from its last request. */
-const keptBy = ({ approval_mode: approval = "default", sandbox_mode: sandbox = "default", model }) =>
-  ({ approval_mode: approval === "default" ? "" : approval, sandbox_mode: sandbox === "default" ? "" : sandbox, model });
-
-/** `session` and `activeRun` are null for a new session. `onStarted` gets the `run_id` and `session_id`. */
-export function Composer({ session, activeRun, lastRequest, onStarted }) {
+/**
+ * `session` and `activeRun` are null for a new session, `queued` are the turns that wait, `prompts` the earlier prompts.
+ * `directory` is the project that the address names. `onStarted` gets the `run_id` and `session_id`.
+ */
+export function Composer({ session, activeRun, queued = [], lastRequest, prompts = [], directory, onStarted }) {
+  const name = session?.id ?? "new";
   const backends = useBackends();
   const [stored, setStored] = useStored("prompt", {});
-  const [directories, setDirectories] = useStored("directories", []);
-  const [chosen, setOptions] = useState(session ? {} : { ...stored, approval_mode: stored.approval_mode || undefined });
-  const [prompt, setPrompt] = useState("");
-  const [images, setImages] = useState([]);
-  const [isOpen, setOpen] = useState(false); // on a phone; elsewhere all options are always shown
+  const [, remember] = useRemembered();
+  const [draft, setDraft] = useDraft(name, {});
+  const [images, addImages, setImages] = useImages(name);
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState(null);
-  const files = useRef();
-  const name = session?.backend ?? chosen.backend ?? backends?.[0]?.name;
-  const backend = backends?.find((each) => each.name === name);
+  const area = useRef();
+  const { text: prompt = "" } = draft;
+  const chosen = { ...(!session && { ...stored, approval_mode: stored.approval_mode || undefined }), ...draft.options };
+  const agent = session?.backend ?? chosen.backend ?? backends?.[0]?.name;
+  const backend = backends?.find((each) => each.name === agent);
   const options = withApproval({ ...(session && keptBy(lastRequest ?? {})), ...chosen }, [backend]);
-  const canSend = prompt.trim() && !isBusy && name && (!session || lastRequest); // whose modes the session keeps
-  const change = (changed) => setOptions((old) => ({ ...old, ...changed }));
-
-  async function addImages(list) {
-    const chosen = [...list].filter((file) => IMAGE_TYPES.includes(file.type));
-    const tooLarge = chosen.find((file) => file.size > MAX_IMAGE_BYTES);
-    if (tooLarge) return setError(new Error(`${tooLarge.name} has more than 3.7 MiB.`));
-    const added = await Promise.all(chosen.map(async (file) => ({ name: file.name, url: await dataUrl(file) })));
-    return setImages((old) => [...old, ...added]);
-  }
+  const project = useDirectory(options.workdir ?? "", !session);
+  const canSend = prompt.trim() && !isBusy && agent && (!session || lastRequest); // whose modes the session keeps
+  const keep = (changed) => {
+    const next = { ...readDraft(name), ...changed };
+    setDraft(next.text || next.options ? next : null);
+  };
+  const write = (text) => keep({ text });
+  const change = (changed) => keep({ options: { ...readDraft(name)?.options, ...changed } });
+  const add = (files) => addImages(files).catch(setError);
+  const completion = useFileCompletion(area, session?.working_dir ?? project?.path, write);
+  const onHistory = useHistory(prompts, prompt, write);
+  useEffect(() => { if (!session) area.current.focus(); }, []);
+  useEffect(() => { if (directory) change({ workdir: directory, is_isolated: false }); }, [directory]);
 
   /** Send the prompt. While the agent works, `onBusy` says what happens. */
   async function submit(onBusy = "queue") {
     if (!canSend) return;
     setBusy(true);
     setError(null);
+    const { is_isolated: isIsolated, ...fields } = options;
     try {
-      onStarted(await start("prompt", {
+      const started = await start("prompt", {
         prompt,
-        ...filled(options),
-        ...(session ? { session_id: session.id } : { backend: name }),
+        ...filled(fields),
+        ...(session ? { session_id: session.id } : { backend: agent }),
+        ...(isIsolated && project?.branch && { isolation: "worktree" }),
         ...(images.length && { images: images.map((image) => image.url) }),
         ...(activeRun && { on_busy: onBusy }),
-      }));
-      if (!session) {
-        setStored({ ...chosen, backend: name });
-        setDirectories(remembered(options.workdir, directories));
-      }
-      setPrompt("");
+      });
+      writeDraft(name, null);
       setImages([]);
+      if (!session) {
+        setStored({ ...chosen, backend: agent });
+        remember(options.workdir);
+      }
       announce("Prompt sent");
+      onStarted(started);
     } catch (failure) {
       setError(failure);
     }
@@ -124,45 +104,60 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
   }
 
   function onKeyDown(event) {
+    if (completion.onKeyDown(event) || onHistory(event)) return;
     const isPhone = matchMedia("(pointer: coarse)").matches; // where there is a button but no easy new line
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    if (isPhone && !event.ctrlKey && !event.metaKey) return;
+    const isSteering = event.ctrlKey || event.metaKey;
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || (isPhone && !isSteering)) return;
     event.preventDefault();
-    submit();
+    submit(isSteering ? "steer" : "queue");
   }
+  const onInput = (event) => { write(event.target.value); completion.update(); };
+  const isWarning = warningsOf(options).length > 0;
+  const model = html`
+    <${TextField} class="model" label="Model" placeholder="Model: default" list="models" value=${options.model ?? ""}
+      onChange=${(next) => change({ model: next })} />
+    <datalist id="models">${(backend?.models ?? []).map((each) => html`<option value=${each} />`)}</datalist>`;
+  const presets = html`<${Presets} backend=${backend} value=${options} onChange=${change} />`;
 
   return html`
-    <${Form} class=${isOpen ? "composer is-open" : "composer"} aria-label="Prompt" onSubmit=${() => submit()}
-      onPaste=${(event) => addImages(event.clipboardData.files)} onDragOver=${(event) => event.preventDefault()}
-      onDrop=${(event) => { event.preventDefault(); addImages(event.dataTransfer.files); }}>
+    <${Queue} session=${session} turns=${queued} onStarted=${onStarted} onLost=${(texts) => write([...texts, prompt].join("\n\n"))} />
+    <${Form} class="composer" aria-label="Prompt" onSubmit=${() => submit()}
+      onPaste=${(event) => add(event.clipboardData.files)} onDragOver=${(event) => event.preventDefault()}
+      onDrop=${(event) => { event.preventDefault(); add(event.dataTransfer.files); }}>
       ${backends?.length === 0 && html`<p class="problem">No agent is installed. <a href="#/agents">Agents</a></p>`}
       <${Problem} error=${error} />
-      <${TextArea} label="Prompt" rows=${session ? 2 : 5} value=${prompt} onChange=${setPrompt} onKeyDown=${onKeyDown}
-        placeholder=${activeRun ? "Queue a prompt, or steer the agent" : session ? "Continue the conversation" : "What should the agent do?"} />
-      ${images.length > 0 && html`<ul class="images">${images.map((image) => html`
-        <li><img src=${image.url} alt="" />${visible(image.name)}
-          <button type="button" class="small" aria-label=${`Remove ${image.name}`}
-            onClick=${() => setImages(images.filter((each) => each !== image))}>×</button></li>`)}</ul>`}
       ${!session && html`<div class="options">
-        <${Directory} value=${options.workdir ?? ""} known=${directories} onChange=${(workdir) => change({ workdir })} /></div>`}
+        <${Project} value=${options.workdir ?? ""} onChange=${(workdir) => change({ workdir, is_isolated: false })} />
+        ${project?.branch && html`
+          <${Checkbox} checked=${options.is_isolated} onChange=${() => change({ is_isolated: !options.is_isolated })}>
+            In its own worktree<//>`}</div>`}
+      ${completion.list}
+      <textarea aria-label="Prompt" rows=${session ? 2 : 5} value=${prompt} ref=${area} onInput=${onInput} onKeyDown=${onKeyDown}
+        placeholder=${activeRun ? "Enter queues the prompt, Ctrl-Enter steers the agent"
+          : session ? "Continue the conversation" : "What should the agent do? @ names a file"} ...${completion.attributes}></textarea>
+      <${Images} images=${images} onChange=${setImages} />
+      ${!session && presets}
       <div class="options">
-        ${!session && html`<${Select} label="Agent" value=${name} options=${(backends ?? []).map((each) => [each.name, each.name])}
-          onChange=${(chosen) => change({ backend: chosen, model: "", approval_mode: undefined, sandbox_mode: "" })} />`}
-        <${TextField} class="model" label="Model" placeholder="Model: default" list="models" value=${options.model ?? ""}
-          onChange=${(model) => change({ model })} />
-        <datalist id="models">${(backend?.models ?? []).map((model) => html`<option value=${model} />`)}</datalist>
-        <${Permissions} backend=${backend} value=${options} onChange=${change} />
-        <input type="file" multiple hidden accept=${IMAGE_TYPES.join()} ref=${files}
-          onChange=${(event) => { addImages(event.target.files); event.target.value = ""; }} />
-        <button type="button" onClick=${() => files.current.click()} aria-label="Add images">Image</button>
-        <button type="button" class="open-options" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
-          Options</button>
+        ${!session && html`<${Select} label="Agent" value=${agent} options=${(backends ?? []).map((each) => [each.name, each.name])}
+          onChange=${(next) => change({ backend: next, model: "", approval_mode: null, sandbox_mode: "" })} />`}
+        <button type="button" popovertarget=${SHEET} class=${isWarning ? "warning" : ""} title="Model and permissions">
+          ${session || isWarning ? modesIn(options) : "More options"}</button>
+        <${AddImages} onAdd=${add} />
         <span class="gap"></span>
-        ${activeRun && html`
-          <${Action} class="danger" run=${() => cancel(activeRun.id)}>Stop<//>
-          <button type="button" disabled=${!canSend} title="Interrupt the agent with this prompt"
+        ${activeRun && prompt.trim() && html`
+          <button type="button" data-keys="Ctrl ↵" disabled=${!canSend} title="Interrupt the agent with this prompt"
             onClick=${() => submit("steer")}>Steer</button>`}
-        <button class="primary" disabled=${!canSend}>${activeRun ? "Queue" : session ? "Send" : "Start"}</button>
+        ${(!activeRun || prompt.trim()) && html`
+          <button class="primary" data-keys=${activeRun ? "↵" : undefined} disabled=${!canSend}>${activeRun ? "Queue" : session ? "Send" : "Start"}</button>`}
+        ${activeRun && html`
+          <${Action} class="danger stop" aria-label="Stop" title="Stop the agent" run=${() => cancel(activeRun.id)}>
+            <span aria-hidden="true"></span><//>`}
+      </div>
+      <div popover="auto" id=${SHEET} class="sheet" role="group" aria-label="Options">
+        ${session && presets}
+        <div class="options">${model} <${Permissions} backend=${backend} value=${options} onChange=${change} /></div>
+        ${warningsOf(options).map(([label, about]) => html`<p class="warning">${label}: ${about}</p>`)}
+        <div class="buttons"><button type="button" popovertarget=${SHEET} popovertargetaction="hide">Close</button></div>
       </div>
     <//>`;
 }

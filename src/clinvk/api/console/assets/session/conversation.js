@@ -25,6 +25,11 @@ class Turn {
   get isQueued() {
     return this.run.state === "queued";
   }
+
+  get isWithdrawn() {
+    const { state, started_at: startedAt, error } = this.run;
+    return state === "cancelled" && !startedAt && /^the (run|request) was cancelled/.test(error ?? "");
+  }
 }
 
 /** When a turn began, for sorting. Turns that have not begun are last: the next is that of a steering prompt. */
@@ -199,7 +204,8 @@ export class Conversation {
   /** What to show, in order: `{id, kind, turn}` for a prompt, an answer or the end, and the blocks of runs. */
   get rows() {
     const fork = this.turns.findLast((turn) => turn.isInherited);
-    this._rows ??= this.turns.flatMap((turn) => [
+    const shown = this.turns.filter((turn) => !turn.isWithdrawn && !this.queued.includes(turn));
+    this._rows ??= shown.flatMap((turn) => [
       { id: `${turn.run.id}:prompt`, kind: "prompt", turn },
       ...(turn.blocks
         ? turn.blocks.blocks.map((block) => ({ id: block.id, kind: block.kind, version: block.version, block, turn }))

@@ -9,7 +9,7 @@ import { Head } from "./head.js";
 import { InteractionCard } from "./interaction.js";
 import { live, useLive } from "../base/live.js";
 import { Answer } from "../base/markdown.js";
-import { navigate } from "../base/router.js";
+import { navigate, useQuery } from "../base/router.js";
 import { ToolCard } from "./tool.js";
 import { Action, Clipped, Empty, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
 import { VirtualList } from "../base/virtual-list.js";
@@ -18,9 +18,12 @@ const CONTINUE = "Go on. The user is asked for each action from here on, so try 
 const MAX_NOTE_CHARS = 2_000;
 const ROW_PX = 60; // a low estimate, so that enough rows are rendered at once
 
-export const NewSession = () => html`
-  <h1 tabindex="-1">New session</h1>
-  <${Composer} onStarted=${(started) => navigate(`session/${started.session_id}`)} />`;
+export function NewSession() {
+  const [{ directory }] = useQuery();
+  return html`
+    <h1 tabindex="-1">New session</h1>
+    <${Composer} directory=${directory} onStarted=${(started) => navigate(`session/${started.session_id}`)} />`;
+}
 
 /** A session, or with `runId` a run that has no session. */
 export function Session({ sessionId, runId }) {
@@ -54,7 +57,7 @@ export function Session({ sessionId, runId }) {
     conversation.current.update(await get(`runs/${started.run_id}`));
   }
   return html`
-    <${Head} key=${session?.id} session=${session} run=${ownTurns.at(-1)?.run} activeRun=${activeTurn?.run} parent=${parent}
+    <${Head} key=${session?.id} session=${session} run=${ownTurns.findLast((turn) => !turn.isWithdrawn)?.run} activeRun=${activeTurn?.run} parent=${parent}
       onChange=${() => conversation.current.load()} />
     <${Problem} error=${error} />
     ${!rows.length && html`<${Empty}>No turns yet.<//>`}
@@ -70,7 +73,7 @@ export function Session({ sessionId, runId }) {
       ${session && lastRequest && !activeTurn && html`
         <${Denied} session=${session} turn=${ownTurns.at(-1)} request=${lastRequest} onStarted=${onStarted} />`}
       ${session && html`<${Composer} key=${session.id} session=${session} activeRun=${activeTurn?.run}
-        queued=${queued} lastRequest=${lastRequest} onStarted=${onStarted} />`}
+        queued=${queued} prompts=${ownTurns.map((turn) => turn.prompt)} lastRequest=${lastRequest} onStarted=${onStarted} />`}
     </div>`;
 }
 
