@@ -108,4 +108,4 @@ async def test_compare_says_what_happens_after_the_answers(machine: Machine) -> 
             assert "new.txt" in claude
             assert codex.endswith("No changes.")
             buttons = "[...document.querySelectorAll('.column .buttons button')].map(b => b.textContent)"
-            assert await page.evaluate(buttons) == ["Apply to the repository", "Discard"]
+            assert await page.evaluate(buttons) == ["Apply to the repository", "Commit…", "Discard"]
