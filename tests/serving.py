@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import httpx
@@ -21,6 +22,7 @@ from clinvk.api.endpoints.services import Services, Setup
 from clinvk.api.http.middleware import RequestMiddleware, ServerState
 from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers, observe
+from clinvk.api.push.messages import FILE, Push
 from clinvk.api.server.address import listen
 from clinvk.api.server.server import RunningServer, open_server
 from clinvk.backends.base import Backend
@@ -243,6 +245,8 @@ def services_of(
     access = access or Access(keys, AllowedHosts(server), RateLimits(server), Logins(keys), open_warning="")
     admission = RequestAdmission(settings, environ, registry, store, access.keys)
     inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
+    live = LiveEvents()
+    push = Push(settings.notifications, Path(FILE), environ, runs.spawner, access.keys, store, live)
     return Services(
         settings,
         environ,
@@ -252,6 +256,7 @@ def services_of(
         admission,
         inventory,
         access,
-        Observers((), LiveEvents()),
+        Observers((), live),
+        push,
         asyncio.TaskGroup(),
     )

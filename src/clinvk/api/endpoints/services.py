@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -26,7 +26,6 @@ from clinvk.backends.base import Backend
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.runtime.local import LocalRuns, without_trace
-from clinvk.runtime.notifications import post
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
@@ -204,8 +203,8 @@ async def open_services(
         ) as runs,
     ):
         inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
-        send = partial(post, environ, runs.spawner)
-        push = Push(settings.notifications, home(environ) / FILE, send, access.keys, store, observers.live)
+        live, file = observers.live, home(environ) / FILE
+        push = Push(settings.notifications, file, environ, runs.spawner, access.keys, store, live)
         services = Services(
             settings, environ, registry, store, runs, admission, inventory, access, observers, push, background, cluster
         )

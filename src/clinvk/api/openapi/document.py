@@ -113,8 +113,10 @@ def _id_in(path: str, api: Api) -> Iterator[Json]:
     """Yield the parameter for the id in a path, if the path has an id."""
     before, found, _ = path.partition("/{id}")
     if found:
-        prefix = ", or the first 4 or more digits of it, if no other begins so" if api is _REST else ""
-        description = f"The id of the {before.rpartition('/')[2].removesuffix('s')}{prefix}."
+        is_push = before.endswith("/push")
+        prefix = ", or the first 4 or more digits of it, if no other begins so" if api is _REST and not is_push else ""
+        noun = "subscription" if is_push else before.rpartition("/")[2].removesuffix("s")
+        description = f"The id of the {noun}{prefix}."
         yield {"name": "id", "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
 
 

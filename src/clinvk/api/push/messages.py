@@ -9,13 +9,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
@@ -25,12 +26,15 @@ from clinvk.api.access.keys import ApiKeys
 from clinvk.api.observe.live import LiveEvents
 from clinvk.config import saving
 from clinvk.config.model import NotificationSettings
-from clinvk.runtime.notifications import Fault, attempted, deliver
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import in_background
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError, ConfigError, InvalidRequest, NoSuchPath
 from clinvk.types.record import RunRecord
 from clinvk.types.text import escape_controls
+
+if TYPE_CHECKING:
+    from clinvk.runtime.notifications import Fault
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +100,12 @@ class _Changed(msgspec.Struct, frozen=True):
 
 @dataclass
 class Push:
-    """The messages of a server. `file` keeps the server's secret and the subscriptions, `post` sends a request."""
+    """The messages of a server. `file` keeps the server's secret and the subscriptions."""
 
     settings: NotificationSettings
     file: Path
-    post: Callable[[Mapping[str, object]], Awaitable[Fault | None]]
+    environ: Mapping[str, str]
+    spawner: Spawner
     keys: ApiKeys
     store: SessionStore
     live: LiveEvents
@@ -145,9 +150,11 @@ class Push:
 
         await self._change(edit)
 
-    async def test(self, id: str) -> Fault | None:
+    async def test(self, id: str) -> "Fault | None":
         """Send a test once. Raises `NoSuchPath` if there is no such subscription."""
         for subscription in (each.subscription for each in self._content.owned if each.subscription.id == id):
+            from clinvk.runtime.notifications import attempted
+
             return await attempted(_TARGET, partial(self._attempt, subscription, _TEST))
         raise NoSuchPath(f"no push subscription {id!r}: subscribe again")
 
@@ -194,13 +201,17 @@ class Push:
         is_valid = not self.keys if owned.key_name is None else (key.digest if key else "") == owned.digest
         may_answer = not key or key.name == run.key_name or "answer" in key.rights
         if is_valid and may_answer and not subscription.is_quiet:
+            from clinvk.runtime.notifications import deliver
+
             fault = await deliver(_TARGET, run.id, partial(self._attempt, subscription, message))
             is_valid = not (fault and fault.status in (404, 410))
         if not is_valid:
             await self.remove(subscription.id)
 
-    async def _attempt(self, subscription: PushSubscription, message: Mapping[str, str]) -> Fault | None:
-        return await self.post(self._request(subscription, message))
+    async def _attempt(self, subscription: PushSubscription, message: Mapping[str, str]) -> "Fault | None":
+        from clinvk.runtime.notifications import post
+
+        return await post(self.environ, self.spawner, self._request(subscription, message))
 
     def _request(self, subscription: PushSubscription, message: Mapping[str, str]) -> Mapping[str, object]:
         """Return the request to the push service.
@@ -232,7 +243,12 @@ class Push:
 
 
 def _encryption():  # the type of the module itself is more than ModuleType
-    """Return the module with the cryptography. The first call blocks. Raises `NoSuchPath` without `clinvk[push]`."""
+    """Import what most servers do not need; return the module with the cryptography. The first call blocks.
+
+    Raises:
+        NoSuchPath: `clinvk[push]` is not installed.
+    """
+    import_module("clinvk.runtime.notifications")
     try:
         from clinvk.api.push import encryption
     except ImportError as exc:
