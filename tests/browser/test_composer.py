@@ -62,6 +62,7 @@ async def test_draft_stays_until_it_is_sent(scripted: Scripted, width: int) -> N
             assert await page.evaluate(TEXT) == ""
             await go(page, f"session/{session}")
             await page.until(f"{TEXT} === 'half a thought' && {IMAGES} === 1")
+            await page.until("!document.querySelector('.composer .primary').disabled")
             await page.evaluate(LOSE_LOGIN)
             await page.click(".composer .primary")
             await page.until("document.querySelector('.login') !== null")
@@ -231,9 +232,11 @@ async def test_enter_queues_and_control_enter_steers_while_the_agent_works(scrip
         )
         assert await page.evaluate("document.querySelector('.composer .primary')") is None
         await page.write(AREA, "go on later")
+        await page.until("document.querySelector('.composer .primary')?.disabled === false")
         await press(page, "Enter")
         await page.until(f"{QUEUED} === 'go on later'")
         await page.write(AREA, "go on now")
+        await page.until("document.querySelector('.composer .primary')?.disabled === false")
         for kind in ("keyDown", "keyUp"):
             await page.call(
                 "Input.dispatchKeyEvent", type=kind, key="Enter", text="\r", windowsVirtualKeyCode=13, modifiers=2
