@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from browser.pages import RUN, SESSION, choose, click_on, needs_browser, opened_in, resize, stub, text_of
+from browser.pages import RUN, SESSION, choose, click_on, needs_browser, opened, opened_in, resize, stub, text_of
 from chromium import Page, browsing
 from scripted import Scripted
+from scripted.steps import claude_says
 from serving import serving
 
 pytestmark = needs_browser
@@ -115,6 +116,15 @@ async def test_search_shows_what_matches_and_is_kept_in_the_address(scripted: Sc
         await page.call("Page.reload")
         await page.until(f"{ROWS}.join() === 'three'")
         assert await page.evaluate("document.querySelector('main input[type=search]').value") == "parser"
+
+
+async def test_search_finds_the_text_of_answers(scripted: Scripted) -> None:
+    scripted.play(claude_says("The parser skips **commas**."))
+    async with serving(scripted.env) as server:
+        await server.prompt(prompt="why?")
+        async with opened(server, "/sessions?search=comma") as page:
+            await page.until(f"{ROWS}.join() === 'why?'")
+            assert await page.evaluate(text_of(".match mark")) == "comma"
 
 
 @pytest.mark.parametrize(

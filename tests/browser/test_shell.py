@@ -7,7 +7,19 @@ from urllib.parse import quote
 
 import pytest
 
-from browser.pages import INTERACTION, RUN, SESSION, go, needs_browser, opened, opened_in, press, resize, stub, text_of
+from browser.pages import (
+    INTERACTION,
+    RUN,
+    SESSION,
+    go,
+    needs_browser,
+    opened,
+    opened_in,
+    press,
+    resize,
+    stub,
+    text_of,
+)
 from chromium import Page, browsing
 from scripted import Scripted
 from scripted.steps import claude_says
@@ -42,6 +54,7 @@ async def shell(scripted: Scripted, fragment: str = "", width: int = 1280) -> As
         "interactions": {"interactions": [{**INTERACTION, "session_id": SESSIONS[1]["id"]}]},
     }
     answers["sessions?search=tokens&limit=8"] = listed(SESSIONS[7:8])
+    answers["prompt"] = {"run_id": RUN["id"], "session_id": SESSIONS[7]["id"]}
     answers[f"sessions/{SESSIONS[7]['id']}"] = SESSIONS[7]
     answers[f"sessions/{SESSIONS[7]['id']}/messages"] = {"messages": [], "total": 0}
     for number, name in enumerate(NAMES):
@@ -103,6 +116,18 @@ async def test_more_of_a_project_opens_the_list_of_its_sessions(scripted: Script
         await page.click(".project .all")
         await page.until("document.querySelector('[aria-label=Project]')?.value === '/srv/alpha'")
         assert await page.evaluate("document.querySelector('.project .add').hash") == "#/new?directory=%2Fsrv%2Falpha"
+
+
+async def test_new_session_of_a_project_begins_in_its_directory(scripted: Scripted) -> None:
+    async with shell(scripted) as page:
+        for name in ("alpha", "beta"):
+            await page.until(f"document.querySelector('[aria-label=\"New session in {name}\"]') !== null")
+            await page.click(f"[aria-label='New session in {name}']")
+            await page.until("document.querySelector('.screen.new [aria-label=Agent] option') !== null")
+            await page.write(".composer textarea", "hi")
+            await page.until("!document.querySelector('.composer .primary').disabled")
+            await page.click(".composer .primary")
+            await page.until(f"window.sent.at(-1)?.workdir === '/srv/{name}'")
 
 
 async def test_phone_has_a_bar_and_a_menu_that_closes(scripted: Scripted) -> None:
