@@ -35,7 +35,7 @@ async def asked(machine: Machine, backend: str) -> AsyncGenerator[Page]:
     async with serving(machine.env) as server:
         await server.detached(prompt=prompt, backend=backend, approval_mode="ask", workdir=str(machine.project))
         async with proxied(server, at=".interaction.pending .diff") as page:
-            assert "asked.txt" in str(await page.evaluate(text_of(".interaction h3")))
+            assert "asked.txt" in str(await page.evaluate(text_of(".interaction h2")))
             assert await page.evaluate("document.querySelector('.interaction pre')") is None  # the diff says all
             yield page
 

@@ -1,19 +1,30 @@
-// The first screen: what waits for an answer, then the newest sessions and runs.
+// The first screen: what waits for an answer, as a list beside the request that is chosen, then the newest sessions and runs.
 
-import { html, useEffect } from "../vendor/preact.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
-import { ENDED, newestFirst } from "../base/format.js";
-import { InteractionCard } from "../session/interaction.js";
+import { ENDED, firstLine, newestFirst, shortPath } from "../base/format.js";
+import { Context } from "../session/context.js";
+import { InteractionCard, resultOf } from "../session/interaction.js";
 import { live, useLive } from "../base/live.js";
 import { RunList, SessionRow } from "./rows.js";
-import { Empty, List, Loaded, useTick } from "../base/ui.js";
+import { Agent, Empty, List, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
 
 const NEWEST = 6;
 const MAX_ACTIVE = 20;
 
+/** Return the newest sessions, or null until they are known; again when a run begins or ends. */
+function useNewestSessions(activeRuns) {
+  const [found, setFound] = useState(null);
+  useEffect(() => {
+    get("sessions", { limit: NEWEST }).then(setFound, (error) => setFound((old) => ({ sessions: [], ...old, error })));
+  }, [activeRuns.length]);
+  return found;
+}
+
 export function Inbox() {
   const { interactions, pending, activeRuns, newestRuns, isLoaded } = useLive();
-  // Resolved cards keep their place, so that no button moves under the pointer.
+  const newest = useNewestSessions(activeRuns);
+  // Requests keep their place also when they are resolved, so that nothing moves under the pointer.
   const shown = [...interactions.values()].sort(newestFirst).reverse();
   const resolved = shown.length - pending.length;
   useEffect(() => () => live.clearResolved(), []);
@@ -23,19 +34,60 @@ export function Inbox() {
       ${resolved > 0 && html`
         <button class="small" type="button" onClick=${() => live.clearResolved()}>Clear ${resolved} answered</button>`}
       <a class="button primary" href="#/new">New session</a></header>
-    <section aria-label="Waits for you">
-      ${!shown.length && html`<${Empty}>${isLoaded ? "Nothing waits for you." : "Loading…"}<//>`}
-      ${shown.map((each) => html`<${InteractionCard} key=${each.id} interaction=${each} />`)}
-    </section>
-    ${activeRuns.length > 0 && html`
-      <section aria-label="Under way"><h2>Under way</h2>
-        <${RunList} runs=${activeRuns.slice(0, MAX_ACTIVE)} /></section>`}
-    <div class="columns">
-      <section aria-label="Newest sessions"><h2><a href="#/sessions">Sessions</a></h2>
-        <${Loaded} deps=${[activeRuns.length]} load=${() => get("sessions", { limit: NEWEST })}>${({ sessions }) => sessions.length
-          ? html`<${List} items=${sessions} row=${(session) => html`<${SessionRow} key=${session.id} session=${session} />`} />`
-          : html`<${Empty}>No sessions yet.<//>`}<//></section>
-      <section aria-label="Newest runs"><h2><a href="#/runs">Runs</a></h2>
-        <${RunList} runs=${newestRuns.filter((run) => ENDED.has(run.state)).slice(0, NEWEST)} /></section>
+    ${!isLoaded || !newest ? html`<${Loading} />` : html`
+      ${shown.length ? html`<${Requests} shown=${shown} />` : html`<${Empty}>Nothing waits for you.<//>`}
+      ${activeRuns.length > 0 && html`
+        <section aria-label="Under way"><h2>Under way</h2>
+          <${RunList} runs=${activeRuns.slice(0, MAX_ACTIVE)} /></section>`}
+      <div class="columns">
+        <section aria-label="Newest sessions"><h2><a href="#/sessions">Sessions</a></h2>
+          <${Problem} error=${newest.error} />
+          ${newest.sessions.length
+            ? html`<${List} items=${newest.sessions} row=${(session) => html`<${SessionRow} key=${session.id} session=${session} />`} />`
+            : html`<${Empty}>No sessions yet.<//>`}</section>
+        <section aria-label="Newest runs"><h2><a href="#/runs">Runs</a></h2>
+          <${RunList} runs=${newestRuns.filter((run) => ENDED.has(run.state)).slice(0, NEWEST)} /></section>
+      </div>`}`;
+}
+
+/** The list of requests, and the one that is chosen. A phone shows one of the two. */
+function Requests({ shown }) {
+  const [chosen, setChosen] = useState(null);
+  const [isOpen, setOpen] = useState(false); // on a phone
+  const [isFocused, setFocused] = useState(false);
+  const pane = useRef();
+  const waiting = shown.filter(({ status }) => status === "pending");
+  const current = shown.find(({ id }) => id === chosen) ?? waiting[0] ?? shown[0];
+  useEffect(() => { setChosen(current.id); }, [current.id]); // it stays when it is resolved
+  useEffect(() => {
+    if (isFocused) pane.current.querySelector(".interaction").focus({ preventScroll: true });
+    setFocused(false);
+  }, [isFocused, current.id]);
+
+  function choose({ id }) {
+    setChosen(id);
+    setOpen(true);
+    setFocused(true);
+  }
+  function onAnswered({ id }) {
+    const at = waiting.findIndex((each) => each.id === id);
+    const next = waiting[at + 1] ?? waiting.find((each) => each.id !== id);
+    if (next) choose(next);
+  }
+  const workdirOf = (each) => each.workdir ?? live.runs.get(each.run_id)?.workdir;
+  return html`
+    <div class=${isOpen ? "requests is-open" : "requests"}>
+      <ul class="asks" aria-label="Waits for you">${shown.map((each) => html`
+        <li key=${each.id}><button type="button" class="ask ${each.status}" aria-current=${each.id === current.id ? "true" : undefined}
+          onClick=${() => choose(each)}>
+          <span class="title">${visible(each.title || each.tool || "A question")}</span>
+          <span class="meta"><${Agent} name=${each.backend} /> <span>${visible(shortPath(workdirOf(each), 1))}</span>
+            ${each.status === "pending" ? html`<${Time} at=${each.created_at} />` : html`<span>${visible(firstLine(resultOf(each)))}</span>`}
+          </span></button></li>`)}</ul>
+      <div class="chosen" ref=${pane}>
+        <button type="button" class="small to-list" onClick=${() => setOpen(false)}>All requests</button>
+        <${InteractionCard} key=${current.id} interaction=${current} onAnswered=${onAnswered} />
+        <${Context} key=${`${current.id} context`} interaction=${current} workdir=${workdirOf(current)} />
+      </div>
     </div>`;
 }

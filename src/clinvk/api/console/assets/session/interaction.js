@@ -15,17 +15,19 @@ const DECLINES = [["deny", "Decline"], ["deny_and_stop", "Decline and stop"]];
 const SOON_MS = 60_000;
 const KEYS = { a: ["allow", "Allow"], d: ["deny", "Deny"] };
 const TYPING_MS = 500;
+const last = { answeredAt: -TYPING_MS };
 
 /** Return how an interaction that is not pending ended. */
-function resultOf({ status, choice, answered_by: by, reason, edited_input: edited }) {
+export function resultOf({ status, choice, answered_by: by, reason, edited_input: edited }) {
   if (status === "expired") return "Expired, denied";
   if (status === "withdrawn") return "Withdrawn: the run has ended";
   return `${edited ? "Allowed with changes" : RESULTS[choice] ?? "Answered"}${by ? ` by ${by}` : ""}${reason ? `: ${reason}` : ""}`;
 }
 
 /**
- * Call `onKey` with a single key while the focus of a card comes from the Tab key, and not while somebody types: a key
- * counts if no other printable key is pressed within half a second before or after. Return whether keys count.
+ * Call `onKey` with a single key while a card has the focus by keyboard, and not while somebody types: a key counts if no
+ * other printable key is pressed within half a second before or after, nor was a request answered. Return whether
+ * keys count.
  */
 function useKeys(card, isOn, onKey) {
   const [isReady, setReady] = useState(false);
@@ -33,30 +35,32 @@ function useKeys(card, isOn, onKey) {
   current.current = { isReady, onKey };
   useEffect(() => {
     if (!isOn || !stored("shortcuts", true)) return undefined;
-    let [timer, typedAt, last] = [0, -TYPING_MS, ""];
+    let [timer, typedAt] = [0, last.answeredAt];
     function onKeyDown(event) {
       clearTimeout(timer);
-      last = event.key;
-      if (last.length > 1) return;
+      if (event.key.length > 1) return;
       const isTyping = event.timeStamp - typedAt < TYPING_MS;
       typedAt = event.timeStamp;
       if (isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !current.current.isReady) return;
       timer = setTimeout(() => event.defaultPrevented || current.current.onKey(event.key), TYPING_MS);
     }
-    const leave = () => { clearTimeout(timer); last = ""; setReady(false); };
+    const leave = () => { clearTimeout(timer); setReady(false); };
     const ended = new AbortController();
     const options = { capture: true, signal: ended.signal };
     window.addEventListener("keydown", onKeyDown, options);
     window.addEventListener("pointerdown", leave, options);
-    card.current.addEventListener("focus", () => setReady(last === "Tab"), { signal: ended.signal });
+    card.current.addEventListener("focus", () => setReady(card.current.matches(":focus-visible")), { signal: ended.signal });
     card.current.addEventListener("blur", leave, { signal: ended.signal });
     return () => { leave(); ended.abort(); };
   }, [isOn]);
   return isReady;
 }
 
-/** A card for an interaction, also once it is resolved. In the transcript of its session it does not link there. */
-export function InteractionCard({ interaction, isInSession }) {
+/**
+ * A card for an interaction, also once it is resolved. In the transcript of its session it does not link there.
+ * `onAnswered` is called after the answer of this user.
+ */
+export function InteractionCard({ interaction, isInSession, onAnswered }) {
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState(null);
   const [mode, setMode] = useState("");
@@ -74,7 +78,9 @@ export function InteractionCard({ interaction, isInSession }) {
     setError(null);
     try {
       live.addInteraction(await post(`${path}/answer`, body));
+      last.answeredAt = performance.now();
       announce(RESULTS[body.choice]);
+      onAnswered?.(interaction);
     } catch (failure) {
       setError(failure);
       if (failure.status === 409 || failure.status === 410) await get(path).then((ended) => live.addInteraction(ended), setError);
@@ -106,8 +112,8 @@ export function InteractionCard({ interaction, isInSession }) {
         <span class="quiet place" title=${workdir}>${visible(shortPath(workdir))}</span>
         <span class="quiet spacer"><${Time} at=${interaction.created_at} /></span>
       </header>
-      <h3>${visible(interaction.title || interaction.tool || "The agent asks")}</h3>
-      ${interaction.note && html`<div class="reasons">${interaction.note.split("\n").map((line) => html`
+      <h2>${visible(interaction.title || interaction.tool || "The agent asks")}</h2>
+      ${interaction.note && html`<div class="reasons">${interaction.note.split("\n").filter((line) => line !== interaction.title).map((line) => html`
         <p class=${line.startsWith("clinvk: ") ? "fact" : "quiet"}>${visible(line)}</p>`)}</div>`}
       ${interaction.kind === "approval" && (isPending || !isInSession || height.current || edited) && html`
         <${ToolInput} input=${interaction.input} diff=${interaction.diff} command=${interaction.command}
@@ -199,25 +205,39 @@ function QuestionForm({ interaction, isBusy, onAnswer }) {
 }
 
 function Field({ field, name, value, onChange }) {
+  const [isOther, setOther] = useState(false);
+  const text = useRef();
+  const type = field.multiple ? "checkbox" : "radio";
   const options = field.options ?? [];
   const chosen = field.multiple ? value ?? [] : [value];
   const offered = new Set(options.map((option) => option.value));
   const other = field.multiple ? chosen.find((each) => !offered.has(each)) : offered.has(value) ? "" : value;
   const pick = ({ target }) => {
+    if (!field.multiple) setOther(false);
     if (!field.multiple) onChange(target.value);
     else onChange(target.checked ? [...chosen, target.value] : chosen.filter((each) => each !== target.value));
   };
-  const write = ({ target }) => onChange(field.multiple
-    ? [...chosen.filter((each) => offered.has(each)), ...(target.value ? [target.value] : [])] : target.value);
+  const kept = field.multiple ? chosen.filter((each) => offered.has(each)) : [];
+  function write({ target }) {
+    setOther(true);
+    onChange(field.multiple ? [...kept, ...(target.value ? [target.value] : [])] : target.value);
+  }
+  function pickOther({ target }) {
+    setOther(target.checked);
+    onChange(field.multiple ? kept : "");
+    if (target.checked) text.current.focus();
+  }
   if (!options.length) {
     return html`<label>${visible(field.label)}<textarea rows="2" value=${value ?? ""} onInput=${write}></textarea></label>`;
   }
   return html`
     <fieldset><legend>${visible(field.label)}</legend>
       ${options.map((option) => html`
-        <label class="option"><input type=${field.multiple ? "checkbox" : "radio"} name=${name} value=${option.value}
+        <label class="option"><input type=${type} name=${name} value=${option.value}
           checked=${chosen.includes(option.value)} onChange=${pick} />
           <span>${visible(option.label || option.value)} <span class="quiet">${visible(option.description)}</span></span></label>`)}
-      ${field.other && html`<label class="option">Other <input value=${other ?? ""} onInput=${write} /></label>`}
+      ${field.other && html`<div class="other">
+        <label class="option"><input type=${type} name=${name} value="" checked=${isOther} onChange=${pickOther} />Other</label>
+        <input aria-label="Other answer" value=${(isOther && other) || ""} ref=${text} onInput=${write} /></div>`}
     </fieldset>`;
 }

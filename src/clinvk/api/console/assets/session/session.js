@@ -108,7 +108,7 @@ class Row extends Component {
       case "active": return html`<${Active} turn=${turn} />`;
       case "text": return html`<${Answer} ...${block} />`;
       case "thinking": return html`<${Thinking} block=${block} />`;
-      case "tool": return html`<${ToolCard} block=${block} isActive=${turn.isActive} />`;
+      case "tool": return html`<${ToolCard} block=${block} workdir=${turn.run.workdir} isActive=${turn.isActive} />`;
       case "note": return html`<${Note} block=${block} />`;
       case "interaction": return html`<${InteractionCard} interaction=${interaction} isInSession=${true} />`;
       case "fork": return html`<p class="end fork">Forked here: the turns above are those of the parent session.</p>`;

@@ -50,7 +50,7 @@ export function ToolInput({ input, diff: given, command = input.command, known =
 }
 
 /** A card of a `tool` block, folded unless it shows a short diff. Whether it is open is remembered in the block. */
-export function ToolCard({ block, isActive }) {
+export function ToolCard({ block, workdir, isActive }) {
   const diff = diffOf(block.input);
   block.isOpen ??= Boolean(diff) && diff.split("\n", OPEN_DIFF_LINES).length < OPEN_DIFF_LINES;
   const state = block.output !== null ? (block.isError ? "failed" : "done") : isActive ? "running" : "unknown";
@@ -58,7 +58,7 @@ export function ToolCard({ block, isActive }) {
   return html`
     <details class="tool ${state}" open=${block.isOpen} onToggle=${remember}>
       <summary><span class="name">${visible(block.name)}</span>
-        <span class="about">${visible(toolSummary(block.input))}</span>
+        <span class="about">${visible(toolSummary(block.input, workdir))}</span>
         <span class="outcome">${{ failed: "failed", running: "running" }[state] ?? ""}</span></summary>
       <${ToolInput} input=${block.input} />
       ${block.output && html`<${Code} text=${block.output} label="Output" />`}

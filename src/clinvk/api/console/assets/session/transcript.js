@@ -104,11 +104,12 @@ export class RunBlocks {
 
 const SUMMARY_FIELDS = ["file_path", "path", "command", "cmd", "pattern", "query", "url", "prompt", "description"];
 
-/** Return what a tool call is about, in one line. */
-export function toolSummary(input) {
+/** Return what a tool call is about, in one line. Paths inside of `workdir` are relative to it. */
+export function toolSummary(input, workdir) {
   const paths = Array.isArray(input.changes) ? input.changes.map((change) => change.path) : [];
   const isText = (value) => typeof value === "string" || Array.isArray(value);
   const named = SUMMARY_FIELDS.map((name) => input[name]).find(isText);
-  const text = paths.length ? paths.join(", ") : Array.isArray(named) ? named.join(" ") : named;
+  const within = (path) => (workdir && String(path).startsWith(`${workdir}/`) ? path.slice(workdir.length + 1) : path);
+  const text = paths.length ? paths.map(within).join(", ") : Array.isArray(named) ? named.join(" ") : within(named);
   return (text ?? "").split("\n", 1)[0].slice(0, 300);
 }

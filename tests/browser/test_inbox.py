@@ -1,0 +1,119 @@
+"""The inbox in a real browser: the list of requests, the one that is chosen, and what comes after an answer."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from browser.pages import INTERACTION, inbox, needs_browser, opened_in, press, resize, stub, tab_to, text_of
+from chromium import Page, browsing
+from scripted import Scripted
+from serving import serving
+
+pytestmark = needs_browser
+
+OTHER = {**INTERACTION, "id": "d" * 32, "created_at": "2026-11-25T14:26:50.512Z", "title": "Run another command"}
+ASKS = "[...document.querySelectorAll('.asks .title')].map(title => title.textContent)"
+SHIFT = """
+window.shift = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+@asynccontextmanager
+async def two_requests(scripted: Scripted, width: int = 1280) -> AsyncGenerator[Page]:
+    """Open the inbox with two pending requests, each of which may be allowed."""
+    said = {"type": "message", "content": {"text": "The old build is in the way. I remove it first."}}
+    tool = {"tool_id": "1", "tool_name": "Read", "input": {"file_path": "/srv/project/Makefile"}}
+    read = [{"type": "tool_use", "content": tool}, {"type": "tool_result", "content": {**tool, "output": "x"}}]
+    asked = {"type": "interaction_requested", "content": INTERACTION}
+    later = {"type": "message", "content": {"text": "What was said later."}}
+    answered = {"status": "answered", "choice": "allow", "answered_by": "user"}
+    answers = {
+        "interactions": {"interactions": [INTERACTION, OTHER]},
+        f"interactions/{INTERACTION['id']}/answer": {**INTERACTION, **answered},
+        f"interactions/{OTHER['id']}/answer": {**OTHER, **answered},
+        f"runs/{INTERACTION['run_id']}/events": "".join(f"{json.dumps(e)}\n" for e in (said, *read, asked, later)),
+    }
+    async with serving(scripted.env) as server, browsing() as page:
+        await resize(page, width)
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=SHIFT)
+        await stub(page, answers)
+        await opened_in(page, server, at=".interaction.pending")
+        yield page
+        assert page.events_of("Runtime.exceptionThrown") == []
+
+
+async def test_request_is_shown_beside_the_list_with_what_the_agent_said_before(scripted: Scripted) -> None:
+    async with two_requests(scripted) as page:
+        assert await page.evaluate(ASKS) == ["Run a command", "Run another command"]
+        await page.until(f"{text_of('.context p')} === 'The old build is in the way. I remove it first.'")
+        assert await page.evaluate(text_of(".context li")) == "Read Makefile"
+        assert await page.evaluate("document.querySelectorAll('.interaction').length") == 1
+        assert await page.evaluate("window.shift") == 0
+
+
+async def test_next_request_comes_after_an_answer_and_takes_no_click_at_first(scripted: Scripted) -> None:
+    """A second click, or a click at a place where a request appears, allows nothing that nobody has seen."""
+    async with two_requests(scripted) as page:
+        place = "(({x, y}) => [x + 9, y + 9])(document.querySelector('.interaction .primary').getBoundingClientRect())"
+        hit = f"document.elementFromPoint(...{place}).matches('.interaction .primary')"
+        await page.until(hit)
+        await page.point(".interaction .primary")
+        await page.until(f"{text_of('.interaction h2')} === 'Run another command'")
+        assert not await page.evaluate(hit)
+        assert len(json.loads(json.dumps(await page.evaluate("window.sent")))) == 1
+        await page.until(hit)
+        assert await page.evaluate(text_of(".ask:not(.pending) .meta > :last-child")) == "Allowed by user"
+        await page.point(".interaction .primary")
+        await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
+        places = "[...document.querySelectorAll('.interaction, .columns')].map(e => e.getBoundingClientRect().top)"
+        before = await page.evaluate(places)
+        await page.point(".interaction .result")
+        assert await page.evaluate(places) == before
+        assert len(json.loads(json.dumps(await page.evaluate("window.sent")))) == 2
+
+
+async def test_requests_are_answered_one_after_the_other_by_keyboard(scripted: Scripted) -> None:
+    async with two_requests(scripted) as page:
+        await tab_to(page, ".ask")
+        await press(page, "Enter")
+        await page.until("document.activeElement.matches('.interaction')")
+        await page.until("document.querySelectorAll('.interaction kbd').length === 2")
+        for title in ("Run another command", "Run another command"):
+            await page.until("document.activeElement.matches('.interaction') && performance.now() > (window.at ?? 0)")
+            await page.evaluate("window.at = performance.now() + 1000")
+            await page.until("performance.now() > window.at")  # no key counts right after a card appears
+            await press(page, "a")
+            await page.until(f"{text_of('.interaction h2')} === '{title}'")
+        await page.until("window.sent.length === 2")
+
+
+async def test_phone_shows_the_list_and_then_the_request(scripted: Scripted) -> None:
+    shown = "[...document.querySelectorAll('.asks, .chosen')].filter(e => e.checkVisibility()).map(e => e.className)"
+    async with two_requests(scripted, width=390) as page:
+        assert await page.evaluate(shown) == ["asks"]
+        await page.point(".asks li:last-child button")
+        await page.until(f"{shown}.join() === 'chosen'")
+        assert await page.evaluate(text_of(".interaction h2")) == "Run another command"
+        await page.click(".to-list")
+        await page.until(f"{shown}.join() === 'asks'")
+
+
+async def test_other_answer_is_chosen_with_a_radio_button(scripted: Scripted) -> None:
+    options = [{"value": value, "label": "", "description": ""} for value in ("sqlite", "pg")]
+    field = {"id": "db", "label": "Database", "options": options, "multiple": False, "other": True}
+    async with inbox(scripted, kind="question", fields=(field,), choices=("answer", "deny")) as page:
+        radios = "[...document.querySelectorAll('.interaction [type=radio]')].map(radio => radio.checked)"
+        await page.click(".interaction input[value=pg]")
+        await page.until(f"{radios}.join() === 'false,true,false'")
+        await page.click(".other [type=radio]")
+        await page.until("document.activeElement.ariaLabel === 'Other answer'")
+        assert await page.evaluate(radios) == [False, False, True]
+        assert await page.evaluate("document.querySelector('.interaction .primary').disabled")
+        await page.call("Input.insertText", text="mysql")
+        await page.until("!document.querySelector('.interaction .primary').disabled")
+        await page.click(".interaction .primary")
+        await page.until("window.sent.length === 1")
+        assert await page.evaluate("window.sent[0]") == {"choice": "answer", "answers": {"db": "mysql"}}
