@@ -19,7 +19,7 @@ def new_id() -> str:
 
 
 def session(**fields: object) -> Session:
-    """Return an idle session with these fields."""
+    """Return an idle session with these fields; the project is the directory, as the runtime begins sessions."""
     plain = Session(
         id=new_id(),
         backend="claude",
@@ -29,7 +29,7 @@ def session(**fields: object) -> Session:
         initial_prompt="explain the parser",
         status="completed",
     )
-    return replace(plain, **fields)
+    return replace(plain, **{"project": fields.get("working_dir", plain.working_dir), **fields})
 
 
 def run(of: Session | None = None, **fields: object) -> RunRecord:

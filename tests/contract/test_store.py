@@ -532,7 +532,7 @@ async def test_waiting_run_takes_its_session_out_of_the_archive_with_its_turn(st
 async def test_projects_are_those_of_sessions_that_are_not_archived(store: SessionStore) -> None:
     assert await store.projects() == []
     for project, at in (("/a", 1), ("/b", 4), ("/a", 3), ("", 9)):
-        await store.create(session(project=project, last_used=AT + at))
+        await store.create(session(project=project, working_dir=project, last_used=AT + at))
     await store.create(session(project="/b", last_used=AT + 5, archived=True))
     await store.create(session(project="/c", archived=True))
     assert await store.projects() == [Project("/b", 1, AT + 4), Project("/a", 2, AT + 3)]

@@ -241,6 +241,19 @@ async def test_key_is_confined_to_its_directories_through_any_path(scripted: Scr
     assert {call.cwd for call in scripted.calls()} == {str(tmp_path / "mine"), str(tmp_path / "mine" / "in")}
 
 
+async def test_key_deletes_only_sessions_of_its_directories(scripted: Scripted, tmp_path: Path) -> None:
+    key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path),)))
+    mine, other = records.session(working_dir=str(tmp_path)), records.session(working_dir="/srv")
+    store = MemoryStore()
+    await store.create(mine)
+    await store.create(other)
+    async with serving(scripted.env, keys=keys, store=store) as server:
+        body, headers = {"ids": [other.id, mine.id]}, {"x-api-key": key}
+        answer = (await server.client.post("/api/v1/sessions/delete", json=body, headers=headers)).json()
+    assert (answer["deleted"], [error["id"] for error in answer["errors"]]) == ([mine.id], [other.id])
+    assert (await store.sessions(SessionQuery())).items == (other,)
+
+
 async def test_projects_are_only_those_that_the_key_may_use(scripted: Scripted, tmp_path: Path) -> None:
     key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path / "mine"),)))
     ben = await also(scripted, keys)

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.store.memory import MemoryStore
-from clinvk.types.record import Session
+from clinvk.types.record import RunRecord, Session
 from scripted import Scripted
 from scripted.steps import claude_says, codex_streams, exits, hang, wait_for
 from serving import LiveServer, serving
@@ -279,6 +279,28 @@ async def test_deleted_session_is_removed_with_its_runs(scripted: Scripted) -> N
         assert (await get(server, path)).status_code == 404
         assert (await server.client.delete(f"/api/v1/sessions{path}")).status_code == 404
         assert (await server.client.get(f"/api/v1/runs/{answer['run_id']}")).status_code == 404
+
+
+async def test_several_sessions_are_deleted_and_each_failure_is_reported(scripted: Scripted) -> None:
+    store = await store_of(*map(session, range(1, 5)))
+    one, two, busy, other = (f"{number:032x}" for number in range(1, 5))
+    await store.begin(
+        RunRecord(id="e" * 32, backend="claude", prompt="", state="running", created_at=1, session_id=busy),
+        await store.session(busy),
+    )
+    async with serving(scripted.env, store=store) as server:
+        response = await server.client.post("/api/v1/sessions/delete", json={"ids": [one, busy, two, "ffff", one]})
+        bodies: list[object] = [{}, {"ids": []}, {"ids": [one] * 1001}, {"ids": one}]
+        refused = [await server.client.post("/api/v1/sessions/delete", json=body) for body in bodies]
+        foreign = await server.client.post(
+            "/api/v1/sessions/delete", json={"ids": [other]}, headers={"origin": "https://evil.example"}
+        )
+        assert {*ids(await get(server, ""))} == {busy, other}
+    assert (response.status_code, response.json()["deleted"]) == (200, [one, two])
+    assert [error["id"] for error in response.json()["errors"]] == [busy, "ffff"]
+    assert "is busy" in response.json()["errors"][0]["detail"]
+    assert [answer.status_code for answer in refused] == [400] * 4
+    assert foreign.status_code == 403
 
 
 async def test_session_with_an_active_run_is_neither_deleted_nor_resumed(scripted: Scripted, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from clinvk.dialects.rest import views
 from clinvk.runtime import sessions
 from clinvk.runtime.worktrees.git import branch_of
 from clinvk.store.protocol import Item, Page, RunQuery, SessionQuery
-from clinvk.types.errors import BackendUnavailable, InvalidRequest
+from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 from clinvk.types.record import Session
 
 PATH = "/api/v1/sessions"
@@ -91,9 +91,25 @@ async def delete_session(services: Services, request: Request) -> views.Deleted:
     return views.Deleted(id=session.id)
 
 
-async def _changeable(services: Services, request: Request) -> Session:
-    """Return the session of the path. The key of the request must allow its agent and directory."""
-    session = await services.store.session(request.path_params["id"])
+async def delete_sessions(services: Services, request: Request) -> views.DeletedSessions:
+    """Delete several sessions with their runs. A session that cannot be deleted is reported, and the others go."""
+    refuse_foreign(request.scope)
+    ids = views.session_ids(await read_json(request.scope, request.receive, services.settings.server))
+    deleted: list[str] = []
+    errors: list[views.DeletionError] = []
+    for id_ in ids:
+        try:
+            session = await _changeable(services, request, id_)
+            await services.store.delete(session.id)
+            deleted.append(session.id)
+        except ClinvkError as exc:
+            errors.append(views.DeletionError(id_, exc.message))
+    return views.DeletedSessions(deleted=deleted, errors=errors)
+
+
+async def _changeable(services: Services, request: Request, reference: str = "") -> Session:
+    """Return a session, by default that of the path. The key of the request must allow its agent and directory."""
+    session = await services.store.session(reference or request.path_params["id"])
     await services.admission.key_policy.check_session(session, request.scope["state"]["key_name"])
     return session
 

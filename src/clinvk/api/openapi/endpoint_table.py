@@ -190,6 +190,14 @@ def _live_events(services: Services) -> ASGIApp:
 _SESSIONS_AND_RUNS = (
     json_endpoint("GET", "/api/v1/sessions", sessions.list_sessions, doc.STORED),
     json_endpoint("GET", "/api/v1/projects", sessions.list_projects, doc.STORED),
+    json_endpoint(
+        "POST",
+        "/api/v1/sessions/delete",
+        sessions.delete_sessions,
+        (*doc.STORED, *doc.BODY, errors.ForeignOrigin),
+        body=views.SessionIds,
+        examples=examples("two", "Two sessions", {"ids": ["3f9c", "0d3a"]}),
+    ),
     json_endpoint("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
     json_endpoint(
         "PATCH",

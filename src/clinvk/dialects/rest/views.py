@@ -143,6 +143,26 @@ class Deleted(msgspec.Struct, frozen=True, kw_only=True):
     id: str
 
 
+class SessionIds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The sessions to delete."""
+
+    ids: Annotated[list[str], Meta(min_length=1, max_length=1000, description="Ids or unique prefixes.")]
+
+
+class DeletionError(msgspec.Struct, frozen=True):
+    """Why a session was not deleted."""
+
+    id: str
+    detail: str
+
+
+class DeletedSessions(msgspec.Struct, frozen=True, kw_only=True):
+    """The deleted sessions, and those that could not be deleted."""
+
+    deleted: list[str]
+    errors: list[DeletionError]
+
+
 class TurnMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A prompt, or an answer; a prompt that an agent receives while it works divides the answer."""
 
@@ -272,6 +292,7 @@ class LiveFollowing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 _patches = msgspec.json.Decoder(SessionPatch)
+_session_ids = msgspec.json.Decoder(SessionIds)
 
 
 def session_view(session: record.Session) -> SessionView:
@@ -363,6 +384,11 @@ def patch(body: bytes) -> SessionPatch:
         title=None if changes.title is None else record.valid_title(changes.title),
         tags=None if changes.tags is None else [record.valid_tag(tag) for tag in changes.tags],
     )
+
+
+def session_ids(body: bytes) -> list[str]:
+    """Parse the sessions to delete, each once. Raises `InvalidRequest`, which names the field."""
+    return [*dict.fromkeys(json_bodies.decode(body, _session_ids).ids)]
 
 
 def time(at: float) -> str:
