@@ -9,7 +9,7 @@ export const SCREENS = {
   "": { title: "Inbox", load: async () => Inbox, now: Inbox },
   sessions: { title: "Sessions", load: lists, props: () => ({ list: "sessions" }) },
   runs: { title: "Runs", load: lists, props: () => ({ list: "runs" }) },
-  new: { title: "New session", load: screen("./new-session.js", "NewSessionIn") },
+  new: { title: "New session", load: screen("../session/session.js", "NewSession") },
   session: { title: "Session", load: screen("../session/session.js", "Session"), props: (id) => ({ sessionId: id }) },
   run: { title: "Run", load: screen("../session/session.js", "Session"), props: (id) => ({ runId: id }) },
   compare: {
