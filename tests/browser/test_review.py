@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from browser.pages import (
+    ANSWERS,
     FAINT,
+    PROMPTS,
     UNNAMED,
     choose,
     click_on,
@@ -17,11 +19,13 @@ from browser.pages import (
     opened_in,
     press,
     resize,
+    send,
     stub,
     text_of,
 )
 from chromium import Page, browsing
 from scripted import Scripted
+from scripted.steps import claude_says
 from serving import serving
 
 # --- syntax highlighting -------------------------------------------------------------------------------------------
@@ -332,3 +336,157 @@ async def test_worktrees_are_titled_by_their_prompts_and_grouped_by_compare(scri
         assert await page.evaluate(text_of("section:has(h2) .counts")) == "+4 \u22122"
         titles = "[...document.querySelectorAll('.item .title')].map(title => title.textContent)"
         assert await page.evaluate(titles) == ["Rename old to new", "Rename old to new"]
+
+
+# --- the changes of a session --------------------------------------------------------------------------------------
+
+CHANGES: dict[str, object] = {
+    "files": [],
+    "diff": PYTHON,
+    "diff_is_cut": False,
+    "branch": "main",
+    "worktree": None,
+    "since": None,
+}
+
+
+@asynccontextmanager
+async def session_with_changes(scripted: Scripted, width: int, **changed: object) -> AsyncGenerator[Page]:
+    """Open a session of one turn with the changes `PYTHON`; `changed` are fields of the changes."""
+    scripted.play(claude_says("done"))
+    async with serving(scripted.env) as server, browsing() as page:
+        answer = (await server.prompt(prompt="Rename old")).json()
+        path = f"sessions/{answer['session_id']}"
+        session = (await server.client.get(f"/api/v1/{path}")).json()
+        newer = {**CHANGES, **changed, "diff": PYTHON[PYTHON.index("diff --git a/README") :]}
+        answers: dict[str, object] = {
+            f"{path}/changes?since={answer['run_id']}": newer,
+            f"{path}/changes": {**CHANGES, **changed},
+            path: {**session, "worktree": changed.get("worktree")},
+        }
+        await stub(page, answers)
+        await resize(page, width)
+        await opened_in(page, server, f"/session/{answer['session_id']}", at=".composer")
+        await page.until(f"!document.body.textContent.includes('Loading') && {ANSWERS}.join() === 'done'")
+        yield page
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_changes_of_a_session_are_commented_beside_the_conversation(scripted: Scripted, width: int) -> None:
+    async with session_with_changes(scripted, width) as page:
+        await page.evaluate(click_on("Changes", ".session-head"))
+        await page.until("document.querySelectorAll('.changes .file').length === 3")
+        assert await page.evaluate("document.activeElement.textContent") == "Changes"
+        is_beside = "document.querySelector('.composer').getBoundingClientRect().right <= "
+        is_beside += "document.querySelector('.changes').getBoundingClientRect().left"
+        assert await page.evaluate(is_beside) == (width == 1280)
+        await page.evaluate("document.querySelector('.changes .line.added button').click()")
+        await page.until("document.activeElement.tagName === 'TEXTAREA'")
+        await page.call("Input.insertText", text="Keep the name.")
+        await page.evaluate(click_on("Save", ".line-comment"))
+        await page.until("document.querySelector('.changes .dock') !== null")
+        await page.evaluate(click_on("Send to the agent", ".changes .dock"))
+        await page.until("document.querySelector('.changes .dock') === null")
+        await press(page, "Escape")
+        await page.until("document.querySelector('.changes') === null")
+        assert await page.evaluate("document.activeElement.textContent") == "Changes"
+        await page.until(f"{PROMPTS}.includes('value = compute(new, 1)')")
+
+
+@needs_browser
+async def test_open_changes_are_remembered_and_loaded_again_after_each_turn(scripted: Scripted) -> None:
+    async with session_with_changes(scripted, 1280) as page:
+        await page.evaluate(click_on("Changes", ".session-head"))
+        await page.until("document.querySelectorAll('.changes .file').length === 3")
+        await page.call("Page.reload")
+        await page.until("document.querySelectorAll('.changes .file').length === 3")
+        path = "Object.keys(answers).find(key => key.endsWith('/changes'))"
+        await page.evaluate(f"void (answers[{path}] = {{...answers[{path}], diff: ''}})")
+        await send(page, "Send", "again")
+        await page.until(f"{text_of('.changes')}.includes('No changes.')")
+
+
+@needs_browser
+async def test_changes_since_a_turn_and_actions_are_shown_for_a_session_with_a_worktree(scripted: Scripted) -> None:
+    files = [{"path": "README.md", "status": "modified", "added": 1, "removed": 1}]
+    async with session_with_changes(scripted, 1280, worktree="0d3ac1f6", files=files) as page:
+        await page.evaluate(click_on("Changes", ".session-head"))
+        await page.until("document.querySelectorAll('.changes .file').length === 3")
+        buttons = "[...document.querySelectorAll('.changes > .buttons button')].map(button => button.textContent)"
+        assert await page.evaluate(buttons) == ["Apply to the repository", "Commit…", "Discard"]
+        run = await page.evaluate("document.querySelector('.changes .screen-head select').options[1].value")
+        await page.evaluate("document.querySelector('.changes .screen-head select').ariaLabel = 'since'")
+        await choose(page, "since", str(run))
+        await page.until("document.querySelectorAll('.changes .file').length === 1")
+        await page.evaluate("document.querySelector('.changes .line.added button').click()")
+        await page.until("document.activeElement.closest('.line-comment') !== null")
+        await page.call("Input.insertText", text="Older, please")
+        await page.evaluate(click_on("Save", ".line-comment"))
+        await page.until("document.querySelector('.changes .dock') !== null")
+
+
+# --- the outcome of a compare --------------------------------------------------------------------------------------
+
+PARTS: list[dict[str, object]] = [
+    {**RUN, "id": str(number) * 32, "backend": backend, "workdir": f"/home/w/{number}", "cost_usd": 0.02 * number}
+    for number, backend in enumerate(("claude", "codex", "gemini"), start=1)
+]
+OUTPUT = "\n".join(
+    [
+        "[1] claude: check failed",
+        "[2] codex: check passed",
+        "[3] gemini: check passed",
+        "best: [2] codex",
+        "It is short.",
+    ]
+)
+
+
+@asynccontextmanager
+async def comparison(scripted: Scripted, width: int) -> AsyncGenerator[Page]:
+    """Open a compare of three agents, the first two of which have changed files; the second is the best."""
+    worktrees = [{**WORKTREE, "id": f"w{number}", "path": f"/home/w/{number}"} for number in (1, 2)]
+    worktrees[1]["diff"] = PYTHON[PYTHON.index("diff --git a/README") :]
+    compare = {**RUN, "kind": "compare", "session_id": None, "output": OUTPUT, "runs": PARTS, "workdir": "/srv/project"}
+    answers: dict[str, object] = {
+        f"runs/{RUN['id']}": compare,
+        **{f"runs/{part['id']}": {**part, "output": "An answer"} for part in PARTS},
+        "worktrees": {"worktrees": worktrees},
+        **{f"worktrees/{worktree['id']}": worktree for worktree in worktrees},
+        "worktrees/w2/apply": {"files": [{"path": "README.md"}], "warnings": [], "removed": True},
+    }
+    async with serving(scripted.env) as server, browsing() as page:
+        await stub(page, answers)
+        await resize(page, width)
+        await opened_in(page, server, f"/compare/{RUN['id']}", at=".outcome .counts")
+        yield page
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "columns"), [(390, 1), (1440, 3)])
+async def test_compare_has_a_table_a_winner_and_a_review_for_each_agent(
+    scripted: Scripted, width: int, columns: int
+) -> None:
+    async with comparison(scripted, width) as page:
+        texts = "row => [...row.children].map(cell => cell.innerText.trim())"
+        rows = f"[...document.querySelectorAll('.outcome tbody tr')].map({texts})"
+        assert await page.evaluate(rows) == [
+            ["claude", "\u2013", "failed", "done", "10 s", "$0.02", "+5 \u22122"],
+            ["codex", "★ Best", "passed", "done", "10 s", "$0.04", "+1 \u22121"],
+            ["gemini", "\u2013", "passed", "done", "10 s", "$0.06", "\u2013"],
+        ]
+        lefts = "new Set([...document.querySelectorAll('.column')].map(each => each.getBoundingClientRect().left)).size"
+        assert await page.evaluate(lefts) == columns
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
+        assert await page.evaluate(UNNAMED) == []
+        assert await page.evaluate(FAINT) == []
+        assert await page.evaluate(text_of("[role=tab][aria-selected=true]")) == "codex"
+        assert await page.evaluate("document.querySelectorAll('.file').length") == 1
+        await page.evaluate("document.querySelector('[role=tab][aria-selected=true]').focus()")
+        await press(page, "ArrowLeft")
+        await page.until("document.querySelectorAll('.file').length === 3")
+        assert await page.evaluate("document.activeElement.textContent") == "claude"
+        await page.evaluate(click_on("Apply the best", "main"))
+        await page.until(f"{text_of('.result')} === 'Applied 1 file to /srv/project, uncommitted.'")
+        assert await page.evaluate("window.sent") == [{}]

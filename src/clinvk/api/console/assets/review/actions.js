@@ -1,18 +1,23 @@
 // What ends a worktree: its changes are applied to the repository, committed to a branch, or discarded.
 
 import { html, useState } from "../vendor/preact.js";
-import { post, remove } from "../base/api.js";
+import { post, remove, send } from "../base/api.js";
 import { plural } from "../base/format.js";
 import { Action, Form, Problem, TextArea } from "../base/ui.js";
 
+const PROPOSAL_MS = 180_000; // an agent reads the changes
+
+/** Apply the changes of a worktree. Return a text about it. */
+export async function apply({ id, repository }) {
+  const { files, warnings, removed } = await post(`worktrees/${id}/apply`);
+  const kept = removed ? "" : ` The worktree stays: ${warnings.join("; ")}`;
+  return `Applied ${plural(files.length, "file")} to ${repository}, uncommitted.${kept}`;
+}
+
 /** The buttons that end a worktree. `onDone` is called with a text about it. */
-export function WorktreeActions({ worktree: { id, state, repository }, onDone }) {
+export function WorktreeActions({ worktree, onDone }) {
+  const { id, state } = worktree;
   const [isCommitting, setCommitting] = useState(false);
-  async function apply() {
-    const { files, warnings, removed } = await post(`worktrees/${id}/apply`);
-    const kept = removed ? "" : ` The worktree stays: ${warnings.join("; ")}`;
-    onDone(`Applied ${plural(files.length, "file")} to ${repository}, uncommitted.${kept}`);
-  }
   async function discard() {
     await remove(`worktrees/${id}`);
     onDone("Discarded.");
@@ -21,7 +26,7 @@ export function WorktreeActions({ worktree: { id, state, repository }, onDone })
   return html`
     <div class="buttons">
       ${state === "changed" && html`
-        <${Action} class="primary" run=${apply}>Apply to the repository<//>
+        <${Action} class="primary" run=${async () => onDone(await apply(worktree))}>Apply to the repository<//>
         <button type="button" onClick=${() => setCommitting(true)}>Commit…</button>`}
       ${state !== "in use" && html`
         <${Action} class="danger" run=${discard} confirm="Discard this worktree with all its changes?">Discard<//>`}
@@ -32,7 +37,10 @@ function CommitForm({ id, onDone, onCancel }) {
   const [message, setMessage] = useState("");
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState(null);
-  const propose = async () => setMessage((await post(`worktrees/${id}/message`)).message);
+  async function propose() {
+    const response = await send("POST", `worktrees/${id}/message`, { body: {}, signal: AbortSignal.timeout(PROPOSAL_MS) });
+    setMessage((await response.json()).message);
+  }
   async function commit() {
     setBusy(true);
     try {

@@ -1,8 +1,12 @@
 // Comments on lines of a diff, which become a prompt.
 
 import { html, useEffect, useRef } from "../vendor/preact.js";
+import { start } from "../base/api.js";
 import { useDraft } from "../base/drafts.js";
-import { visible } from "../base/ui.js";
+import { plural } from "../base/format.js";
+import { live } from "../base/live.js";
+import { navigate } from "../base/router.js";
+import { Action, visible } from "../base/ui.js";
 
 const idOf = ({ path, line }) => `${path}:${line.kind === "removed" ? `-${line.before}` : line.after}`;
 
@@ -39,12 +43,31 @@ export function useComments(name) {
 }
 
 /** Return saved comments as one prompt. */
-export function promptOf(comments) {
+function promptOf(comments) {
   const written = comments.map(({ path, text, line }) => {
     const place = line.kind === "removed" ? `removed line ${line.before}` : `line ${line.after}`;
     return `${path}, ${place}:\n> ${line.text}\n${text}`;
   });
   return `Address these comments on your changes:\n\n${written.join("\n\n")}`;
+}
+
+/** What becomes of the saved comments: a prompt for a session, or with `onInsert` a text to edit first. */
+export function CommentBar({ comments: { saved, clear }, sessionId, isBusy, onInsert }) {
+  async function send() {
+    await start("prompt", {
+      ...(live.me.may_ask && { approval_mode: "ask" }), ...(isBusy && { on_busy: "queue" }), session_id: sessionId,
+      prompt: promptOf(saved),
+    });
+    clear();
+    navigate(`session/${sessionId}`);
+  }
+  function insert() {
+    onInsert(promptOf(saved));
+    clear();
+  }
+  return saved.length > 0 && html`<div class="dock bar"><span>${plural(saved.length, "comment")}</span>
+    ${onInsert && html`<button type="button" onClick=${insert}>Add to the prompt</button>`}
+    <${Action} class="primary" run=${send}>Send to the agent<//></div>`;
 }
 
 function LineComment({ name, place, comments }) {

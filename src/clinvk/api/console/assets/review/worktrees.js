@@ -1,16 +1,14 @@
 // The worktrees with changes of agents: review, comment, apply, commit, discard.
 
 import { html, useState } from "../vendor/preact.js";
-import { get, start } from "../base/api.js";
+import { get } from "../base/api.js";
 import { WorktreeActions } from "./actions.js";
-import { promptOf, useComments } from "./comments.js";
+import { CommentBar, useComments } from "./comments.js";
 import { Counts } from "./diff.js";
 import { firstLine, plural, shortPath } from "../base/format.js";
-import { live } from "../base/live.js";
 import { Review } from "./review.js";
-import { navigate } from "../base/router.js";
 import { RunList } from "../screens/rows.js";
-import { Action, Agent, Empty, Facts, List, Loaded, Time, visible } from "../base/ui.js";
+import { Agent, Empty, Facts, List, Loaded, Time, visible } from "../base/ui.js";
 
 const SEARCHED_RUNS = 1_000;
 
@@ -61,13 +59,6 @@ function WorktreeReview({ worktree }) {
   const comments = useComments(worktree.id);
   const run = worktree.runs.find((each) => each.session_id);
   const takesComments = Boolean(run && !done);
-  async function send() {
-    const started = await start("prompt", {
-      ...(live.me.may_ask && { approval_mode: "ask" }), session_id: run.session_id, prompt: promptOf(comments.saved),
-    });
-    comments.clear();
-    navigate(`session/${started.session_id}`);
-  }
   return html`
     <header class="session-head"><h1 tabindex="-1">${visible(firstLine(run?.prompt) || shortPath(worktree.repository))}</h1>
       <p class="meta">${run && html`<${Agent} name=${run.backend} />`}
@@ -82,7 +73,5 @@ function WorktreeReview({ worktree }) {
     ${worktree.diff
       ? html`<${Review} text=${worktree.diff} isCut=${worktree.diff_is_cut} comments=${takesComments ? comments : undefined} />`
       : html`<${Empty}>${worktree.state === "in use" ? "The diff is here when the agent has ended." : "No changes."}<//>`}
-    ${takesComments && comments.saved.length > 0 && html`
-      <div class="dock bar"><span>${plural(comments.saved.length, "comment")}</span>
-        <${Action} class="primary" run=${send}>Send to the agent<//></div>`}`;
+    ${takesComments && html`<${CommentBar} comments=${comments} sessionId=${run.session_id} />`}`;
 }

@@ -1,23 +1,13 @@
-// One prompt for several agents: their answers and changes side by side.
+// The form that gives one prompt to several agents, and the earlier compares.
 
-import { html, useEffect, useState } from "../vendor/preact.js";
-import { cancel, get, start } from "../base/api.js";
+import { html, useState } from "../vendor/preact.js";
+import { get, start } from "../base/api.js";
 import { filled, useBackends } from "../session/composer.js";
 import { Permissions, withApproval } from "../session/permissions.js";
 import { Project, useRemembered } from "../session/project.js";
-import { Diff } from "../review/diff.js";
-import { ENDED, cost, elapsed, tokens } from "../base/format.js";
-import { useLive } from "../base/live.js";
-import { Answer } from "../base/markdown.js";
 import { navigate } from "../base/router.js";
 import { RunList } from "./rows.js";
-import { stream } from "../base/stream.js";
-import { RunBlocks } from "../session/transcript.js";
-import {
-  Action, Agent, Checkbox, Empty, Facts, Form, Loaded, Loading, Problem, Select, State, TextArea, TextField, useStored, useTick,
-  visible,
-} from "../base/ui.js";
-import { WorktreeActions } from "../review/actions.js";
+import { Agent, Checkbox, Empty, Form, Loaded, Problem, Select, TextArea, TextField, useStored } from "../base/ui.js";
 
 const SEARCHED_RUNS = 500;
 
@@ -83,77 +73,4 @@ function CompareForm() {
         <button class="primary" disabled=${!prompt.trim() || names.length < 2}>Compare</button>
       </div>
     <//>`;
-}
-
-/** The answers of a compare, in columns. */
-export function Comparison({ id }) {
-  const live = useLive();
-  const [run, setRun] = useState(null);
-  const [worktrees, setWorktrees] = useState([]);
-  const [error, setError] = useState(null);
-  const known = [...live.runs.values()].filter((each) => each.id === id || each.parent_id === id);
-  const states = known.map((each) => each.id + each.state).sort().join();
-  useEffect(() => {
-    get(`runs/${id}`).then(setRun, setError);
-    get("worktrees").then((found) => setWorktrees(found.worktrees), () => {});
-  }, [id, states]);
-  useTick(Boolean(run) && !ENDED.has(run.state));
-  if (!run) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
-  const judge = run.runs.find((part) => part.name === "judge");
-  const parts = run.runs.filter((part) => part.name !== "judge");
-  const worktreeOf = (part) => worktrees.find((each) => each.path === part.workdir);
-  const isIsolated = parts.some(worktreeOf);
-  return html`
-    <header class="session-head"><h1 tabindex="-1">${visible(run.prompt.slice(0, 300))}</h1>
-      <p class="meta"><${State} state=${run.state} />
-        <${Facts} of=${[elapsed(run), tokens(run.token_usage), cost(run.cost_usd)]} />
-        ${!ENDED.has(run.state) && html`<${Action} class="small" run=${() => cancel(id)}>Stop all<//>`}</p>
-    </header>
-    <${Problem} error=${error} />
-    <div class="answers">${parts.map((part) => html`
-      <${Column} key=${part.id} part=${part} isUnchanged=${ENDED.has(run.state) && isIsolated && !worktreeOf(part)}
-        worktree=${worktreeOf(part)} />`)}</div>
-    ${judge && !ENDED.has(judge.state) && html`
-      <p class="working"><span class="pulse" aria-hidden="true"></span>${judge.backend} judges the answers</p>`}
-    ${run.output && html`
-      <section class="card verdict" aria-label="Checks and verdict">
-        <h2>Checks and verdict</h2>
-        <${Answer} text=${run.output} />
-      </section>`}`;
-}
-
-function Column({ part, isUnchanged, worktree }) {
-  const [done, setDone] = useState("");
-  const isEnded = ENDED.has(part.state);
-  return html`
-    <section class="card column" aria-label=${part.backend}>
-      <header><h2><${Agent} name=${part.backend} /></h2><${State} state=${part.state} /></header>
-      <p class="meta">
-        <${Facts} of=${[visible(part.model), elapsed(part), tokens(part.token_usage), cost(part.cost_usd)]} />
-        ${part.session_id && html`<a href=${`#/session/${part.session_id}`}>Transcript</a>`}</p>
-      ${part.error && part.state !== "cancelled" && html`<p class="problem">${visible(part.error)}</p>`}
-      ${isEnded
-        ? html`<${Loaded} load=${() => get(`runs/${part.id}`)}>${(run) => html`<${Answer} text=${run.output} />`}<//>`
-        : html`<${LiveAnswer} runId=${part.id} />`}
-      ${done && html`<p class="result" role="status">${visible(done)}</p>`}
-      ${worktree && !done && isEnded && html`
-        <${Loaded} deps=${[worktree.state]} load=${() => get(`worktrees/${worktree.id}`)}>${(shown) => html`
-          ${shown.diff
-            ? html`<${Diff} text=${shown.diff} /><p><a href=${`#/worktree/${shown.id}`}>Review with comments</a></p>`
-            : html`<p class="quiet">
-                ${shown.state === "in use" ? "The changes are shown when the check has ended." : "No changes."}</p>`}
-          <${WorktreeActions} worktree=${shown} onDone=${setDone} />`}<//>`}
-      ${isUnchanged && html`<p class="quiet">No changes.</p>`}
-    </section>`;
-}
-
-/** The answer of a run under way. */
-function LiveAnswer({ runId }) {
-  const [{ blocks }, setState] = useState(() => ({ blocks: new RunBlocks(runId) }));
-  useEffect(() => stream.followRun(runId, (event) => {
-    blocks.add(event);
-    setState({ blocks });
-  }), [runId]);
-  return blocks.blocks.filter(({ kind }) => kind === "text").map((block) => html`
-    <${Answer} key=${block.id} text=${block.text} isWhole />`);
 }

@@ -2,6 +2,7 @@
 
 import { html, Component, useEffect, useRef, useState } from "../vendor/preact.js";
 import { cancel, get, start } from "../base/api.js";
+import { Changes } from "../review/changes.js";
 import { Composer, filled } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { cost, duration, elapsed, tokens } from "../base/format.js";
@@ -58,7 +59,8 @@ export function Session({ sessionId, runId }) {
   }
   return html`
     <${Head} key=${session?.id} session=${session} run=${ownTurns.findLast((turn) => !turn.isWithdrawn)?.run} activeRun=${activeTurn?.run} parent=${parent}
-      onChange=${() => conversation.current.load()} />
+      onChange=${() => conversation.current.load()}>
+      ${session && html`<${Changes} key=${session.id} session=${session} turns=${ownTurns} />`}<//>
     <${Problem} error=${error} />
     ${!rows.length && html`<${Empty}>No turns yet.<//>`}
     <div class="transcript">

@@ -13,7 +13,7 @@ export const SCREENS = {
   session: { title: "Session", load: screen("../session/session.js", "Session"), props: (id) => ({ sessionId: id }) },
   run: { title: "Run", load: screen("../session/session.js", "Session"), props: (id) => ({ runId: id }) },
   compare: {
-    title: "Compare", load: screen("../screens/compare.js", "Compare"), detail: screen("../screens/compare.js", "Comparison"),
+    title: "Compare", load: screen("../screens/compare.js", "Compare"), detail: screen("../screens/comparison.js", "Comparison"),
   },
   worktrees: { title: "Worktrees", load: screen("../review/worktrees.js", "Worktrees") },
   worktree: { title: "Worktree", load: screen("../review/worktrees.js", "Worktree") },

@@ -1,0 +1,46 @@
+// The changes of a session: its diff since the beginning or a turn, comments for the agent, and what ends its worktree.
+
+import { html, useState } from "../vendor/preact.js";
+import { WorktreeActions } from "./actions.js";
+import { get } from "../base/api.js";
+import { CommentBar, useComments } from "./comments.js";
+import { readDraft, writeDraft } from "../base/drafts.js";
+import { firstLine } from "../base/format.js";
+import { Review } from "./review.js";
+import { Loaded, Select, useFocus, visible } from "../base/ui.js";
+
+const MAX_TURNS = 30;
+
+export function ChangesPanel({ session, turns, onClose }) {
+  const [since, setSince] = useState("");
+  const [done, setDone] = useState("");
+  const comments = useComments(session.id);
+  const heading = useFocus();
+  const isBusy = turns.some((turn) => turn.isActive);
+  const ended = turns.filter((turn) => !turn.isActive);
+  const load = () => get(`sessions/${session.id}/changes`, { since });
+  function insert(prompt) {
+    const draft = readDraft(session.id) ?? {};
+    writeDraft(session.id, { ...draft, text: draft.text ? `${draft.text}\n\n${prompt}` : prompt });
+    onClose();
+    document.querySelector(".composer textarea").focus();
+  }
+  const onKeyDown = (event) => event.key === "Escape" && !event.defaultPrevented && onClose();
+  const choices = ended.slice(-MAX_TURNS).reverse().map(({ run, prompt }) => [run.id, `Since: ${firstLine(prompt).slice(0, 60)}`]);
+  return html`
+    <section class="changes scroller" aria-label="Changes" onKeyDown=${onKeyDown}>
+      <header class="screen-head"><h2 tabindex="-1" ref=${heading}>Changes</h2>
+        ${session.worktree && html`<${Select} label="Changes since" value=${since} onChange=${setSince}
+          options=${[["", "Since the beginning"], ...choices]} />`}
+        <button type="button" class="small" onClick=${onClose}>Close</button></header>
+      ${done ? html`<p class="result" role="status">${visible(done)}</p>` : html`
+        <${Loaded} deps=${[since, ended.length]} load=${load}>${({ diff, diff_is_cut: isCut, branch, worktree, files }) => html`
+          <p class="meta"><span>${worktree ? "In its own worktree" : "Uncommitted"}</span>
+            ${branch && html`<span class="mono">${visible(branch)}</span>`}</p>
+          ${worktree && html`<${WorktreeActions} onDone=${setDone} worktree=${{
+            id: worktree, repository: session.project, state: isBusy ? "in use" : files.length ? "changed" : "unchanged",
+          }} />`}
+          <${Review} text=${diff} isCut=${isCut} comments=${comments} />`}<//>
+        <${CommentBar} comments=${comments} sessionId=${session.id} isBusy=${isBusy} onInsert=${insert} />`}
+    </section>`;
+}
