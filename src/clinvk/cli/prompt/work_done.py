@@ -14,7 +14,8 @@ from clinvk.types.errors import ClinvkError
 from clinvk.types.tool_text import changed_paths, tool_action
 
 if TYPE_CHECKING:
-    from clinvk.runtime.worktrees.tree_changes import Changes, FileChange
+    from clinvk.runtime.worktrees.diff import FileChange
+    from clinvk.runtime.worktrees.tree_changes import Changes
 
 _LOOK_TIMEOUT_S = 5.0
 _MAX_NAMED = 10
