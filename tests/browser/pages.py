@@ -218,30 +218,3 @@ def shown_texts(selector: str) -> str:
 
 
 PROMPTS = shown_texts(".prompt")
-
-UNNAMED = """[...document.querySelectorAll('a, button, input, select, textarea, summary, meter')].filter((element) =>
-  element.type !== 'file' && !(element.ariaLabel || element.labels?.length || element.textContent.trim()))
-  .map((element) => element.outerHTML)"""
-"""The controls without a name for screen readers."""
-
-FAINT = """(() => {
-  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
-  const light = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
-  const behind = (element) => {
-    for (; element; element = element.parentElement) {
-      const color = parts(getComputedStyle(element).backgroundColor);
-      if (color[3] !== 0) return color;
-    }
-  };
-  const faint = [], walker = document.createTreeWalker(document.querySelector('#app'), NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest(':disabled, option')) continue;
-    const [one, other] = [parts(getComputedStyle(element).color), behind(element)].map(luminance).sort().reverse();
-    const ratio = (one + 0.05) / (other + 0.05);
-    if (ratio < 4.5) faint.push([walker.currentNode.data, ratio]);
-  }
-  return faint;
-})()"""
-"""The texts with less contrast than WCAG AA requires."""

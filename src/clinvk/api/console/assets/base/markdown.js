@@ -44,7 +44,7 @@ function block(token, depth) {
     case "space": case "def":
       return null;
     case "heading":
-      return html`<div class="heading h${token.depth}" role="heading" aria-level=${Math.min(6, token.depth + 2)}>
+      return html`<div class="heading h${token.depth}" role="heading" aria-level=${Math.min(6, token.depth + 1)}>
         ${inline(token.tokens, depth)}</div>`;
     case "code":
       return html`<div class="code-block"><pre class="code" tabindex="0">${visible(token.text)}</pre>

@@ -1,0 +1,60 @@
+"""What axe-core finds on each screen of the console: on a computer and on a phone, in light and in dark colours."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from agents.machine import INSTALLED
+from browser.pages import INTERACTION, go, needs_browser, opened_in, resize, stub
+from chromium import Page, browsing
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import serving
+
+AXE = INSTALLED / "node_modules" / "axe-core" / "axe.min.js"
+FINDINGS = """axe.run({ resultTypes: ["violations"] }).then(({ violations }) => violations.flatMap(({ id, nodes }) =>
+  nodes.map(({ target, failureSummary }) => [id, target.join(" "), failureSummary])))"""
+
+SCREENS = ("", "runs", "sessions", "new", "compare", "worktrees", "usage", "agents")
+ANSWER = (
+    "# Heading\n\n`code` and a [link](https://example.com)\n\n```python\nprint('wide " + "wide " * 100 + "')\n```\n"
+)
+DIFF = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n import os\n-x = 1\n+x = 2\n"
+WORKTREE: Mapping[str, object] = {
+    **{"id": "0d3ac1f6", "state": "changed", "repository": "/srv/shop", "path": "/srv/w", "branch": "clinvk/0d3ac1f6"},
+    **{"files": ["a.py"], "problem": None, "made_at": "2026-11-25T14:26:49Z", "base": "1" * 40, "prompt": "Mend it"},
+    **{"runs": [], "diff": DIFF, "diff_is_cut": False, "backend": "claude", "added": 1, "removed": 1},
+}
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
+async def test_every_screen_fits_and_is_accessible(scripted: Scripted, width: int, scheme: str) -> None:
+    scripted.play(claude_says(ANSWER))
+    async with serving(scripted.env) as server, browsing() as page:
+        answer = (await server.prompt(prompt="word " * 100)).json()
+        compare = (await server.client.post("/api/v1/compare", json={"prompt": "a", "backends": ["claude"]})).json()
+        await stub(
+            page,
+            {
+                "interactions": {"interactions": [INTERACTION]},
+                "worktrees": {"worktrees": [{**WORKTREE, "diff": None}]},
+                f"worktrees/{WORKTREE['id']}": WORKTREE,
+            },
+        )
+        await resize(page, width)
+        await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await opened_in(page, server)
+        await page.call("Runtime.evaluate", expression=AXE.read_text())
+        details = (f"session/{answer['session_id']}", f"compare/{compare['run_id']}", f"worktree/{WORKTREE['id']}")
+        for path in (*SCREENS, *details):
+            await go(page, path)
+            await page.until("document.querySelector('.loading') === null")
+            await check(page, path, width)
+
+
+async def check(page: Page, path: str, width: int) -> None:
+    """Check that a screen is as wide as the window, and that axe finds nothing."""
+    assert await page.evaluate("document.documentElement.scrollWidth") == width, path
+    assert await page.evaluate("document.querySelector('main').scrollWidth <= innerWidth"), path
+    assert await page.evaluate(FINDINGS) == [], path
