@@ -1,11 +1,31 @@
 """A session in a real browser: its head, forks, tool calls, questions and their answers, and what follows a failure."""
 
-from browser.pages import ANSWERS, PROMPTS, needs_browser, opened, press, text_of
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import chain
+from pathlib import Path
+
+from browser.pages import (
+    ANSWERS,
+    INTERACTION,
+    PROMPTS,
+    needs_browser,
+    opened,
+    opened_in,
+    press,
+    resize,
+    stub,
+    text_of,
+)
+from chromium import Page, browsing
 from scripted import Scripted
 from scripted.steps import claude_says, hang
 from serving import serving
 
 pytestmark = needs_browser
+
+Events = Sequence[Mapping[str, object]]
 
 FOCUSED = "document.activeElement.textContent"
 MENU = ".session-head [aria-haspopup=menu]"
@@ -66,3 +86,202 @@ async def test_head_with_state_and_stop_stays_in_view(scripted: Scripted) -> Non
             await page.point(".session-head .stop")
             await page.until(f"{text_of('.session-head .state')} === 'cancelled'")
             assert await page.evaluate("document.querySelector('.session-head .stop')") is None
+
+
+# --- the agent's work ----------------------------------------------------------------------------------------------
+
+
+def call(
+    number: int, name: str, tool_input: dict[str, object], output: str | None = "ok", is_error: bool = False
+) -> Events:
+    """Return the events of a tool call, which has not ended without an output."""
+    tool = {"tool_id": str(number), "tool_name": name}
+    begun = {"type": "tool_use", "content": {**tool, "input": tool_input}}
+    ended = {"type": "tool_result", "content": {**tool, "output": output, "is_error": is_error}}
+    return [begun] if output is None else [begun, ended]
+
+
+def event(kind: str, /, **content: object) -> Events:
+    return [{"type": kind, "content": content}]
+
+
+@asynccontextmanager
+async def transcript(
+    scripted: Scripted, *events: Events, at: str = ".turn-end", workdir: str | None = None, **run: object
+) -> AsyncGenerator[Page]:
+    """Open a session whose only run has some events. `run` are fields of the run."""
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as server, browsing() as page:
+        answer = (await server.prompt(workdir=workdir)).json()
+        path = f"runs/{answer['run_id']}"
+        stored = (await server.client.get(f"/api/v1/{path}")).json()
+        done = event("done", stop_reason="end_turn", duration=1, token_usage=None)
+        lines = "".join(f"{json.dumps(each)}\n" for each in chain(*events, done))
+        runs = {"runs": [{**stored, **run}], "total": 1}
+        stubs = {f"{path}/events": lines, path: {**stored, **run}}
+        await stub(page, {**stubs, f"runs?session_id={answer['session_id']}&limit=50&offset=0": runs})
+        await opened_in(page, server, f"/session/{answer['session_id']}", at=at)
+        yield page
+        assert page.events_of("Runtime.exceptionThrown") == []
+
+
+ROWS = """[...document.querySelectorAll('.transcript .row')].map(row => row.firstElementChild)
+  .map(row => (row.querySelector('summary') ?? row).innerText.replace(/\\s+/g, ' ').trim())"""
+THINKS = event("thinking", text="And then?\nThe last line")
+
+
+async def test_consecutive_tool_calls_are_one_line_that_opens(scripted: Scripted, tmp_path: Path) -> None:
+    events = [
+        call(1, "Read", {"file_path": f"{tmp_path}/src/a.py"}),
+        call(2, "Read", {"file_path": f"{tmp_path}/src/a.py"}),
+        THINKS,
+        call(3, "Read", {"file_path": f"{tmp_path}/b.py"}),
+        call(4, "Bash", {"command": "make check"}),
+        call(5, "Bash", {"command": "make test"}, "2 failed", is_error=True),
+        call(6, "Grep", {"pattern": "x"}),
+        event("message", text="Done."),
+    ]
+    async with transcript(scripted, *events, workdir=str(tmp_path)) as page:
+        rows = await page.evaluate(ROWS)
+        assert isinstance(rows, list)
+        assert rows[1:5] == ["Read 2 files, ran 1 command", "Bash make test failed", "Grep x", "Done."]
+        await page.click(".calls")
+        await page.until(f"{ROWS}.length === 11")
+        opened_rows = await page.evaluate(ROWS)
+        assert isinstance(opened_rows, list)
+        assert opened_rows[1:4] == ["Read 2 files, ran 1 command", "Read src/a.py", "Read src/a.py"]
+        assert opened_rows[4:7] == ["Thinking", "Read b.py", "Bash make check"]
+        await page.click(".tool summary")
+        await page.until("document.querySelector('.tool').open")
+        await page.click(".calls")
+        await page.until(f"{ROWS}.length === 6")
+        await page.click(".calls")
+        await page.until("document.querySelector('.tool').open")
+
+
+async def test_request_and_its_call_are_one_card_with_the_outcome(scripted: Scripted) -> None:
+    asked = {**INTERACTION, "status": "pending"}
+    answered = {**INTERACTION, "status": "answered", "choice": "allow", "answered_by": "user"}
+    colour: dict[str, object] = {"id": "q", "label": "Which colour?", "options": [], "multiple": False, "other": True}
+    question: dict[str, object] = {
+        **INTERACTION,
+        "id": "e" * 32,
+        "kind": "question",
+        "tool": "",
+        "title": "Colour",
+        "fields": [colour],
+    }
+    said = {"status": "answered", "choice": "answer", "answers": {"q": "Blue"}}
+    events = [
+        call(1, "Bash", {"command": "ls"}, None),
+        call(2, "Bash", {"command": "rm -rf build"}, None),
+        event("interaction_requested", **asked),
+        event("interaction_resolved", **answered),
+        call(2, "Bash", {}, "removed")[1:],
+        call(1, "Bash", {}, "a b", is_error=True)[1:],
+        call(3, "AskUserQuestion", {"questions": [{"question": "Which colour?"}]}, None),
+        event("interaction_requested", **question),
+        event("interaction_resolved", **{**question, **said}),
+        call(3, "AskUserQuestion", {}, "Blue")[1:],
+    ]
+    async with transcript(scripted, *events) as page:
+        rows = await page.evaluate(ROWS)
+        assert isinstance(rows, list)
+        assert rows[1:3] == ["Bash ls failed", "Bash rm -rf build Allowed by user"]
+        assert len(rows) == 5
+        assert await page.evaluate(text_of(".given")) == "Which colour?Blue"
+
+
+async def test_output_has_head_and_tail_and_can_be_read_whole(scripted: Scripted) -> None:
+    lines = [f"line {number} of the output" for number in range(1, 5_001)]
+    events = [call(1, "Bash", {"command": "seq"}, "\n".join(lines[:100])), event("message", text="And")]
+    async with transcript(scripted, *events, call(2, "Bash", {"command": "seq"}, "\n".join(lines))) as page:
+        await page.evaluate("document.querySelectorAll('.tool').forEach(tool => { tool.open = true; })")
+        shown = "[...document.querySelectorAll('.tool .output')].map(output => output.innerText)"
+        first, second = json.loads(json.dumps(await page.evaluate(shown)))
+        assert "line 20 of" in first
+        assert "line 21 of" not in first
+        assert "70 lines hidden" in first
+        assert "line 91 of" in first
+        assert "4,970 lines hidden" in second
+        assert "line 5000 of" in second
+        await page.click(".tool .hidden-lines")
+        await page.until("document.querySelector('.tool .output').innerText.includes('line 50 of')")
+        await page.click(".tool .hidden-lines")
+        await page.until(f"{text_of('dialog.raw pre')}.includes('line 2500 of')")
+        await page.click("dialog.raw form button")
+        await page.until("document.querySelector('dialog.raw') === null")
+
+
+async def test_command_breaks_after_slashes_and_spaces_on_a_phone_and_scrolls_elsewhere(scripted: Scripted) -> None:
+    command = "rm -rf /srv/" + "/".join(["projects-with-long-names", "shop", "build"] * 3) + "\nls"
+    begins = """(() => {
+      const parts = [...document.querySelectorAll('.command-line > span')];
+      const tops = parts.map(part => part.getBoundingClientRect());
+      return parts.filter((part, at) => at && tops[at].top > tops[at - 1].top + 3).map(part => part.textContent);
+    })()"""
+    events = call(1, "Bash", {"command": command})
+    async with transcript(scripted, events) as page:
+        await page.evaluate("document.querySelector('.tool').open = true")
+        assert await page.evaluate(text_of(".command")) == command
+        assert await page.evaluate(begins) == ["ls"]
+        assert await page.evaluate("document.querySelector('.command').scrollHeight < 70")
+        await resize(page, 390)
+        await page.until(f"{begins}.length > 3")
+        parts = json.loads(json.dumps(await page.evaluate(begins)))
+        assert {part.rstrip("/ ") for part in parts} <= {"projects-with-long-names", "shop", "build", "ls", "/srv"}
+        marks = "[...document.querySelectorAll('.command-line')].map(e => getComputedStyle(e, '::before').content)"
+        assert await page.evaluate(marks) == ['"\u203a "'] * 2
+        assert await page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+async def test_plan_of_the_agent_stands_above_the_composer(scripted: Scripted) -> None:
+    steps = [{"text": "one", "status": "completed"}, {"text": "two", "status": "in_progress"}]
+    todos = [{"content": "a", "status": "completed"}, {"content": "b", "status": "in_progress"}]
+    shown = "[...document.querySelectorAll('.plan summary > *, .plan li')].map(each => each.textContent)"
+    tasks = [
+        call(1, "TaskCreate", {"subject": "a"}),
+        call(2, "TaskCreate", {"subject": "b"}),
+        call(3, "TaskUpdate", {"taskId": "1", "status": "completed"}),
+    ]
+    plans: list[tuple[list[Events], list[str]]] = [
+        (
+            [event("progress", stage="plan", message="1/2 done", steps=steps)],
+            ["Plan", "1 of 2", "two", "✓ one", "● two"],
+        ),
+        ([call(1, "TodoWrite", {"todos": todos})], ["Plan", "1 of 2", "b", "✓ a", "● b"]),
+        (tasks, ["Plan", "1 of 2", "", "✓ a", "○ b"]),
+    ]
+    for events, texts in plans:
+        async with transcript(scripted, *events, at=".dock .plan") as page:
+            assert await page.evaluate(shown) == texts
+            await page.point(".plan summary")
+            await page.until("document.querySelector('.plan').open")
+
+
+async def test_prompt_shows_what_images_it_had(scripted: Scripted) -> None:
+    images = {"images": [{"media_type": "image/png", "bytes": 20_480}]}
+    async with transcript(scripted, event("message", text="x"), at=".prompt .image", request=images) as page:
+        assert await page.evaluate(text_of(".prompt .image")) == "Image: PNG, 20 KB, not stored"
+
+
+async def test_session_of_2000_events_opens_soon(scripted: Scripted) -> None:
+    """The limit is that of a machine without other work, times four."""
+    events = [
+        [*call(number, "Bash", {"command": f"echo {number}"}), *event("message", text=f"Step {number}"), *THINKS]
+        for number in range(500)
+    ]
+    opened_s = """(async () => {
+      const [{ html, render }, { Session }] = await Promise.all(
+        [import('/console/vendor/preact.js'), import('/console/session/session.js')]);
+      location.hash = '#/agents';
+      while (!document.querySelector('.screen.agents h1')) await new Promise(requestAnimationFrame);
+      const start = performance.now();
+      location.hash = '%s';
+      while (document.querySelector('.row')?.ariaSetSize !== '1502') await new Promise(requestAnimationFrame);
+      return performance.now() - start;
+    })()"""
+    async with transcript(scripted, *events) as page:
+        hash_ = await page.evaluate("location.hash")
+        times = [float(str(await page.evaluate(opened_s % hash_))) for _ in range(3)]
+    assert min(times) < 600, times

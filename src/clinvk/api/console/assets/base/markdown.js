@@ -3,6 +3,8 @@
 
 import { html, Component } from "../vendor/preact.js";
 import { lexer } from "../vendor/marked.js";
+import { Copy } from "./copy.js";
+import { Highlighted } from "./highlight.js";
 import { Clipped, visible } from "./ui.js";
 
 const MAX_DEPTH = 16;
@@ -28,12 +30,6 @@ export class Markdown extends Component {
 export const Answer = ({ text, isWhole }) => (isWhole ? asMarkdown(text) : html`<${Clipped} text=${text} render=${asMarkdown} />`);
 const asMarkdown = (text) => html`<${Markdown} text=${text} />`;
 
-/** Copy the content of the code block of a button. Browsers have a clipboard over TLS and on loopback only. */
-async function copy({ currentTarget }) {
-  await navigator.clipboard.writeText(currentTarget.closest(".code-block").querySelector("pre").textContent);
-  currentTarget.textContent = "Copied";
-}
-
 function blocks(tokens, depth) {
   if (depth > MAX_DEPTH) return visible(tokens.map((token) => token.raw).join(""));
   return tokens.map((token) => block(token, depth + 1));
@@ -47,8 +43,8 @@ function block(token, depth) {
       return html`<div class="heading h${token.depth}" role="heading" aria-level=${Math.min(6, token.depth + 1)}>
         ${inline(token.tokens, depth)}</div>`;
     case "code":
-      return html`<div class="code-block"><pre class="code" tabindex="0">${visible(token.text)}</pre>
-        ${navigator.clipboard && html`<button class="small copy" type="button" onClick=${copy}>Copy</button>`}</div>`;
+      return html`<div class="copyable"><pre class="code" tabindex="0"><${Highlighted} text=${token.text} language=${
+        token.lang} /></pre><${Copy} text=${token.text} /></div>`;
     case "blockquote":
       return html`<blockquote>${blocks(token.tokens, depth)}</blockquote>`;
     case "list":

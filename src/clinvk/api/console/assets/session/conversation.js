@@ -3,6 +3,7 @@
 import { get, storedEvents } from "../base/api.js";
 import { ENDED, isOlder } from "../base/format.js";
 import { stream } from "../base/stream.js";
+import { grouped } from "./groups.js";
 import { RunBlocks } from "./transcript.js";
 
 const PAGE = 50;
@@ -165,6 +166,7 @@ export class Conversation {
   _follow(turn) {
     if (this._closed.signal.aborted || !turn.isActive || turn.isQueued || turn.blocks) return;
     turn.blocks = new RunBlocks(turn.run.id);
+    this._loadRequest(turn);
     turn.stop = stream.followRun(turn.run.id, (event) => {
       turn.blocks.add(event);
       if (turn.blocks.isEnded) this._end(turn);
@@ -185,8 +187,29 @@ export class Conversation {
     if (this._loaded.length > MAX_LOADED) this._loaded.shift().blocks = null;
   }
 
+  /** The plan of the agent, if it has one in the last turn, or has not completed it. */
+  get plan() {
+    const planned = this.ownTurns.findLast((turn) => turn.blocks?.plan?.length);
+    const steps = planned?.blocks.plan;
+    return planned === this.ownTurns.at(-1) || steps?.some(({ status }) => status !== "completed") ? steps : null;
+  }
+
+  /** Open or close a group of tool calls. */
+  toggle(group) {
+    group.first.isGroupOpen = !group.first.isGroupOpen;
+    this._changed();
+  }
+
+  /** Load the request of a turn, for its images. */
+  async _loadRequest(turn) {
+    turn.request = {};
+    turn.request = await get(`runs/${turn.run.id}`).then((run) => run.request, () => ({}));
+    if (turn.request.images) this._changed();
+  }
+
   /** Load the events of a turn that is in view. */
   async show(turn) {
+    if (!turn.request) this._loadRequest(turn);
     if (turn.blocks || turn.isLoading || turn.isFailed) return;
     turn.isLoading = true;
     const blocks = new RunBlocks(turn.run.id);
@@ -206,9 +229,11 @@ export class Conversation {
     const fork = this.turns.findLast((turn) => turn.isInherited);
     const shown = this.turns.filter((turn) => !turn.isWithdrawn && !this.queued.includes(turn));
     this._rows ??= shown.flatMap((turn) => [
-      { id: `${turn.run.id}:prompt`, kind: "prompt", turn },
+      { id: `${turn.run.id}:prompt`, kind: "prompt", turn, version: turn.request },
       ...(turn.blocks
-        ? turn.blocks.blocks.map((block) => ({ id: block.id, kind: block.kind, version: block.version, block, turn }))
+        ? grouped(turn.blocks.blocks, turn.isActive).map((row) => ({
+          ...row, turn, isCurrent: turn.isActive && turn.blocks.current === row.block,
+        }))
         : turn.isActive ? [] : [{ id: `${turn.run.id}:answer`, kind: "answer", turn }]),
       ...(turn.isActive ? [{ id: `${turn.run.id}:active`, kind: "active", turn }] : []),
       ...(turn === fork ? [{ id: "fork", kind: "fork", turn }] : []),

@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get, post } from "../base/api.js";
 import { duration, firstLine, pathOf, shortPath } from "../base/format.js";
 import { live } from "../base/live.js";
-import { ToolInput } from "./tool.js";
+import { ToolCard, ToolInput, ToolOutput } from "./tool.js";
 import { Agent, Form, Problem, Time, announce, stored, useFocus, useTick, visible } from "../base/ui.js";
 
 const RESULTS = {
@@ -56,11 +56,26 @@ function useKeys(card, isOn, onKey) {
   return isReady;
 }
 
+/** The answers to a question, beside the questions. */
+const Answers = ({ fields, answers }) => html`<dl class="given">${fields.filter(({ id }) => answers[id]).map(({ id, label }) => html`
+  <dt>${visible(label)}</dt><dd>${visible([answers[id]].flat().join(", "))}</dd>`)}</dl>`;
+
+/** A tool call that the user is or was asked about: one card, which stays as it is until this page is left. */
+export function AskedCall({ block, interaction, run, isActive }) {
+  const isPending = interaction.status === "pending";
+  block.wasAsked ||= isPending;
+  return block.wasAsked || interaction.kind === "question"
+    ? html`<${InteractionCard} interaction=${interaction} isInSession=${true} outcome=${interaction.kind !== "question" && html`
+        <${ToolOutput} block=${block} run=${run} />`} />`
+    : html`<${ToolCard} block=${block} input=${interaction.edited_input ?? block.input} run=${run} isActive=${isActive}
+        result=${resultOf(interaction)} />`;
+}
+
 /**
- * A card for an interaction, also once it is resolved. In the transcript of its session it does not link there.
- * `onAnswered` is called after the answer of this user.
+ * A card for an interaction, also once it is resolved. In the transcript of its session it does not link there, and
+ * `outcome` is what came of the action. `onAnswered` is called after the answer of this user.
  */
-export function InteractionCard({ interaction, isInSession, onAnswered }) {
+export function InteractionCard({ interaction, isInSession, outcome, onAnswered }) {
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState(null);
   const [mode, setMode] = useState("");
@@ -119,7 +134,9 @@ export function InteractionCard({ interaction, isInSession, onAnswered }) {
         <${ToolInput} input=${interaction.input} diff=${interaction.diff} command=${interaction.command}
           known=${[interaction.title, ...interaction.note.split("\n")]} />`}
       ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
+      ${interaction.choice === "answer" && html`<${Answers} ...${interaction} />`}
       ${edited && html`<${ToolInput} input=${edited} />`}
+      ${!isPending && outcome}
       ${isPending && !mayAnswer && html`<p class="quiet">This API key may not answer the agents of other keys.</p>`}
       ${mayAnswer && (interaction.kind === "question"
         ? html`<${QuestionForm} interaction=${interaction} isBusy=${isBusy} onAnswer=${answer} />`

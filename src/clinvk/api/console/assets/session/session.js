@@ -3,20 +3,24 @@
 import { html, Component, useEffect, useRef, useState } from "../vendor/preact.js";
 import { cancel, get, start } from "../base/api.js";
 import { Changes } from "../review/changes.js";
+import { Copy } from "../base/copy.js";
 import { Composer, filled } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { cost, duration, elapsed, tokens } from "../base/format.js";
+import { summaryOf } from "./groups.js";
 import { Head } from "./head.js";
-import { InteractionCard } from "./interaction.js";
+import { AskedCall, InteractionCard } from "./interaction.js";
 import { live, useLive } from "../base/live.js";
 import { Answer } from "../base/markdown.js";
 import { navigate, useQuery } from "../base/router.js";
+import { Plan } from "./plan.js";
 import { ToolCard } from "./tool.js";
 import { Action, Clipped, Empty, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
 import { VirtualList } from "../base/virtual-list.js";
 
 const CONTINUE = "Go on. The user is asked for each action from here on, so try again what was denied.";
 const MAX_NOTE_CHARS = 2_000;
+const LAST_CHARS = 400;
 const ROW_PX = 60; // a low estimate, so that enough rows are rendered at once
 
 export function NewSession() {
@@ -43,7 +47,7 @@ export function Session({ sessionId, runId }) {
   // turns that were just loaded may be older than events
   useEffect(() => live.runs.forEach((run) => conversation.current.update(run)), [live.version, conversation.current?.turns.length]);
 
-  const { session, parent, rows = [], error, activeTurn, turns = [], ownTurns = [], queued } = conversation.current ?? {};
+  const { session, parent, rows = [], error, activeTurn, turns = [], ownTurns = [], queued, plan } = conversation.current ?? {};
   const run = turns.at(-1)?.run;
   useEffect(() => {
     if (!sessionId) return;
@@ -51,8 +55,8 @@ export function Session({ sessionId, runId }) {
     else if (session) setLastRequest({});
   }, [run?.id, !session]);
   if (!run && !session) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
-  const interactionOf = ({ kind, block }) =>
-    kind === "interaction" && (live.interactions.get(block.interaction.id) ?? block.interaction);
+  const interactionOf = ({ block }) =>
+    block?.interaction && (live.interactions.get(block.interaction.id) ?? block.interaction);
   async function onStarted(started) {
     list.current.scrollToEnd();
     conversation.current.update(await get(`runs/${started.run_id}`));
@@ -67,11 +71,12 @@ export function Session({ sessionId, runId }) {
       <${VirtualList} ref=${list} label="Transcript" items=${rows} keyOf=${(row) => row.id} estimate=${ROW_PX} sticksToEnd
         onStart=${() => conversation.current.loadEarlier()} onStick=${setAtEnd}
         render=${(row) => html`<${Row} row=${row} version=${row.version} run=${row.turn.run} interaction=${interactionOf(row)}
-          onShow=${(turn) => conversation.current.show(turn)} />`} />
+          onShow=${(turn) => conversation.current.show(turn)} onToggle=${(group) => conversation.current.toggle(group)} />`} />
     </div>
     <div class="dock">
       ${!isAtEnd && html`
         <button type="button" class="latest" onClick=${() => list.current.scrollToEnd()}>↓ Latest</button>`}
+      ${plan && html`<${Plan} steps=${plan} />`}
       ${session && lastRequest && !activeTurn && html`
         <${Denied} session=${session} turn=${ownTurns.at(-1)} request=${lastRequest} onStarted=${onStarted} />`}
       ${session && html`<${Composer} key=${session.id} session=${session} activeRun=${activeTurn?.run}
@@ -99,25 +104,31 @@ function Denied({ session, turn, request, onStarted }) {
 class Row extends Component {
   shouldComponentUpdate(next) {
     const names = ["version", "interaction", "run"];
-    return next.row.kind === "answer" || names.some((name) => next[name] !== this.props[name]);
+    return next.row.kind === "answer" || next.row.isCurrent !== this.props.row.isCurrent || names.some((name) => next[name] !== this.props[name]);
   }
 
-  render({ row: { kind, turn, block }, interaction, onShow }) {
-    if (block && turn.isActive && turn.blocks.current === block) block.isWhole = true; // nothing that grows is clipped
+  render({ row: { kind, turn, block, isCurrent }, interaction, onShow, onToggle }) {
+    if (isCurrent) block.isWhole = true; // nothing that grows is clipped
+    const { run, isActive } = turn;
     switch (kind) {
-      case "prompt": return html`<${Prompt} text=${block ? block.text : turn.prompt} at=${block ? block.at : turn.run.created_at} />`;
+      case "prompt": return block
+        ? html`<${Prompt} text=${block.text} at=${block.at} />`
+        : html`<${Prompt} text=${turn.prompt} at=${run.created_at} images=${turn.request?.images} />`;
       case "answer": return html`<${Stored} turn=${turn} onShow=${onShow} />`;
       case "active": return html`<${Active} turn=${turn} />`;
       case "text": return html`<${Answer} ...${block} />`;
-      case "thinking": return html`<${Thinking} block=${block} />`;
-      case "tool": return html`<${ToolCard} block=${block} workdir=${turn.run.workdir} isActive=${turn.isActive} />`;
+      case "thinking": return html`<${Thinking} block=${block} isCurrent=${isCurrent} />`;
+      case "group": return html`<${Group} group=${block} onToggle=${onToggle} />`;
+      case "tool": return interaction
+        ? html`<${AskedCall} block=${block} interaction=${interaction} run=${run} isActive=${isActive} />`
+        : html`<${ToolCard} block=${block} run=${run} isActive=${isActive} />`;
       case "note": return html`<${Note} block=${block} />`;
       case "interaction": return html`<${InteractionCard} interaction=${interaction} isInSession=${true} />`;
       case "fork": return html`<p class="end fork">Forked here: the turns above are those of the parent session.</p>`;
       case "error": return block.code === "cancelled"
         ? html`<p class="end">${visible(stopOf(block.message, turn.run))}</p>`
         : html`<p class="problem"><${Clipped} text=${block.message} /> <code>${block.code}</code></p>`;
-      default: return html`<${End} block=${block} />`;
+      default: return html`<${End} block=${block} turn=${turn} />`;
     }
   }
 }
@@ -128,8 +139,15 @@ function stopOf(message, run) {
   return !/^the (run|request) was cancelled/.test(message) ? message : run.started_at ? "Stopped" : "Withdrawn";
 }
 
-const Prompt = ({ text, at }) => html`
-  <div class="prompt"><${Clipped} text=${text || "(not stored)"} /><span class="when"><${Time} at=${at} /></span></div>`;
+const Prompt = ({ text, at, images = [] }) => html`
+  <div class="prompt"><${Clipped} text=${text || "(not stored)"} />
+    ${images.map(({ media_type: type, bytes }) => html`<span class="image">Image: ${visible(type.replace("image/", "").toUpperCase())}, ${
+      Math.ceil(bytes / 1024).toLocaleString("en")} KB, not stored</span>`)}
+    <span class="when"><${Time} at=${at} /></span></div>`;
+
+const Group = ({ group, onToggle }) => html`
+  <button type="button" class="calls" aria-expanded=${Boolean(group.first.isGroupOpen)} onClick=${() => onToggle(group)}>
+    ${summaryOf(group.blocks)}</button>`;
 
 /** The stored answer of a turn, until its events are loaded. */
 function Stored({ turn, onShow }) {
@@ -142,24 +160,28 @@ const Note = ({ block: { stage, text } }) => html`
   <p class="note"><strong>${visible(stage)}</strong>
     ${" "}<${Clipped} text=${stage === "denied" ? text.split(";")[0] : text} limit=${MAX_NOTE_CHARS} /></p>`;
 
-const Thinking = ({ block }) => html`
+const Thinking = ({ block, isCurrent }) => html`
   <details class="thinking" open=${block.isOpen} onToggle=${(event) => { block.isOpen = event.currentTarget.open; }}>
-    <summary>Thinking</summary><${Answer} ...${block} />
+    <summary>Thinking${isCurrent && html`<span class="about">${visible(lastLine(block.text))}</span>`}</summary>
+    <${Answer} ...${block} />
   </details>`;
 
-function Active({ turn: { run, blocks } }) {
+const lastLine = (text) => text.slice(-LAST_CHARS).trim().split("\n").at(-1);
+
+function Active({ turn: { run } }) {
   useTick();
-  const { kind, name, output } = blocks?.current ?? {};
-  const work = kind === "tool" && output === null ? name : kind === "thinking" ? "Thinking" : "Working";
-  const doing = { queued: "Queued", waiting: "Waits for you" }[run.state] ?? work;
-  return html`<p class="working"><span class="pulse" aria-hidden="true"></span>${visible(doing)}
+  const doing = { queued: "Queued", waiting: "Waits for you" }[run.state] ?? "Working";
+  return html`<p class="working"><span class="pulse" aria-hidden="true"></span>${doing}
     <span class="quiet">${elapsed(run)}</span>
     ${run.state === "queued" && html`
       <${Action} class="small" run=${() => cancel(run.id)}>Withdraw<//>`}</p>`;
 }
 
-function End({ block }) {
+function End({ block, turn }) {
+  const answer = () => turn.blocks.blocks.filter(({ kind }) => kind === "text").map(({ text }) => text).join("");
+
   const reason = block.stop_reason === "end_turn" ? "" : block.stop_reason?.replaceAll("_", " ");
   const facts = [reason, duration(block.duration * 1000), tokens(block.token_usage), cost(block.cost_usd)];
-  return html`<p class="end">${facts.filter(Boolean).join(" · ")}</p>`;
+  return html`<div class="turn-end"><p class="end">${facts.filter(Boolean).join(" · ")}</p>
+    <${Copy} text=${answer} label="Copy answer" /></div>`;
 }

@@ -1,8 +1,9 @@
 // A tool call of an agent: what it does, its input as command or diff, and its output.
 
 import { html } from "../vendor/preact.js";
+import { Command, Output } from "./code.js";
 import { Diff, parseDiff, replacement } from "../review/diff.js";
-import { toolSummary } from "./transcript.js";
+import { toolSummary, wholeOutput } from "./transcript.js";
 import { Code, visible } from "../base/ui.js";
 
 const OPEN_DIFF_LINES = 30;
@@ -43,24 +44,33 @@ export function ToolInput({ input, diff: given, command = input.command, known =
   const others = rest(input, diff, [command, diff, ...known]);
   return html`
     ${diff && html`<${Diff} text=${diff} isPlaced=${isPlaced} />`}
-    ${text && html`<${Code} text=${text} label="Command" />`}
+    ${text && html`<${Command} text=${text} />`}
     ${others.length > 0 && html`
       ${(diff || text) && html`<p class="quiet">Also in its input:</p>`}
       <${Code} text=${JSON.stringify(Object.fromEntries(others), null, 2)} label="Input" />`}`;
 }
 
-/** A card of a `tool` block, folded unless it shows a short diff. Whether it is open is remembered in the block. */
-export function ToolCard({ block, workdir, isActive }) {
-  const diff = diffOf(block.input);
+/** The output of a `tool` block. */
+export const ToolOutput = ({ block, run }) => block.output && html`
+  <${Output} text=${block.output} isCut=${block.isCut} load=${() => wholeOutput(run.id, block.toolId)} />`;
+
+/**
+ * A card of a `tool` block, folded unless it shows a short diff. Whether it is open is remembered in the block. `result`
+ * says how an interaction about the call has ended, and `input` is what was allowed.
+ */
+export function ToolCard({ block, input = block.input, run, isActive, result }) {
+  const diff = diffOf(input);
   block.isOpen ??= Boolean(diff) && diff.split("\n", OPEN_DIFF_LINES).length < OPEN_DIFF_LINES;
   const state = block.output !== null ? (block.isError ? "failed" : "done") : isActive ? "running" : "unknown";
   const remember = (event) => { block.isOpen = event.currentTarget.open; };
   return html`
     <details class="tool ${state}" open=${block.isOpen} onToggle=${remember}>
       <summary><span class="name">${visible(block.name)}</span>
-        <span class="about">${visible(toolSummary(block.input, workdir))}</span>
-        <span class="outcome">${{ failed: "failed", running: "running" }[state] ?? ""}</span></summary>
-      <${ToolInput} input=${block.input} />
-      ${block.output && html`<${Code} text=${block.output} label="Output" />`}
+        <span class="about">${visible(toolSummary(input, run.workdir))}</span>
+        <span class="outcome">${{ failed: "failed", running: "running" }[state] ?? visible(result)}</span>
+        ${state === "running" && block.lastLine && html`<span class="last-line">${visible(block.lastLine)}</span>`}</summary>
+      <${ToolInput} input=${input} />
+      ${result && html`<p class="result">${visible(result)}</p>`}
+      <${ToolOutput} block=${block} run=${run} />
     </details>`;
 }

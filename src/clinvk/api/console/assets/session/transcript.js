@@ -1,5 +1,8 @@
 // The events of a run as blocks for people: texts, thinking, tool calls with their results, and how the run ended.
 
+import { storedEvents } from "../base/api.js";
+import { planAfter } from "./plan.js";
+
 const CHUNK_CHARS = 8_000;
 const CODE_CHUNK_CHARS = 16_000; // copied as one piece
 const SPLIT_WITHIN_CHARS = 4_000;
@@ -11,14 +14,16 @@ const DROPPED_BLOCKS = 5_000;
 
 /**
  * The blocks of one run, oldest first. A block has `id`, `kind`, and `version`, which counts its changes:
- * `text`, `thinking` (`text`), `tool` (`name`, `input`, `output`, `isError`), `note` (`stage`, `text`),
- * `prompt` (`text`, `at`), `interaction` (`interaction`), `end` (the content of the event), `error` (`message`, `code`).
+ * `text`, `thinking` (`text`), `tool` (`name`, `input`, `output`, `isError`, and the `interaction` that asked about the
+ * call), `note` (`stage`, `text`), `prompt` (`text`, `at`), `interaction` (`interaction`), `end` (the content of the
+ * event), `error` (`message`, `code`). `plan` has the steps of the agent's plan, null without one.
  */
 export class RunBlocks {
   constructor(runId) {
     this.runId = runId;
     this.blocks = [];
     this.isEnded = false;
+    this.plan = null;
     this._count = 0;
     this._tools = new Map();
     this._interactions = new Map();
@@ -30,7 +35,7 @@ export class RunBlocks {
       case "thinking": this._addText("thinking", content.text); break;
       case "tool_use": this._addTool(content); break;
       case "tool_result": this._addResult(content); break;
-      case "progress": if (content.stage !== "output") this._push("note", { stage: content.stage, text: content.message }); break;
+      case "progress": this._addProgress(content); break;
       case "user_message": this._push("prompt", { text: content.text, at: timestamp }); break;
       case "interaction_requested": case "interaction_resolved": this._addInteraction(content); break;
       case "error": this._end("error", content); break;
@@ -77,23 +82,39 @@ export class RunBlocks {
     block.text = text.slice(0, split) + (fence ? `\n${indent}${mark}` : "");
   }
 
+  _addProgress({ stage, message, steps }) {
+    if (steps) this.plan = steps;
+    else if (stage !== "output") this._push("note", { stage, text: message });
+    else if (this.current?.kind === "tool") Object.assign(this.current, { lastLine: message, version: this.current.version + 1 });
+  }
+
   _addTool({ tool_id: id, tool_name: name, input }) {
-    this._tools.set(id, this._push("tool", { name, input, output: null }));
+    this.plan = planAfter(this.plan, { name, input });
+    this._tools.set(id, this._push("tool", { toolId: id, name, input, output: null }));
   }
 
   _addResult({ tool_id: id, tool_name: name, output, is_error: isError }) {
-    const block = this._tools.get(id) ?? this._push("tool", { name, input: {} });
+    const block = this._tools.get(id) ?? this._push("tool", { toolId: id, name, input: {} });
     this._tools.delete(id);
     const rest = output.length - MAX_OUTPUT_CHARS;
-    block.output = rest > 0 ? `${output.slice(0, MAX_OUTPUT_CHARS)}\n… and ${rest} characters` : output;
+    const [head, tail] = [output.slice(0, MAX_OUTPUT_CHARS / 2), output.slice(-MAX_OUTPUT_CHARS / 2)];
+    block.output = rest > 0 ? head + tail : output;
+    block.isCut = rest > 0 && { chars: rest, lines: output.slice(head.length, -tail.length).split("\n").length - 1 };
     block.isError = isError;
     block.version += 1;
   }
 
   _addInteraction(interaction) {
-    const known = this._interactions.get(interaction.id);
+    const known = this._interactions.get(interaction.id) ?? this._callOf(interaction);
     if (known) Object.assign(known, { interaction, version: known.version + 1 });
-    else this._interactions.set(interaction.id, this._push("interaction", { interaction }));
+    this._interactions.set(interaction.id, known ?? this._push("interaction", { interaction }));
+  }
+
+  /** Return the block of the call that an interaction asks about: the open call of the tool, by its input among several. */
+  _callOf({ kind, tool, input }) {
+    const isAsked = (block) => (kind === "question" ? Array.isArray(block.input.questions) : block.name === tool);
+    const open = [...this._tools.values()].filter((block) => !block.interaction && isAsked(block));
+    return open.find((block) => JSON.stringify(block.input) === JSON.stringify(input)) ?? (open.length === 1 ? open[0] : undefined);
   }
 
   _end(kind, content) {
@@ -103,6 +124,19 @@ export class RunBlocks {
 }
 
 const SUMMARY_FIELDS = ["file_path", "path", "command", "cmd", "pattern", "query", "url", "prompt", "description"];
+
+/** Return the whole output of a tool call, of which a block may have the ends only. */
+export async function wholeOutput(runId, toolId) {
+  const found = new AbortController();
+  try {
+    for await (const { type, content } of storedEvents(runId, found.signal)) {
+      if (type === "tool_result" && content.tool_id === toolId) return content.output;
+    }
+  } finally {
+    found.abort();
+  }
+  throw new Error("The output is not stored.");
+}
 
 /** Return what a tool call is about, in one line. Paths inside of `workdir` are relative to it. */
 export function toolSummary(input, workdir) {
