@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from agents.machine import INSTALLED
 from chromium import NAMES, Page, browsing, executable
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
 from serving import LiveServer, serving
-from standin.document import Record, record, string
+from standin.document import JSON, Record, record, string
 
 needs_browser = pytest.mark.skipif(
     executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"
@@ -218,3 +219,13 @@ def shown_texts(selector: str) -> str:
 
 
 PROMPTS = shown_texts(".prompt")
+
+AXE = INSTALLED / "node_modules" / "axe-core" / "axe.min.js"
+FINDINGS = """axe.run({ resultTypes: ["violations"] }).then(({ violations }) => violations.flatMap(({ id, nodes }) =>
+  nodes.map(({ target, failureSummary }) => [id, target.join(" "), failureSummary])))"""
+
+
+async def findings(page: Page) -> JSON:
+    """Return what axe-core finds on a page: the rule, the element and how to mend it."""
+    await page.call("Runtime.evaluate", expression=AXE.read_text())
+    return await page.evaluate(FINDINGS)

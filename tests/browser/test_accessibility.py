@@ -4,16 +4,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from agents.machine import INSTALLED
-from browser.pages import INTERACTION, go, needs_browser, opened_in, resize, stub
+from browser.pages import INTERACTION, findings, go, needs_browser, opened_in, resize, stub
 from chromium import Page, browsing
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving
-
-AXE = INSTALLED / "node_modules" / "axe-core" / "axe.min.js"
-FINDINGS = """axe.run({ resultTypes: ["violations"] }).then(({ violations }) => violations.flatMap(({ id, nodes }) =>
-  nodes.map(({ target, failureSummary }) => [id, target.join(" "), failureSummary])))"""
 
 SCREENS = ("", "runs", "sessions", "new", "compare", "worktrees", "usage", "agents")
 ANSWER = (
@@ -45,7 +40,6 @@ async def test_every_screen_fits_and_is_accessible(scripted: Scripted, width: in
         await resize(page, width)
         await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         await opened_in(page, server)
-        await page.call("Runtime.evaluate", expression=AXE.read_text())
         details = (f"session/{answer['session_id']}", f"compare/{compare['run_id']}", f"worktree/{WORKTREE['id']}")
         for path in (*SCREENS, *details):
             await go(page, path)
@@ -57,4 +51,4 @@ async def check(page: Page, path: str, width: int) -> None:
     """Check that a screen is as wide as the window, and that axe finds nothing."""
     assert await page.evaluate("document.documentElement.scrollWidth") == width, path
     assert await page.evaluate("document.querySelector('main').scrollWidth <= innerWidth"), path
-    assert await page.evaluate(FINDINGS) == [], path
+    assert await findings(page) == [], path

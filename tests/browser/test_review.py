@@ -8,11 +8,10 @@ import pytest
 
 from browser.pages import (
     ANSWERS,
-    FAINT,
     PROMPTS,
-    UNNAMED,
     choose,
     click_on,
+    findings,
     go,
     needs_browser,
     opened,
@@ -305,8 +304,7 @@ async def test_review_fits_and_is_accessible(scripted: Scripted, width: int, sch
         await page.evaluate("document.querySelector('.line.added button').click()")
         await page.until("document.querySelectorAll('.syntax-keyword').length > 1")
         assert await page.evaluate("document.documentElement.scrollWidth") == width
-        assert await page.evaluate(UNNAMED) == []
-        assert await page.evaluate(FAINT) == []
+        assert await findings(page) == []
         small = "[...document.querySelectorAll('main :is(button, select, summary, label)')].filter(each => {"
         small += (
             "const { width, height } = each.getBoundingClientRect(); return width && Math.min(width, height) < 24 })"
@@ -479,8 +477,7 @@ async def test_compare_has_a_table_a_winner_and_a_review_for_each_agent(
         lefts = "new Set([...document.querySelectorAll('.column')].map(each => each.getBoundingClientRect().left)).size"
         assert await page.evaluate(lefts) == columns
         assert await page.evaluate("document.documentElement.scrollWidth") == width
-        assert await page.evaluate(UNNAMED) == []
-        assert await page.evaluate(FAINT) == []
+        assert await findings(page) == []
         assert await page.evaluate(text_of("[role=tab][aria-selected=true]")) == "codex"
         assert await page.evaluate("document.querySelectorAll('.file').length") == 1
         await page.evaluate("document.querySelector('[role=tab][aria-selected=true]').focus()")

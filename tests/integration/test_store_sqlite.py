@@ -622,7 +622,11 @@ async def test_search_without_fts5_looks_in_title_and_first_prompt(home: Path, m
     async with SqliteStore(home) as store:
         await turn(store, given, prompt="Wo ist die STRASSE?", output="an answer")
         assert (await store.sessions(SessionQuery(text="answer"))).total == 1
-    monkeypatch.setattr(search, "_can_index", bool)
+
+    def cannot(_: sqlite3.Connection) -> bool:
+        return False
+
+    monkeypatch.setattr(search, "_can_index", cannot)
     async with SqliteStore(home) as store:
         assert not await store.index_runs()
         assert (await store.sessions(SessionQuery(text="answer"))).total == 0
