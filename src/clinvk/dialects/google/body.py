@@ -78,8 +78,8 @@ class FunctionResponse(Camel, frozen=True, kw_only=True):
 class Content(Camel, frozen=True, kw_only=True):
     """A message. Without a role, it is the user's."""
 
-    role: Literal["user", "model", "function", "tool", ""] | None = None
     parts: Sequence[Part] | None = None
+    role: Literal["user", "model", "function", "tool", ""] | None = None
 
 
 class FunctionDeclaration(Camel, frozen=True, kw_only=True):
