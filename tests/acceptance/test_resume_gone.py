@@ -67,9 +67,9 @@ def test_resume_by_id_in_a_deleted_directory_exits_with_4_and_a_hint(clinvk: Cli
     assert clinvk.run("resume", gone[:8], "go on").returncode == 0
 
 
-def test_session_of_an_applied_worktree_is_skipped(clinvk: Clinvk) -> None:
+def test_session_of_an_applied_worktree_continues_in_it(clinvk: Clinvk) -> None:
     Repository(clinvk.folder, Path(clinvk.agent.env["HOME"])).commit(a="one\n")
-    kept = begun_in(clinvk, ".", FIRST)
+    begun_in(clinvk, ".", FIRST)
     clinvk.agent.play([touch(Path("made")), *claude_says("x", session=SECOND)])
     tasks = b'[{"backend": "claude", "prompt": "ask"}]'
     told = clinvk.run("parallel", "--isolation", "worktree", "--json", stdin=tasks)
@@ -77,5 +77,5 @@ def test_session_of_an_applied_worktree_is_skipped(clinvk: Clinvk) -> None:
     assert result["worktree"], told.stderr
     assert clinvk.run("worktrees", "apply", result["branch"]).returncode == 0
     done = clinvk.run("-c", "--dry-run", "go on")
-    assert f"skipping session {result['session_id'][:8]}" in done.stderr
-    assert f"continuing session {kept[:8]} " in done.stderr
+    assert f"continuing session {result['session_id'][:8]} " in done.stderr
+    assert f"in worktree {result['branch'].removeprefix('clinvk/')}" in done.stderr
