@@ -8,7 +8,8 @@ import pytest
 
 from agents.machine import Machine, text_of
 from clinvk.backends.base import Launch
-from clinvk.backends.codex.app_server import PING, AppServerChannel
+from clinvk.backends.codex.app_server import AppServerChannel
+from clinvk.backends.codex.flags import PING
 from clinvk.backends.registry import BACKENDS
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns

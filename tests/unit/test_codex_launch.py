@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE, Host, Launch
 from clinvk.backends.codex import Codex
-from clinvk.backends.codex.conversation import full_prompt, is_strict
+from clinvk.backends.codex.prompt_schema import full_prompt, is_strict
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
 from clinvk.types.record import Resume

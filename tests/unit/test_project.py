@@ -61,6 +61,14 @@ def test_importing_clinvk_imports_nothing_else() -> None:
     assert done.stdout.split() == ["clinvk"]
 
 
+def test_backends_import_the_protocols_of_their_agents_with_the_first_prompt() -> None:
+    """An idle server takes less memory."""
+    program = "import sys; from clinvk.backends.registry import BACKENDS; [*BACKENDS.values()]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    protocols = {f"clinvk.backends.{name}" for name in ("acp_wire", "claude.wire", "codex.wire", "gemini.acp")}
+    assert {*done.stdout.split()}.isdisjoint(protocols | {"difflib", "html"})
+
+
 @pytest.mark.parametrize(
     "path",
     [path for path in (ROOT / "src").rglob("*.py") if "backends" not in path.parts],

@@ -1,6 +1,5 @@
 """Parts that several backends share: options, prompts, JSON lines, endings, one-shot processes, text, folders, TOML."""
 
-import difflib
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -258,12 +257,13 @@ def unified_diff(path: str, old: str | None, new: str) -> str:
 
     Long texts are not compared: the diff replaces everything between their common beginning and end.
     """
-    before = "/dev/null" if old is None else path
     removed, added = (old or "").splitlines(keepends=True), new.splitlines(keepends=True)
     if old and new and len(old) + len(new) > _MAX_COMPARED:
         lines = _replacement(removed, added, path)
     else:
-        lines = difflib.unified_diff(removed, added, before, path)
+        import difflib  # imported late: few runs ask about an edit
+
+        lines = difflib.unified_diff(removed, added, "/dev/null" if old is None else path, path)
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 

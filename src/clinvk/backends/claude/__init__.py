@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.backends.base import ALL_CAPABILITIES, MAX_RUNS, Backend, Channel, Host, Launch
-from clinvk.backends.claude.approvals import Approvals
-from clinvk.backends.claude.channel import PING, ConversationChannel
-from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
+from clinvk.backends.claude.flags import ALIASES, PING, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
 from clinvk.backends.claude.permissions import (
     DEFAULT_FOLDER,
     FILE_TOOLS,
@@ -100,8 +97,13 @@ class Claude(Backend):
             NO_SHELL + install_command(*SHELL_PACKAGES) if f"--tools={','.join(FILE_TOOLS)}" in launch.argv else ""
         )
         if launch.long_lived:
+            from clinvk.backends.claude.approvals import Approvals  # imported late: an idle server needs no channels
+            from clinvk.backends.claude.channel import ConversationChannel
+
             approvals = Approvals(host) if launch.asks else None
             return ConversationChannel(warning, launch.client_tools, approvals)
+        from clinvk.backends.claude.decoder import ClaudeDecoder
+
         return OneShotChannel(ClaudeDecoder(warning=warning), partial(stdin, resumed=bool(resume_args(launch.argv))))
 
     def checkup(self, host: Host) -> "Checkup":

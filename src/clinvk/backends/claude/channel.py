@@ -35,9 +35,6 @@ _HEAD = 40
 
 _DENIED = "nobody is there to allow it"
 
-PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtype":"ping"}}\n'
-"""An unknown request, which Claude Code refuses immediately, even during a turn."""
-
 _RESERVED_NAMES = ("ToolSearch", "StructuredOutput")
 """Names of tools that Claude Code does not offer, or whose calls it does not pass on."""
 

@@ -87,6 +87,9 @@ _RESERVED = (
 )
 # fmt: on
 
+PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtype":"ping"}}\n'
+"""An unknown request, which Claude Code refuses immediately, even during a turn."""
+
 SAFE_FLAGS: Flags = {
     "--effort": "[a-z]+",
     "--max-budget-usd": r"\d+(\.\d+)?",

@@ -17,9 +17,8 @@ import msgspec
 from clinvk.backends import shared
 from clinvk.backends.base import ALL_CAPABILITIES, MAX_RUNS, Backend, Channel, Host, Launch
 from clinvk.backends.codex import client_tools, flags, user_files
-from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
-from clinvk.backends.codex.conversation import full_prompt, supports_schema
-from clinvk.backends.codex.flags import SETTING, disabled_skills
+from clinvk.backends.codex.flags import PING, ROOTS, SETTING, disabled_skills
+from clinvk.backends.codex.prompt_schema import full_prompt, supports_schema
 from clinvk.backends.codex.sandbox import Sandbox, sandbox
 from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
 from clinvk.backends.mcp import server_settings
@@ -128,6 +127,8 @@ class Codex(Backend):
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine of one process."""
+        from clinvk.backends.codex.app_server import AppServerChannel  # imported late: an idle server needs no channels
+
         return AppServerChannel(launch, launch.files.get(_INSTRUCTIONS_FILE, b"").decode())
 
     def checkup(self, host: Host) -> "Checkup":

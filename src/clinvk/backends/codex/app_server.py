@@ -25,7 +25,9 @@ import msgspec
 from clinvk import __version__
 from clinvk.backends.base import Delivery, Launch, SteerReply
 from clinvk.backends.codex import approvals, client_tools, failures, wire
-from clinvk.backends.codex.conversation import Conversation, Thread, full_prompt, supports_schema
+from clinvk.backends.codex.conversation import Conversation, Thread
+from clinvk.backends.codex.flags import ROOTS
+from clinvk.backends.codex.prompt_schema import full_prompt, supports_schema
 from clinvk.backends.jsonrpc import RpcChannel
 from clinvk.backends.shared import base64_data
 from clinvk.types import events
@@ -42,12 +44,6 @@ _SKIPPED_NOTIFICATIONS = (
     *("configWarning", "remoteControl/status/changed", "thread/started", "thread/status/changed", "turn/diff/updated"),
 )
 """Notifications that clinvk does not read. Some are long."""
-
-ROOTS = "runtimeWorkspaceRoots"
-"""The writable directories. The server accepts this parameter only with `experimentalApi`."""
-
-PING = b'{"id":"clinvk-ping","method":"ping"}\n'
-"""A request for an unknown method, which the server refuses at once, even during a turn."""
 
 _WAITING_CAPACITY = 128
 """The number of runs in a process with client tools, most of which wait for their clients."""

@@ -26,6 +26,12 @@ _SAFE_SETTINGS = (
     '(model_reasoning_effort|model_reasoning_summary|model_verbosity)=("[a-z]+"|[a-z]+)'
     r"|(model_auto_compact_token_limit|model_context_window|tool_output_token_limit)=\d+"
 )
+ROOTS = "runtimeWorkspaceRoots"
+"""The writable directories. The server accepts this parameter only with `experimentalApi`."""
+
+PING = b'{"id":"clinvk-ping","method":"ping"}\n'
+"""A request for an unknown method, which the server refuses at once, even during a turn."""
+
 SAFE_FLAGS: Flags = {"-c": _SAFE_SETTINGS, _CONFIG: _SAFE_SETTINGS, _STRICT: None}
 """Harmless flags that also select no model and no service: safe in requests from anybody."""
 

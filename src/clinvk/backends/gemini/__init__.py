@@ -27,10 +27,9 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
 from clinvk.backends.gemini import client_tools, home, permissions, prompt_delivery
-from clinvk.backends.gemini.acp import PING, GeminiChannel
 from clinvk.backends.gemini.client_tools import ClientToolsChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
-from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
+from clinvk.backends.gemini.flags import PING, SAFE_FLAGS, check_extra
 from clinvk.backends.gemini.permissions import ToolPermissions
 from clinvk.backends.refusals import refuse_cost_limit, refuse_mcp_servers
 from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id
@@ -106,6 +105,8 @@ class Gemini(Backend):
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
         if launch.session_params:
+            from clinvk.backends.gemini.acp import GeminiChannel  # imported late: an idle server needs no channels
+
             return GeminiChannel(launch, host)
         if launch.client_tools:
             return ClientToolsChannel(launch.client_tools)

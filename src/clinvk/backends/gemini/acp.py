@@ -43,9 +43,6 @@ from clinvk.types.interaction import Choice
 from clinvk.types.record import Resume
 from clinvk.types.request import RunRequest
 
-PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
-"""A request for an unknown method, which the CLI refuses at once, even during a turn."""
-
 _ALWAYS = ("proceed_always", "proceed_always_tool")
 """The options of kind `allow_always` that hold for the session only, and not for all tools of an MCP server."""
 

@@ -27,6 +27,9 @@ _RESERVED = {
 }
 """The flags that clinvk refuses, by reason; one letter is the short form of the flag before."""
 
+PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
+"""A request for an unknown method, which the CLI refuses at once, even during a turn."""
+
 _ALWAYS_ACCEPTED = ("--debug", "--raw-output", "--screen-reader", "-d")
 SAFE_FLAGS: Flags = {"--screen-reader": None}
 """Flags that are safe in requests from anybody. Debug output and raw model output are not for everybody to see."""
