@@ -289,7 +289,7 @@ async def test_several_sessions_are_deleted_and_each_failure_is_reported(scripte
         await store.session(busy),
     )
     async with serving(scripted.env, store=store) as server:
-        response = await server.client.post("/api/v1/sessions/delete", json={"ids": [one, busy, two, "ffff", one]})
+        response = await server.client.post("/api/v1/sessions/delete", json={"ids": [one, busy, two, "ffff", "", one]})
         bodies: list[object] = [{}, {"ids": []}, {"ids": [one] * 1001}, {"ids": one}]
         refused = [await server.client.post("/api/v1/sessions/delete", json=body) for body in bodies]
         foreign = await server.client.post(
@@ -297,7 +297,7 @@ async def test_several_sessions_are_deleted_and_each_failure_is_reported(scripte
         )
         assert {*ids(await get(server, ""))} == {busy, other}
     assert (response.status_code, response.json()["deleted"]) == (200, [one, two])
-    assert [error["id"] for error in response.json()["errors"]] == [busy, "ffff"]
+    assert [error["id"] for error in response.json()["errors"]] == [busy, "ffff", ""]
     assert "is busy" in response.json()["errors"][0]["detail"]
     assert [answer.status_code for answer in refused] == [400] * 4
     assert foreign.status_code == 403

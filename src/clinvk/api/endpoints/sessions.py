@@ -107,9 +107,9 @@ async def delete_sessions(services: Services, request: Request) -> views.Deleted
     return views.DeletedSessions(deleted=deleted, errors=errors)
 
 
-async def _changeable(services: Services, request: Request, reference: str = "") -> Session:
+async def _changeable(services: Services, request: Request, reference: str | None = None) -> Session:
     """Return a session, by default that of the path. The key of the request must allow its agent and directory."""
-    session = await services.store.session(reference or request.path_params["id"])
+    session = await services.store.session(request.path_params["id"] if reference is None else reference)
     await services.admission.key_policy.check_session(session, request.scope["state"]["key_name"])
     return session
 
