@@ -13,6 +13,7 @@ from push_service import Browser, PushService
 from scripted import Scripted
 from serving import LiveServer, serving
 from shell_backend import FAILED, Shell
+from standin.document import JSON, record
 
 pytestmark = needs_browser
 
@@ -32,8 +33,29 @@ async def allow(page: Page, server: LiveServer) -> None:
     await page.call("Browser.grantPermissions", permissions=["notifications"], origin=origin)
 
 
+async def observe(page: Page) -> None:
+    """Record the notifications that the browser displays."""
+    await page.call("BackgroundService.startObserving", service="notifications")
+    await page.call("BackgroundService.setRecording", shouldRecord=True, service="notifications")
+
+
+async def shown(page: Page) -> JSON:
+    """Wait for a notification, and return all that are shown.
+
+    The page is not polled for them: Chromium deletes a notification that is listed while it is about to be displayed.
+    """
+
+    def is_displayed() -> bool:
+        events = page.events_of("BackgroundService.backgroundServiceEventReceived")
+        return any(record(event, "backgroundServiceEvent")["eventName"] == "Notification displayed" for event in events)
+
+    await until(is_displayed)
+    return await page.evaluate(SHOWN)
+
+
 async def turn_on(page: Page, server: LiveServer) -> None:
     await allow(page, server)
+    await observe(page)
     await opened_in(page, server, "/notifications", at=f"{CARD} input")
     assert await page.evaluate(f"document.querySelector({json.dumps(CARD)} + ' input').checked") is False
     await page.click(f"{CARD} input")
@@ -53,8 +75,7 @@ async def test_hidden_tab_tells_of_a_waiting_run_once(tmp_path: Path) -> None:
         begun = await server.detached(
             backend="asking", prompt=ASK + "read x", workdir=str(tmp_path), approval_mode="ask"
         )
-        await page.until(f"{SHOWN}.then((shown) => shown.length === 1)")
-        assert await page.evaluate(SHOWN) == [
+        assert await shown(page) == [
             {
                 "title": "asking waits for you",
                 "body": tmp_path.name,
@@ -92,7 +113,8 @@ async def test_message_of_a_push_service_is_shown_by_the_service_worker(tmp_path
                 registrationId=found["registrationId"],
                 data=json.dumps(message),
             )
-            await page.until(f"{SHOWN}.then((shown) => shown.some(({{title}}) => title === 'shell has failed'))")
+            (notification,) = json.loads(json.dumps(await shown(page)))
+            assert notification["title"] == "shell has failed"
             assert found["scopeURL"] == f"http://127.0.0.1:{server.port}/"
             await page.click(f"{CARD} input")
             await page.until("JSON.parse(localStorage['clinvk.notifications']).push === null")
