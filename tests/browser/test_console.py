@@ -484,6 +484,14 @@ async def test_hostile_answer_is_shown_as_text(scripted: Scripted) -> None:
     assert len(shown) < 50_000
 
 
+MEASURED = """(async () => {
+  const { height } = document.querySelector('.virtual-list').style;
+  for (let frame = 0; frame < 5; frame++) await new Promise(requestAnimationFrame);
+  return document.querySelector('.virtual-list').style.height === height;
+})()"""
+"""Whether the rows in view have been measured, so that the list keeps its height."""
+
+
 @needs_browser
 @pytest.mark.slow
 async def test_long_lists_and_transcripts_keep_few_rows_and_never_show_a_gap(scripted: Scripted) -> None:
@@ -522,7 +530,7 @@ async def test_long_lists_and_transcripts_keep_few_rows_and_never_show_a_gap(scr
         for path, step in ((f"session/{answer['session_id']}", -3000), ("sessions", 500)):
             await go(page, path)
             await page.until("document.querySelectorAll('.row').length > 5")
-            await asyncio.sleep(1)  # the first rows are measured
+            await page.until(MEASURED)
             blank, top, rows = map(float, json.loads(json.dumps(await page.evaluate(scroll % step))))
             assert blank == 0, path
             assert top > 40_000

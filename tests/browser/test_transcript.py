@@ -6,10 +6,13 @@ from contextlib import asynccontextmanager
 from itertools import chain
 from pathlib import Path
 
+import pytest
+
 from browser.pages import (
     ANSWERS,
     INTERACTION,
     PROMPTS,
+    click_on,
     needs_browser,
     opened,
     opened_in,
@@ -20,7 +23,7 @@ from browser.pages import (
 )
 from chromium import Page, browsing
 from scripted import Scripted
-from scripted.steps import claude_says, hang
+from scripted.steps import claude_fails, claude_says, hang
 from serving import serving
 
 pytestmark = needs_browser
@@ -54,6 +57,33 @@ async def test_session_is_renamed_forked_and_deleted_from_its_menu_by_keyboard(s
             await page.write("[name=title]", "Named")
             await press(page, "Enter")
             await page.until(f"{text_of('h1')} === 'Named'")
+
+
+@pytest.mark.parametrize(
+    ("button", "sent"), [("Retry", "begin"), ("Continue", "Continue where you left off."), ("Edit prompt", None)]
+)
+async def test_failed_turn_is_tried_again_continued_or_edited(
+    scripted: Scripted, button: str, sent: str | None
+) -> None:
+    scripted.play(claude_fails(400))
+    async with serving(scripted.env) as server:
+        failed = await server.prompt(prompt="begin", approval_mode="ask")
+        session = failed.json()["session_id"]
+        scripted.play(claude_says("one"))
+        async with opened(server, f"/session/{session}", at=".next-step button") as page:
+            assert await page.evaluate(text_of(".next-step span")) == "The run failed."
+            await page.write(".composer textarea", "in C")
+            await page.evaluate(click_on(button, ".next-step"))
+            if sent is None:
+                await page.until("document.querySelector('.composer textarea').value === 'begin\\n\\nin C'")
+                assert await page.evaluate("document.activeElement.matches('.composer textarea')")
+                return
+            await page.until(f"{PROMPTS} === 'begin,{sent}' && {ANSWERS}.at(-1) === 'one'")
+            await page.until("document.querySelector('.next-step') === null")
+            run = (await server.client.get(f"/api/v1/runs?session_id={session}")).json()["runs"][0]
+            request = (await server.client.get(f"/api/v1/runs/{run['id']}")).json()["request"]
+            assert request["approval_mode"] == "ask"
+            assert await page.evaluate("document.querySelector('.composer textarea').value") == "in C"
 
 
 async def test_fork_names_its_parent_and_shows_the_conversation_before_the_fork(scripted: Scripted) -> None:

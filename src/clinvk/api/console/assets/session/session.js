@@ -1,10 +1,10 @@
 // A conversation with an agent: the transcript, which follows the agent's work, and the box for the next prompt.
 
 import { html, Component, useEffect, useRef, useState } from "../vendor/preact.js";
-import { cancel, get, start } from "../base/api.js";
+import { cancel, get } from "../base/api.js";
 import { Changes } from "../review/changes.js";
 import { Copy } from "../base/copy.js";
-import { Composer, filled } from "./composer.js";
+import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { cost, duration, elapsed, tokens } from "../base/format.js";
 import { summaryOf } from "./groups.js";
@@ -13,12 +13,12 @@ import { AskedCall, InteractionCard } from "./interaction.js";
 import { live, useLive } from "../base/live.js";
 import { Answer } from "../base/markdown.js";
 import { navigate, useQuery } from "../base/router.js";
+import { NextStep } from "./next.js";
 import { Plan } from "./plan.js";
 import { ToolCard } from "./tool.js";
 import { Action, Clipped, Empty, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
 import { VirtualList } from "../base/virtual-list.js";
 
-const CONTINUE = "Go on. The user is asked for each action from here on, so try again what was denied.";
 const MAX_NOTE_CHARS = 2_000;
 const LAST_CHARS = 400;
 const ROW_PX = 60; // a low estimate, so that enough rows are rendered at once
@@ -49,6 +49,7 @@ export function Session({ sessionId, runId }) {
 
   const { session, parent, rows = [], error, activeTurn, turns = [], ownTurns = [], queued, plan } = conversation.current ?? {};
   const run = turns.at(-1)?.run;
+  const lastTurn = ownTurns.findLast((turn) => !turn.isWithdrawn);
   useEffect(() => {
     if (!sessionId) return;
     if (run) get(`runs/${run.id}`).then((found) => setLastRequest(found.request), () => setLastRequest((known) => known ?? {}));
@@ -62,7 +63,7 @@ export function Session({ sessionId, runId }) {
     conversation.current.update(await get(`runs/${started.run_id}`));
   }
   return html`
-    <${Head} key=${session?.id} session=${session} run=${ownTurns.findLast((turn) => !turn.isWithdrawn)?.run} activeRun=${activeTurn?.run} parent=${parent}
+    <${Head} key=${session?.id} session=${session} run=${lastTurn?.run} activeRun=${activeTurn?.run} parent=${parent}
       onChange=${() => conversation.current.load()}>
       ${session && html`<${Changes} key=${session.id} session=${session} turns=${ownTurns} />`}<//>
     <${Problem} error=${error} />
@@ -77,27 +78,11 @@ export function Session({ sessionId, runId }) {
       ${!isAtEnd && html`
         <button type="button" class="latest" onClick=${() => list.current.scrollToEnd()}>↓ Latest</button>`}
       ${plan && html`<${Plan} steps=${plan} />`}
-      ${session && lastRequest && !activeTurn && html`
-        <${Denied} session=${session} turn=${ownTurns.at(-1)} request=${lastRequest} onStarted=${onStarted} />`}
+      ${session && lastTurn && lastRequest && !activeTurn && html`
+        <${NextStep} session=${session} turn=${lastTurn} request=${lastRequest} onStarted=${onStarted} />`}
       ${session && html`<${Composer} key=${session.id} session=${session} activeRun=${activeTurn?.run}
         queued=${queued} prompts=${ownTurns.map((turn) => turn.prompt)} lastRequest=${lastRequest} onStarted=${onStarted} />`}
     </div>`;
-}
-
-/** What was denied in the last turn because nobody was asked, or nobody answered; and a button to be asked for it. */
-function Denied({ session, turn, request, onStarted }) {
-  const isAsked = request.approval_mode === "ask";
-  const denied = turn?.blocks?.blocks.findLast(({ stage, interaction }) =>
-    (isAsked ? interaction?.status === "expired" : stage === "denied"));
-  if (!denied || !live.me.may_ask) return null;
-  const isSandboxed = ["read-only", "workspace"].includes(request.sandbox_mode);
-  const options = { model: request.model, sandbox_mode: isSandboxed ? "full" : request.sandbox_mode, approval_mode: "ask" };
-  const go = async () => onStarted(await start("prompt", { ...filled(options), prompt: CONTINUE, session_id: session.id }));
-  return html`<div class="denied">
-    <span>${visible(denied.text ?? "An action was denied, since nobody answered")}</span>
-    <${Action} class="small" run=${go}
-      title="The agent continues ${isSandboxed ? "without its sandbox, " : ""}and asks you for each action">
-      Allow and continue<//></div>`;
 }
 
 /** A row of the transcript, rendered again only if it has changed. */
