@@ -325,6 +325,32 @@ def test_commit_keeps_a_branch_with_the_given_or_the_proposed_message(clinvk: Cl
     assert (refused.returncode, "--message" in refused.stderr) == (1, True)
 
 
+def test_worktree_of_a_session_is_named_wherever_its_changes_matter(clinvk: Clinvk, repository: Repository) -> None:
+    place = ("-w", str(repository.path))
+    clinvk.agent.play(claude_says("y"))
+    clinvk.agent.play([touch(Path("made.txt")), *claude_says("x")], when="make it")
+    planned = clinvk.run("--worktree", "--dry-run", "make it", *place).stdout
+    assert f"# for {repository.path}: the same directory in a new git worktree, as HEAD has it\n" in planned
+    assert clinvk.run("--worktree", "only look", *place, "-o", "text").stderr == ""
+    done = clinvk.run("--worktree", "make it", *place, "-o", "text")
+    (session, *_) = clinvk.json(views.SessionList, "sessions", "list", *place).sessions
+    id_ = session.worktree
+    assert id_
+    assert done.stderr == f"clinvk: changes are in worktree {id_}: clinvk worktrees show {id_}, or apply {id_}\n"
+    assert clinvk.run("--worktree", "make it", *place, "-o", "json").stderr == ""
+    clinvk.run(
+        "sessions", "archive", *(each.id for each in clinvk.json(views.SessionList, "sessions", "list").sessions[:1])
+    )
+    again = clinvk.run("-c", "go on", *place, "-o", "text")
+    assert f" in worktree {id_} " in again.stderr
+    inside = ("-w", session.working_dir or "")
+    assert [each.id for each in clinvk.json(views.SessionList, "sessions", "list", *inside).sessions] == [session.id]
+    deleted = clinvk.run("sessions", "delete", "--yes", session.id)
+    assert deleted.stderr == f"clinvk: worktree {id_} stays: clinvk worktrees discard {id_} removes it\n"
+    assert id_ in listed(clinvk)
+    clinvk.run("worktrees", "discard", "--yes", id_)
+
+
 def test_conflicting_apply_exits_with_1_and_changes_nothing(clinvk: Clinvk, repository: Repository) -> None:
     worktree = changed_worktree(repository)
     repository.write("a.txt", "three\n")

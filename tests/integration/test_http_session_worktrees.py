@@ -76,8 +76,15 @@ async def test_unchanged_worktree_of_a_session_stays(scripted: Scripted, reposit
     scripted.play(claude_says("x", session=HANDLE))
     async with serving(scripted.env) as server:
         session = await begun(server, repository.path)
-        (worktree,) = (await server.client.get("/api/v1/worktrees")).json()["worktrees"]
-    assert (worktree["id"], worktree["state"]) == (session["worktree"], "unchanged")
+        other = await begun(server, repository.path)
+        deleted = await server.client.delete(f"/api/v1/sessions/{session['id']}")
+        several = await server.client.post("/api/v1/sessions/delete", json={"ids": [other["id"]]})
+        worktrees = (await server.client.get("/api/v1/worktrees")).json()["worktrees"]
+    assert [(each["id"], each["state"]) for each in worktrees] == [
+        (session["worktree"], "unchanged"),
+        (other["worktree"], "unchanged"),
+    ]
+    assert (deleted.json()["worktree"], several.json()["worktrees"]) == (session["worktree"], [other["worktree"]])
 
 
 @pytest.mark.parametrize("how", ["apply", "discard"])

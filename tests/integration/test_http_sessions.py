@@ -275,7 +275,10 @@ async def test_deleted_session_is_removed_with_its_runs(scripted: Scripted) -> N
         answer = (await server.prompt()).json()
         path = f"/{answer['session_id']}"
         deleted = await server.client.delete(f"/api/v1/sessions{path}")
-        assert (deleted.status_code, deleted.json()) == (200, {"deleted": True, "id": answer["session_id"]})
+        assert (deleted.status_code, deleted.json()) == (
+            200,
+            {"deleted": True, "id": answer["session_id"], "worktree": None},
+        )
         assert (await get(server, path)).status_code == 404
         assert (await server.client.delete(f"/api/v1/sessions{path}")).status_code == 404
         assert (await server.client.get(f"/api/v1/runs/{answer['run_id']}")).status_code == 404

@@ -649,7 +649,7 @@ def test_workspace_with_rules_has_the_network_of_the_settings() -> None:
 
 
 def test_dry_run_shows_the_sandbox_parameters() -> None:
-    shown = describe(launched(replace(HELLO, sandbox_mode="read-only"), Resume(THREAD)), 5)
+    shown = describe(launched(replace(HELLO, sandbox_mode="read-only"), Resume(THREAD)), HELLO)
     assert "codex app-server --config" in shown
     assert f'"sandbox":"read-only","threadId":"{THREAD}"}}' in shown
     assert shown.endswith("# prompt: 5 bytes on stdin")

@@ -342,7 +342,12 @@ class Backend(Protocol):
         return Checkup(empty_home={}, probes=(), login=LoginStatus(None, "login not known"))
 
 
-def describe(launch: Launch, prompt_bytes: int) -> str:
+def new_worktree_note(request: RunRequest) -> str:
+    """Return the line about the worktree that a dry run does not make."""
+    return f"# for {request.workdir or 'the directory'}: the same directory in a new git worktree, as HEAD has it"
+
+
+def describe(launch: Launch, request: RunRequest) -> str:
     """Render a launch for a dry run: the shell-quoted command, then how the prompt is passed.
 
     Private files appear by name and size only, because some hold the user's settings.
@@ -361,7 +366,9 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
     lines = [f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command]
     if launch.session_params:
         lines.append(f"# opening on stdin: {msgspec.json.encode(launch.session_params).decode()}")
-    lines.append(f"# prompt: {prompt_bytes} bytes on stdin")
+    lines.append(f"# prompt: {len(request.prompt.encode())} bytes on stdin")
     lines += [f"# $PRIVATE/{name}: {len(data)} bytes" for name, data in launch.files.items()]
     lines += [f"# $PRIVATE/{name} -> {target}" for name, target in launch.links.items()]
+    if request.isolation == "worktree" and not request.session_id:
+        lines.append(new_worktree_note(request))
     return "\n".join(lines)

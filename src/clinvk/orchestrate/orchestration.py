@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import describe
+from clinvk.backends.base import describe, new_worktree_note
 from clinvk.config.model import ClusterSettings
 from clinvk.orchestrate import chain, judge
 from clinvk.orchestrate.observers import PartObserver
@@ -276,7 +276,7 @@ class Orchestration:
             raise InvalidRequest("prompt is empty", "prompt")
         if part.dry_run:
             await asyncio.sleep(0)  # nothing else here yields to the event loop
-            command = describe(await self._runs.plan(request), len(request.prompt.encode()))
+            command = describe(await self._runs.plan(request), request)
             return dry_run_result(index, part, readable("\n".join([command, *_directory_notes(part)])))
         if part.isolation == "none":
             return await self._run(index, part, base)
@@ -381,8 +381,8 @@ class Orchestration:
 
 def _directory_notes(part: Part) -> Iterator[str]:
     """Yield where the agent of a dry run would work, if not in the directory that the command shows."""
-    directory = part.request.workdir or "the directory"
     if part.follows:
+        directory = part.request.workdir or "the directory"
         yield f"# for {directory}: the worktree of the step before, if it has one and leaves changes in it"
     if part.isolation == "worktree":
-        yield f"# for {directory}: the same directory in a new git worktree, as HEAD has it"
+        yield new_worktree_note(part.request)

@@ -72,6 +72,11 @@ async def in_session_directory(request: RunRequest, session: Session, lookups: L
     return replace(request, session_id=session.id, workdir=session.working_dir or None)
 
 
+def kept_worktree(session: Session) -> str | None:
+    """Return the id of the worktree of a session if the worktree exists. Blocks."""
+    return session.worktree if os.path.isdir(session.working_dir) else None
+
+
 async def resume(store: SessionStore, session: Session) -> Resume:
     """Return the agent's session id and token counts that resume a session.
 

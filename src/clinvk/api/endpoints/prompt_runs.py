@@ -49,7 +49,7 @@ class PromptRuns(NamedTuple):
         launch = await self.runs.plan(request)
         workdir = launch.cwd or request.workdir or ""
         facts = RunFacts(run_id="", backend=request.backend, model=request.model, workdir=workdir)
-        return call, facts, readable(describe(launch, len(request.prompt.encode())))
+        return call, facts, readable(describe(launch, request))
 
     @asynccontextmanager
     async def begin(

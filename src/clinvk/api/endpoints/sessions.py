@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 
 from msgspec.structs import asdict
 from starlette.requests import Request
@@ -87,24 +88,29 @@ async def describe_session(services: Services, request: Request) -> views.Sessio
 async def delete_session(services: Services, request: Request) -> views.Deleted:
     """Delete a session with its runs."""
     session = await _changeable(services, request)
-    await services.store.delete(session.id)
-    return views.Deleted(id=session.id)
+    return views.Deleted(id=session.id, worktree=await _delete(services, session))
 
 
 async def delete_sessions(services: Services, request: Request) -> views.DeletedSessions:
     """Delete several sessions with their runs. A session that cannot be deleted is reported, and the others go."""
     refuse_foreign(request.scope)
     ids = views.session_ids(await read_json(request.scope, request.receive, services.settings.server))
-    deleted: list[str] = []
+    deleted: dict[str, str | None] = {}
     errors: list[views.DeletionError] = []
     for id_ in ids:
         try:
             session = await _changeable(services, request, id_)
-            await services.store.delete(session.id)
-            deleted.append(session.id)
+            deleted[session.id] = await _delete(services, session)
         except ClinvkError as exc:
             errors.append(views.DeletionError(id_, exc.message))
-    return views.DeletedSessions(deleted=deleted, errors=errors)
+    worktrees = [*filter(None, deleted.values())]
+    return views.DeletedSessions(deleted=[*deleted], errors=errors, worktrees=worktrees)
+
+
+async def _delete(services: Services, session: Session) -> str | None:
+    """Delete a session, and return the id of the worktree that stays."""
+    await services.store.delete(session.id)
+    return await services.admission.lookups.run(partial(sessions.kept_worktree, session))
 
 
 async def _changeable(services: Services, request: Request, reference: str | None = None) -> Session:

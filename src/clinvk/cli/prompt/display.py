@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from clinvk.cli.prompt import printers
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines
-from clinvk.cli.prompt.work_done import WorkDone
+from clinvk.cli.prompt.work_done import WorkDone, changes_in_worktree
 from clinvk.cli.sessions.session_text import short_id, short_tokens, tokens
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal import output as terminal
@@ -157,6 +157,8 @@ class RunDisplay:
                                 self._number, lost = 1, message.partition(";")[0]
                             case _:
                                 await self._receive(run, logged, partial(self._ask, runs, stack))
+            if self._output.format == "text" and (line := await changes_in_worktree(run.facts, self._environ)):
+                self._notes.info(line)
         except SessionError as exc:
             if not is_attempt:
                 raise

@@ -343,5 +343,5 @@ async def _describe(request: RunRequest, note: str, store: SessionStore, job: Pr
         launch = await runs.plan(request)
     if note:
         job.context.notes.info(note)
-    print_text(printable(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}"))
+    print_text(printable(f"{WOULD_EXECUTE}\n{describe(launch, request)}"))
     return 0

@@ -16,7 +16,7 @@ from clinvk.cli.parse.flags import ConversationFlags, Flags, ResumeFlags, flags_
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.prompt import PromptJob, refuse_detached, release, request_of, run
 from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
-from clinvk.cli.sessions.local_store import directory_filter, find, has_directory, open_store, over_store
+from clinvk.cli.sessions.local_store import directory_filter, find, has_directory, open_store, over_store, within
 from clinvk.cli.sessions.session_text import TextView, home_of, sessions_table, short_id
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask, prompt_from
@@ -194,12 +194,12 @@ async def _chosen(
 async def _picked(
     store: SessionStore, backend: str | None, workdir: str | None, context: CommandContext
 ) -> Session | None:
-    if not (await store.sessions(SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=1))).items:
+    query = within(SessionQuery(backend=backend, resumable=True, limit=_LISTED), workdir)
+    if not (await store.sessions(query)).items:
         await newest(store, backend, workdir, context.notes)
 
     async def search(text: str) -> tuple[Session, ...]:
-        query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=_LISTED)
-        return (await store.sessions(query)).items
+        return (await store.sessions(replace(query, text=text or None))).items
 
     return await _pick(search, TextView(time.time(), home_of(context.environ.get("HOME"))))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from clinvk.cli.parse.settings import CommandContext, age_s
-from clinvk.cli.sessions.local_store import has_directory, real_directory
+from clinvk.cli.sessions.local_store import has_directory, real_directory, within
 from clinvk.cli.sessions.session_text import directory as shown_directory
 from clinvk.cli.sessions.session_text import home_of, short_id, short_title
 from clinvk.cli.terminal.input import ask_yes_no
@@ -37,7 +37,7 @@ async def newest(store: SessionStore, backend: str | None, workdir: str | None, 
     Raises:
         SessionNotFound: no session can be resumed.
     """
-    query = SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=_LOOKED_AT)
+    query = within(SessionQuery(backend=backend, resumable=True, limit=_LOOKED_AT), workdir)
     gone: list[Session] = []
     while items := (await store.sessions(replace(query, offset=len(gone)))).items:
         for session in items:

@@ -11,6 +11,8 @@ from clinvk.cli.terminal.table import cut
 from clinvk.config.load import home
 from clinvk.types import events
 from clinvk.types.errors import ClinvkError
+from clinvk.types.record import worktree_of
+from clinvk.types.run import RunFacts
 from clinvk.types.tool_text import changed_paths, tool_action
 
 if TYPE_CHECKING:
@@ -98,6 +100,22 @@ class WorkDone:
 
     def _shown(self, path: str) -> str:
         return os.path.relpath(os.path.join(self._directory, path), self._directory)
+
+
+async def changes_in_worktree(facts: RunFacts, environ: Mapping[str, str]) -> str:
+    """Return where the changes of a run are that works in a worktree; empty if the run has changed nothing."""
+    if not (id_ := worktree_of(facts.workdir)):
+        return ""
+    from clinvk.runtime.process import process_tags  # imports that only a worktree needs
+    from clinvk.runtime.process.spawn import Spawner
+    from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
+
+    worktrees = KeptWorktrees(Spawner(process_tags.choose_tags()), home(environ), environ)
+    with suppress(ClinvkError, OSError):
+        async with asyncio.timeout(_LOOK_TIMEOUT_S):
+            if (await worktrees.changes(id_, facts.run_id)).files:
+                return f"changes are in worktree {id_}: clinvk worktrees show {id_}, or apply {id_}"
+    return ""
 
 
 def _edited(call: events.ToolCall) -> Sequence[str]:

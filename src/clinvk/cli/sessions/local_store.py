@@ -6,14 +6,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.terminal.output import Notes
 from clinvk.store import opening
-from clinvk.store.protocol import SessionStore
+from clinvk.store.protocol import SessionQuery, SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionNotFound
-from clinvk.types.record import Session
+from clinvk.types.record import Session, worktree_of
 
 ALL = 2**31 - 1
 """A limit that no store reaches."""
@@ -90,6 +92,11 @@ def real_directory(workdir: str | None) -> str:
 def directory_filter(flags: Flags, is_here: bool) -> str | None:
     """Return the directory to which `--workdir` or `--here` narrows a list, or None."""
     return real_directory(flags.workdir) if is_here or flags.workdir is not None else None
+
+
+def within(query: SessionQuery, directory: str | None) -> SessionQuery:
+    """Return the query for the sessions of a project, with those in worktrees, or of one worktree."""
+    return replace(query, **{"working_dir" if worktree_of(directory or "") else "project": directory})
 
 
 def has_directory(session: Session) -> bool:

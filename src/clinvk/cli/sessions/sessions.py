@@ -20,7 +20,7 @@ from clinvk.cli.parse.flags import (
 from clinvk.cli.parse.settings import CommandContext, age_s
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.answers import print_answer, text_view
-from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store
+from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store, within
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask_yes_no, confirm
 from clinvk.cli.terminal.output import DAY_S, date_and_time, print_json, print_text, printable
@@ -46,15 +46,15 @@ def search(flags: SearchFlags, context: CommandContext) -> int:
 
 
 def _list(flags: SearchFlags, context: CommandContext, wanted: str | None) -> int:
-    query = SessionQuery(
+    every = SessionQuery(
         backend=flags.backend,
         status=flags.status,
         tag=flags.tag,
         text=wanted,
-        working_dir=directory_filter(flags, flags.here),
         archived=flags.archived,
         limit=flags.limit or ALL,
     )
+    query = within(every, directory_filter(flags, flags.here))
 
     async def read(store: SessionStore) -> tuple[Page[Session], dict[str, float], dict[str, RunMatch]]:
         page = await store.sessions(query)
@@ -140,6 +140,8 @@ def delete(flags: DeleteFlags, context: CommandContext) -> int:
         SessionNotFound, AmbiguousId: an ID names no session, or several; nothing was deleted.
         SessionBusy: some sessions have a run in progress; the others were deleted.
     """
+    from clinvk.runtime.sessions import kept_worktree
+
     busy: list[str] = []
 
     async def deleted(store: SessionStore) -> list[Session]:
@@ -160,6 +162,8 @@ def delete(flags: DeleteFlags, context: CommandContext) -> int:
     verb = "would delete" if flags.dry_run else "deleted"
     value = {"deleted": [session.id for session in gone], "dry_run": flags.dry_run}
     print_answer(flags, context, lambda: value, lambda _: [f"{verb} {_line(session)}" for session in gone])
+    for id_ in filter(None, map(kept_worktree, gone)):
+        context.notes.info(f"worktree {id_} stays: clinvk worktrees discard {id_} removes it")
     if busy:
         raise SessionBusy("; ".join(busy))
     return 0

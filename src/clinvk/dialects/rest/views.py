@@ -141,6 +141,7 @@ class Deleted(msgspec.Struct, frozen=True, kw_only=True):
 
     deleted: Literal[True] = True
     id: str
+    worktree: Annotated[str | None, Meta(description="The id of the session's worktree, which stays.")] = None
 
 
 class SessionIds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,6 +162,7 @@ class DeletedSessions(msgspec.Struct, frozen=True, kw_only=True):
 
     deleted: list[str]
     errors: list[DeletionError]
+    worktrees: Annotated[list[str], Meta(description="The ids of the sessions' worktrees, which stay.")]
 
 
 class TurnMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -266,11 +268,7 @@ class Following(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     after: Annotated[
         int,
-        Meta(
-            ge=0,
-            le=2_147_483_647,
-            description="Number of the event after which to start; the header `last-event-id` takes precedence.",
-        ),
+        Meta(ge=0, le=2_147_483_647, description="Start after this number; the header `last-event-id` comes first."),
     ] = 0
 
 
