@@ -76,19 +76,19 @@ clinvk compare --backends claude,codex --isolation worktree --approval-mode auto
 """
 APPLY = "clinvk worktrees apply codex"
 
-_BUG = "sum(prices) - discount"
-_ROUGH, _EXACT = "sum(prices) * (1 - discount / 100)", "round(sum(prices) * (100 - discount) / 100)"
-_READ = json.dumps({"file_path": "prices.py"})
-_EDIT = json.dumps({"file_path": "prices.py", "old_string": _BUG, "new_string": _ROUGH})
+BUG = "sum(prices) - discount"
+ROUGH, EXACT = "sum(prices) * (1 - discount / 100)", "round(sum(prices) * (100 - discount) / 100)"
+READ = json.dumps({"file_path": "prices.py"})
+_EDIT = json.dumps({"file_path": "prices.py", "old_string": BUG, "new_string": ROUGH})
 _PATCH = json.dumps(
-    f"*** Begin Patch\n*** Update File: prices.py\n@@\n-    return {_BUG}\n+    return {_EXACT}\n*** End Patch\n"
+    f"*** Begin Patch\n*** Update File: prices.py\n@@\n-    return {BUG}\n+    return {EXACT}\n*** End Patch\n"
 )
 _MAKE_TEST = json.dumps({"command": "make test", "description": "Run the tests"})
 _RUN_TESTS = f'[[call Bash {_MAKE_TEST}]][[say="2 tests passed."]]'
 ANSWERS = {
     "claude": {
         "Fix the failing test": (
-            f"[[call Read {_READ}]][[call Edit {_EDIT}]]"
+            f"[[call Read {READ}]][[call Edit {_EDIT}]]"
             '[[say="The discount is a percentage of the sum, not an amount in cents." delay=0.05]]'
         ),
         "Run the tests": _RUN_TESTS,
@@ -484,9 +484,9 @@ def link_programs(place: Place, agents: Path) -> None:
 
 
 @contextlib.contextmanager
-def stand_ins(place: Place) -> Generator[dict[str, str]]:
+def stand_ins(place: Place, claudes: Mapping[str, str] = ANSWERS["claude"]) -> Generator[dict[str, str]]:
     """Run a model API for each agent, and yield an environment that directs the agents to these."""
-    with stand_in(place, ANSWERS["claude"]) as claude, stand_in(place, ANSWERS["codex"]) as codex:
+    with stand_in(place, claudes) as claude, stand_in(place, ANSWERS["codex"]) as codex:
         (place.home / ".codex" / "config.toml").write_text(CODEX_CONFIG.format(url=codex))
         yield place.environment_with_agents(claude)
 

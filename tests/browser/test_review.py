@@ -150,6 +150,8 @@ async def review(scripted: Scripted, width: int = 1280, **changed: object) -> As
         path: worktree,
         "worktrees": {"worktrees": [worktree]},
         "runs?limit=1000": {"runs": [RUN]},
+        f"runs?session_id={RUN['session_id']}&limit=1": {"runs": [RUN]},
+        f"runs/{RUN['id']}": {**RUN, "request": {"approval_mode": "ask", "sandbox_mode": "read-only"}},
         f"{path}/message": {"message": "Rename old to new\n\nAs asked."},
         f"{path}/commit": {"commit": "f" * 40, "branch": "feature"},
         "prompt": {"run_id": "d" * 32, "session_id": "c" * 32},
@@ -205,7 +207,8 @@ async def test_comments_are_saved_as_drafts_and_sent_as_one_prompt(scripted: Scr
         await page.until("window.sent.length === 1")
         comment = "src/app/api/a.py, line 3:\n> value = compute(new, 1)\nKeep the name."
         prompt = f"Address these comments on your changes:\n\n{comment}"
-        sent = {"approval_mode": "ask", "session_id": "c" * 32, "prompt": prompt, "detach": True}
+        kept = {"approval_mode": "ask", "sandbox_mode": "read-only"}
+        sent = {**kept, "session_id": "c" * 32, "prompt": prompt, "detach": True}
         assert await page.evaluate("window.sent[0]") == sent
         await page.until("location.hash.startsWith('#/session/')")
         assert await page.evaluate("Object.keys(localStorage).filter(key => key.includes('draft'))") == []
@@ -353,7 +356,7 @@ async def session_with_changes(scripted: Scripted, width: int, **changed: object
     """Open a session of one turn with the changes `PYTHON`; `changed` are fields of the changes."""
     scripted.play(claude_says("done"))
     async with serving(scripted.env) as server, browsing() as page:
-        answer = (await server.prompt(prompt="Rename old")).json()
+        answer = (await server.prompt(prompt="Rename old", sandbox_mode="read-only")).json()
         path = f"sessions/{answer['session_id']}"
         session = (await server.client.get(f"/api/v1/{path}")).json()
         newer = {**CHANGES, **changed, "diff": PYTHON[PYTHON.index("diff --git a/README") :]}
@@ -384,8 +387,17 @@ async def test_changes_of_a_session_are_commented_beside_the_conversation(script
         await page.call("Input.insertText", text="Keep the name.")
         await page.evaluate(click_on("Save", ".line-comment"))
         await page.until("document.querySelector('.changes .dock') !== null")
+        await page.evaluate("document.querySelector('.changes .line.removed button').click()")
+        await page.until("document.activeElement.tagName === 'TEXTAREA'")
+        await page.call("Input.insertText", text="Not yet")
         await page.evaluate(click_on("Send to the agent", ".changes .dock"))
         await page.until("document.querySelector('.changes .dock') === null")
+        newest = "fetch('/api/v1/runs?limit=1').then((answer) => answer.json()).then(({ runs }) => runs[0])"
+        await page.until(f"{newest}.then((run) => run.prompt.includes('Keep the name.'))")
+        run = f"{newest}.then((run) => fetch(`/api/v1/runs/${{run.id}}`)).then((answer) => answer.json())"
+        assert await page.evaluate(f"{run}.then((run) => run.request.sandbox_mode)") == "read-only"
+        assert await page.evaluate("document.querySelector('.line-comment textarea').value") == "Not yet"
+        await page.evaluate(click_on("Cancel", ".line-comment"))
         await press(page, "Escape")
         await page.until("document.querySelector('.changes') === null")
         assert await page.evaluate("document.activeElement.textContent") == "Changes"

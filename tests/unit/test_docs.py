@@ -162,6 +162,12 @@ def test_every_page_is_reachable_from_the_readme() -> None:
     assert set(PAGES) - reached == set()
 
 
+def test_console_page_shows_each_screenshot_that_the_script_takes() -> None:
+    taken = re.findall(r'"([a-z-]+)": Screenshot\(', (REPOSITORY / "examples" / "screenshots.py").read_text())
+    page = (REPOSITORY / "docs" / "console.md").read_text()
+    assert sorted(re.findall(r"\(images/([a-z-]+)\.webp\)", page)) == sorted(taken) != []
+
+
 def test_index_lists_every_other_page_with_a_description() -> None:
     """`make docs` makes the navigation of the site and llms.txt from these lines."""
     index = REPOSITORY / "docs" / "index.md"

@@ -63,6 +63,9 @@ export const patch = (path, body) => json("PATCH", path, { body });
 export const remove = (path) => json("DELETE", path);
 export const url = (path) => new URL(path, ROOT).href;
 
+/** Return the fields that have a value. */
+export const filled = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
+
 /** Start a run that does not depend on this page. Return its `run_id` and `session_id`. */
 export const start = (path, body) =>
   json("POST", path, { body: { ...body, detach: true }, headers: { prefer: "respond-async" } });

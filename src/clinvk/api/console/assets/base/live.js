@@ -73,12 +73,13 @@ class Live {
 
   /** A value that changes when sessions do: lists of sessions then load again. */
   get sessionsVersion() {
-    return `${this.sessionChanges} ${this.isLoaded} ${this.activeRuns.map((run) => run.id + run.state).join()}`;
+    return `${this.sessionChanges} ${this.isLoaded}`;
   }
 
   addRun(run) {
     const known = this.runs.get(run.id);
     if (known && isOlder(run, known)) return;
+    if (known?.state !== run.state) this.sessionChanges += 1;
     this.runs.set(run.id, { ...known, ...run });
     this._bound(this.runs, MAX_RUNS, (each) => ENDED.has(each.state));
     if (known && !ENDED.has(known.state) && ENDED.has(run.state)) this.onRunEnd(run);

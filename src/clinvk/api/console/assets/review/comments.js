@@ -1,12 +1,13 @@
 // Comments on lines of a diff, which become a prompt.
 
 import { html, useEffect, useRef } from "../vendor/preact.js";
-import { start } from "../base/api.js";
+import { filled, get, start } from "../base/api.js";
 import { useDraft } from "../base/drafts.js";
 import { plural } from "../base/format.js";
 import { live } from "../base/live.js";
 import { navigate } from "../base/router.js";
 import { Action, visible } from "../base/ui.js";
+import { keptBy } from "../session/permissions.js";
 
 const idOf = ({ path, line }) => `${path}:${line.kind === "removed" ? `-${line.before}` : line.after}`;
 
@@ -36,7 +37,11 @@ export function useComments(name) {
     edit: (place, draft) => set(place, { draft }),
     save: (place, text) => set(place, { text, draft: null }),
     cancel: (place) => (at(place).text ? set(place, { draft: null }) : remove(place)),
-    clear: () => setAll(null),
+    /** Remove the saved comments. What is being written stays. */
+    clear() {
+      const unsaved = Object.entries(current.current).filter(([, comment]) => comment.draft?.trim());
+      setAll(unsaved.length ? Object.fromEntries(unsaved.map(([id, comment]) => [id, { ...comment, text: "" }])) : null);
+    },
     view: (place, name) => html`<${LineComment} name=${name} place=${place} comments=${comments} />`,
   };
   return comments;
@@ -51,12 +56,18 @@ function promptOf(comments) {
   return `Address these comments on your changes:\n\n${written.join("\n\n")}`;
 }
 
+/** Return the options of the last run of a session, which the session keeps. */
+async function optionsOf(sessionId) {
+  const { runs } = await get("runs", { session_id: sessionId, limit: 1 });
+  if (!runs.length) return live.me.may_ask && { approval_mode: "ask" };
+  return filled(keptBy((await get(`runs/${runs[0].id}`)).request ?? {}));
+}
+
 /** What becomes of the saved comments: a prompt for a session, or with `onInsert` a text to edit first. */
 export function CommentBar({ comments: { saved, clear }, sessionId, isBusy, onInsert }) {
   async function send() {
     await start("prompt", {
-      ...(live.me.may_ask && { approval_mode: "ask" }), ...(isBusy && { on_busy: "queue" }), session_id: sessionId,
-      prompt: promptOf(saved),
+      ...(await optionsOf(sessionId)), ...(isBusy && { on_busy: "queue" }), session_id: sessionId, prompt: promptOf(saved),
     });
     clear();
     navigate(`session/${sessionId}`);

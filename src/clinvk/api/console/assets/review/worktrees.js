@@ -15,7 +15,7 @@ const SEARCHED_RUNS = 1_000;
 /** Load the worktrees, newest first, each with the newest run in it, and the runs that compare agents by id. */
 async function loadWorktrees() {
   const [{ worktrees }, { runs }] = await Promise.all([get("worktrees"), get("runs", { limit: SEARCHED_RUNS })]);
-  const runOf = (worktree) => runs.find((run) => run.workdir === worktree.path && run.kind !== "compare");
+  const runOf = (worktree) => runs.findLast((run) => run.workdir === worktree.path && run.kind !== "compare");
   return {
     worktrees: worktrees.reverse().map((worktree) => ({ ...worktree, run: runOf(worktree) })),
     parents: new Map(runs.map((run) => [run.id, run])),

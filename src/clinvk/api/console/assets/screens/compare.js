@@ -1,8 +1,8 @@
 // The form that gives one prompt to several agents, and the earlier compares.
 
 import { html, useState } from "../vendor/preact.js";
-import { get, start } from "../base/api.js";
-import { filled, useBackends } from "../session/composer.js";
+import { filled, get, start } from "../base/api.js";
+import { useBackends } from "../session/composer.js";
 import { Permissions, withApproval } from "../session/permissions.js";
 import { Project, useRemembered } from "../session/project.js";
 import { navigate } from "../base/router.js";

@@ -124,7 +124,7 @@ function Report({ usage, total, group, since, days, uPlot }) {
       <div><dt>Cached input</dt><dd>${count(used.cached_tokens)}</dd></div>
       <div><dt>Output</dt><dd>${count(used.output_tokens)}</dd></div>
       <div><dt>Reported cost</dt><dd>${cost(total.cost_usd) || "none"}</dd></div>
-      <div><dt>Today</dt><dd>${count(today.tokens)} tokens${today.usd > 0 && `, ${cost(today.usd)}`} (${share} %)</dd></div>
+      <div><dt>Today</dt><dd>${count(today.tokens)} tokens${today.usd > 0 && `, ${cost(today.usd)}`} (${share} % of the period)</dd></div>
     </dl>
     ${plot("Tokens by day", (item) => tokensOf(item.token_usage), count)}
     ${total.cost_usd !== null && plot("Cost by day", costOf, dollars)}

@@ -1,7 +1,7 @@
 // The box for a prompt: text, images, project, agent and permissions; while the agent works, queue or steer.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { cancel, get, start } from "../base/api.js";
+import { cancel, filled, get, start } from "../base/api.js";
 import { readDraft, useDraft, writeDraft } from "../base/drafts.js";
 import { Action, Checkbox, Form, Problem, Select, TextField, announce, useStored } from "../base/ui.js";
 import { useFileCompletion } from "./completion.js";
@@ -21,9 +21,6 @@ export function useBackends() {
   }, []);
   return backends;
 }
-
-/** Return the fields that have a value. */
-export const filled = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
 
 /** Return a handler of the arrow keys, which brings earlier prompts into an empty box. */
 function useHistory(prompts, text, write) {

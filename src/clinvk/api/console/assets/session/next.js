@@ -1,11 +1,10 @@
 // What may follow the last turn: an action that was denied is allowed, a prompt is sent again or edited, or the agent continues.
 
 import { html } from "../vendor/preact.js";
-import { start } from "../base/api.js";
+import { filled, start } from "../base/api.js";
 import { readDraft, writeDraft } from "../base/drafts.js";
 import { live } from "../base/live.js";
 import { Action, visible } from "../base/ui.js";
-import { filled } from "./composer.js";
 import { keptBy } from "./permissions.js";
 
 const ALLOW = "Go on. The user is asked for each action from here on, so try again what was denied.";
