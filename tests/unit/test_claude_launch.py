@@ -249,7 +249,7 @@ def test_the_system_prompt_is_appended_from_a_private_file() -> None:
     made = launch(system_prompt="be brief " * 100_000)
     assert flags(made)["--append-system-prompt-file"] == [f"{PRIVATE}/system-prompt.md"]
     assert made.files == {"system-prompt.md": b"be brief " * 100_000}
-    assert "$PRIVATE/system-prompt.md: 900000 bytes" in describe(made, 5)
+    assert "$PRIVATE/system-prompt.md: 900000 bytes" in describe(made, PLAIN)
 
 
 def test_fork_resumes_under_a_new_id() -> None:
