@@ -1,5 +1,6 @@
 // Notifications of this browser, and the number of waiting requests in its icons.
 
+import { get } from "./api.js";
 import { duration } from "./format.js";
 import { live } from "./live.js";
 import { stream } from "./stream.js";
@@ -39,8 +40,10 @@ function tell(title, { id, workdir, session_id: session }) {
   show({ title, body, path: session ? `#/session/${session}` : `#/run/${id}`, tag: id }).catch(() => {});
 }
 
-export function tellOfRequest({ backend, run_id: id, session_id }) {
-  if (live.isLoaded) tell(`${backend} waits for you`, { session_id, workdir: live.runs.get(id)?.workdir, id });
+export async function tellOfRequest({ backend, run_id: id, session_id }) {
+  if (!live.isLoaded) return;
+  const run = live.runs.get(id) ?? await get(`runs/${id}`).catch(() => null); // an event may overtake the list of runs
+  tell(`${backend} waits for you`, { session_id, workdir: run?.workdir, id });
 }
 
 export function tellOfEnd(run) {
