@@ -69,12 +69,12 @@ async def test_denied_action_is_allowed_afterwards(machine: Machine, sandbox: st
     fields = {"sandbox_mode": sandbox, "workdir": str(machine.project), "backend": "claude"}
     async with serving(machine.env) as server:
         answer = (await server.prompt(prompt=prompt, **fields)).json()
-        async with proxied(server, f"/session/{answer['session_id']}", at=".denied button") as page:
-            assert str(await page.evaluate(text_of(".denied"))).startswith("1 action was denied: Write")
-            await page.point(".denied button")
+        async with proxied(server, f"/session/{answer['session_id']}", at=".next-step button") as page:
+            assert str(await page.evaluate(text_of(".next-step"))).startswith("1 action was denied: Write")
+            await page.point(".next-step button")
             await page.until("document.querySelectorAll('.prompt').length === 2")
             await page.until("document.querySelectorAll('.end').length === 2", within_s=60)
-            assert await page.evaluate("document.querySelector('.denied')") is None
+            assert await page.evaluate("document.querySelector('.next-step')") is None
         runs = (await server.client.get("/api/v1/runs", params={"session_id": answer["session_id"]})).json()["runs"]
         request = (await server.client.get(f"/api/v1/runs/{runs[0]['id']}")).json()["request"]
     assert (request["approval_mode"], request["sandbox_mode"]) == ("ask", next_sandbox)

@@ -107,7 +107,7 @@ async def test_new_session_begins_with_the_prompt_and_a_project(scripted: Script
         await page.evaluate(click_on("plain", ".directories"))
         await press(page, "Enter")
         await page.until(f"document.querySelector('[aria-label=Project]').value === '{tmp_path}/plain'")
-        assert "In its own worktree" not in str(await page.evaluate(text_of(".composer")))
+        await page.until(f"!{text_of('.composer')}.includes('In its own worktree')")
         await choose(page, "Project", "other")
         await page.write(".directory", f"{tmp_path}/missing")
         await press(page, "Enter")
