@@ -59,7 +59,7 @@ async def test_period_is_remembered_and_today_has_its_share(scripted: Scripted) 
         await stub(page, {"usage": usage()})
         await opened_in(page, server, "/usage")
         await show_usage(page)
-        assert "10K tokens, $2.50 (50 %)" in str(await page.evaluate(text_of(".figures")))
+        assert "10K tokens, $2.50 (50 % of the period)" in str(await page.evaluate(text_of(".figures")))
         select = "document.querySelector('[aria-label=Period]')"
         await page.evaluate(f"{select}.value = '7'; {select}.dispatchEvent(new Event('change'))")
         await go(page, "agents")
