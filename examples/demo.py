@@ -76,12 +76,12 @@ clinvk compare --backends claude,codex --isolation worktree --approval-mode auto
 """
 APPLY = "clinvk worktrees apply codex"
 
-BUG = "sum(prices) - discount"
+_BUG = "sum(prices) - discount"
 ROUGH, EXACT = "sum(prices) * (1 - discount / 100)", "round(sum(prices) * (100 - discount) / 100)"
 READ = json.dumps({"file_path": "prices.py"})
-_EDIT = json.dumps({"file_path": "prices.py", "old_string": BUG, "new_string": ROUGH})
+_EDIT = json.dumps({"file_path": "prices.py", "old_string": _BUG, "new_string": ROUGH})
 _PATCH = json.dumps(
-    f"*** Begin Patch\n*** Update File: prices.py\n@@\n-    return {BUG}\n+    return {EXACT}\n*** End Patch\n"
+    f"*** Begin Patch\n*** Update File: prices.py\n@@\n-    return {_BUG}\n+    return {EXACT}\n*** End Patch\n"
 )
 _MAKE_TEST = json.dumps({"command": "make test", "description": "Run the tests"})
 _RUN_TESTS = f'[[call Bash {_MAKE_TEST}]][[say="2 tests passed."]]'
@@ -484,9 +484,12 @@ def link_programs(place: Place, agents: Path) -> None:
 
 
 @contextlib.contextmanager
-def stand_ins(place: Place, claudes: Mapping[str, str] = ANSWERS["claude"]) -> Generator[dict[str, str]]:
-    """Run a model API for each agent, and yield an environment that directs the agents to these."""
-    with stand_in(place, claudes) as claude, stand_in(place, ANSWERS["codex"]) as codex:
+def stand_ins(place: Place, of_claude: Mapping[str, str] = ANSWERS["claude"]) -> Generator[dict[str, str]]:
+    """Run a model API for each agent, and yield an environment that directs the agents to these.
+
+    `of_claude` are the answers of the model of Claude Code.
+    """
+    with stand_in(place, of_claude) as claude, stand_in(place, ANSWERS["codex"]) as codex:
         (place.home / ".codex" / "config.toml").write_text(CODEX_CONFIG.format(url=codex))
         yield place.environment_with_agents(claude)
 

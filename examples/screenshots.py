@@ -107,7 +107,8 @@ def main() -> int:
 
 async def take(url: str, profile: Path, folder: Path) -> None:
     """Write a file for each screenshot."""
-    from chromium import browsing  # of the tests
+    from browser.pages import click_on, resize  # of the tests
+    from chromium import browsing
 
     async with browsing(profile) as page:
         await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
@@ -115,21 +116,12 @@ async def take(url: str, profile: Path, folder: Path) -> None:
         await page.until(shows("Round the total", "Run the tests"))
         ids = json.loads(str(await page.evaluate(f"(async () => {{{IDS}}})().then(JSON.stringify)")))
         for name, screenshot in SCREENSHOTS.items():
-            width, height = screenshot.size
-            await page.call(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=height,
-                deviceScaleFactor=1,
-                mobile=width < 500,
-            )
+            await resize(page, *screenshot.size)
             await page.call("Page.navigate", url="about:blank")
             await page.call("Page.navigate", url=f"{url}#/{screenshot.path.format(**ids)}")
             if text := screenshot.click:
                 await page.until(shows(text))
-                await page.evaluate(
-                    f"[...document.querySelectorAll('button')].find((each) => each.textContent === '{text}').click()"
-                )
+                await page.evaluate(click_on(text, "main"))
             await page.until(shows(*screenshot.texts))
             (folder / f"{name}.webp").write_bytes(await still(page))
 

@@ -74,7 +74,7 @@ async def in_session_directory(request: RunRequest, session: Session, lookups: L
 
 def kept_worktree(session: Session) -> str | None:
     """Return the id of the worktree of a session if the worktree exists. Blocks."""
-    return session.worktree if os.path.isdir(session.working_dir) else None
+    return session.worktree if session.worktree and os.path.isdir(session.working_dir) else None
 
 
 async def resume(store: SessionStore, session: Session) -> Resume:

@@ -13,9 +13,7 @@ from clinvk.cli.terminal.input import confirm, without_context
 from clinvk.cli.terminal.output import columns, has_colors, print_bytes, print_json, print_text
 from clinvk.cli.terminal.table import Column, one_line, readable_patch
 from clinvk.dialects.rest import views
-from clinvk.runtime.process import process_tags
-from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, WorktreeApplied, WorktreeListed
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, WorktreeApplied, WorktreeListed, kept_worktrees
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.types.choices import state_word
 from clinvk.types.errors import ClinvkError
@@ -151,7 +149,7 @@ def discard(flags: DeleteFlags, context: CommandContext) -> int:
 
 def _worktrees(context: CommandContext) -> KeptWorktrees:
     """Return the worktrees of the user's clinvk home, for one event loop."""
-    return KeptWorktrees(Spawner(process_tags.choose_tags()), context.home, context.environ)
+    return kept_worktrees(context.home, context.environ)
 
 
 def _as_json(listed: WorktreeListed) -> dict[str, object]:

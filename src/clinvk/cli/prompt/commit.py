@@ -11,10 +11,8 @@ from clinvk.cli.sessions.local_store import open_store
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.input import ask_yes_no
 from clinvk.config.model import complete
-from clinvk.runtime.process import process_tags
-from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.commit_message import message_of, message_request
-from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, kept_worktrees
 from clinvk.store.protocol import SessionQuery
 from clinvk.types.errors import InvalidRequest
 
@@ -60,4 +58,4 @@ async def _proposed_message(id_: str, context: CommandContext) -> str:
 
 
 def _worktrees(context: CommandContext) -> KeptWorktrees:
-    return KeptWorktrees(Spawner(process_tags.choose_tags()), context.home, context.environ)
+    return kept_worktrees(context.home, context.environ)

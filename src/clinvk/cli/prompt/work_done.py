@@ -106,14 +106,11 @@ async def changes_in_worktree(facts: RunFacts, environ: Mapping[str, str]) -> st
     """Return where the changes of a run are that works in a worktree; empty if the run has changed nothing."""
     if not (id_ := worktree_of(facts.workdir)):
         return ""
-    from clinvk.runtime.process import process_tags  # imports that only a worktree needs
-    from clinvk.runtime.process.spawn import Spawner
-    from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
+    from clinvk.runtime.worktrees.kept_worktrees import kept_worktrees  # only a worktree needs the import
 
-    worktrees = KeptWorktrees(Spawner(process_tags.choose_tags()), home(environ), environ)
     with suppress(ClinvkError, OSError):
         async with asyncio.timeout(_LOOK_TIMEOUT_S):
-            if (await worktrees.changes(id_, facts.run_id)).files:
+            if (await kept_worktrees(home(environ), environ).changes(id_, facts.run_id)).files:
                 return f"changes are in worktree {id_}: clinvk worktrees show {id_}, or apply {id_}"
     return ""
 

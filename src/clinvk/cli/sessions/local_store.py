@@ -96,7 +96,9 @@ def directory_filter(flags: Flags, is_here: bool) -> str | None:
 
 def within(query: SessionQuery, directory: str | None) -> SessionQuery:
     """Return the query for the sessions of a project, with those in worktrees, or of one worktree."""
-    return replace(query, **{"working_dir" if worktree_of(directory or "") else "project": directory})
+    if directory and worktree_of(directory):
+        return replace(query, working_dir=directory)
+    return replace(query, project=directory)
 
 
 def has_directory(session: Session) -> bool:

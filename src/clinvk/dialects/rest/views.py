@@ -268,7 +268,11 @@ class Following(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     after: Annotated[
         int,
-        Meta(ge=0, le=2_147_483_647, description="Start after this number; the header `last-event-id` comes first."),
+        Meta(
+            ge=0,
+            le=2_147_483_647,
+            description="Number of the event after which to start; the header `last-event-id` takes precedence.",
+        ),
     ] = 0
 
 

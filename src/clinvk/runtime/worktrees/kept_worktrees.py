@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Literal, NamedTuple
 
@@ -10,6 +10,8 @@ import msgspec
 from msgspec.structs import asdict
 
 from clinvk.file_locks import FileLock
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees import repository
 from clinvk.runtime.worktrees.diff import FileChange
@@ -316,6 +318,11 @@ class KeptWorktrees(Worktrees):
             except (ClinvkError, OSError) as exc:
                 return _item(worktree, "broken", problem=f"it cannot be removed: {exc}")
             return item
+
+
+def kept_worktrees(home: str | os.PathLike[str], environ: Mapping[str, str]) -> KeptWorktrees:
+    """Return the worktrees of a clinvk home for a command, for one event loop."""
+    return KeptWorktrees(Spawner(process_tags.choose_tags()), home, environ)
 
 
 def _item(

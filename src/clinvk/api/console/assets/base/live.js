@@ -27,7 +27,8 @@ class Live {
     this.runs = new Map();
     this.interactions = new Map();
     this.version = 0;
-    this.sessionChanges = 0;
+    /** A number that changes when sessions may have: lists of sessions then load again. */
+    this.sessionsVersion = 0;
     this.onInteraction = () => {};
     this.onRunEnd = () => {};
     this._listeners = new Set();
@@ -38,7 +39,7 @@ class Live {
   start() {
     this._isStarted = true;
     onSessionsChanged.handle = () => {
-      this.sessionChanges += 1;
+      this.sessionsVersion += 1;
       this._changed();
     };
     stream.start((...change) => this._receive(...change), (state) => this._connected(state));
@@ -71,15 +72,10 @@ class Live {
     return [...this.runs.values()].sort(newestFirst);
   }
 
-  /** A value that changes when sessions do: lists of sessions then load again. */
-  get sessionsVersion() {
-    return `${this.sessionChanges} ${this.isLoaded}`;
-  }
-
   addRun(run) {
     const known = this.runs.get(run.id);
     if (known && isOlder(run, known)) return;
-    if (known?.state !== run.state) this.sessionChanges += 1;
+    if (known?.state !== run.state) this.sessionsVersion += 1;
     this.runs.set(run.id, { ...known, ...run });
     this._bound(this.runs, MAX_RUNS, (each) => ENDED.has(each.state));
     if (known && !ENDED.has(known.state) && ENDED.has(run.state)) this.onRunEnd(run);
@@ -127,6 +123,7 @@ class Live {
       runs.forEach((run) => this.addRun(run));
       interactions.forEach((each) => this.addInteraction(each));
       this.isLoaded = true;
+      this.sessionsVersion += 1;
       this._changed();
     } catch {
       setTimeout(() => this._isStarted && this._load(), RELOAD_MS);

@@ -22,10 +22,10 @@ export function useComments(name) {
   current.current = all;
   const at = (place) => current.current[idOf(place)];
   const set = (place, changed) => setAll({ ...current.current, [idOf(place)]: { ...place, text: "", ...at(place), ...changed } });
-  function remove(place) {
-    const { [idOf(place)]: _, ...others } = current.current;
-    setAll(Object.keys(others).length ? others : null);
+  function keep(entries) {
+    setAll(entries.length ? Object.fromEntries(entries) : null);
   }
+  const remove = (place) => keep(Object.entries(current.current).filter(([id]) => id !== idOf(place)));
   function open(place) {
     opened.current = idOf(place);
     set(place, { draft: at(place)?.text ?? "" });
@@ -40,7 +40,7 @@ export function useComments(name) {
     /** Remove the saved comments. What is being written stays. */
     clear() {
       const unsaved = Object.entries(current.current).filter(([, comment]) => comment.draft?.trim());
-      setAll(unsaved.length ? Object.fromEntries(unsaved.map(([id, comment]) => [id, { ...comment, text: "" }])) : null);
+      keep(unsaved.map(([id, comment]) => [id, { ...comment, text: "" }]));
     },
     view: (place, name) => html`<${LineComment} name=${name} place=${place} comments=${comments} />`,
   };

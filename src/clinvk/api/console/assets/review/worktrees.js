@@ -12,7 +12,7 @@ import { Agent, Empty, Facts, List, Loaded, Time, visible } from "../base/ui.js"
 
 const SEARCHED_RUNS = 1_000;
 
-/** Load the worktrees, newest first, each with the newest run in it, and the runs that compare agents by id. */
+/** Load the worktrees, newest first, each with the first run in it, and the runs that compare agents by id. */
 async function loadWorktrees() {
   const [{ worktrees }, { runs }] = await Promise.all([get("worktrees"), get("runs", { limit: SEARCHED_RUNS })]);
   const runOf = (worktree) => runs.findLast((run) => run.workdir === worktree.path && run.kind !== "compare");

@@ -12,18 +12,18 @@ import { Agent, Empty, List, Loading, Problem, Time, useTick, visible } from "..
 const NEWEST = 6;
 const MAX_ACTIVE = 20;
 
-/** Return the newest sessions, or null until they are known; again when a run begins or ends. */
-function useNewestSessions(activeRuns) {
+/** Return the newest sessions, or null until they are known; again when sessions change. */
+function useNewestSessions(version) {
   const [found, setFound] = useState(null);
   useEffect(() => {
     get("sessions", { limit: NEWEST }).then(setFound, (error) => setFound((old) => ({ sessions: [], ...old, error })));
-  }, [activeRuns.length]);
+  }, [version]);
   return found;
 }
 
 export function Inbox() {
-  const { interactions, pending, activeRuns, newestRuns, isLoaded } = useLive();
-  const newest = useNewestSessions(activeRuns);
+  const { interactions, pending, activeRuns, newestRuns, isLoaded, sessionsVersion } = useLive();
+  const newest = useNewestSessions(sessionsVersion);
   // Requests keep their place also when they are resolved, so that nothing moves under the pointer.
   const shown = [...interactions.values()].sort(newestFirst).reverse();
   const resolved = shown.length - pending.length;
