@@ -615,7 +615,7 @@ async def test_lost_run_continues_by_name_with_its_calls(scripted: Scripted) -> 
     play(scripted)
     async with serving(scripted.env, parked_timeout_secs=1) as server:
         first = await respond(server, input="the weather?")
-        await until(lambda: not scripted.alive() and not server.runs.busy)
+        await server.ended(str(first["id"]).removeprefix("resp_"))
         second = await respond(server, input=[OUTPUT], previous_response_id=first["id"])
         assert "rebuilt" in str(second["output"])
     prompt = (scripted.calls()[1].stdin or b"").decode()
@@ -629,7 +629,7 @@ async def test_output_without_its_call_is_refused_by_name(scripted: Scripted, is
     async with serving(scripted.env, parked_timeout_secs=1 if is_lost else 600) as server:
         first = await respond(server, input="the weather?")
         if is_lost:
-            await until(lambda: not scripted.alive() and not server.runs.busy)
+            await server.ended(str(first["id"]).removeprefix("resp_"))
         body = {"model": "codex", "tools": FUNCTIONS, "previous_response_id": first["id"]}
         outputs = [{**OUTPUT, "call_id": "call_x"}, OUTPUT]
         refused = await server.client.post(RESPONSES, json={**body, "input": outputs})
