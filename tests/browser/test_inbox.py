@@ -90,6 +90,17 @@ async def test_requests_are_answered_one_after_the_other_by_keyboard(scripted: S
         await page.until("window.sent.length === 2")
 
 
+async def test_keys_count_on_a_card_that_has_the_focus_as_soon_as_it_appears(scripted: Scripted) -> None:
+    """Effects of a card and of the list around it run in any order."""
+    focused = "new MutationObserver(() => document.querySelector('.interaction')?.focus())"
+    async with two_requests(scripted) as page:
+        await tab_to(page, ".asks li:last-child .ask")
+        await page.evaluate(f"{focused}.observe(document.querySelector('.chosen'), {{ childList: true }})")
+        await press(page, "Enter")
+        await page.until(f"{text_of('.interaction h2')} === 'Run another command'")
+        await page.until("document.querySelectorAll('.interaction kbd').length === 2")
+
+
 async def test_phone_shows_the_list_and_then_the_request(scripted: Scripted) -> None:
     shown = "[...document.querySelectorAll('.asks, .chosen')].filter(e => e.checkVisibility()).map(e => e.className)"
     async with two_requests(scripted, width=390) as page:

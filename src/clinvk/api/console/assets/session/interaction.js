@@ -44,13 +44,15 @@ function useKeys(card, isOn, onKey) {
       if (isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !current.current.isReady) return;
       timer = setTimeout(() => event.defaultPrevented || current.current.onKey(event.key), TYPING_MS);
     }
+    const enter = () => setReady(card.current.matches(":focus-visible"));
     const leave = () => { clearTimeout(timer); setReady(false); };
     const ended = new AbortController();
     const options = { capture: true, signal: ended.signal };
     window.addEventListener("keydown", onKeyDown, options);
     window.addEventListener("pointerdown", leave, options);
-    card.current.addEventListener("focus", () => setReady(card.current.matches(":focus-visible")), { signal: ended.signal });
+    card.current.addEventListener("focus", enter, { signal: ended.signal });
     card.current.addEventListener("blur", leave, { signal: ended.signal });
+    enter(); // the card may have got the focus before this effect ran
     return () => { leave(); ended.abort(); };
   }, [isOn]);
   return isReady;
