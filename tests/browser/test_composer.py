@@ -224,6 +224,30 @@ async def test_queued_prompts_are_edited_moved_and_withdrawn(scripted: Scripted,
         assert await page.evaluate("document.querySelector('.queue')") is None
 
 
+async def test_queued_prompt_is_edited_by_keyboard_and_survives_the_start_of_the_agent(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    async with busy_session(scripted, tmp_path / "gate") as page:
+        await send(page, "Queue", "go on")
+        await page.until(f"{QUEUED} === 'go on'")
+        await page.evaluate(
+            "[...document.querySelectorAll('.queue button')].find(b => b.textContent === 'Edit').focus()"
+        )
+        field = "document.activeElement.matches('.queue textarea')"
+        await press(page, "Enter")
+        await page.until(field)
+        await press(page, "Escape")
+        await page.until("document.activeElement.textContent === 'Edit'")
+        await press(page, "Enter")
+        await page.until(field)
+        await page.call("Input.insertText", text="Also ")
+        await page.write(AREA, "then this")
+        (tmp_path / "gate").touch()
+        await page.until(f"{ANSWERS}.join() === 'one,two'")
+        assert await page.evaluate(TEXT) == "go onAlso \n\nthen this"
+        assert await page.evaluate(f"document.activeElement.matches('{AREA}')")
+
+
 async def test_enter_queues_and_control_enter_steers_while_the_agent_works(scripted: Scripted, tmp_path: Path) -> None:
     async with busy_session(scripted, tmp_path / "gate") as page:
         assert (

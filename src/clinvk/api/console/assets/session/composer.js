@@ -71,6 +71,11 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
   useEffect(() => { if (!session) area.current.focus(); }, []);
   useEffect(() => { if (directory) change({ workdir: directory, is_isolated: false }); }, [directory]);
 
+  function takeBack(texts) {
+    write([...texts, readDraft(name)?.text].filter(Boolean).join("\n\n"));
+    area.current?.focus();
+  }
+
   /** Send the prompt. While the agent works, `onBusy` says what happens. */
   async function submit(onBusy = "queue") {
     if (!canSend) return;
@@ -117,7 +122,7 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
   const presets = html`<${Presets} backend=${backend} value=${options} onChange=${change} />`;
 
   return html`
-    <${Queue} session=${session} turns=${queued} onStarted=${onStarted} onLost=${(texts) => write([...texts, prompt].join("\n\n"))} />
+    <${Queue} session=${session} turns=${queued} onStarted=${onStarted} onLost=${takeBack} />
     <${Form} class="composer" aria-label="Prompt" onSubmit=${() => submit()}
       onPaste=${(event) => add(event.clipboardData.files)} onDragOver=${(event) => event.preventDefault()}
       onDrop=${(event) => { event.preventDefault(); add(event.dataTransfer.files); }}>
