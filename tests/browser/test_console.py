@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import posixpath
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -44,6 +45,8 @@ from standin.document import record, string
 ASSETS = Path(console.__file__).parent / "assets"
 OWN = [path for path in ASSETS.rglob("*.*") if "vendor" not in path.parts and path.suffix != ".png"]
 MAX_GZIP_BYTES = 165_000
+MAX_SESSION_GZIP_BYTES = 110_000
+"""The scripts of a session, without the highlighting, which a worker loads."""
 MAX_LINES = 6_100
 """Of JavaScript and CSS."""
 
@@ -833,6 +836,32 @@ def test_console_keeps_to_its_budget() -> None:
     assert sum(len(gzip.compress(path.read_bytes())) for path in loaded) <= MAX_GZIP_BYTES
     own = [path for path in files if path in OWN and path.suffix in (".js", ".css")]
     assert sum(len(path.read_text().splitlines()) for path in own) <= MAX_LINES
+
+
+def imported(*entries: str) -> set[str]:
+    """Return the modules that these modules import statically, themselves included."""
+    found = set[str]()
+    while entries:
+        found |= {*entries}
+        names = [
+            posixpath.normpath(posixpath.join(posixpath.dirname(entry), name))
+            for entry in entries
+            for name in re.findall(r'^import\b[^;]*?"(\.[^"]+)";', (ASSETS / entry).read_text(), re.MULTILINE)
+        ]
+        entries = tuple({*names} - found)
+    return found
+
+
+def test_index_preloads_the_modules_that_every_screen_needs() -> None:
+    """A browser otherwise learns of a module only when it has read the modules that import it."""
+    index = (ASSETS / "index.html").read_text()
+    preloaded = re.findall(r'<link rel="modulepreload" href="console/(\S+)">', index)
+    assert sorted(preloaded) == sorted(imported("app.js") - {"app.js"})
+
+
+def test_scripts_of_a_session_keep_to_their_budget() -> None:
+    scripts = imported("app.js", "session/session.js")
+    assert sum(len(gzip.compress((ASSETS / path).read_bytes())) for path in scripts) <= MAX_SESSION_GZIP_BYTES
 
 
 def test_console_loads_nothing_from_elsewhere_and_parses_no_text_as_html() -> None:
