@@ -101,6 +101,85 @@ async def test_keys_count_on_a_card_that_has_the_focus_as_soon_as_it_appears(scr
         await page.until("document.querySelectorAll('.interaction kbd').length === 2")
 
 
+@asynccontextmanager
+async def answered_request(scripted: Scripted) -> AsyncGenerator[Page]:
+    """Open the inbox with a request that was allowed."""
+    async with inbox(scripted) as page:
+        await page.click(".interaction .primary")
+        await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
+        yield page
+
+
+async def add(page: Page, interaction: object) -> None:
+    add = f"({{ live }}) => live.addInteraction({json.dumps(interaction)})"
+    await page.evaluate(f"import('/console/base/live.js').then({add})")
+
+
+async def test_new_request_follows_the_one_that_was_answered(scripted: Scripted) -> None:
+    async with answered_request(scripted) as page:
+        await add(page, OTHER)
+        await page.until(f"{text_of('.interaction h2')} === 'Run another command'")
+        assert await page.evaluate("document.activeElement.matches('.interaction.pending')")
+        await page.click(".ask:not(.pending)")  # what was chosen stays, also while another request waits
+        await page.until(f"{text_of('.interaction h2')} === 'Run a command'")
+        await add(page, {**OTHER, "id": "e" * 32, "title": "Run a third command"})
+        await page.until(f"{ASKS}.length === 3")
+        assert await page.evaluate(text_of(".interaction h2")) == "Run a command"
+
+
+async def test_new_request_waits_until_the_pointer_is_released(scripted: Scripted) -> None:
+    async with answered_request(scripted) as page:
+        box = "document.querySelector('.interaction .result').getBoundingClientRect()"
+        x, y = json.loads(json.dumps(await page.evaluate(f"(({{x, y}}) => [x + 9, y + 9])({box})")))
+        mouse = {"x": x, "y": y, "button": "left", "clickCount": 1}
+        await page.call("Input.dispatchMouseEvent", type="mousePressed", **mouse)
+        await add(page, OTHER)
+        await page.until(f"{ASKS}.length === 2")
+        assert await page.evaluate(text_of(".interaction h2")) == "Run a command"
+        await page.call("Input.dispatchMouseEvent", type="mouseReleased", **mouse)
+        await page.until(f"{text_of('.interaction h2')} === 'Run another command'")
+
+
+async def test_new_request_leaves_the_focus_where_somebody_types(scripted: Scripted) -> None:
+    async with answered_request(scripted) as page:
+        await press(page, "k", ctrl=True)
+        await page.until("document.activeElement.role === 'combobox'")
+        await add(page, OTHER)
+        await page.until(f"{text_of('.interaction h2')} === 'Run another command'")
+        assert await page.evaluate("document.activeElement.role") == "combobox"
+
+
+async def test_key_pressed_as_a_request_appears_does_not_answer_it(scripted: Scripted) -> None:
+    key = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'a', bubbles: true}))"
+    observer = f"new MutationObserver(() => setTimeout(() => {{ {key}; window.at = performance.now() + 1000; }}, 100))"
+    async with inbox(scripted) as page:
+        await tab_to(page, ".ask")
+        await press(page, "Enter")
+        await page.until("document.querySelectorAll('.interaction kbd').length === 2")
+        await page.evaluate("window.at = performance.now() + 1000")
+        await page.until("performance.now() > window.at")
+        await press(page, "a")
+        await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
+        await page.evaluate("window.at = performance.now() + 1000")
+        await page.until("performance.now() > window.at")
+        await page.evaluate(
+            f"window.at = Infinity; {observer}.observe(document.querySelector('.chosen'), {{childList: true}})"
+        )
+        await add(page, OTHER)
+        await page.until("performance.now() > window.at")
+        assert await page.evaluate(text_of(".interaction.pending h2")) == "Run another command"
+        assert len(json.loads(json.dumps(await page.evaluate("window.sent")))) == 1
+
+
+async def test_keys_move_through_the_requests(scripted: Scripted) -> None:
+    async with two_requests(scripted) as page:
+        for title in ("Run a command", "Run another command"):
+            await press(page, "j")
+            assert await page.evaluate("document.activeElement.querySelector('.title')?.textContent") == title
+        await press(page, "Enter")
+        await page.until(f"{text_of('.interaction h2')} === 'Run another command'")
+
+
 async def test_phone_shows_the_list_and_then_the_request(scripted: Scripted) -> None:
     shown = "[...document.querySelectorAll('.asks, .chosen')].filter(e => e.checkVisibility()).map(e => e.className)"
     async with two_requests(scripted, width=390) as page:

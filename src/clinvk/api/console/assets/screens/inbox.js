@@ -11,6 +11,7 @@ import { Agent, Empty, List, Loading, Problem, Time, useTick, visible } from "..
 
 const NEWEST = 6;
 const MAX_ACTIVE = 20;
+const RELEASE_MS = 100;
 
 /** Return the newest sessions, or null until they are known; again when sessions change. */
 function useNewestSessions(version) {
@@ -58,7 +59,16 @@ function Requests({ shown }) {
   const pane = useRef();
   const waiting = shown.filter(({ status }) => status === "pending");
   const current = shown.find(({ id }) => id === chosen) ?? waiting[0] ?? shown[0];
+  const known = useRef([]); // what waited beside the chosen request
+  if (current.status === "pending") known.current = waiting.map(({ id }) => id);
+  const isOver = waiting.length > 0 && !waiting.some(({ id }) => known.current.includes(id));
   useEffect(() => { setChosen(current.id); }, [current.id]); // it stays when it is resolved
+  useTick(isOver, RELEASE_MS);
+  useEffect(() => { // a new request follows, but nothing moves under a pressed pointer
+    if (!isOver || pane.current.matches(":active")) return;
+    setChosen(waiting[0].id);
+    setFocused(pane.current.contains(document.activeElement));
+  });
   useEffect(() => {
     if (isFocused) pane.current.querySelector(".interaction").focus({ preventScroll: true });
     setFocused(false);

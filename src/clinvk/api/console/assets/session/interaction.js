@@ -15,7 +15,6 @@ const DECLINES = [["deny", "Decline"], ["deny_and_stop", "Decline and stop"]];
 const SOON_MS = 60_000;
 const KEYS = { a: ["allow", "Allow"], d: ["deny", "Deny"] };
 const TYPING_MS = 500;
-const last = { answeredAt: -TYPING_MS };
 
 /** Return how an interaction that is not pending ended. */
 export function resultOf({ status, choice, answered_by: by, reason, edited_input: edited }) {
@@ -26,8 +25,8 @@ export function resultOf({ status, choice, answered_by: by, reason, edited_input
 
 /**
  * Call `onKey` with a single key while a card has the focus by keyboard, and not while somebody types: a key counts if no
- * other printable key is pressed within half a second before or after, nor was a request answered. Return whether
- * keys count.
+ * other printable key is pressed within half a second before or after, and not right after the card appears. Return
+ * whether keys count.
  */
 function useKeys(card, isOn, onKey) {
   const [isReady, setReady] = useState(false);
@@ -35,7 +34,7 @@ function useKeys(card, isOn, onKey) {
   current.current = { isReady, onKey };
   useEffect(() => {
     if (!isOn || !stored("shortcuts", true)) return undefined;
-    let [timer, typedAt] = [0, last.answeredAt];
+    let [timer, typedAt] = [0, performance.now()]; // a card that appears was not read yet
     function onKeyDown(event) {
       clearTimeout(timer);
       if (event.key.length > 1) return;
@@ -95,7 +94,6 @@ export function InteractionCard({ interaction, isInSession, outcome, onAnswered 
     setError(null);
     try {
       live.addInteraction(await post(`${path}/answer`, body));
-      last.answeredAt = performance.now();
       announce(RESULTS[body.choice]);
       onAnswered?.(interaction);
     } catch (failure) {

@@ -7,7 +7,7 @@ import { navigate } from "../base/router.js";
 import { Checkbox, announce, stored, useStored } from "../base/ui.js";
 import { KEYS, SCREENS } from "./screens.js";
 
-const ROWS = "main :is(.item .main, .interaction)";
+const ROWS = "main :is(.item .main, .ask, .interaction)";
 const REVIEW = ".review:not(.changes *), .changes:focus-within"; // has its own keys
 const STEPS = { j: 1, k: -1 };
 const TYPING_MS = 500;
@@ -16,7 +16,7 @@ export const showShortcuts = () => document.querySelector("dialog.shortcuts").sh
 
 /** Focus the row after or before the one with the focus; at first, one that is in view. */
 function step(by) {
-  const rows = [...document.querySelectorAll(ROWS)];
+  const rows = [...document.querySelectorAll(ROWS)].filter((row) => row.checkVisibility());
   const at = rows.findIndex((row) => row.contains(document.activeElement));
   const top = document.getElementById("content").getBoundingClientRect().top;
   const next = at < 0 ? rows.find((row) => row.getBoundingClientRect().top >= top) : rows[at + by];
