@@ -44,10 +44,10 @@ from standin.document import record, string
 
 ASSETS = Path(console.__file__).parent / "assets"
 OWN = [path for path in ASSETS.rglob("*.*") if "vendor" not in path.parts and path.suffix != ".png"]
-MAX_GZIP_BYTES = 165_000
+MAX_GZIP_BYTES = 138_000
 MAX_SESSION_GZIP_BYTES = 110_000
 """The scripts of a session, without the highlighting, which a worker loads."""
-MAX_LINES = 6_100
+MAX_LINES = 6_050
 """Of JavaScript and CSS."""
 
 SCREENS = ("", "runs", "sessions", "new", "compare", "worktrees", "usage", "agents", "notifications")

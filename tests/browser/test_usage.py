@@ -31,7 +31,7 @@ def row(tokens: int, **fields: object) -> dict[str, object]:
 
 
 async def show_usage(page: Page) -> None:
-    await page.until("document.querySelectorAll('canvas').length === 2")
+    await page.until("document.querySelectorAll('.bars').length === 2")
 
 
 async def test_values_of_a_day_are_shown_by_keyboard_and_by_pointer(scripted: Scripted) -> None:
@@ -48,7 +48,7 @@ async def test_values_of_a_day_are_shown_by_keyboard_and_by_pointer(scripted: Sc
         value = "document.querySelector('[role=slider]').getAttribute('aria-valuetext')"
         await page.until(f"{value} !== {json.dumps(today)}")
         await page.evaluate("document.querySelectorAll('[role=slider]')[1].scrollIntoView()")
-        box = "document.querySelectorAll('.u-over')[1].getBoundingClientRect()"
+        box = "document.querySelectorAll('.bars')[1].getBoundingClientRect()"
         x, y = json.loads(json.dumps(await page.evaluate(f"(({{right, top}}) => [right - 5, top + 20])({box})")))
         await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         await page.until(f"({LEGEND % 2})[0] === 'claude $2.50'")

@@ -1,6 +1,6 @@
 // Tokens and cost by day, agent and key, and how much of the vendors' limits is used.
 
-import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { html, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
 import { cost, count, dateTime, shortPath, tokensOf } from "../base/format.js";
 import { Agent, Empty, Loaded, Select, useStored, visible } from "../base/ui.js";
@@ -13,36 +13,18 @@ const COLUMNS = {
   Input: (item) => item.token_usage.input_tokens,
   Output: (item) => item.token_usage.output_tokens,
 };
-const PLOT_PX = 200;
 const DAY_MS = 86_400_000;
 const MAX_GROUPS = 6;
 const AGENTS = new Set(["claude", "codex", "gemini"]); // with colours of their own
 
-/** Load the library for plots, which only this screen needs. */
-let library = null;
-function loadPlots() {
-  library ??= new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    script.src = new URL("../vendor/uplot.js", import.meta.url);
-    script.onload = () => resolve(window.uPlot);
-    script.onerror = () => reject(new Error("The plots could not be loaded."));
-    const sheet = document.createElement("link");
-    sheet.rel = "stylesheet";
-    sheet.href = new URL("../vendor/uplot.css", import.meta.url);
-    document.head.append(sheet, script);
-  });
-  return library;
-}
-
 const day = (time) => new Date(time).toISOString().slice(0, 10);
-const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const seriesOf = (name, index) => (AGENTS.has(name) ? name : `series-${index + 1}`);
 
 export function Usage() {
   const [days, setDays] = useStored("usage-days", 30);
   const [group, setGroup] = useStored("usage-group", "backend");
   const since = day(Date.now() - (days - 1) * DAY_MS);
-  const load = () => Promise.all([get("usage", { since, group_by: `day,${group}` }), loadPlots()]);
+  const load = () => get("usage", { since, group_by: `day,${group}` });
   return html`
     <header class="screen-head"><h1 tabindex="-1">Usage</h1>
       <${Select} label="Period" value=${days} onChange=${(value) => setDays(Number(value))}
@@ -52,8 +34,8 @@ export function Usage() {
     </header>
     <${Loaded} load=${() => get("limits")}>
       ${({ limits }) => limits.length > 0 && html`<${Limits} limits=${limits} />`}<//>
-    <${Loaded} deps=${[days, group]} load=${load}>${([{ usage, total }, uPlot]) => (usage.length
-      ? html`<${Report} usage=${usage} total=${total} group=${group} since=${since} days=${days} uPlot=${uPlot} />`
+    <${Loaded} deps=${[days, group]} load=${load}>${({ usage, total }) => (usage.length
+      ? html`<${Report} usage=${usage} total=${total} group=${group} since=${since} days=${days} />`
       : html`<${Empty}>No runs in this period.<//>`)}<//>
     <${Loaded} deps=${[days]} load=${() => loadProjects(since)}>${(projects) => projects.length > 0
       && html`<${Projects} projects=${projects} />`}<//>`;
@@ -97,7 +79,7 @@ function groupsOf(usage, group) {
   return names.length > MAX_GROUPS ? [...names.slice(0, MAX_GROUPS - 1), null] : names;
 }
 
-function Report({ usage, total, group, since, days, uPlot }) {
+function Report({ usage, total, group, since, days }) {
   const used = total.token_usage;
   const names = groupsOf(usage, group);
   const dayNames = Array.from({ length: days }, (_, index) => day(Date.parse(since) + index * DAY_MS));
@@ -111,7 +93,7 @@ function Report({ usage, total, group, since, days, uPlot }) {
   /** Plot the groups that have a value. */
   const plot = (title, value, format) => {
     const shown = series(value).map((values, index) => ({ name: labels[index], look: seriesOf(labels[index], index), values }));
-    return html`<${Plot} title=${title} uPlot=${uPlot} days=${dayNames} format=${format}
+    return html`<${Plot} title=${title} days=${dayNames} format=${format}
       series=${shown.filter(({ values }) => values.some(Boolean))} />`;
   };
   const isToday = (item) => item.day === dayNames.at(-1);
@@ -136,51 +118,30 @@ function Report({ usage, total, group, since, days, uPlot }) {
 }
 
 /** Stacked bars, one for each day. The pointer, or the arrow keys, choose a day, whose values are shown. */
-function Plot({ title, uPlot, days, series, format }) {
-  const place = useRef();
-  const drawn = useRef();
+function Plot({ title, days, series, format }) {
   const [chosen, setChosen] = useState(null);
-  useEffect(() => {
-    const sumFrom = (index, at) => series.slice(index).reduce((sum, { values }) => sum + values[at], 0);
-    const stacked = series.map((_, index) => days.map((_, at) => sumFrom(index, at)));
-    const grid = { stroke: variable("line"), width: 1 };
-    const axis = { stroke: variable("soft"), grid, ticks: { show: false }, font: "12px system-ui" };
-    const shortDays = (_, splits) => splits.map((at) => days[at]?.slice(5) ?? "");
-    const bars = uPlot.paths.bars({ size: [0.7, 28] });
-    const plot = new uPlot({
-      width: place.current.clientWidth, height: PLOT_PX,
-      legend: { show: false }, cursor: { y: false, points: { show: false }, drag: { setScale: false } },
-      hooks: { setCursor: [({ cursor }) => setChosen(cursor.idx ?? null)] },
-      scales: {
-        x: { time: false, range: [-0.5, days.length - 0.5] },
-        y: { range: (_, __, most) => [0, most ? most * 1.1 : 1] },
-      },
-      axes: [
-        { ...axis, size: 30, grid: { show: false }, values: shortDays, incrs: [1, 2, 7, 14, 30] },
-        { ...axis, values: (_, splits) => splits.map(format), size: 56 },
-      ],
-      series: [{}, ...series.map(({ look }) => ({ fill: variable(look), width: 0, paths: bars, points: { show: false } }))],
-    }, [days.map((_, index) => index), ...stacked], place.current);
-    drawn.current = plot;
-    const fit = ([entry]) => plot.setSize({ width: entry.contentRect.width, height: PLOT_PX });
-    const resized = new ResizeObserver(fit);
-    resized.observe(place.current);
-    return () => { resized.disconnect(); plot.destroy(); };
-  }, [title, days.length, JSON.stringify(series)]);
+  const most = Math.max(...days.map((_, at) => series.reduce((sum, { values }) => sum + values[at], 0))) || 1;
+  const colour = ({ look }) => ({ "--series": `var(--${look})` });
   function move(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const day = Math.min(days.length - 1, Math.max(0, (chosen ?? days.length) + step));
-    drawn.current.setCursor({ left: drawn.current.valToPos(day, "x"), top: 0 });
+    setChosen(Math.min(days.length - 1, Math.max(0, (chosen ?? days.length) + step)));
   }
   const values = chosen !== null && [days[chosen], ...series.map((each) => `${each.name} ${format(each.values[chosen])}`)];
   return html`
     <figure class="card plot"><figcaption><h2>${title}</h2>
       <ul class="legend">${series.map((each) => html`
-        <li class=${each.look}>${visible(each.name)} ${values && html`<strong>${format(each.values[chosen])}</strong>`}</li>`)}</ul>
+        <li style=${colour(each)}>${visible(each.name)} ${values && html`<strong>${format(each.values[chosen])}</strong>`}</li>`)}</ul>
       <span>${values && values[0]}</span></figcaption>
-      <div ref=${place} role="slider" tabindex="0" aria-label=${`${title}: the values of a day`} aria-valuemin="0"
+      <div class="values" aria-hidden="true">${[most, most / 2, 0].map((value) => html`<span>${format(value)}</span>`)}</div>
+      <div class="bars" role="slider" tabindex="0" aria-label=${`${title}: the values of a day`} aria-valuemin="0"
         aria-valuemax=${days.length - 1} aria-valuenow=${chosen ?? days.length - 1}
-        aria-valuetext=${values ? values.join(", ") : "Choose a day with the arrow keys"} onKeyDown=${move}></div></figure>`;
+        aria-valuetext=${values ? values.join(", ") : "Choose a day with the arrow keys"} onKeyDown=${move}
+        onPointerLeave=${() => setChosen(null)}>${days.map((_, at) => html`
+        <div class=${at === chosen ? "chosen" : ""} onPointerEnter=${() => setChosen(at)}>${series.map((each) => html`
+          <span style=${{ ...colour(each), height: `${(100 * each.values[at]) / most}%` }}></span>`)}</div>`)}</div>
+      <div class="days" aria-hidden="true">${[0, days.length >> 1, days.length - 1].map((at) => html`
+        <span>${days[at].slice(5)}</span>`)}</div>
+    </figure>`;
 }
