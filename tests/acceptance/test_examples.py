@@ -23,7 +23,7 @@ TOOLS = ("client_tools.py", "client_tools.mjs")
 NAMES = sorted(
     path.name
     for path in EXAMPLES.iterdir()
-    if path.suffix in PROGRAMS and path.name not in ("demo.py", "record.py", *TOOLS)
+    if path.suffix in PROGRAMS and path.name not in ("demo.py", "record.py", "screenshots.py", *TOOLS)
 )
 
 

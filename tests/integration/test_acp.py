@@ -23,6 +23,7 @@ from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import Unsupported
 from clinvk.types.events import (
+    Context,
     Event,
     InteractionRequested,
     Progress,
@@ -83,6 +84,19 @@ def failure(found: Sequence[Event]) -> RunFailed:
     ending = found[-1]
     assert isinstance(ending, RunFailed), found
     return ending
+
+
+async def test_next_run_of_a_session_knows_the_commands_and_each_run_its_context(tmp_path: Path) -> None:
+    listed = json.dumps({"availableCommands": [{"name": "review", "description": "Review", "input": None}]})
+    used = json.dumps({"used": 1200, "size": 200_000})
+    async with running(tmp_path, keeps_warm=True) as runs:
+        first = await session(runs, request(tmp_path, f"update available_commands_update {listed}"))
+        asked = replace(request(tmp_path, f"update usage_update {used}"), session_id=first)
+        started, *_, ending = await events(runs, asked)
+        assert isinstance(started, RunStarted)
+        assert started.commands == ("review",)
+        assert isinstance(ending, RunFinished)
+        assert ending.context == Context(used=1200, size=200_000)
 
 
 async def test_text_thinking_tools_and_usage_are_events(tmp_path: Path) -> None:

@@ -88,6 +88,9 @@ def perform(session: str, command: str, blocks: list[dict[str, str]]) -> None:  
             say(session, rest, "agent_thought_chunk")
         case "recall":
             say(session, ",".join(stored().get(session, [])[:-1]))
+        case "update":
+            kind, _, fields = rest.partition(" ")
+            update(session, kind, **json.loads(fields))
         case "blocks":
             say(session, ",".join(block["type"] for block in blocks))
         case "garbage":

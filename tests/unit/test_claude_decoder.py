@@ -51,6 +51,14 @@ def test_tokens_are_reported_with_each_request_and_each_printed_message_of_subag
     ]
 
 
+def test_commands_are_those_that_ask_the_model() -> None:
+    """Claude Code lists commands of the user, then skills, then the commands of the program."""
+    listed = {"slash_commands": ["release", "verify", "clear", "compact", "config"], "skills": ["verify"]}
+    line = {"type": "system", "subtype": "init", "session_id": "s", "model": "m", **listed}
+    started, *_ = decode([msgspec.json.encode(line)])
+    assert started == RunStarted("m", "s", ("release", "verify", "compact"))
+
+
 def obeys_the_stream_law(events: list[Event]) -> bool:
     *others, ending = events
     return (

@@ -10,6 +10,7 @@ from clinvk.backends.base import Delivery, Host, Launch, ProtocolNotSupported, d
 from clinvk.backends.codex import Codex
 from clinvk.types.choices import SANDBOX_MODES, SandboxMode
 from clinvk.types.events import (
+    Context,
     Event,
     PlanStep,
     Progress,
@@ -168,7 +169,7 @@ def test_threads_of_one_process_are_kept_separate() -> None:
         events = [event for of, event in process.events if of == run]
         assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "word1 word2 word3 word4"
         assert isinstance(events[0], RunStarted)
-        assert events[-1] == RunFinished(usage=usage, turns=1)
+        assert events[-1] == RunFinished(usage=usage, turns=1, context=Context(usage.total_tokens, 258400))
 
 
 def turned(*lines: bytes) -> list[Event]:

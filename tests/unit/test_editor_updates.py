@@ -67,6 +67,15 @@ def test_text_thinking_and_progress_are_chunks() -> None:
     ]
 
 
+def test_commands_of_the_agent_are_those_of_the_session() -> None:
+    assert updates(RunStarted("m", commands=("review",))) == [
+        {
+            "sessionUpdate": "available_commands_update",
+            "availableCommands": [{"name": "review", "description": "Run /review of the agent"}],
+        }
+    ]
+
+
 def test_tool_call_has_kind_place_and_edit_and_ends_once() -> None:
     edit: dict[str, object] = {"file_path": "a.txt", "old_string": "old", "new_string": "new"}
     assert updates(ToolCall("t", "Edit", edit), ToolResult("t", "done"), ToolResult("t", "again"), RunFinished()) == [

@@ -117,7 +117,7 @@ def test_each_turn_has_its_own_events(noise: bool) -> None:
         RunFinished,
     ]
     assert process.of("r1") == [
-        RunStarted("gemini-2.5-flash", process.session),
+        RunStarted("gemini-2.5-flash", process.session, ("memory", "memory show")),
         TextDelta("word1 "),
         TextDelta("word2"),
         RunFinished("end_turn", Usage(6795, 2)),

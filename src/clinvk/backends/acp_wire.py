@@ -116,11 +116,21 @@ class Entry(msgspec.Struct, frozen=True):
     status: str = ""
 
 
+class Command(msgspec.Struct, frozen=True):
+    """A slash command of the agent; `name` has no slash."""
+
+    name: str = ""
+    description: str = ""
+
+
 class Update(Tool, frozen=True, rename="camel"):
-    """An update of a session."""
+    """An update of a session. `used` and `size` are the tokens in the model's context window, and its size."""
 
     session_update: str = ""
     entries: tuple[Entry, ...] = ()
+    available_commands: tuple[Command, ...] = ()
+    used: int = 0
+    size: int = 0
     meta: UpdateMeta | None = msgspec.field(name="_meta", default=None)
     current_mode_id: object = None
     config_options: object = None

@@ -49,11 +49,15 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
         return Usage(*map(sub, astuple(self), astuple(other)))
 
 
-class RunStarted(msgspec.Struct, frozen=True, tag="run_started"):
-    """The agent has started. The model and the CLI's session handle are set if the agent reports them."""
+class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_started"):
+    """The agent has started. The model and the CLI's session handle are set if the agent reports them.
+
+    `commands` are the names, without the slash, of the agent's slash commands that ask the model, as far as known.
+    """
 
     model: str | None = None
     backend_session_id: str | None = None
+    commands: tuple[str, ...] = ()
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text_delta"):
@@ -160,6 +164,13 @@ class InteractionResolved(msgspec.Struct, frozen=True, tag="interaction_resolved
     interaction: Interaction
 
 
+class Context(msgspec.Struct, frozen=True):
+    """The model's context window after a run: the tokens in use, and the size of the window in tokens."""
+
+    used: int
+    size: int
+
+
 class RunFinished(msgspec.Struct, frozen=True, tag="run_finished"):
     """The agent ended the run, or the run reached a limit of the caller.
 
@@ -172,6 +183,7 @@ class RunFinished(msgspec.Struct, frozen=True, tag="run_finished"):
     structured_output: object = None
     turns: int | None = None
     stop_sequence: str | None = None
+    context: Context | None = None
 
 
 class RunFailed(msgspec.Struct, frozen=True, tag="run_failed"):

@@ -61,6 +61,7 @@ class AcpTurn:
         self._tools: dict[str, wire.Tool] = {}
         self._ended: set[str] = set()
         self._used: events.Usage | None = None
+        self._context: events.Context | None = None
 
     def feed(self, update: wire.Update) -> Iterator[events.Event]:
         """Yield the events of a session update."""
@@ -78,6 +79,8 @@ class AcpTurn:
                 yield from self._tool(update)
             case "plan":
                 yield events.plan(events.PlanStep(entry.content, entry.status) for entry in update.entries)
+            case "usage_update" if update.size:
+                self._context = events.Context(update.used, update.size)
             case _:
                 pass
 
@@ -158,7 +161,7 @@ class AcpTurn:
         if result is None or result.stop_reason not in _STOPS:
             what = f"ended its turn with {result.stop_reason!r}" if result else "gave an answer that makes no sense"
             return events.RunFailed(AgentFailed.code, f"the agent {what}", 1, used)
-        return events.RunFinished(_STOPS[result.stop_reason], used)
+        return events.RunFinished(_STOPS[result.stop_reason], used, context=self._context)
 
     def _tool(self, update: wire.Update) -> Iterator[events.Event]:
         """Yield the call once the tool has started, because its input is complete then, and the result."""

@@ -98,6 +98,8 @@ class ClaudeDecoder(shared.Decoder):
         self._open_calls: set[str] = set()
         self._synthetic: list[str] = []
         self._error: str | None = None
+        self._model = ""
+        self._context = events.Usage()
         self.usage = events.Usage()
         self._subagents = events.Usage()
         self._subagent_messages: set[str] = set()
@@ -138,7 +140,8 @@ class ClaudeDecoder(shared.Decoder):
         match line.subtype:
             case "init" if not self._started:
                 self._started = True
-                yield events.RunStarted(line.model, line.session_id)
+                self._model = line.model or ""
+                yield events.RunStarted(line.model, line.session_id, line.prompts)
                 if self._warning:
                     yield events.Progress("hint", self._warning)
             case "api_retry":
@@ -154,11 +157,14 @@ class ClaudeDecoder(shared.Decoder):
             case "message_start":
                 self._begin(part.message.id)
                 self._cut = True
-                self.usage += replace(wire.tokens(part.message.usage), output_tokens=0)
+                self._context = replace(wire.tokens(part.message.usage), output_tokens=0)
+                self.usage += self._context
                 yield self.usage + self._subagents
             case "message_delta":
                 self._cut = False
-                self.usage += events.Usage(output_tokens=wire.tokens(part.usage).output_tokens)
+                answer = events.Usage(output_tokens=wire.tokens(part.usage).output_tokens)
+                self._context += answer
+                self.usage += answer
                 yield self.usage + self._subagents
             case "message_stop":
                 self.asks_client = frozenset(self._client_calls)
@@ -253,6 +259,9 @@ class ClaudeDecoder(shared.Decoder):
             yield from self._final_text(line)
         if denials := denied(line, self._before, self._asked):
             yield denials
+        size = (line.model_usage or {}).get(self._model, wire.ModelUsage()).context_window
+        if isinstance(end, events.RunFinished) and size and (used := self._context.total_tokens):
+            end = replace(end, context=events.Context(used, size))
         yield end
 
     def _final_text(self, line: wire.Result) -> Iterator[events.Event]:

@@ -102,17 +102,29 @@ class _Line(msgspec.Struct, frozen=True):
     parent_tool_use_id: str | None = None
 
 
+_PROMPTS = ("compact", "init", "security-review")
+"""The commands of Claude Code itself that ask the model."""
+
+
 class System(_Line, frozen=True, tag="system"):
     """A report of Claude Code's state: init, status, api_retry, compact_boundary, hooks."""
 
     subtype: str = ""
     session_id: str | None = None
     model: str | None = None
+    slash_commands: list[str] = []
+    skills: list[str] = []
     attempt: int = 0
     max_retries: int = 0
     retry_delay_ms: float = 0
     error_status: int | None = None
     error: str | None = None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The slash commands that ask the model: the user's commands and skills come first in the list."""
+        own = max((at for at, name in enumerate(self.slash_commands, 1) if name in self.skills), default=0)
+        return (*self.slash_commands[:own], *(name for name in self.slash_commands[own:] if name in _PROMPTS))
 
 
 class StreamEvent(_Line, frozen=True, kw_only=True, tag="stream_event"):
@@ -178,6 +190,7 @@ class ModelUsage(msgspec.Struct, frozen=True, rename="camel"):
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
     thinking_tokens: int = 0
+    context_window: int = 0
     cost_usd: float = msgspec.field(default=0.0, name="costUSD")
 
 

@@ -157,6 +157,7 @@ class TurnDecoder:
         self._requests = RequestCounter(most_requests)
         self._before = before
         self._after: events.Usage | None = None
+        self._context: events.Context | None = None
         self._early_warnings: list[events.Event] = []
         self._is_started = self._is_cut = self._compacts = False
 
@@ -243,18 +244,20 @@ class TurnDecoder:
             self._requests.record_tokens()
             self._advance()
         self._after = total
+        if size := tokens.model_context_window:
+            self._context = events.Context(tokens.last.usage.total_tokens, size)
 
     def _ended(self, turn: wire.Turn) -> events.Ending:
-        turns = self._requests.count
+        finished = events.RunFinished(usage=self.usage, turns=self._requests.count, context=self._context)
         match turn.status:
             case "completed" if not self._is_cut:
-                return events.RunFinished(usage=self.usage, structured_output=self._structured_output, turns=turns)
+                return msgspec.structs.replace(finished, structured_output=self._structured_output)
             case "completed" | "interrupted" if self.is_out_of_turns:
-                return events.RunFinished("max_turns", usage=self.usage, turns=turns)
+                return msgspec.structs.replace(finished, stop_reason="max_turns")
             case "interrupted":
                 return events.RunFailed(Cancelled.code, "codex interrupted the turn", exit_code=1, usage=self.usage)
             case _ if turn.error and (reason := failures.stop_reason(turn.error.message)):
-                return events.RunFinished(reason, usage=self.usage, turns=turns)
+                return msgspec.structs.replace(finished, stop_reason=reason)
             case _ if turn.error:
                 return self.ending(turn.error.message, bytes(turn.error.codex_error_info))
             case _:

@@ -222,11 +222,12 @@ class Totals(msgspec.Struct, frozen=True, rename="camel"):
         return Usage(self.input_tokens, self.output_tokens, self.cached_input_tokens, self.reasoning_output_tokens)
 
 
-class TokenUsage(msgspec.Struct, frozen=True):
+class TokenUsage(msgspec.Struct, frozen=True, rename="camel"):
     """Token counts of the thread, including former turns, and of the last model request."""
 
     total: Totals = Totals()
     last: Totals = Totals()
+    model_context_window: int | None = None
 
 
 class Turn(msgspec.Struct, frozen=True, rename="camel"):

@@ -58,6 +58,9 @@ class TurnUpdates:
     def feed(self, event: events.Event) -> Iterator[wire.Update]:
         """Yield the updates for an event."""
         match event:
+            case events.RunStarted(commands=names) if names:
+                commands = tuple(wire.Command(name, f"Run /{name} of the agent") for name in names)
+                yield wire.Update(session_update="available_commands_update", available_commands=commands)
             case events.TextDelta(text) if text:
                 yield chunk("agent_message_chunk", text)
             case events.ThinkingDelta(text) if text:

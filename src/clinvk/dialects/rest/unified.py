@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from clinvk.dialects.rest.interactions import InteractionView, interaction_view
 from clinvk.types import events
-from clinvk.types.events import Event, PlanStep, RunFailed, RunFinished, RunStarted, StopReason, Usage
+from clinvk.types.events import Context, Event, PlanStep, RunFailed, RunFinished, RunStarted, StopReason, Usage
 from clinvk.types.run import RunFacts
 from clinvk.types.text import Clock, readable
 
@@ -23,13 +23,16 @@ PULSE = b" "
 """Parsers skip a space before a line of JSON; an empty line would stop many parsers."""
 
 
-class Init(msgspec.Struct, frozen=True):
+class Init(msgspec.Struct, frozen=True, omit_defaults=True):
     """The agent has started."""
 
     model: Annotated[str | None, Meta(description="The model as reported by the agent, or null.")]
     backend_session_id: Annotated[str | None, Meta(description="The agent CLI's session id.")]
     working_dir: Annotated[str, Meta(description="Absolute path of the agent's working directory.")]
     run_id: Annotated[str, Meta(description="The id of the run.")]
+    commands: Annotated[
+        tuple[str, ...], Meta(description="The agent's slash commands, without the slash; absent if unknown.")
+    ] = ()
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -108,6 +111,7 @@ class Done(msgspec.Struct, frozen=True, omit_defaults=True):
     structured_output: Annotated[
         object, Meta(description="The answer as JSON, with `output_schema`; the messages have it as text.")
     ] = None
+    context: Annotated[Context | None, Meta(description="The model's context window; absent if unknown.")] = None
 
 
 class Tag(msgspec.Struct, frozen=True):
@@ -275,11 +279,12 @@ class UnifiedEncoder:
 
     def _init(self, event: RunStarted) -> Init:
         facts = self._facts
-        return Init(event.model or facts.model, event.backend_session_id, readable(facts.workdir), facts.run_id)
+        model, directory = event.model or facts.model, readable(facts.workdir)
+        return Init(model, event.backend_session_id, directory, facts.run_id, event.commands)
 
     def _done(self, event: RunFinished, at: float) -> Done:
         duration = round(max(0.0, at - self._facts.began_at), 3)
-        rest = (event.turns, event.cost_usd, event.stop_sequence, event.structured_output)
+        rest = (event.turns, event.cost_usd, event.stop_sequence, event.structured_output, event.context)
         return Done(event.usage or Usage(), duration, event.stop_reason, *rest)
 
     def _line(self, kind: type[Line], content: object, at: float) -> bytes:
