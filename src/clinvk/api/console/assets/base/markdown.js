@@ -66,7 +66,7 @@ function block(token, depth) {
 
 function table(token, depth) {
   const cells = (row, tag) =>
-    row.map((cell) => html`<${tag} class=${cell.align || ""}>${inline(cell.tokens, depth)}<//>`);
+    row.map((cell) => html`<${tag} style=${{ textAlign: cell.align }}>${inline(cell.tokens, depth)}<//>`);
   return html`<div class="scroll" tabindex="0"><table>
     <thead><tr>${cells(token.header, "th")}</tr></thead>
     <tbody>${token.rows.map((row) => html`<tr>${cells(row, "td")}</tr>`)}</tbody>

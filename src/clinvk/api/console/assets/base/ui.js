@@ -58,7 +58,8 @@ export function Time({ at }) {
   useTick(true, AGE_MS);
   return html`<time datetime=${at} title=${dateTime(at)}>${ago(at)}</time>`;
 }
-export const Agent = ({ name }) => html`<span class="agent ${name}">${name || "several"}</span>`;
+export const Agent = ({ name }) => html`
+  <span class="agent" style=${{ "--series": `var(--${name})` }}>${name || "several"}</span>`;
 
 export const STATES = {
   queued: "queued", running: "running", waiting: "waits for you", finished: "done", failed: "failed",
