@@ -233,16 +233,12 @@ class Stream {
 
 export const stream = new Stream();
 
-/** Wait, but no longer than until the network returns, the page is shown again, or `signal` is aborted. */
+/** Wait, but no longer than until the network returns, the page is shown or hidden, or `signal` is aborted. */
 function pause(ms, signal) {
+  const end = AbortSignal.any([signal, AbortSignal.timeout(ms)]);
   return new Promise((resolve) => {
-    const wake = new AbortController();
-    const done = () => { wake.abort(); resolve(); };
-    const options = { signal: wake.signal };
-    const timer = setTimeout(done, ms);
-    wake.signal.addEventListener("abort", () => clearTimeout(timer));
-    window.addEventListener("online", done, options);
-    document.addEventListener("visibilitychange", () => document.hidden || done(), options);
-    signal.addEventListener("abort", done, options);
+    end.addEventListener("abort", resolve);
+    window.addEventListener("online", resolve, { signal: end });
+    document.addEventListener("visibilitychange", resolve, { signal: end });
   });
 }

@@ -7,7 +7,7 @@ const AT_END_PX = 60;
 const FIRST_ROWS = 20;
 
 /**
- * Props: `items`, `keyOf(item)`, `render(item, index)`, `estimate` (height of a row that was never shown, in pixels),
+ * Props: `items`, `keyOf(item)`, `render(item)`, `estimate` (height of a row that was never shown, in pixels),
  * `sticksToEnd` (begin at the end, and stay there while items are added), `onStart` and `onEnd` (the first or last row
  * is in view), `onStick(isAtEnd)`, `label`.
  *
@@ -23,6 +23,7 @@ export class VirtualList extends Component {
     this.anchor = null;
     this.scrolledTo = 0;
     this.resized = new ResizeObserver((entries) => this._measure(entries));
+    this.observe = (row) => row && this.resized.observe(row); // the browser forgets rows that are gone
     this.onScroll = () => this._scrolled();
     this._place(props);
   }
@@ -154,25 +155,9 @@ export class VirtualList extends Component {
       <div class="virtual-list" role="feed" aria-label=${label} style=${{ height: `${this.offsets[items.length]}px` }}>
         <div class="window" style=${{ top: `${Math.round(this.offsets[first] ?? 0)}px` }}>
           ${items.slice(first, last).map((item, index) => html`
-            <${Row} key=${keyOf(item)} index=${first + index} count=${items.length} observer=${this.resized}>
-              ${render(item, first + index)}
-            <//>`)}
+            <div class="row" role="article" key=${keyOf(item)} ref=${this.observe} data-index=${first + index}
+              aria-posinset=${first + index + 1} aria-setsize=${items.length}>${render(item)}</div>`)}
         </div>
       </div>`;
-  }
-}
-
-class Row extends Component {
-  componentDidMount() {
-    this.props.observer.observe(this.base);
-  }
-
-  componentWillUnmount() {
-    this.props.observer.unobserve(this.base);
-  }
-
-  render({ index, count, children }) {
-    return html`
-      <div class="row" role="article" data-index=${index} aria-posinset=${index + 1} aria-setsize=${count}>${children}</div>`;
   }
 }

@@ -2,6 +2,7 @@
 
 import { html, useMemo } from "../vendor/preact.js";
 import { Lines } from "./lines.js";
+import { commonEnds } from "./words.js";
 import { Clipped, visible } from "../base/ui.js";
 
 const FOLDED_FROM_LINES = 1_500;
@@ -54,10 +55,7 @@ export function parseDiff(text) {
 /** Return a diff that replaces one text with another, without context. */
 export function replacement(path, before, after) {
   const [removed, added] = [before, after].map((text) => (text ? text.replace(/\n$/, "").split("\n") : []));
-  const common = removed.findIndex((line, index) => line !== added[index]);
-  const start = common < 0 ? Math.min(removed.length, added.length) : common;
-  let end = 0;
-  while (end < Math.min(removed.length, added.length) - start && removed.at(-1 - end) === added.at(-1 - end)) end += 1;
+  const [start, end] = commonEnds(removed, added);
   const lines = [
     ...removed.slice(0, start).slice(-3).map((line) => ` ${line}`),
     ...removed.slice(start, removed.length - end).map((line) => `-${line}`),

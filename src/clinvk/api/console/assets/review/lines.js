@@ -1,7 +1,7 @@
 // The lines of a changed file: rendered when they come into view, with highlighted syntax and changed words.
 
 import { html, Component, useMemo, useState } from "../vendor/preact.js";
-import { languageOf, useTokens } from "../base/highlight.js";
+import { languageOf, token, useTokens } from "../base/highlight.js";
 import { Clipped, visible } from "../base/ui.js";
 import { changedWords } from "./words.js";
 
@@ -79,24 +79,19 @@ function* split(tokens) {
   yield line;
 }
 
-/** Cut tokens at the ends of the changed ranges. Yield the kind, the text, and whether it is changed. */
-function* pieces(tokens, ranges) {
+/** Cut tokens at the ends of the changed range. Yield the kind, the text, and whether it is changed. */
+function* pieces(tokens, [first, last]) {
   let start = 0;
   for (const [kind, text] of tokens) {
-    const cuts = ranges.flat().map((cut) => cut - start).filter((cut) => cut > 0 && cut < text.length);
+    const cuts = [first, last].map((cut) => cut - start).filter((cut) => cut > 0 && cut < text.length);
     for (const [index, cut] of [0, ...cuts].entries()) {
-      const isChanged = ranges.some(([first, last]) => cut + start >= first && cut + start < last);
-      yield [kind, text.slice(cut, cuts[index]), isChanged];
+      yield [kind, text.slice(cut, cuts[index]), cut + start >= first && cut + start < last];
     }
     start += text.length;
   }
 }
 
-const piece = ([kind, text, isChanged]) => {
-  const name = kind && `syntax-${kind}`;
-  if (isChanged) return html`<mark class=${name}>${visible(text)}</mark>`;
-  return kind ? html`<span class=${name}>${visible(text)}</span>` : visible(text);
-};
+const piece = ([kind, text, isChanged]) => (isChanged ? html`<mark>${token([kind, text])}</mark>` : token([kind, text]));
 
 /** A line, rendered again only if it or its comment has changed. */
 class Line extends Component {

@@ -19,8 +19,7 @@ const lines = (text) => text.split("\n").map((line, index, all) => html`
 
 /** The output of a tool. `isCut`: the text lacks its middle, which `load` returns with the rest. */
 export function Output({ text, isCut, load }) {
-  const [isAll, setAll] = useState(false);
-  const [isRaw, setRaw] = useState(false);
+  const [isWhole, setWhole] = useState(false); // in a dialog
   const all = text.split("\n");
   const head = all.slice(0, HEAD.lines).join("\n").slice(0, HEAD.chars);
   const tail = all.slice(-TAIL.lines).join("\n").slice(-TAIL.chars);
@@ -30,23 +29,22 @@ export function Output({ text, isCut, load }) {
   const label = hidden > 0 ? `${plural(hidden, "line")} hidden` : `${plural(middle.length + (isCut?.chars ?? 0), "character")} hidden`;
   return html`
     <div class="copyable output">
-      ${!isLong || isAll
+      ${!isLong
         ? html`<pre class="code" tabindex="0" aria-label="Output"><${Clipped} text=${text} limit=${RAW_CHARS} /></pre>`
         : html`<pre class="code" tabindex="0" aria-label="Beginning of the output">${visible(head)}</pre>
-            <button type="button" class="small hidden-lines" onClick=${() => (isCut ? setRaw(true) : setAll(true))}>${label}</button>
+            <button type="button" class="small hidden-lines" onClick=${() => setWhole(true)}>${label}</button>
             <pre class="code" tabindex="0" aria-label="End of the output">${visible(tail)}</pre>`}
-      <div class="tools">${isLong && html`<button type="button" class="small" onClick=${() => setRaw(true)}>Raw</button>`}
-        ${!isCut && html`<${Copy} text=${text} />`}</div>
-      ${isRaw && html`<${Raw} load=${isCut ? load : async () => text} onClose=${() => setRaw(false)} />`}
+      ${!isCut && html`<${Copy} text=${text} />`}
+      ${isWhole && html`<${Whole} load=${isCut ? load : async () => text} onClose=${() => setWhole(false)} />`}
     </div>`;
 }
 
 /** The whole text in a dialog. */
-function Raw({ load, onClose }) {
+function Whole({ load, onClose }) {
   const dialog = useRef();
   useEffect(() => dialog.current.showModal(), []);
   return html`
-    <dialog class="raw" ref=${dialog} aria-label="Whole output" onClose=${onClose}>
+    <dialog class="whole" ref=${dialog} aria-label="Whole output" onClose=${onClose}>
       <${Loaded} load=${load}>${(text) => html`
         <pre class="code" tabindex="0" aria-label="Output"><${Clipped} text=${text} limit=${RAW_CHARS} /></pre>
         <div class="buttons"><${Copy} text=${text} /><span class="gap"></span></div>`}<//>
