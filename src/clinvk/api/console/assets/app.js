@@ -6,7 +6,7 @@ import { Icon } from "./base/icons.js";
 import { live, useLive } from "./base/live.js";
 import { leavePush, renewPush, showNumber, tellOfEnd, tellOfRequest } from "./base/notify.js";
 import { goBack, useRoute } from "./base/router.js";
-import { ErrorBoundary, announce, forgetLists } from "./base/ui.js";
+import { ErrorBoundary, announce, forgetLists, useEvent } from "./base/ui.js";
 import { Login, takeToken } from "./screens/login.js";
 import { Navigation } from "./shell/navigation.js";
 import { SCREENS, SECTION } from "./shell/screens.js";
@@ -19,11 +19,9 @@ function App() {
   const [error, setError] = useState(null);
   useEffect(() => {
     onUnauthorized.handle = () => setMe((old) => ({ ...old, authenticated: false }));
-    const onHashChange = () => location.hash.startsWith("#login=") && enter();
-    window.addEventListener("hashchange", onHashChange);
     enter();
-    return () => window.removeEventListener("hashchange", onHashChange);
   }, []);
+  useEvent(window, "hashchange", () => location.hash.startsWith("#login=") && enter());
 
   async function enter() {
     const token = takeToken();

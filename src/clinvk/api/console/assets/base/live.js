@@ -20,21 +20,19 @@ async function allPending() {
 }
 
 class Live {
-  constructor() {
-    this.me = { may_answer: true };
-    this.connection = "connecting";
-    this.isLoaded = false;
-    this.runs = new Map();
-    this.interactions = new Map();
-    this.version = 0;
-    /** A number that changes when sessions may have: lists of sessions then load again. */
-    this.sessionsVersion = 0;
-    this.onInteraction = () => {};
-    this.onRunEnd = () => {};
-    this._listeners = new Set();
-    this._timer = 0;
-    this._isStarted = false;
-  }
+  me = { may_answer: true };
+  connection = "connecting";
+  isLoaded = false;
+  runs = new Map();
+  interactions = new Map();
+  version = 0;
+  /** A number that changes when sessions may have: lists of sessions then load again. */
+  sessionsVersion = 0;
+  onInteraction = () => {};
+  onRunEnd = () => {};
+  _listeners = new Set();
+  _timer = 0;
+  _isStarted = false;
 
   start() {
     this._isStarted = true;

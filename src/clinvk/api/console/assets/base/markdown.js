@@ -3,9 +3,8 @@
 
 import { html, Component } from "../vendor/preact.js";
 import { lexer } from "../vendor/marked.js";
-import { Copy } from "./copy.js";
 import { Highlighted } from "./highlight.js";
-import { Clipped, visible } from "./ui.js";
+import { Clipped, Copy, visible } from "./ui.js";
 
 const MAX_DEPTH = 16;
 const SCHEMES = new Set(["http:", "https:", "mailto:"]);

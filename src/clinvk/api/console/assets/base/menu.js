@@ -1,6 +1,7 @@
 // A button that opens a menu of actions. The arrow keys move in the menu; Esc and a click elsewhere close it.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { useEvent } from "./ui.js";
 
 const STEPS = { ArrowDown: 1, ArrowUp: -1 };
 
@@ -14,13 +15,8 @@ export function Menu({ label, items }) {
     setOpen(false);
     menu.current.querySelector("[aria-haspopup]").focus();
   }
-  useEffect(() => {
-    if (!isOpen) return undefined;
-    buttons()[0].focus();
-    const onPointerDown = ({ target }) => menu.current.contains(target) || setOpen(false);
-    window.addEventListener("pointerdown", onPointerDown, true);
-    return () => window.removeEventListener("pointerdown", onPointerDown, true);
-  }, [isOpen]);
+  useEvent(window, "pointerdown", ({ target }) => menu.current.contains(target) || setOpen(false), true);
+  useEffect(() => { if (isOpen) buttons()[0].focus(); }, [isOpen]);
 
   function onKeyDown(event) {
     const all = isOpen ? buttons() : [];

@@ -1,7 +1,8 @@
 // The screens by the fragment of the address, such as `#/session/0d3ac1f6` or `#/sessions?search=parser`. Back and forward
 // return to the place where a screen was left.
 
-import { useEffect, useState } from "../vendor/preact.js";
+import { useState } from "../vendor/preact.js";
+import { useEvent } from "./ui.js";
 
 const RESTORE_MS = 3_000;
 const ENDS_AT_BOTTOM = /^#\/(session|run)\//; // a transcript shows its end, not the place where it was left
@@ -28,12 +29,8 @@ export const navigate = (path) => { location.hash = `#/${path}`; };
 /** Return the value of a function of the address, and render again when the address changes. */
 function useAddress(read) {
   const [value, setValue] = useState(read);
-  useEffect(() => {
-    const onChange = () => setValue(read());
-    const events = ["hashchange", CHANGED];
-    events.forEach((name) => window.addEventListener(name, onChange));
-    return () => events.forEach((name) => window.removeEventListener(name, onChange));
-  }, []);
+  useEvent(window, "hashchange", () => setValue(read()));
+  useEvent(window, CHANGED, () => setValue(read()));
   return value;
 }
 

@@ -9,6 +9,7 @@ const AGE_MS = 10_000;
 const SHOWN_CHARS = 20_000;
 const PAGE = 200;
 const SETTLE_MS = 100;
+const COPIED_MS = 2_000;
 
 // Control characters, direction overrides and invisible characters, which could make a text look like another one.
 const CONTROLS = "\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f";
@@ -43,6 +44,18 @@ export function Clipped({ text, limit = SHOWN_CHARS, render = visible }) {
 
 export const Code = ({ text, label, limit = 4_000 }) => html`
   <pre class="code" tabindex="0" aria-label=${label}><${Clipped} text=${text} limit=${limit} /></pre>`;
+
+/** A button that copies a text, or what a function returns. Browsers have a clipboard over TLS and on loopback only. */
+export function Copy({ text, label = "Copy" }) {
+  const [isCopied, setCopied] = useState(false);
+  async function copy() {
+    await navigator.clipboard.writeText(typeof text === "function" ? text() : text);
+    setCopied(true);
+    setTimeout(() => setCopied(false), COPIED_MS);
+  }
+  return navigator.clipboard && html`
+    <button class="small copy" type="button" onClick=${copy}>${isCopied ? "Copied" : label}</button>`;
+}
 
 /** Render again each second, or after other intervals, while `isActive`. */
 export function useTick(isActive = true, ms = TICK_MS) {
@@ -117,17 +130,23 @@ export function Action({ run, children, confirm, ...attributes }) {
     <${Problem} error=${error} />`;
 }
 
-/** Load something and show it with `children(value)`; meanwhile or after an error, show that. */
-export function Loaded({ load, deps = [], children }) {
+/** Load something, again when `deps` change. Return the last `value`, and the `error` if it could not be loaded again. */
+export function useLoaded(load, deps = []) {
   const [state, setState] = useState({});
   useEffect(() => {
     let isCurrent = true;
-    load().then((value) => isCurrent && setState({ value }), (error) => isCurrent && setState({ error }));
+    load().then((value) => isCurrent && setState({ value }), (error) => isCurrent && setState((old) => ({ ...old, error })));
     return () => { isCurrent = false; };
   }, deps);
+  return state;
+}
+
+/** Load something and show it with `children(value)`; meanwhile or after an error, show that. */
+export function Loaded({ load, deps, children }) {
+  const { value, error } = useLoaded(load, deps);
   return html`
-    <${Problem} error=${state.error} />
-    ${state.value === undefined ? !state.error && html`<${Loading} />` : children(state.value)}`;
+    <${Problem} error=${error} />
+    ${value === undefined ? !error && html`<${Loading} />` : children(value)}`;
 }
 
 /** Shows the error of a screen instead of an empty page. */
@@ -146,6 +165,14 @@ export class ErrorBoundary extends Component {
 export function announce(text) {
   const region = document.getElementById("announcements");
   if (region) region.textContent = text;
+}
+
+/** Call a function at each event of a target, such as a key. */
+export function useEvent(target, name, handle, options) {
+  useEffect(() => {
+    target.addEventListener(name, handle, options);
+    return () => target.removeEventListener(name, handle, options);
+  });
 }
 
 /** Return a ref for a field that gets the focus when it appears. */

@@ -1,7 +1,7 @@
 // The button of a session that shows its changes beside the conversation, or over it if the window is narrow.
 
-import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { useStored } from "../base/ui.js";
+import { html, useRef, useState } from "../vendor/preact.js";
+import { useLoaded, useStored } from "../base/ui.js";
 
 const WIDE = "(min-width: 1200px)";
 
@@ -9,11 +9,8 @@ const WIDE = "(min-width: 1200px)";
 export function Changes({ session, turns }) {
   const [isKept, setKept] = useStored("changes", false);
   const [isOpen, setOpen] = useState(isKept && matchMedia(WIDE).matches);
-  const [Panel, setPanel] = useState(null);
   const button = useRef();
-  useEffect(() => {
-    if (isOpen && !Panel) import("./changes-panel.js").then((loaded) => setPanel(() => loaded.ChangesPanel));
-  }, [isOpen]);
+  const { value } = useLoaded(async () => isOpen && import("./changes-panel.js"), [isOpen]);
   function toggle(isShown) {
     setOpen(isShown);
     if (matchMedia(WIDE).matches) setKept(isShown);
@@ -21,5 +18,5 @@ export function Changes({ session, turns }) {
   }
   return html`
     <button type="button" class="small" ref=${button} aria-expanded=${isOpen} onClick=${() => toggle(!isOpen)}>Changes</button>
-    ${isOpen && Panel && html`<${Panel} key=${session.id} session=${session} turns=${turns} onClose=${() => toggle(false)} />`}`;
+    ${isOpen && value && html`<${value.ChangesPanel} key=${session.id} session=${session} turns=${turns} onClose=${() => toggle(false)} />`}`;
 }

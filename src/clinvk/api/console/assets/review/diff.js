@@ -67,8 +67,11 @@ export function replacement(path, before, after) {
   return `--- ${path}\n+++ ${path}\n@@ -${first},${length("+")} +${first},${length("-")} @@\n${lines.join("\n")}`;
 }
 
-export const Counts = ({ added, removed }) => html`
-  <span class="counts"><span class="added">+${added}</span> <span class="removed">−${removed}</span></span>`;
+const sum = (files, name) => files.reduce((all, file) => all + (file[name] ?? 0), 0);
+
+/** The added and removed lines of files. */
+export const Counts = ({ files }) => html`
+  <span class="counts"><span class="added">+${sum(files, "added")}</span> <span class="removed">−${sum(files, "removed")}</span></span>`;
 
 export const lineCount = (file) => file.hunks.reduce((sum, { lines }) => sum + lines.length, 0);
 
@@ -81,7 +84,7 @@ export function Diff({ text, isPlaced = true }) {
     <details key=${file.path} open=${!isLong}>
       <summary><span class="path">${visible(file.path || "Changes")}</span>
         ${file.notes.map((note) => html`<span class="quiet">${visible(note)}</span>`)}
-        <${Counts} ...${file} /></summary>
+        <${Counts} files=${[file]} /></summary>
       <${Lines} file=${file} isPlaced=${isPlaced} />
     </details>`)}</div>`;
 }

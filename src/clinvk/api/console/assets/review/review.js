@@ -5,7 +5,7 @@ import { Counts, lineCount, parseDiff } from "./diff.js";
 import { plural } from "../base/format.js";
 import { Lines } from "./lines.js";
 import { FileTree } from "./tree.js";
-import { Checkbox, Empty, Select, stored, useStored, visible } from "../base/ui.js";
+import { Checkbox, Copy, Empty, Select, stored, useEvent, useStored, visible } from "../base/ui.js";
 
 const MAX_VIEWED = 2_000;
 const MAX_OPEN_LINES = 3_000; // of a file that is open at first
@@ -41,12 +41,11 @@ export function Review({ text, isCut, comments }) {
     setViewed(isMarked ? [...others, file.hash].slice(-MAX_VIEWED) : others);
   }
   const choose = (file) => show([...root.current.querySelectorAll(".file")].find(({ dataset }) => dataset.path === file.path));
-  const sum = (name) => files.reduce((all, file) => all + file[name], 0);
   if (!files.length) return html`<${Empty}>No changes.<//>`;
   return html`
     <div class="review" ref=${root}>
       <div class="review-bar"><span>${plural(files.length, "changed file")}</span>
-        <${Counts} added=${sum("added")} removed=${sum("removed")} />
+        <${Counts} files=${files} />
         <span class="quiet">${files.filter(isViewed).length} of ${files.length} viewed</span>
         <${Select} label="Go to file" value="" onChange=${(path) => choose({ path })}
           options=${[["", "Go to file…"], ...files.map(({ path, hash: id }) =>
@@ -64,15 +63,13 @@ export function Review({ text, isCut, comments }) {
 function File({ file, isViewed, comments, onView }) {
   const [isOpen, setOpen] = useState(true);
   useEffect(() => setOpen(!isViewed && lineCount(file) <= MAX_OPEN_LINES), [isViewed, file.hash]);
-  const copy = ({ currentTarget }) =>
-    navigator.clipboard.writeText(file.path).then(() => { currentTarget.textContent = "Copied"; });
   return html`
     <section class="file" data-path=${file.path} aria-label=${file.path}>
       <header><h3><button type="button" class="link" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
           ${visible(file.path || "Changes")}</button></h3>
         ${file.notes.map((note) => html`<span class="quiet">${visible(note)}</span>`)}
-        <${Counts} ...${file} />
-        ${navigator.clipboard && html`<button type="button" class="small" onClick=${copy}>Copy path</button>`}
+        <${Counts} files=${[file]} />
+        <${Copy} text=${file.path} label="Copy path" />
         <${Checkbox} checked=${isViewed} onChange=${(event) => onView(event.target.checked)}>Viewed<//></header>
       ${isOpen && html`<${Lines} file=${file} comments=${comments} />`}
     </section>`;
@@ -86,22 +83,18 @@ function show(target) {
 
 /** Move by keys: `j` and `k` to the next or previous file, `n` and `p` to the change, `v` marks the file as viewed. */
 function useKeys(root) {
-  useEffect(() => {
-    function onKeyDown(event) {
-      const { key, target, ctrlKey, metaKey, altKey } = event;
-      const isElsewhere = root.current.closest(".changes") && !root.current.contains(target);
-      if (isElsewhere || ctrlKey || metaKey || altKey || target.closest("input, textarea, select, dialog")) return;
-      const line = target.closest(".line");
-      if (line && ["ArrowDown", "ArrowUp"].includes(key)) moveLine(root.current, target, key === "ArrowDown" ? 1 : -1);
-      else if (!stored("shortcuts", true) || event.defaultPrevented) return;
-      else if (KEYS[key]) step(root.current, ...KEYS[key]);
-      else if (key === "v") target.closest(".file")?.querySelector("input[type=checkbox]").click();
-      else return;
-      event.preventDefault();
-    }
-    window.addEventListener("keydown", onKeyDown);
-    return () => window.removeEventListener("keydown", onKeyDown);
-  }, []);
+  useEvent(window, "keydown", (event) => {
+    const { key, target, ctrlKey, metaKey, altKey } = event;
+    const isElsewhere = root.current.closest(".changes") && !root.current.contains(target);
+    if (isElsewhere || ctrlKey || metaKey || altKey || target.closest("input, textarea, select, dialog")) return;
+    const line = target.closest(".line");
+    if (line && ["ArrowDown", "ArrowUp"].includes(key)) moveLine(root.current, target, key === "ArrowDown" ? 1 : -1);
+    else if (!stored("shortcuts", true) || event.defaultPrevented) return;
+    else if (KEYS[key]) step(root.current, ...KEYS[key]);
+    else if (key === "v") target.closest(".file")?.querySelector("input[type=checkbox]").click();
+    else return;
+    event.preventDefault();
+  });
 }
 
 function moveLine(root, button, by) {

@@ -38,4 +38,4 @@ const Folder = ({ folder, ...others }) => html`
 const FileEntry = ({ file, isViewed, onChoose }) => html`
   <button type="button" class="link ${isViewed(file) ? "viewed" : ""}" title=${file.path} onClick=${() => onChoose(file)}>
     <span class="name">${visible(file.path.split("/").at(-1))}</span>
-    ${isViewed(file) && html`<span class="tick" role="img" aria-label="viewed">✓</span>`}<${Counts} ...${file} /></button>`;
+    ${isViewed(file) && html`<span class="tick" role="img" aria-label="viewed">✓</span>`}<${Counts} files=${[file]} /></button>`;

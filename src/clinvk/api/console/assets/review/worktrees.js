@@ -39,13 +39,12 @@ function Groups({ worktrees, parents }) {
 }
 
 function WorktreeRow({ worktree: { id, state, repository, branch, files, problem, made_at: madeAt, run } }) {
-  const sum = (name) => files.reduce((all, file) => all + (file[name] ?? 0), 0);
   return html`
     <div class="item"><a class="main" href=${`#/worktree/${id}`}>
       <span class="title">${visible(firstLine(run?.prompt) || shortPath(repository))}</span>
       <span class="meta">${run && html`<${Agent} name=${run.backend} />`}<span title=${repository}>${visible(shortPath(repository))}</span>
         <span class="mono">${visible(branch)}</span><${Facts} of=${[plural(files.length, "changed file")]} />
-        ${files.some((file) => file.added !== undefined) && html`<${Counts} added=${sum("added")} removed=${sum("removed")} />`}
+        ${files.some((file) => file.added !== undefined) && html`<${Counts} files=${files} />`}
         ${problem && html`<span class="error">${visible(problem)}</span>`}</span></a>
       <span class="side"><span class="state ${state === "in use" ? "running" : ""}">${state}</span>
         <${Time} at=${madeAt} /></span></div>`;

@@ -2,10 +2,9 @@
 
 import { html, useState } from "../vendor/preact.js";
 import { get, post } from "../base/api.js";
-import { Copy } from "../base/copy.js";
 import { duration } from "../base/format.js";
 import { useLive } from "../base/live.js";
-import { Action, Agent, Code, Loaded, Time, visible } from "../base/ui.js";
+import { Action, Agent, Code, Copy, Loaded, Time, visible } from "../base/ui.js";
 
 const LOGINS = {
   claude: ["claude auth login", "opens a page whose code you paste"],

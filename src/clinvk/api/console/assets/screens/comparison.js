@@ -11,7 +11,7 @@ import { Answer } from "../base/markdown.js";
 import { Review } from "../review/review.js";
 import { stream } from "../base/stream.js";
 import { RunBlocks } from "../session/transcript.js";
-import { Action, Agent, Facts, Loaded, Loading, Problem, State, useTick, visible } from "../base/ui.js";
+import { Action, Agent, Facts, Loaded, Loading, Problem, State, useLoaded, useTick, visible } from "../base/ui.js";
 
 /** Read the results of the checks and the verdict from the output of a compare; `best` is the index of a part. */
 function outcomeOf(output) {
@@ -29,15 +29,12 @@ async function loadWorktrees(parts) {
 
 export function Comparison({ id }) {
   const live = useLive();
-  const [run, setRun] = useState(null);
-  const [worktrees, setWorktrees] = useState(new Map());
   const [done, setDone] = useState("");
-  const [error, setError] = useState(null);
   const known = [...live.runs.values()].filter((each) => each.id === id || each.parent_id === id);
   const states = known.map((each) => each.id + each.state).sort().join();
-  useEffect(() => { get(`runs/${id}`).then(setRun, setError); }, [id, states]);
+  const { value: run, error } = useLoaded(() => get(`runs/${id}`), [id, states]);
   const parts = run?.runs.filter((part) => part.name !== "judge") ?? [];
-  useEffect(() => { if (run) loadWorktrees(parts).then(setWorktrees, setError); }, [run, done]);
+  const { value: worktrees = new Map(), error: unknown } = useLoaded(() => loadWorktrees(parts), [run, done]);
   useTick(Boolean(run) && !ENDED.has(run.state));
   if (!run) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
   const judge = run.runs.find((part) => part.name === "judge");
@@ -49,7 +46,7 @@ export function Comparison({ id }) {
         <${Facts} of=${[elapsed(run), tokens(run.token_usage), cost(run.cost_usd)]} />
         ${!ENDED.has(run.state) && html`<${Action} class="small" run=${() => cancel(id)}>Stop all<//>`}</p>
     </header>
-    <${Problem} error=${error} />
+    <${Problem} error=${error ?? unknown} />
     <${Outcome} parts=${parts} outcome=${outcome} worktrees=${worktrees} />
     ${judge && !ENDED.has(judge.state) && html`
       <p class="working"><span class="pulse" aria-hidden="true"></span>${judge.backend} judges the answers</p>`}
@@ -72,12 +69,11 @@ const Outcome = ({ parts, outcome, worktrees }) => html`
     <tbody>${parts.map((part, index) => {
       const isBest = index === outcome.best;
       const diff = worktrees.get(part.workdir)?.diff;
-      const sum = (name) => parseDiff(diff).reduce((all, file) => all + file[name], 0);
       return html`<tr key=${part.id} class=${isBest ? "best" : ""}>
         <th scope="row"><${Agent} name=${part.backend} /> <span class="quiet">${visible(part.model)}</span></th>
         <td>${isBest ? "★ Best" : "–"}</td><td class=${outcome.checks.get(index)}>${outcome.checks.get(index) ?? "–"}</td>
         <td><${State} state=${part.state} /></td><td>${elapsed(part)}</td><td>${cost(part.cost_usd) || "–"}</td>
-        <td>${diff ? html`<${Counts} added=${sum("added")} removed=${sum("removed")} />` : "–"}</td></tr>`;
+        <td>${diff ? html`<${Counts} files=${parseDiff(diff)} />` : "–"}</td></tr>`;
     })}</tbody></table></div>`;
 
 function Column({ part }) {

@@ -7,7 +7,7 @@ import { Context } from "../session/context.js";
 import { InteractionCard, resultOf } from "../session/interaction.js";
 import { live, useLive } from "../base/live.js";
 import { RunList, SessionRow } from "./rows.js";
-import { Agent, Empty, List, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
+import { Agent, Empty, List, Loading, Problem, Time, useLoaded, useTick, visible } from "../base/ui.js";
 
 const NEWEST = 6;
 const MAX_ACTIVE = 20;
@@ -15,11 +15,8 @@ const RELEASE_MS = 100;
 
 /** Return the newest sessions, or null until they are known; again when sessions change. */
 function useNewestSessions(version) {
-  const [found, setFound] = useState(null);
-  useEffect(() => {
-    get("sessions", { limit: NEWEST }).then(setFound, (error) => setFound((old) => ({ sessions: [], ...old, error })));
-  }, [version]);
-  return found;
+  const { value, error } = useLoaded(() => get("sessions", { limit: NEWEST }), [version]);
+  return error ? { sessions: [], ...value, error } : value ?? null;
 }
 
 export function Inbox() {

@@ -1,9 +1,8 @@
 // Commands and outputs: a command breaks only where it is unambiguous, a long output shows its head and its tail.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { Copy } from "../base/copy.js";
 import { plural } from "../base/format.js";
-import { Clipped, Loaded, visible } from "../base/ui.js";
+import { Clipped, Copy, Loaded, visible } from "../base/ui.js";
 
 const HEAD = { lines: 20, chars: 2_500 };
 const TAIL = { lines: 10, chars: 1_500 };

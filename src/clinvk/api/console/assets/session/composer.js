@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { cancel, filled, get, start } from "../base/api.js";
 import { readDraft, useDraft, writeDraft } from "../base/drafts.js";
-import { Action, Checkbox, Form, Problem, Select, TextField, announce, useStored } from "../base/ui.js";
+import { Action, Checkbox, Form, Problem, Select, TextField, announce, useLoaded, useStored } from "../base/ui.js";
 import { useFileCompletion } from "./completion.js";
 import { AddImages, Images, useImages } from "./images.js";
 import { Permissions, Presets, keptBy, modesIn, warningsOf, withApproval } from "./permissions.js";
@@ -14,12 +14,8 @@ const SHEET = "prompt-options";
 
 /** Return the installed agents, or null until they are known. */
 export function useBackends() {
-  const [backends, setBackends] = useState(null);
-  useEffect(() => {
-    const isAvailable = (backend) => backend.available;
-    get("backends").then((found) => setBackends(found.backends.filter(isAvailable)), () => setBackends([]));
-  }, []);
-  return backends;
+  const { value, error } = useLoaded(() => get("backends"));
+  return error ? [] : value?.backends.filter((backend) => backend.available) ?? null;
 }
 
 /** Return a handler of the arrow keys, which brings earlier prompts into an empty box. */

@@ -1,15 +1,16 @@
 // What an agent has said and done before it asked.
 
-import { html, useEffect, useState } from "../vendor/preact.js";
+import { html } from "../vendor/preact.js";
 import { storedEvents } from "../base/api.js";
-import { visible } from "../base/ui.js";
+import { useLoaded, visible } from "../base/ui.js";
 import { RunBlocks, toolSummary } from "./transcript.js";
 
 const SAID_CHARS = 600;
 const TOOLS = 3;
 
 /** Return the last sentences of the agent, and its last tool calls, before an interaction. */
-async function contextOf({ id, run_id: run }, left) {
+async function contextOf({ id, run_id: run }) {
+  const left = new AbortController();
   const events = new RunBlocks(run);
   for await (const event of storedEvents(run, left.signal)) {
     if (event.type === "interaction_requested" && event.content.id === id) break;
@@ -22,12 +23,7 @@ async function contextOf({ id, run_id: run }, left) {
 }
 
 export function Context({ interaction, workdir }) {
-  const [{ said, tools = [] }, setContext] = useState({});
-  useEffect(() => {
-    const left = new AbortController();
-    contextOf(interaction, left).then(setContext, () => {}); // a run without stored events has none
-    return () => left.abort();
-  }, []);
+  const { value: { said, tools = [] } = {} } = useLoaded(() => contextOf(interaction)); // a run without stored events has none
   return (said || tools.length > 0) && html`
     <section class="context" aria-label="Before the request">
       ${said && html`<p>${visible(said)}</p>`}

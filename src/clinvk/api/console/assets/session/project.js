@@ -2,26 +2,20 @@
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
+import { nameOf } from "../base/format.js";
 import { live } from "../base/live.js";
-import { Problem, Select, TextField, useStored, visible } from "../base/ui.js";
+import { Problem, Select, TextField, useLoaded, useStored, visible } from "../base/ui.js";
 
 const MAX_REMEMBERED = 12;
-const DELAY_MS = 150;
 const OTHER = "other";
 
-const nameOf = (path) => path.split("/").filter(Boolean).at(-1) ?? path;
 const labelOf = (path, branch) => (branch ? `${nameOf(path)} (${branch})` : nameOf(path));
 
 /** Return `{path, branch}` of a directory, by default of the one where prompts work; null until it is known. */
 export function useDirectory(path, isNeeded = true) {
-  const [found, setFound] = useState(null);
-  useEffect(() => {
-    let isCurrent = true;
-    setFound(null);
-    if (isNeeded) get("directories", { path }).then((directory) => isCurrent && setFound(directory), () => {});
-    return () => { isCurrent = false; };
-  }, [path, isNeeded]);
-  return found;
+  const load = async () => isNeeded && { asked: path, ...await get("directories", { path }) };
+  const { value } = useLoaded(load, [path, isNeeded]);
+  return value?.asked === path ? value : null;
 }
 
 /** Return the directories that were used in this browser, newest first, and the function that adds one. */
@@ -35,9 +29,8 @@ export function useRemembered() {
 export function Project({ value, onChange }) {
   const own = useDirectory("");
   const [remembered] = useRemembered();
-  const [projects, setProjects] = useState([]);
   const [isPicking, setPicking] = useState(false);
-  useEffect(() => { get("projects").then((found) => setProjects(found.projects), () => {}); }, []);
+  const { value: { projects } = { projects: [] } } = useLoaded(() => get("projects"));
   const paths = [...projects.map((project) => project.directory), ...remembered, ...live.me.limits.workdirs ?? [], value];
   const branchOf = (path) => projects.find((project) => project.directory === path)?.branch;
   const known = [...new Set(paths.filter(Boolean))].map((path) => [path, labelOf(path, branchOf(path))]);
@@ -52,18 +45,13 @@ export function Project({ value, onChange }) {
 /** A field for the path of a directory, with the directories that continue the path. */
 function Picker({ start, onChoose, onClose }) {
   const [path, setPath] = useState(`${start.replace(/\/+$/, "")}/`);
-  const [found, setFound] = useState(null);
   const [error, setError] = useState(null);
   const field = useRef();
   const folder = path.replace(/[^/]*$/, "") || path;
+  const { value, error: isUnknown } = useLoaded(() => get("directories", { path: folder }), [folder]);
+  const found = isUnknown ? null : value;
   const names = found?.directories.filter((name) => name.startsWith(path.slice(folder.length))) ?? [];
   useEffect(() => field.current.querySelector("input").focus(), []);
-  useEffect(() => {
-    let isCurrent = true;
-    const show = (set) => (value) => isCurrent && set(value);
-    const timer = setTimeout(() => get("directories", { path: folder }).then(show(setFound), show(() => setFound(null))), DELAY_MS);
-    return () => { isCurrent = false; clearTimeout(timer); };
-  }, [folder]);
 
   function open(next) {
     setError(null);

@@ -3,7 +3,6 @@
 import { html, Component, useEffect, useRef, useState } from "../vendor/preact.js";
 import { cancel, get } from "../base/api.js";
 import { Changes } from "../review/changes.js";
-import { Copy } from "../base/copy.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { cost, duration, elapsed, tokens } from "../base/format.js";
@@ -16,7 +15,7 @@ import { navigate, useQuery } from "../base/router.js";
 import { NextStep } from "./next.js";
 import { Plan } from "./plan.js";
 import { ToolCard } from "./tool.js";
-import { Action, Clipped, Empty, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
+import { Action, Clipped, Copy, Empty, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
 import { VirtualList } from "../base/virtual-list.js";
 
 const MAX_NOTE_CHARS = 2_000;

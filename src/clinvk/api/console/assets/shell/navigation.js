@@ -1,7 +1,8 @@
 // The navigation: beside the screen, with the projects in a wide window; a bar at the bottom on a phone.
 
-import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { html, useRef, useState } from "../vendor/preact.js";
 import { Icon } from "../base/icons.js";
+import { useEvent, useLoaded } from "../base/ui.js";
 import { showShortcuts } from "./shortcuts.js";
 import { MENU, SCREENS } from "./screens.js";
 
@@ -35,39 +36,24 @@ export function Navigation({ section, sessionId, pending, me, onPalette, onLogou
 /** The projects, which only a wide window has room for. */
 function WideOnly({ sessionId }) {
   const [isWide, setWide] = useState(WIDE.matches);
-  const [Projects, setProjects] = useState(null);
-  useEffect(() => {
-    const onChange = () => setWide(WIDE.matches);
-    WIDE.addEventListener("change", onChange);
-    return () => WIDE.removeEventListener("change", onChange);
-  }, []);
-  useEffect(() => {
-    if (isWide) import("./projects.js").then((loaded) => setProjects(() => loaded.Projects));
-  }, [isWide]);
-  return html`<div class="projects">${isWide && Projects && html`<${Projects} sessionId=${sessionId} />`}</div>`;
+  useEvent(WIDE, "change", () => setWide(WIDE.matches));
+  const { value } = useLoaded(async () => isWide && import("./projects.js"), [isWide]);
+  return html`<div class="projects">${isWide && value && html`<${value.Projects} sessionId=${sessionId} />`}</div>`;
 }
 
 /** The menu of a phone. A choice, a tap elsewhere and Esc close it. */
 function More({ isCurrent, children }) {
   const menu = useRef();
-  useEffect(() => {
-    const close = () => { menu.current.open = false; };
-    const onPointerDown = ({ target }) => menu.current.contains(target) || close();
-    const onKeyDown = ({ key }) => {
-      if (key !== "Escape" || !menu.current.open) return;
-      close();
-      menu.current.firstElementChild.focus();
-    };
-    window.addEventListener("pointerdown", onPointerDown, true);
-    window.addEventListener("keydown", onKeyDown, true);
-    return () => {
-      window.removeEventListener("pointerdown", onPointerDown, true);
-      window.removeEventListener("keydown", onKeyDown, true);
-    };
-  }, []);
+  const close = () => { menu.current.open = false; };
+  useEvent(window, "pointerdown", ({ target }) => menu.current.contains(target) || close(), true);
+  useEvent(window, "keydown", ({ key }) => {
+    if (key !== "Escape" || !menu.current.open) return;
+    close();
+    menu.current.firstElementChild.focus();
+  }, true);
   return html`
     <details class="menu" ref=${menu}>
       <summary aria-current=${isCurrent || undefined}><${Icon} name="more" /><span>More</span></summary>
-      <div class="popup" onClick=${() => { menu.current.open = false; }}>${children}</div>
+      <div class="popup" onClick=${close}>${children}</div>
     </details>`;
 }
