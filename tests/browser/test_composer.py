@@ -101,6 +101,8 @@ async def test_new_session_begins_with_the_prompt_and_a_project(scripted: Script
         await page.until("document.querySelector('[aria-label=Agent] option') !== null")
         await choose(page, "Project", "other")
         await page.until("document.activeElement.matches('.directory')")
+        tops = "['[aria-label=Project]', '.picker'].map(each => document.querySelector(each).getBoundingClientRect())"
+        assert await page.evaluate(f"(([row, below]) => below.top >= row.bottom && below.left === row.left)({tops})")
         await page.write(".directory", f"{tmp_path}/p")
         names = "[...document.querySelectorAll('.directories button')].map(each => each.textContent).join()"
         await page.until(f"{names} === '..,plain,project'")
@@ -161,8 +163,12 @@ async def test_file_is_completed_by_keyboard(scripted: Scripted, tmp_path: Path,
         session = (await server.prompt(prompt="begin", workdir=str(repository.path))).json()["session_id"]
         async with opened(server, f"/session/{session}", at=AREA) as page:
             await resize(page, width)
+            box = "document.querySelector('{}').getBoundingClientRect()"
+            dock = await page.evaluate(f"{box.format('.dock')}.height")
             await page.write(AREA, "Mend @parse")
             await page.until(f"{COMPLETIONS} === 'src/parser.py,docs/parser.md'")
+            assert await page.evaluate(f"{box.format('.dock')}.height") == dock  # the list is above the text
+            assert await page.evaluate(f"{box.format('.completions')}.bottom <= {box.format(AREA)}.top")
             await press(page, "ArrowDown")
             active = "document.getElementById(document.activeElement.getAttribute('aria-activedescendant'))"
             await page.until(f"{active}.textContent === 'docs/parser.md'")

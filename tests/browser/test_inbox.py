@@ -52,6 +52,8 @@ async def test_request_is_shown_beside_the_list_with_what_the_agent_said_before(
         assert await page.evaluate(text_of(".context li")) == "Read Makefile"
         assert await page.evaluate("document.querySelectorAll('.interaction').length") == 1
         assert await page.evaluate("window.shift") == 0
+        bottoms = "['.context', '.requests'].map(each => document.querySelector(each).getBoundingClientRect().bottom)"
+        assert await page.evaluate(f"new Set({bottoms}).size") == 1
 
 
 async def test_next_request_comes_after_an_answer_and_takes_no_click_at_first(scripted: Scripted) -> None:

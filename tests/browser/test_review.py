@@ -382,6 +382,8 @@ async def test_changes_of_a_session_are_commented_beside_the_conversation(script
         is_beside = "document.querySelector('.composer').getBoundingClientRect().right <= "
         is_beside += "document.querySelector('.changes').getBoundingClientRect().left"
         assert await page.evaluate(is_beside) == (width == 1280)
+        title = "document.querySelector('.session-head h1')"
+        assert await page.evaluate(f"{title}.clientWidth === {title}.parentNode.clientWidth") == (width == 1280)
         await page.evaluate("document.querySelector('.changes .line.added button').click()")
         await page.until("document.activeElement.tagName === 'TEXTAREA'")
         await page.call("Input.insertText", text="Keep the name.")

@@ -2,6 +2,7 @@
 
 import { html, useState } from "../vendor/preact.js";
 import { filled, get, start } from "../base/api.js";
+import { readDraft, useDraft, writeDraft } from "../base/drafts.js";
 import { useBackends } from "../session/composer.js";
 import { Permissions, withApproval } from "../session/permissions.js";
 import { Project, useRemembered } from "../session/project.js";
@@ -10,6 +11,7 @@ import { RunList } from "./rows.js";
 import { Agent, Checkbox, Empty, Form, Loaded, Problem, Select, TextArea, TextField, useStored } from "../base/ui.js";
 
 const SEARCHED_RUNS = 500;
+const DRAFT = "compare";
 
 /** Load the compares among the newest runs. */
 async function loadCompares() {
@@ -30,12 +32,9 @@ function CompareForm() {
   const backends = useBackends() ?? [];
   const [chosen, setChosen] = useStored("compare", []);
   const [, remember] = useRemembered();
-  const [modes, setModes] = useState({});
-  const [prompt, setPrompt] = useState("");
-  const [workdir, setWorkdir] = useState("");
-  const [isIsolated, setIsolated] = useState(true);
-  const [judge, setJudge] = useState("");
-  const [check, setCheck] = useState("");
+  const [draft, setDraft] = useDraft(DRAFT, {});
+  const { prompt = "", workdir = "", isIsolated = true, judge = "", check = "", modes = {} } = draft;
+  const change = (name) => (value) => setDraft({ ...readDraft(DRAFT), [name]: value });
   const [error, setError] = useState(null);
   const names = backends.map((backend) => backend.name).filter((name) => chosen.includes(name));
   const agents = backends.filter((backend) => names.includes(backend.name));
@@ -49,6 +48,7 @@ function CompareForm() {
     try {
       const { run_id: run } = await start("compare", { prompt, backends: names, ...filled(fields) });
       remember(workdir);
+      writeDraft(DRAFT, null);
       navigate(`compare/${run}`);
     } catch (failure) {
       setError(failure);
@@ -57,19 +57,20 @@ function CompareForm() {
   return html`
     <${Form} class="composer" aria-label="Compare agents" onSubmit=${submit}>
       <${Problem} error=${error} />
-      <${TextArea} label="Prompt" rows="4" value=${prompt} onChange=${setPrompt} placeholder="What should each agent do?" />
-      <div class="options"><${Project} value=${workdir} onChange=${setWorkdir} /></div>
-      ${isIsolated && html`<div class="options"><${TextField} class="directory" label="Check" value=${check} onChange=${setCheck}
+      <${TextArea} label="Prompt" rows="4" value=${prompt} onChange=${change("prompt")} placeholder="What should each agent do?" />
+      <div class="options"><${Project} value=${workdir} onChange=${change("workdir")} /></div>
+      ${isIsolated && html`<div class="options"><${TextField} class="directory" label="Check" value=${check} onChange=${change("check")}
         placeholder="Check: a command to run in each worktree, such as make test" /></div>`}
       <fieldset class="options"><legend class="sr">Agents</legend>
         ${backends.map(({ name }) => html`
           <${Checkbox} checked=${names.includes(name)} onChange=${() => toggle(name)}><${Agent} name=${name} /><//>`)}</fieldset>
       <div class="options">
-        <${Permissions} backend=${agents[0]} value=${options} onChange=${setModes} />
-        <${Select} label="Judge" value=${judge} onChange=${setJudge}
+        <${Permissions} backend=${agents[0]} value=${options} onChange=${change("modes")} />
+        <${Select} label="Judge" value=${judge} onChange=${change("judge")}
           options=${[["", "No judge"], ...backends.map(({ name }) => [name, `Judge: ${name}`])]} />
-        <${Checkbox} checked=${isIsolated} onChange=${() => setIsolated(!isIsolated)}>Each in a worktree<//>
+        <${Checkbox} checked=${isIsolated} onChange=${() => change("isIsolated")(!isIsolated)}>Each in a worktree<//>
         <span class="gap"></span>
+        ${names.length < 2 && html`<span class="quiet">Choose at least two agents.</span>`}
         <button class="primary" disabled=${!prompt.trim() || names.length < 2}>Compare</button>
       </div>
     <//>`;

@@ -10,6 +10,7 @@ import { useLive } from "../base/live.js";
 import { Answer } from "../base/markdown.js";
 import { Review } from "../review/review.js";
 import { stream } from "../base/stream.js";
+import { InteractionCard } from "../session/interaction.js";
 import { RunBlocks } from "../session/transcript.js";
 import { Action, Agent, Facts, Loaded, Loading, Problem, State, useLoaded, useTick, visible } from "../base/ui.js";
 
@@ -39,6 +40,7 @@ export function Comparison({ id }) {
   if (!run) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
   const judge = run.runs.find((part) => part.name === "judge");
   const outcome = outcomeOf(run.output);
+  const asked = [...live.interactions.values()].filter(({ run_id: asks }) => run.runs.some((part) => part.id === asks));
   const best = worktrees.get(parts[outcome.best]?.workdir);
   return html`
     <header class="session-head"><h1 tabindex="-1">${visible(run.prompt.slice(0, 300))}</h1>
@@ -47,6 +49,8 @@ export function Comparison({ id }) {
         ${!ENDED.has(run.state) && html`<${Action} class="small" run=${() => cancel(id)}>Stop all<//>`}</p>
     </header>
     <${Problem} error=${error ?? unknown} />
+    ${asked.filter((each) => each.status === "pending" || each === asked.at(-1)).map((each) => html`
+      <${InteractionCard} key=${each.id} interaction=${each} />`)}
     <${Outcome} parts=${parts} outcome=${outcome} worktrees=${worktrees} />
     ${judge && !ENDED.has(judge.state) && html`
       <p class="working"><span class="pulse" aria-hidden="true"></span>${judge.backend} judges the answers</p>`}

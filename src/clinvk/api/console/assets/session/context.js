@@ -23,7 +23,9 @@ async function contextOf({ id, run_id: run }) {
 }
 
 export function Context({ interaction, workdir }) {
-  const { value: { said, tools = [] } = {} } = useLoaded(() => contextOf(interaction)); // a run without stored events has none
+  const { value, error } = useLoaded(() => contextOf(interaction)); // a run without stored events has none
+  const { said, tools = [] } = value ?? {};
+  if (!value && !error) return html`<div class="context"></div>`; // room for it
   return (said || tools.length > 0) && html`
     <section class="context" aria-label="Before the request">
       ${said && html`<p>${visible(said)}</p>`}
