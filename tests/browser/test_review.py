@@ -299,6 +299,44 @@ async def test_changes_are_committed_with_a_message_that_the_agent_proposes(scri
 
 
 @needs_browser
+async def test_focus_stays_with_the_actions_of_a_worktree(scripted: Scripted) -> None:
+    async with review(scripted) as page:
+        await go(page, "worktrees")
+        await page.until("document.querySelector('main .item a') !== null")
+        await page.evaluate("document.querySelector('main .item a').focus()")
+        await press(page, "Enter")
+        await page.until("document.activeElement.matches('.screen.worktree h1')")
+        await page.evaluate("document.querySelectorAll('main .buttons button')[1].focus()")
+        await press(page, "Enter")
+        await page.until("document.activeElement.matches('[aria-label=\"Commit message\"]')")
+        field = "document.activeElement"
+        line = f"parseFloat(getComputedStyle({field}).lineHeight)"
+        lines = f"Math.round(({field}.clientHeight - 12) / {line})"
+        assert await page.evaluate(lines) == 3
+        await page.call("Input.insertText", text="One\n\nTwo\nThree\nFour")
+        assert await page.evaluate(lines) == 5
+        await press(page, "Tab", "Tab", "Enter")
+        await page.until("document.querySelector('form textarea').value.startsWith('Rename')")
+        assert await page.evaluate("document.activeElement.textContent") == "Propose message"
+        await page.evaluate("document.querySelector('form .primary').focus()")
+        await press(page, "Enter")
+        await page.until("document.activeElement.matches('.result')")
+
+
+@needs_browser
+async def test_proposal_that_fails_says_what_to_do(scripted: Scripted) -> None:
+    async with review(scripted) as page:
+        reason = {"detail": "the answer of the agent is not a commit message"}
+        answer = f"async (...request) => new Response({json.dumps(json.dumps(reason))}, {{ status: 502 }})"
+        await page.evaluate(click_on("Commit…", ".buttons"))
+        await page.until("document.querySelector('form textarea') !== null")
+        await page.evaluate(f"void (window.fetch = {answer})")
+        await page.evaluate(click_on("Propose message", "form"))
+        expected = f"No message: {reason['detail']}. Write the message, or try again."
+        await page.until(f"{text_of('form .problem')} === {json.dumps(expected)}")
+
+
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_review_fits_and_is_accessible(scripted: Scripted, width: int, scheme: str) -> None:

@@ -186,6 +186,21 @@ async def test_back_returns_to_the_row_that_was_chosen(scripted: Scripted, width
         assert await page.evaluate(top) == before
 
 
+async def test_heading_of_a_session_that_is_opened_by_keyboard_has_the_focus(scripted: Scripted) -> None:
+    scripted.play(claude_says("one"))
+    async with serving(scripted.env) as server:
+        await server.prompt(prompt="begin")
+        async with opened(server, "/sessions") as page:
+            for link in ("main .item .main", "nav a[href*='#/session/']"):
+                await page.until(f"document.querySelector({json.dumps(link)}) !== null")
+                await page.evaluate(f"document.querySelector({json.dumps(link)}).focus()")
+                await press(page, "Enter")
+                await page.until("document.activeElement.matches('.screen.session h1')")
+                await go(page, "sessions")
+            await page.evaluate("location.hash = '#/session/0'")
+            await page.until("document.activeElement.matches('[role=alert]')")
+
+
 async def test_keys_move_in_lists_and_to_what_waits(scripted: Scripted) -> None:
     focused = "document.activeElement.querySelector('.title')?.textContent"
     async with shell(scripted, "/sessions") as page:

@@ -70,5 +70,5 @@ def message_of(result: RunResult) -> str:
     try:
         message = msgspec.convert(ending.structured_output, _Message)
     except msgspec.ValidationError as exc:
-        raise ClinvkError(f"the agent proposed no message: {exc}") from exc
+        raise ClinvkError("the answer of the agent is not a commit message") from exc
     return f"{' '.join(message.subject.split())}\n\n{message.body.strip()}".strip()

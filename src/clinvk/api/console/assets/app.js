@@ -2,6 +2,7 @@
 
 import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { get, onUnauthorized, post } from "./base/api.js";
+import { focusScreen } from "./base/focus.js";
 import { Icon } from "./base/icons.js";
 import { live, useLive } from "./base/live.js";
 import { leavePush, renewPush, showNumber, tellOfEnd, tellOfRequest } from "./base/notify.js";
@@ -100,11 +101,8 @@ function Screen({ route, id }) {
   const [error, setError] = useState(null);
   useEffect(() => {
     (id && route.detail ? route.detail : route.load)().then((component) => setShown(() => component), setError);
+    focusScreen();
   }, []);
-  useEffect(() => {
-    const isElsewhere = document.activeElement.matches("body, nav *");
-    if (Shown && isElsewhere) document.querySelector("main h1")?.focus({ preventScroll: true });
-  }, [Shown]);
   if (error) throw error;
   return Shown && html`<${Shown} ...${route.props?.(id) ?? { id }} />`;
 }

@@ -112,21 +112,21 @@ export const Checkbox = ({ checked, onChange, children }) => html`
 export const Form = ({ onSubmit, children, ...attributes }) => html`
   <form ...${attributes} onSubmit=${(event) => { event.preventDefault(); onSubmit(event); }}>${children}</form>`;
 
-/** A button for an action that takes time: disabled meanwhile, with the error beside it. */
+/** A button for an action that takes time, with the error beside it. Meanwhile the button does nothing, but keeps the focus. */
 export function Action({ run, children, confirm, ...attributes }) {
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState(null);
   const isMounted = useRef(true);
   useEffect(() => () => { isMounted.current = false; }, []);
   async function click() {
-    if (confirm && !window.confirm(confirm)) return;
+    if (isBusy || (confirm && !window.confirm(confirm))) return;
     setBusy(true);
     setError(null);
     try { await run(); } catch (failure) { if (isMounted.current) setError(failure); }
     if (isMounted.current) setBusy(false);
   }
   return html`
-    <button type="button" ...${attributes} disabled=${isBusy || attributes.disabled} onClick=${click}>${children}</button>
+    <button type="button" ...${attributes} aria-disabled=${isBusy} onClick=${click}>${children}</button>
     <${Problem} error=${error} />`;
 }
 

@@ -3,7 +3,7 @@
 import { html, useState } from "../vendor/preact.js";
 import { post, remove, send } from "../base/api.js";
 import { plural } from "../base/format.js";
-import { Action, Form, Problem, TextArea } from "../base/ui.js";
+import { Action, useFocus } from "../base/ui.js";
 
 const PROPOSAL_MS = 180_000; // an agent reads the changes
 
@@ -35,28 +35,25 @@ export function WorktreeActions({ worktree, onDone }) {
 
 function CommitForm({ id, onDone, onCancel }) {
   const [message, setMessage] = useState("");
-  const [isBusy, setBusy] = useState(false);
-  const [error, setError] = useState(null);
+  const field = useFocus();
   async function propose() {
-    const response = await send("POST", `worktrees/${id}/message`, { body: {}, signal: AbortSignal.timeout(PROPOSAL_MS) });
-    setMessage((await response.json()).message);
-  }
-  async function commit() {
-    setBusy(true);
     try {
-      const { commit: name, branch } = await post(`worktrees/${id}/commit`, { message: message.trim() });
-      onDone(`Committed ${name.slice(0, 10)} to the branch ${branch}.`);
+      const response = await send("POST", `worktrees/${id}/message`, { body: {}, signal: AbortSignal.timeout(PROPOSAL_MS) });
+      setMessage((await response.json()).message);
     } catch (failure) {
-      setError(failure);
-      setBusy(false);
+      throw new Error(`No message: ${failure.message}. Write the message, or try again.`);
     }
   }
+  async function commit() {
+    const { commit: name, branch } = await post(`worktrees/${id}/commit`, { message: message.trim() });
+    onDone(`Committed ${name.slice(0, 10)} to the branch ${branch}.`);
+  }
   return html`
-    <${Form} class="card" aria-label="Commit" onSubmit=${commit}>
-      <label>Commit message <${TextArea} label="Commit message" rows="4" value=${message} onChange=${setMessage} /></label>
-      <${Problem} error=${error} />
-      <div class="buttons"><button class="primary" disabled=${isBusy || !message.trim()}>Commit</button>
-        <${Action} run=${propose} disabled=${isBusy}>Propose message<//>
+    <form class="card" aria-label="Commit">
+      <label>Commit message <textarea aria-label="Commit message" value=${message} ref=${field}
+        onInput=${(event) => setMessage(event.target.value)}></textarea></label>
+      <div class="buttons"><${Action} class="primary" run=${commit} disabled=${!message.trim()}>Commit<//>
+        <${Action} run=${propose}>Propose message<//>
         <button type="button" onClick=${onCancel}>Cancel</button></div>
-    <//>`;
+    </form>`;
 }
