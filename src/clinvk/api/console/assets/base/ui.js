@@ -108,23 +108,34 @@ export const TextArea = ({ label, onChange, ...attributes }) => html`
 export const Checkbox = ({ checked, onChange, children }) => html`
   <label class="option"><input type="checkbox" checked=${checked} onChange=${onChange} />${children}</label>`;
 
-/** A form that is sent by `onSubmit` instead of the browser. */
-export const Form = ({ onSubmit, children, ...attributes }) => html`
-  <form ...${attributes} onSubmit=${(event) => { event.preventDefault(); onSubmit(event); }}>${children}</form>`;
+/** Return a function that runs an action that takes time, but not twice at once, whether it runs, and why it failed. */
+export function useAction(action) {
+  const [{ isBusy = false, error }, setState] = useState({});
+  async function run(...args) {
+    if (isBusy) return;
+    setState({ isBusy: true });
+    try {
+      await action(...args);
+      setState({});
+    } catch (failure) {
+      setState({ error: failure });
+    }
+  }
+  return [run, isBusy, error];
+}
+
+/** A form that is sent by `onSubmit` instead of the browser. An error is at the end. */
+export function Form({ onSubmit, children, ...attributes }) {
+  const [submit, , error] = useAction(onSubmit);
+  return html`
+    <form ...${attributes} onSubmit=${(event) => { event.preventDefault(); submit(event); }}>
+      ${children}<${Problem} error=${error} /></form>`;
+}
 
 /** A button for an action that takes time, with the error beside it. Meanwhile the button does nothing, but keeps the focus. */
 export function Action({ run, children, confirm, ...attributes }) {
-  const [isBusy, setBusy] = useState(false);
-  const [error, setError] = useState(null);
-  const isMounted = useRef(true);
-  useEffect(() => () => { isMounted.current = false; }, []);
-  async function click() {
-    if (isBusy || (confirm && !window.confirm(confirm))) return;
-    setBusy(true);
-    setError(null);
-    try { await run(); } catch (failure) { if (isMounted.current) setError(failure); }
-    if (isMounted.current) setBusy(false);
-  }
+  const [act, isBusy, error] = useAction(run);
+  const click = () => (isBusy || !confirm || window.confirm(confirm)) && act();
   return html`
     <button type="button" ...${attributes} aria-disabled=${isBusy} onClick=${click}>${children}</button>
     <${Problem} error=${error} />`;

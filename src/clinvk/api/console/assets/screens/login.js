@@ -1,8 +1,8 @@
 // The login: with a key, or with the token of a login link, which is removed from the address at once.
 
-import { html, useState } from "../vendor/preact.js";
+import { html } from "../vendor/preact.js";
 import { post } from "../base/api.js";
-import { Problem, useFocus } from "../base/ui.js";
+import { Form, Problem, useFocus } from "../base/ui.js";
 
 /** Take the token from the address, so that it stays in no history. Return null if there is none. */
 export function takeToken() {
@@ -12,31 +12,19 @@ export function takeToken() {
   return decodeURIComponent(token);
 }
 
-export function Login({ error: first, onLogin }) {
-  const [isBusy, setBusy] = useState(false);
-  const [error, setError] = useState(first);
+export function Login({ error, onLogin }) {
   const field = useFocus();
-  async function submit(event) {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      onLogin(await post("login", { key: new FormData(event.target).get("key") }));
-    } catch (failure) {
-      setError(failure);
-      setBusy(false);
-    }
-  }
+  const submit = async (event) => onLogin(await post("login", { key: new FormData(event.target).get("key") }));
   return html`
     <main class="login">
-      <form class="card" onSubmit=${submit}>
+      <${Form} class="card" onSubmit=${submit}>
         <h1><img src="console/icon.svg" alt="" width="32" height="32" /> clinvk</h1>
         <label for="key">API key</label>
         <input id="key" name="key" type="password" autocomplete="current-password" required ref=${field} />
         <${Problem} error=${error} />
-        <button class="primary" disabled=${isBusy}>Log in</button>
+        <button class="primary">Log in</button>
         <p class="quiet"><code>clinvk keys create NAME</code> creates a key. On the machine of the server,
           ${" "}<code>clinvk open</code> logs in without one.</p>
-      </form>
+      <//>
     </main>`;
 }

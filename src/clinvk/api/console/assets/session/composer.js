@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { cancel, filled, get, start } from "../base/api.js";
 import { readDraft, useDraft, writeDraft } from "../base/drafts.js";
-import { Action, Checkbox, Form, Problem, Select, TextField, announce, useLoaded, useStored } from "../base/ui.js";
+import { Action, Checkbox, Form, Problem, Select, TextField, announce, useAction, useLoaded, useStored } from "../base/ui.js";
 import { useFileCompletion } from "./completion.js";
 import { AddImages, Images, useImages } from "./images.js";
 import { Permissions, Presets, keptBy, modesIn, warningsOf, withApproval } from "./permissions.js";
@@ -45,8 +45,6 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
   const [, remember] = useRemembered();
   const [draft, setDraft] = useDraft(name, {});
   const [images, addImages, setImages] = useImages(name);
-  const [isBusy, setBusy] = useState(false);
-  const [error, setError] = useState(null);
   const area = useRef();
   const { text: prompt = "" } = draft;
   const chosen = { ...(!session && { ...stored, approval_mode: stored.approval_mode || undefined }), ...draft.options };
@@ -54,14 +52,14 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
   const backend = backends?.find((each) => each.name === agent);
   const options = withApproval({ ...(session && keptBy(lastRequest ?? {})), ...chosen }, [backend]);
   const project = useDirectory(options.workdir ?? "", !session);
-  const canSend = prompt.trim() && !isBusy && agent && (!session || lastRequest); // whose modes the session keeps
   const keep = (changed) => {
     const next = { ...readDraft(name), ...changed };
     setDraft(next.text || next.options ? next : null);
   };
   const write = (text) => keep({ text });
   const change = (changed) => keep({ options: { ...readDraft(name)?.options, ...changed } });
-  const add = (files) => addImages(files).catch(setError);
+  const [refusal, setRefusal] = useState(null);
+  const add = (files) => addImages(files).then(() => setRefusal(null), setRefusal);
   const completion = useFileCompletion(area, session?.working_dir ?? project?.path, write);
   const onHistory = useHistory(prompts, prompt, write);
   useEffect(() => { if (!session) area.current.focus(); }, []);
@@ -73,41 +71,34 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
   }
 
   /** Send the prompt. While the agent works, `onBusy` says what happens. */
-  async function submit(onBusy = "queue") {
-    if (!canSend) return;
-    setBusy(true);
-    setError(null);
+  const [submit, isBusy, error] = useAction(async (onBusy = "queue") => {
     const { is_isolated: isIsolated, ...fields } = options;
-    try {
-      const started = await start("prompt", {
-        prompt,
-        ...filled(fields),
-        ...(session ? { session_id: session.id } : { backend: agent }),
-        ...(isIsolated && project?.branch && { isolation: "worktree" }),
-        ...(images.length && { images: images.map((image) => image.url) }),
-        ...(activeRun && { on_busy: onBusy }),
-      });
-      writeDraft(name, null);
-      setImages([]);
-      if (!session) {
-        setStored({ ...chosen, backend: agent });
-        remember(options.workdir);
-      }
-      announce("Prompt sent");
-      onStarted(started);
-    } catch (failure) {
-      setError(failure);
+    const started = await start("prompt", {
+      prompt,
+      ...filled(fields),
+      ...(session ? { session_id: session.id } : { backend: agent }),
+      ...(isIsolated && project?.branch && { isolation: "worktree" }),
+      ...(images.length && { images: images.map((image) => image.url) }),
+      ...(activeRun && { on_busy: onBusy }),
+    });
+    writeDraft(name, null);
+    setImages([]);
+    if (!session) {
+      setStored({ ...chosen, backend: agent });
+      remember(options.workdir);
     }
-    setBusy(false);
-  }
+    announce("Prompt sent");
+    onStarted(started);
+  });
 
+  const canSend = prompt.trim() && !isBusy && agent && (!session || lastRequest); // whose modes the session keeps
   function onKeyDown(event) {
     if (completion.onKeyDown(event) || onHistory(event)) return;
     const isPhone = matchMedia("(pointer: coarse)").matches; // where there is a button but no easy new line
     const isSteering = event.ctrlKey || event.metaKey;
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || (isPhone && !isSteering)) return;
     event.preventDefault();
-    submit(isSteering ? "steer" : "queue");
+    if (canSend) submit(isSteering ? "steer" : "queue");
   }
   const onInput = (event) => { write(event.target.value); completion.update(); };
   const isWarning = warningsOf(options).length > 0;
@@ -119,11 +110,11 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
 
   return html`
     <${Queue} session=${session} turns=${queued} onStarted=${onStarted} onLost=${takeBack} />
-    <${Form} class="composer" aria-label="Prompt" onSubmit=${() => submit()}
+    <${Form} class="composer" aria-label="Prompt" onSubmit=${() => canSend && submit()}
       onPaste=${(event) => add(event.clipboardData.files)} onDragOver=${(event) => event.preventDefault()}
       onDrop=${(event) => { event.preventDefault(); add(event.dataTransfer.files); }}>
       ${backends?.length === 0 && html`<p class="problem">No agent is installed. <a href="#/agents">Agents</a></p>`}
-      <${Problem} error=${error} />
+      <${Problem} error=${error ?? refusal} />
       ${!session && html`<div class="options">
         <${Project} value=${options.workdir ?? ""} onChange=${(workdir) => change({ workdir, is_isolated: false })} />
         ${project?.branch && html`

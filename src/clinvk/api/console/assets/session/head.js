@@ -5,7 +5,7 @@ import { cancel, patch, post, remove } from "../base/api.js";
 import { cost, shortPath, titleOf, tokens } from "../base/format.js";
 import { Menu } from "../base/menu.js";
 import { navigate } from "../base/router.js";
-import { Action, Agent, Facts, Form, Problem, State, useFocus, visible } from "../base/ui.js";
+import { Action, Agent, Facts, Form, Problem, State, useAction, useFocus, visible } from "../base/ui.js";
 
 /**
  * `session` is null for a run without one. `run` is the last run, `activeRun` the run in progress, `parent` the session
@@ -13,14 +13,10 @@ import { Action, Agent, Facts, Form, Problem, State, useFocus, visible } from ".
  */
 export function Head({ session, run, activeRun, parent, onChange, children }) {
   const [isNaming, setNaming] = useState(false);
-  const [error, setError] = useState(null);
+  const [attempt, , error] = useAction((action) => action());
   const { backend, model } = session ?? run;
   const workdir = session?.project ?? session?.working_dir ?? run.workdir;
   const state = (activeRun ?? run)?.state;
-  const attempt = (action) => async () => {
-    setError(null);
-    await action().catch(setError);
-  };
   async function change(fields) {
     await patch(`sessions/${session.id}`, fields);
     setNaming(false);
@@ -31,19 +27,20 @@ export function Head({ session, run, activeRun, parent, onChange, children }) {
     await remove(`sessions/${session.id}`);
     navigate("sessions");
   }
+  const fork = async () => navigate(`session/${(await post(`sessions/${session.id}/fork`)).id}`);
   const items = session && [
     { label: "Rename", run: () => setNaming(true) },
-    { label: "Fork", run: attempt(async () => navigate(`session/${(await post(`sessions/${session.id}/fork`)).id}`)) },
+    { label: "Fork", run: () => attempt(fork) },
     "archived" in session && {
-      label: session.archived ? "Unarchive" : "Archive", run: attempt(() => change({ archived: !session.archived })),
+      label: session.archived ? "Unarchive" : "Archive", run: () => attempt(() => change({ archived: !session.archived })),
     },
-    { label: "Delete", isDanger: true, run: attempt(drop) },
+    { label: "Delete", isDanger: true, run: () => attempt(drop) },
   ];
   return html`
     <header class="session-head">
       <div class="top">
         ${isNaming
-          ? html`<${Naming} title=${titleOf(session)} onSave=${(title) => attempt(() => change({ title }))()}
+          ? html`<${Naming} title=${titleOf(session)} onSave=${(title) => attempt(() => change({ title }))}
               onCancel=${() => setNaming(false)} />`
           : html`<h1 tabindex="-1">${visible(session ? titleOf(session) : "Run without session")}</h1>`}
         ${state && html`<${State} state=${state} />`}

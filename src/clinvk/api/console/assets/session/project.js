@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
 import { nameOf } from "../base/format.js";
 import { live } from "../base/live.js";
-import { Problem, Select, TextField, useLoaded, useStored, visible } from "../base/ui.js";
+import { Problem, Select, TextField, useAction, useLoaded, useStored, visible } from "../base/ui.js";
 
 const MAX_REMEMBERED = 12;
 const OTHER = "other";
@@ -45,7 +45,7 @@ export function Project({ value, onChange }) {
 /** A field for the path of a directory, with the directories that continue the path. */
 function Picker({ start, onChoose, onClose }) {
   const [path, setPath] = useState(`${start.replace(/\/+$/, "")}/`);
-  const [error, setError] = useState(null);
+  const [choose, , error] = useAction(async () => onChoose((await get("directories", { path })).path));
   const field = useRef();
   const folder = path.replace(/[^/]*$/, "") || path;
   const { value, error: isUnknown } = useLoaded(() => get("directories", { path: folder }), [folder]);
@@ -54,11 +54,9 @@ function Picker({ start, onChoose, onClose }) {
   useEffect(() => field.current.querySelector("input").focus(), []);
 
   function open(next) {
-    setError(null);
     setPath(next);
     field.current.querySelector("input").focus();
   }
-  const choose = () => get("directories", { path }).then((directory) => onChoose(directory.path), setError);
   function onKeyDown(event) {
     if (event.key === "Escape") onClose();
     else if (event.key === "Enter" && event.target.matches("input")) choose();

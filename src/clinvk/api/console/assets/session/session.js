@@ -15,7 +15,7 @@ import { navigate, useQuery } from "../base/router.js";
 import { NextStep } from "./next.js";
 import { Plan } from "./plan.js";
 import { ToolCard } from "./tool.js";
-import { Action, Clipped, Copy, Empty, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
+import { Action, Clipped, Copy, Empty, Loading, Problem, Time, useLoaded, useTick, visible } from "../base/ui.js";
 import { VirtualList } from "../base/virtual-list.js";
 
 const MAX_NOTE_CHARS = 2_000;
@@ -34,7 +34,6 @@ export function Session({ sessionId, runId }) {
   useLive();
   const [, setVersion] = useState(0);
   const [isAtEnd, setAtEnd] = useState(true);
-  const [lastRequest, setLastRequest] = useState(null);
   const list = useRef();
   const conversation = useRef();
   useEffect(() => {
@@ -49,11 +48,9 @@ export function Session({ sessionId, runId }) {
   const { session, parent, rows = [], error, activeTurn, turns = [], ownTurns = [], queued, plan } = conversation.current ?? {};
   const run = turns.at(-1)?.run;
   const lastTurn = ownTurns.findLast((turn) => !turn.isWithdrawn);
-  useEffect(() => {
-    if (!sessionId) return;
-    if (run) get(`runs/${run.id}`).then((found) => setLastRequest(found.request), () => setLastRequest((known) => known ?? {}));
-    else if (session) setLastRequest({});
-  }, [run?.id, !session]);
+  const loadLast = async () => (run ? get(`runs/${run.id}`) : session && { request: {} });
+  const { value: last, error: isUnknown } = useLoaded(loadLast, [run?.id, !session]);
+  const lastRequest = last?.request ?? (isUnknown ? {} : null);
   if (!run && !session) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
   const interactionOf = ({ block }) =>
     block?.interaction && (live.interactions.get(block.interaction.id) ?? block.interaction);

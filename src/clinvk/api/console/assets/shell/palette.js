@@ -7,7 +7,7 @@ import { Icon } from "../base/icons.js";
 import { live } from "../base/live.js";
 import { address, navigate } from "../base/router.js";
 import { projectOf, stateOf } from "../screens/rows.js";
-import { Problem, TextField, visible } from "../base/ui.js";
+import { Problem, TextField, useAction, visible } from "../base/ui.js";
 import { MENU, SCREENS } from "./screens.js";
 import { goToWaiting, showShortcuts } from "./shortcuts.js";
 
@@ -63,7 +63,6 @@ function useFound(text) {
 export function Palette({ sessionId, onClose }) {
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
-  const [failure, setFailure] = useState(null);
   const dialog = useRef();
   const { projects, sessions, error } = useFound(text);
   const choices = [
@@ -73,16 +72,11 @@ export function Palette({ sessionId, onClose }) {
   useEffect(() => dialog.current.showModal(), []);
   useEffect(() => dialog.current.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" }), [chosen]);
 
-  async function choose(choice) {
-    try {
-      await choice.before?.();
-    } catch (error) {
-      setFailure(error);
-      return;
-    }
+  const [choose, , failure] = useAction(async (choice) => {
+    await choice.before?.();
     dialog.current.close(); // gives the focus back, before the screen changes
     choice.run();
-  }
+  });
   function onKeyDown(event) {
     const step = STEPS[event.key];
     if (step) setAt((chosen + step + choices.length) % choices.length);
