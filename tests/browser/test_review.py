@@ -295,6 +295,7 @@ async def test_changes_are_committed_with_a_message_that_the_agent_proposes(scri
         await page.until("document.querySelector('form textarea').value === 'Rename old to new\\n\\nAs asked.'")
         await page.evaluate(click_on("Commit", "form"))
         await page.until(f"{text_of('.result')}.startsWith('Committed ffffffffff to the branch feature.')")
+        assert "changed" not in str(await page.evaluate(text_of(".session-head .meta")))
         assert await page.evaluate("window.sent") == [{}, {"message": "Rename old to new\n\nAs asked."}]
 
 
@@ -474,6 +475,46 @@ async def test_changes_since_a_turn_and_actions_are_shown_for_a_session_with_a_w
         await page.call("Input.insertText", text="Older, please")
         await page.evaluate(click_on("Save", ".line-comment"))
         await page.until("document.querySelector('.changes .dock') !== null")
+
+
+@needs_browser
+async def test_worktree_that_was_committed_has_ended_and_shares_its_comments(scripted: Scripted) -> None:
+    worktree = {**WORKTREE, "files": [{"path": "README.md", "status": "modified", "added": 1, "removed": 1}]}
+    async with session_with_changes(scripted, 1280, worktree=WORKTREE["id"], files=worktree["files"]) as page:
+        path = f"worktrees/{worktree['id']}"
+        session = await page.evaluate("location.hash.split('/')[2]")
+        worktree["runs"] = [{**RUN, "session_id": session}]
+        answers = {path: worktree, f"{path}/commit": {"commit": "f" * 40, "branch": WORKTREE["branch"]}}
+        await page.evaluate(f"void Object.assign(answers, {json.dumps(answers)})")
+        link = f'a[href="#/worktree/{worktree["id"]}"]'
+        assert await page.evaluate(text_of(f".session-head {link}")) == f"Worktree {worktree['id']}"
+        assert "$0.01" in str(await page.evaluate(text_of(".session-head .meta")))
+        await page.evaluate(click_on("Changes", ".session-head"))
+        await page.until("document.querySelectorAll('.changes .file').length === 3")
+        await page.evaluate("document.querySelector('.changes .line.added button').click()")
+        await page.until("document.activeElement.closest('.line-comment') !== null")
+        await page.call("Input.insertText", text="Older, please")
+        await page.evaluate(click_on("Save", ".line-comment"))
+        await go(page, f"worktree/{worktree['id']}")
+        await page.until(f"{text_of('.dock')}.startsWith('1 comment')")
+        assert "changed" in str(await page.evaluate(text_of(".session-head .meta")))
+        await go(page, f"session/{session}")
+        await page.until("document.querySelectorAll('.changes .file').length === 3")
+        await page.evaluate(click_on("Commit…", ".changes"))
+        await page.until("document.activeElement.tagName === 'TEXTAREA'")
+        await page.call("Input.insertText", text="Rename")
+        gone = "() => Promise.resolve(Response.json({ detail: 'no worktree' }, { status: 404 }))"
+        await page.evaluate(
+            "{ const known = window.fetch; window.fetch = (...request) => "
+            f"(/changes|{worktree['id']}$/.test(request[0]) ? ({gone})() : known(...request)); }}"
+        )
+        await page.evaluate(click_on("Commit", ".changes form"))
+        await page.until("document.activeElement.matches('.changes .result')")
+        ended = "includes('This worktree has ended: its changes were applied, committed or discarded.')"
+        await page.until(f"{text_of('.changes')}.{ended}")
+        assert await page.evaluate("document.querySelector('.problem')") is None
+        await go(page, f"worktree/{worktree['id']}")
+        await page.until(f"{text_of('main')}.{ended}")
 
 
 # --- the outcome of a compare --------------------------------------------------------------------------------------

@@ -189,6 +189,26 @@ async def test_consecutive_tool_calls_are_one_line_that_opens(scripted: Scripted
         await page.until("document.querySelector('.tool').open")
 
 
+async def test_call_that_was_stopped_is_not_called_failed(scripted: Scripted) -> None:
+    events = [
+        call(1, "Bash", {"command": "make test"}, "2 failed", is_error=True),
+        event("message", text="Again."),
+        call(2, "Bash", {"command": "sleep 1"}, "interrupted", is_error=True),
+        call(3, "Bash", {"command": "sleep 2"}, None),
+        event("error", code="cancelled", message="the run was cancelled"),
+    ]
+    async with transcript(scripted, *events, state="cancelled") as page:
+        rows = await page.evaluate(ROWS)
+        assert isinstance(rows, list)
+        assert rows[1:6] == [
+            "Bash make test failed",
+            "Again.",
+            "Bash sleep 1 stopped",
+            "Bash sleep 2 stopped",
+            "Stopped",
+        ]
+
+
 async def test_request_and_its_call_are_one_card_with_the_outcome(scripted: Scripted) -> None:
     asked = {**INTERACTION, "status": "pending"}
     answered = {**INTERACTION, "status": "answered", "choice": "allow", "answered_by": "user"}

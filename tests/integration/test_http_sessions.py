@@ -16,8 +16,8 @@ from serving import LiveServer, serving
 HANDLE = "11111111-1111-4111-8111-111111111112"
 FIELDS = [
     *("id", "backend", "created_at", "last_used", "working_dir", "project", "worktree", "backend_session_id", "model"),
-    *("initial_prompt", "status", "turn_count", "token_usage", "tags", "title", "archived", "parent_id"),
-    *("error_message", "metadata"),
+    *("initial_prompt", "status", "turn_count", "token_usage", "cost_usd", "tags", "title", "archived"),
+    *("parent_id", "error_message", "metadata"),
 ]
 JSON = dict[str, object]
 
@@ -64,7 +64,7 @@ async def test_session_has_the_documented_fields(scripted: Scripted, tmp_path: P
     assert (body["working_dir"], body["initial_prompt"]) == (str(tmp_path), "hi")
     assert (body["project"], body["worktree"]) == (str(tmp_path), None)
     assert (body["backend_session_id"], body["model"]) == (HANDLE, "claude-scripted")
-    assert body["token_usage"] == answer["token_usage"]
+    assert (body["token_usage"], body["cost_usd"]) == (answer["token_usage"], answer["cost_usd"])
     assert (body["tags"], body["metadata"], body["title"]) == (["a", "b"], {"k": [1]}, "")
     assert (body["parent_id"], body["error_message"]) == (None, None)
     for name in ("created_at", "last_used"):

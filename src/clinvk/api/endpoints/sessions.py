@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -58,7 +58,9 @@ async def list_projects(services: Services, request: Request) -> views.ProjectLi
 
 async def get_session(services: Services, request: Request) -> views.SessionView:
     """Show a session."""
-    return views.session_view(await services.store.session(request.path_params["id"]))
+    session = await services.store.session(request.path_params["id"])
+    costs = await services.store.costs([session.id])
+    return replace(views.session_view(session), cost_usd=costs.get(session.id))
 
 
 async def fork_session(services: Services, request: Request) -> Response:

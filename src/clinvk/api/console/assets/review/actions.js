@@ -3,9 +3,18 @@
 import { html, useState } from "../vendor/preact.js";
 import { post, remove, send } from "../base/api.js";
 import { plural } from "../base/format.js";
-import { Action, useFocus } from "../base/ui.js";
+import { Action, Empty, useFocus } from "../base/ui.js";
 
 const PROPOSAL_MS = 180_000; // an agent reads the changes
+
+/** Return what `load` returns, or an empty object if the worktree is gone. */
+export const unlessEnded = (load) => load().catch((error) => {
+  if (error.status !== 404) throw error;
+  return {};
+});
+
+export const WorktreeEnded = () => html`<${Empty}>This worktree has ended: its changes were applied, committed or discarded.
+  The next prompt of the session makes the worktree again.<//>`;
 
 /** Apply the changes of a worktree. Return a text about it. */
 export async function apply({ id, repository }) {

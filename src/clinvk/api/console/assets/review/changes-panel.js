@@ -1,7 +1,7 @@
 // The changes of a session: its diff since the beginning or a turn, comments for the agent, and what ends its worktree.
 
 import { html, useState } from "../vendor/preact.js";
-import { WorktreeActions } from "./actions.js";
+import { WorktreeActions, WorktreeEnded, unlessEnded } from "./actions.js";
 import { get } from "../base/api.js";
 import { CommentBar, useComments } from "./comments.js";
 import { readDraft, writeDraft } from "../base/drafts.js";
@@ -13,12 +13,12 @@ const MAX_TURNS = 30;
 
 export function ChangesPanel({ session, turns, onClose }) {
   const [since, setSince] = useState("");
-  const [done, setDone] = useState("");
+  const [done, setDone] = useState({}); // what ended the worktree, until the next turn
   const comments = useComments(session.id);
   const heading = useFocus();
   const isBusy = turns.some((turn) => turn.isActive);
   const ended = turns.filter((turn) => !turn.isActive);
-  const load = () => get(`sessions/${session.id}/changes`, { since });
+  const load = () => unlessEnded(() => get(`sessions/${session.id}/changes`, { since }));
   function insert(prompt) {
     const draft = readDraft(session.id) ?? {};
     writeDraft(session.id, { ...draft, text: draft.text ? `${draft.text}\n\n${prompt}` : prompt });
@@ -33,14 +33,15 @@ export function ChangesPanel({ session, turns, onClose }) {
         ${session.worktree && html`<${Select} label="Changes since" value=${since} onChange=${setSince}
           options=${[["", "Since the beginning"], ...choices]} />`}
         <button type="button" class="small" onClick=${onClose}>Close</button></header>
-      ${done ? html`<p class="result" role="status">${visible(done)}</p>` : html`
-        <${Loaded} deps=${[since, ended.length]} load=${load}>${({ diff, diff_is_cut: isCut, branch, worktree, files }) => html`
+      ${done.turns === turns.length && html`<p class="result" role="status">${visible(done.text)}</p>`}
+      <${Loaded} deps=${[since, ended.length, done]} load=${load}>${({ diff, diff_is_cut: isCut, branch, worktree, files }) => (
+        diff === undefined ? html`<${WorktreeEnded} />` : html`
           <p class="meta"><span>${worktree ? "In its own worktree" : "Uncommitted"}</span>
             ${branch && html`<span class="mono">${visible(branch)}</span>`}</p>
-          ${worktree && html`<${WorktreeActions} onDone=${setDone} worktree=${{
+          ${worktree && html`<${WorktreeActions} onDone=${(text) => setDone({ text, turns: turns.length })} worktree=${{
             id: worktree, repository: session.project, state: isBusy ? "in use" : files.length ? "changed" : "unchanged",
           }} />`}
-          <${Review} text=${diff} isCut=${isCut} comments=${comments} />`}<//>
-        <${CommentBar} comments=${comments} sessionId=${session.id} isBusy=${isBusy} onInsert=${insert} />`}
+          <${Review} text=${diff} isCut=${isCut} comments=${comments} />`)}<//>
+      <${CommentBar} comments=${comments} sessionId=${session.id} isBusy=${isBusy} onInsert=${insert} />
     </section>`;
 }

@@ -12,11 +12,11 @@ import { keptBy } from "../session/permissions.js";
 const idOf = ({ path, line }) => `${path}:${line.kind === "removed" ? `-${line.before}` : line.after}`;
 
 /**
- * Return the comments of a session or worktree, which this browser keeps until they are sent. A comment is
+ * Return the comments for the agent of a session, which this browser keeps until they are sent. A comment is
  * `{path, line, text, draft}`: `draft` is the text while it is edited, else null.
  */
-export function useComments(name) {
-  const [all, setAll] = useDraft(`comments.${name}`, {});
+export function useComments(sessionId) {
+  const [all, setAll] = useDraft(`comments.${sessionId}`, {});
   const current = useRef();
   const opened = useRef();
   current.current = all;

@@ -2,7 +2,7 @@
 
 import { html, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
-import { WorktreeActions } from "./actions.js";
+import { WorktreeActions, WorktreeEnded, unlessEnded } from "./actions.js";
 import { CommentBar, useComments } from "./comments.js";
 import { Counts } from "./diff.js";
 import { firstLine, plural, shortPath } from "../base/format.js";
@@ -51,18 +51,20 @@ function WorktreeRow({ worktree: { id, state, repository, branch, files, problem
 }
 
 export const Worktree = ({ id }) => html`
-  <${Loaded} load=${() => get(`worktrees/${id}`)}>${(worktree) => html`<${WorktreeReview} worktree=${worktree} />`}<//>`;
+  <${Loaded} load=${() => unlessEnded(() => get(`worktrees/${id}`))}>${(worktree) => (worktree.id
+    ? html`<${WorktreeReview} worktree=${worktree} />`
+    : html`<h1 tabindex="-1">Worktree ${id}</h1><${WorktreeEnded} />`)}<//>`;
 
 function WorktreeReview({ worktree }) {
   const [done, setDone] = useState("");
-  const comments = useComments(worktree.id);
   const run = worktree.runs.find((each) => each.session_id);
+  const comments = useComments(run?.session_id);
   const takesComments = Boolean(run && !done);
   return html`
     <header class="session-head"><h1 tabindex="-1">${visible(firstLine(run?.prompt) || shortPath(worktree.repository))}</h1>
       <p class="meta">${run && html`<${Agent} name=${run.backend} />`}
         <span title=${worktree.repository}>${visible(shortPath(worktree.repository))}</span>
-        <span class="mono">${visible(worktree.branch)}</span><${Facts} of=${[worktree.state]} /><${Time} at=${worktree.made_at} /></p></header>
+        <span class="mono">${visible(worktree.branch)}</span><${Facts} of=${[!done && worktree.state]} /><${Time} at=${worktree.made_at} /></p></header>
     ${worktree.problem && html`<p class="problem">${visible(worktree.problem)}</p>`}
     ${done
       ? html`<p class="result" role="status">${visible(done)} <a href="#/worktrees">All worktrees</a></p>`

@@ -125,7 +125,7 @@ function Tabs({ parts, first, worktrees, onDone }) {
 }
 
 function Changes({ part, worktree, onDone }) {
-  const comments = useComments(worktree.id);
+  const comments = useComments(part.session_id);
   const takesComments = Boolean(part.session_id && ENDED.has(part.state));
   return html`
     <${WorktreeActions} worktree=${worktree} onDone=${onDone} />

@@ -51,6 +51,7 @@ export function Head({ session, run, activeRun, parent, onChange, children }) {
       <p class="meta"><${Agent} name=${backend} />
         <${Facts} of=${[
           visible(model), html`<span title=${workdir}>${visible(shortPath(workdir))}</span>`,
+          session?.worktree && html`<a href=${`#/worktree/${session.worktree}`}>Worktree ${visible(session.worktree)}</a>`,
           session && tokens(session.token_usage), session && cost(session.cost_usd), session?.archived && "archived",
           parent && html`Fork of <a href=${`#/session/${parent.id}`}>${visible(titleOf(parent))}</a>`,
         ]} /></p>

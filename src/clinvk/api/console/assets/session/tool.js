@@ -61,13 +61,13 @@ export const ToolOutput = ({ block, run }) => block.output && html`
 export function ToolCard({ block, input = block.input, run, isActive, result }) {
   const diff = diffOf(input);
   block.isOpen ??= Boolean(diff) && diff.split("\n", OPEN_DIFF_LINES).length < OPEN_DIFF_LINES;
-  const state = block.output !== null ? (block.isError ? "failed" : "done") : isActive ? "running" : "unknown";
+  const state = block.isStopped ? "stopped" : block.output !== null ? (block.isError ? "failed" : "done") : isActive ? "running" : "unknown";
   const remember = (event) => { block.isOpen = event.currentTarget.open; };
   return html`
     <details class="tool ${state}" open=${block.isOpen} onToggle=${remember}>
       <summary><span class="name">${visible(block.name)}</span>
         <span class="about">${visible(toolSummary(input, run.workdir))}</span>
-        <span class="outcome">${{ failed: "failed", running: "running" }[state] ?? visible(result)}</span>
+        <span class="outcome">${["stopped", "failed", "running"].includes(state) ? state : visible(result)}</span>
         ${state === "running" && block.lastLine && html`<span class="last-line">${visible(block.lastLine)}</span>`}</summary>
       <${ToolInput} input=${input} />
       ${result && html`<p class="result">${visible(result)}</p>`}

@@ -14,7 +14,7 @@ const DROPPED_BLOCKS = 5_000;
 
 /**
  * The blocks of one run, oldest first. A block has `id`, `kind`, and `version`, which counts its changes:
- * `text`, `thinking` (`text`), `tool` (`name`, `input`, `output`, `isError`, and the `interaction` that asked about the
+ * `text`, `thinking` (`text`), `tool` (`name`, `input`, `output`, `isError`, `isStopped`, and the `interaction` that asked about the
  * call), `note` (`stage`, `text`), `prompt` (`text`, `at`), `interaction` (`interaction`), `end` (the content of the
  * event), `error` (`message`, `code`). `plan` has the steps of the agent's plan, null without one.
  */
@@ -118,6 +118,10 @@ export class RunBlocks {
   }
 
   _end(kind, content) {
+    if (content.code === "cancelled") { // what the agent was doing: the calls after its last words
+      const last = this.blocks.findLastIndex((block) => ["text", "thinking"].includes(block.kind));
+      this.blocks.slice(last + 1).forEach((block) => { block.isStopped = block.isError || block.output === null; block.version += 1; });
+    }
     this._push(kind, content);
     this.isEnded = true;
   }
