@@ -151,6 +151,13 @@ async def press(page: Page, *keys: str, ctrl: bool = False) -> None:
             await page.call("Input.dispatchKeyEvent", type=kind, **pressed, **({} if ctrl else {"text": text}))
 
 
+async def answer_with(page: Page, key: str) -> None:
+    """Press a key that answers the focused request; no key counts right after a request appears."""
+    await page.evaluate("window.at = performance.now() + 1000")
+    await page.until("performance.now() > window.at")
+    await press(page, key)
+
+
 async def tab_to(page: Page, selector: str) -> None:
     """Move the focus by keyboard to an element."""
     await page.until("document.activeElement.tagName === 'H1'")

@@ -17,6 +17,7 @@ import pytest
 from browser.pages import (
     ANSWERS,
     PROMPTS,
+    answer_with,
     busy_session,
     choose,
     click_on,
@@ -205,7 +206,7 @@ async def test_keyboard_alone_finds_and_answers_a_request(scripted: Scripted) ->
         outline = "getComputedStyle(document.activeElement).outlineStyle"
         assert await page.evaluate(outline) == "solid"
         await page.until(f"{text_of('.interaction .expiry')}.endsWith('unless answered · a Allow · d Deny')")
-        await press(page, "a")
+        await answer_with(page, "a")
         await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
         await press(page, "g", "s")
         await page.until(f"{text_of('h1')} === 'Sessions'")
@@ -254,7 +255,7 @@ async def test_single_key_shortcuts_that_are_off_answer_no_request(scripted: Scr
 async def test_request_is_denied_and_its_run_stopped(scripted: Scripted) -> None:
     async with inbox(scripted) as page:
         await tab_to(page, ".interaction.pending")
-        await press(page, "d")
+        await answer_with(page, "d")
         await page.until("document.activeElement.tagName === 'INPUT'")
         await page.evaluate(click_on("Deny and stop", ".interaction"))
         await page.until("window.sent.length === 1")
@@ -271,7 +272,7 @@ async def test_question_about_the_budget_is_denied_without_a_reason(scripted: Sc
         buttons = "[...document.querySelectorAll('.interaction button')].map(b => b.textContent)"
         assert await page.evaluate(buttons) == ["Continue", "End the run"]
         await tab_to(page, ".interaction.pending")
-        await press(page, "d")
+        await answer_with(page, "d")
         await page.until("window.sent.length === 1")
         assert await page.evaluate("window.sent[0]") == {"choice": "deny"}
 
@@ -285,7 +286,7 @@ async def test_key_that_may_not_answer_sees_no_buttons(
     async with inbox(scripted, me, key="boss", accepts_reason=False, editable=False) as page:
         assert await page.evaluate("document.querySelectorAll('.interaction .buttons button').length") == buttons
         await tab_to(page, ".interaction.pending")
-        await press(page, "d")
+        await answer_with(page, "d")
         if buttons:
             await page.until("window.sent.length === 1")
         assert await page.evaluate("window.sent") == [{"choice": "deny"}] * bool(buttons)

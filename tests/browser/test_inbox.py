@@ -4,7 +4,18 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from browser.pages import INTERACTION, inbox, needs_browser, opened_in, press, resize, stub, tab_to, text_of
+from browser.pages import (
+    INTERACTION,
+    answer_with,
+    inbox,
+    needs_browser,
+    opened_in,
+    press,
+    resize,
+    stub,
+    tab_to,
+    text_of,
+)
 from chromium import Page, browsing
 from scripted import Scripted
 from serving import serving
@@ -81,13 +92,9 @@ async def test_requests_are_answered_one_after_the_other_by_keyboard(scripted: S
     async with two_requests(scripted) as page:
         await tab_to(page, ".ask")
         await press(page, "Enter")
-        await page.until("document.activeElement.matches('.interaction')")
-        await page.until("document.querySelectorAll('.interaction kbd').length === 2")
         for title in ("Run another command", "Run another command"):
-            await page.until("document.activeElement.matches('.interaction') && performance.now() > (window.at ?? 0)")
-            await page.evaluate("window.at = performance.now() + 1000")
-            await page.until("performance.now() > window.at")  # no key counts right after a card appears
-            await press(page, "a")
+            await page.until("document.querySelectorAll('.interaction kbd').length === 2")
+            await answer_with(page, "a")
             await page.until(f"{text_of('.interaction h2')} === '{title}'")
         await page.until("window.sent.length === 2")
 
@@ -158,9 +165,7 @@ async def test_key_pressed_as_a_request_appears_does_not_answer_it(scripted: Scr
         await tab_to(page, ".ask")
         await press(page, "Enter")
         await page.until("document.querySelectorAll('.interaction kbd').length === 2")
-        await page.evaluate("window.at = performance.now() + 1000")
-        await page.until("performance.now() > window.at")
-        await press(page, "a")
+        await answer_with(page, "a")
         await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
         await page.evaluate("window.at = performance.now() + 1000")
         await page.until("performance.now() > window.at")
