@@ -196,6 +196,8 @@ async def inbox(scripted: Scripted, me: object = None, **changed: object) -> Asy
         answers = {"interactions": {"interactions": [interaction]}, f"interactions/{id_}/answer": resolved}
         await stub(page, {**answers, **({"me": me} if me else {})})
         await opened_in(page, server, at=".interaction.pending")
+        await page.evaluate("window.readAt = performance.now() + 500")
+        await page.until("performance.now() > window.readAt")  # no key counts right after a request appears
         yield page
 
 

@@ -3,7 +3,6 @@
 import { html, useState } from "../vendor/preact.js";
 import { WorktreeActions, WorktreeEnded, unlessEnded } from "./actions.js";
 import { get } from "../base/api.js";
-import { CommentBar, useComments } from "./comments.js";
 import { readDraft, writeDraft } from "../base/drafts.js";
 import { firstLine } from "../base/format.js";
 import { Review } from "./review.js";
@@ -14,7 +13,6 @@ const MAX_TURNS = 30;
 export function ChangesPanel({ session, turns, onClose }) {
   const [since, setSince] = useState("");
   const [done, setDone] = useState({}); // what ended the worktree, until the next turn
-  const comments = useComments(session.id);
   const heading = useFocus();
   const isBusy = turns.some((turn) => turn.isActive);
   const ended = turns.filter((turn) => !turn.isActive);
@@ -41,7 +39,6 @@ export function ChangesPanel({ session, turns, onClose }) {
           ${worktree && html`<${WorktreeActions} onDone=${(text) => setDone({ text, turns: turns.length })} worktree=${{
             id: worktree, repository: session.project, state: isBusy ? "in use" : files.length ? "changed" : "unchanged",
           }} />`}
-          <${Review} text=${diff} isCut=${isCut} comments=${comments} />`)}<//>
-      <${CommentBar} comments=${comments} sessionId=${session.id} isBusy=${isBusy} onInsert=${insert} />
+          <${Review} text=${diff} isCut=${isCut} sessionId=${session.id} isBusy=${isBusy} onInsert=${insert} />`)}<//>
     </section>`;
 }

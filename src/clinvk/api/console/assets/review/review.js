@@ -1,6 +1,7 @@
 // The review of a diff: the tree of its files, the files with their lines, and marks for those that were viewed.
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
+import { CommentBar, useComments } from "./comments.js";
 import { Counts, lineCount, parseDiff } from "./diff.js";
 import { plural } from "../base/format.js";
 import { Lines } from "./lines.js";
@@ -29,8 +30,9 @@ function hash(text) {
 const hashOf = ({ path, notes, hunks }) => hash(JSON.stringify([path, notes, hunks.map((hunk) =>
   hunk.lines.map(({ kind, text }) => kind[0] + text))]));
 
-/** Show a diff. `comments` are those of `useComments`, if lines take comments. */
-export function Review({ text, isCut, comments }) {
+/** Show a diff. Its lines take comments for the agent of a session; `isBusy` and `onInsert` are those of `CommentBar`. */
+export function Review({ text, isCut, sessionId, isBusy, onInsert }) {
+  const comments = useComments(sessionId);
   const files = useMemo(() => parseDiff(text).map((file) => ({ ...file, hash: hashOf(file) })), [text]);
   const [viewed, setViewed] = useStored("viewed", []);
   const root = useRef();
@@ -41,7 +43,9 @@ export function Review({ text, isCut, comments }) {
     setViewed(isMarked ? [...others, file.hash].slice(-MAX_VIEWED) : others);
   }
   const choose = (file) => show([...root.current.querySelectorAll(".file")].find(({ dataset }) => dataset.path === file.path));
-  if (!files.length) return html`<${Empty}>No changes.<//>`;
+  const bar = sessionId && html`
+    <${CommentBar} comments=${comments} sessionId=${sessionId} isBusy=${isBusy} onInsert=${onInsert} />`;
+  if (!files.length) return html`<${Empty}>No changes.<//>${bar}`;
   return html`
     <div class="review" ref=${root}>
       <div class="review-bar"><span>${plural(files.length, "changed file")}</span>
@@ -53,11 +57,12 @@ export function Review({ text, isCut, comments }) {
       <div class="review-panes">
         <section class="file-tree scroll" aria-label="Files"><${FileTree} files=${files} isViewed=${isViewed} onChoose=${choose} /></section>
         <div class="files">${files.map((file) => html`
-          <${File} key=${file.path} file=${file} isViewed=${isViewed(file)} comments=${comments}
+          <${File} key=${file.path} file=${file} isViewed=${isViewed(file)} comments=${sessionId ? comments : undefined}
             onView=${(isMarked) => mark(file, isMarked)} />`)}
           ${isCut && html`<p class="quiet">The diff is too long and ends here.</p>`}</div>
       </div>
-    </div>`;
+    </div>
+    ${bar}`;
 }
 
 function File({ file, isViewed, comments, onView }) {

@@ -3,7 +3,6 @@
 import { html, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
 import { WorktreeActions, WorktreeEnded, unlessEnded } from "./actions.js";
-import { CommentBar, useComments } from "./comments.js";
 import { Counts } from "./diff.js";
 import { firstLine, plural, shortPath } from "../base/format.js";
 import { Review } from "./review.js";
@@ -58,8 +57,6 @@ export const Worktree = ({ id }) => html`
 function WorktreeReview({ worktree }) {
   const [done, setDone] = useState("");
   const run = worktree.runs.find((each) => each.session_id);
-  const comments = useComments(run?.session_id);
-  const takesComments = Boolean(run && !done);
   return html`
     <header class="session-head"><h1 tabindex="-1">${visible(firstLine(run?.prompt) || shortPath(worktree.repository))}</h1>
       <p class="meta">${run && html`<${Agent} name=${run.backend} />`}
@@ -72,7 +69,6 @@ function WorktreeReview({ worktree }) {
     ${worktree.runs.length > 0 && html`<h2>Runs</h2><${RunList} runs=${worktree.runs} />`}
     <h2>Changes</h2>
     ${worktree.diff
-      ? html`<${Review} text=${worktree.diff} isCut=${worktree.diff_is_cut} comments=${takesComments ? comments : undefined} />`
-      : html`<${Empty}>${worktree.state === "in use" ? "The diff is here when the agent has ended." : "No changes."}<//>`}
-    ${takesComments && html`<${CommentBar} comments=${comments} sessionId=${run.session_id} />`}`;
+      ? html`<${Review} text=${worktree.diff} isCut=${worktree.diff_is_cut} sessionId=${done ? undefined : run?.session_id} />`
+      : html`<${Empty}>${worktree.state === "in use" ? "The diff is here when the agent has ended." : "No changes."}<//>`}`;
 }

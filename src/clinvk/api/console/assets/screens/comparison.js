@@ -3,7 +3,6 @@
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { WorktreeActions, apply } from "../review/actions.js";
 import { cancel, get } from "../base/api.js";
-import { CommentBar, useComments } from "../review/comments.js";
 import { Counts, parseDiff } from "../review/diff.js";
 import { ENDED, cost, elapsed, tokens } from "../base/format.js";
 import { useLive } from "../base/live.js";
@@ -124,12 +123,8 @@ function Tabs({ parts, first, worktrees, onDone }) {
       <${Changes} key=${part.id} part=${part} worktree=${worktrees.get(part.workdir)} onDone=${onDone} /></div>`;
 }
 
-function Changes({ part, worktree, onDone }) {
-  const comments = useComments(part.session_id);
-  const takesComments = Boolean(part.session_id && ENDED.has(part.state));
-  return html`
-    <${WorktreeActions} worktree=${worktree} onDone=${onDone} />
-    ${worktree.state === "in use" ? html`<p class="quiet">The changes are shown when the check has ended.</p>` : html`
-      <${Review} text=${worktree.diff ?? ""} isCut=${worktree.diff_is_cut} comments=${takesComments ? comments : undefined} />`}
-    ${takesComments && html`<${CommentBar} comments=${comments} sessionId=${part.session_id} />`}`;
-}
+const Changes = ({ part, worktree, onDone }) => html`
+  <${WorktreeActions} worktree=${worktree} onDone=${onDone} />
+  ${worktree.state === "in use" ? html`<p class="quiet">The changes are shown when the check has ended.</p>` : html`
+    <${Review} text=${worktree.diff ?? ""} isCut=${worktree.diff_is_cut}
+      sessionId=${ENDED.has(part.state) ? part.session_id : undefined} />`}`;

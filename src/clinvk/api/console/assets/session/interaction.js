@@ -205,13 +205,18 @@ function EditForm({ command, isBusy, onSave, onBack }) {
 
 function QuestionForm({ interaction, isBusy, onAnswer }) {
   const fields = interaction.fields ?? [];
-  const [values, setValues] = useState({});
-  const isComplete = fields.every((field) => values[field.id]?.length);
-  const set = (id, value) => setValues((old) => ({ ...old, [id]: value }));
+  const [answers, setAnswers] = useState({});
+  const isComplete = fields.every(({ id }) => answers[id]?.length);
+  function read({ currentTarget }) {
+    const data = new FormData(currentTarget);
+    setAnswers(Object.fromEntries(fields.map(({ id, multiple }) => {
+      const chosen = data.getAll(id).map((value) => value || data.get(`${id} other`)).filter(Boolean);
+      return [id, multiple ? chosen : chosen[0]];
+    })));
+  }
   return html`
-    <${Form} class="answer" onSubmit=${() => onAnswer({ choice: "answer", answers: values })}>
-      ${fields.map((field) => html`<${Field} key=${field.id} field=${field} name=${`${interaction.id}-${field.id}`}
-        value=${values[field.id]} onChange=${(value) => set(field.id, value)} />`)}
+    <${Form} class="answer" onInput=${read} onSubmit=${() => onAnswer({ choice: "answer", answers })}>
+      ${fields.map((field) => html`<${Field} key=${field.id} ...${field} />`)}
       <div class="buttons">
         <button class="primary" disabled=${isBusy || !isComplete}>Answer</button>
         <span class="gap"></span>
@@ -221,40 +226,19 @@ function QuestionForm({ interaction, isBusy, onAnswer }) {
     <//>`;
 }
 
-function Field({ field, name, value, onChange }) {
-  const [isOther, setOther] = useState(false);
-  const text = useRef();
-  const type = field.multiple ? "checkbox" : "radio";
-  const options = field.options ?? [];
-  const chosen = field.multiple ? value ?? [] : [value];
-  const offered = new Set(options.map((option) => option.value));
-  const other = field.multiple ? chosen.find((each) => !offered.has(each)) : offered.has(value) ? "" : value;
-  const pick = ({ target }) => {
-    if (!field.multiple) setOther(false);
-    if (!field.multiple) onChange(target.value);
-    else onChange(target.checked ? [...chosen, target.value] : chosen.filter((each) => each !== target.value));
-  };
-  const kept = field.multiple ? chosen.filter((each) => offered.has(each)) : [];
-  function write({ target }) {
-    setOther(true);
-    onChange(field.multiple ? [...kept, ...(target.value ? [target.value] : [])] : target.value);
-  }
-  function pickOther({ target }) {
-    setOther(target.checked);
-    onChange(field.multiple ? kept : "");
-    if (target.checked) text.current.focus();
-  }
-  if (!options.length) {
-    return html`<label>${visible(field.label)}<textarea rows="2" value=${value ?? ""} onInput=${write}></textarea></label>`;
-  }
+/** The field of a question. The choice without a value is another answer, which is written beside it. */
+function Field({ id, label, options, multiple, other }) {
+  const box = useRef();
+  if (!options?.length) return html`<label>${visible(label)}<textarea name=${id} rows="2"></textarea></label>`;
+  const choice = (value, content, attributes) => html`
+    <label class="option"><input type=${multiple ? "checkbox" : "radio"} name=${id} value=${value} ...${attributes} />${content}</label>`;
+  const write = ({ target }) => { box.current.querySelector("[name]").checked = Boolean(target.value); };
+  const focus = ({ target }) => target.checked && box.current.lastElementChild.focus();
   return html`
-    <fieldset><legend>${visible(field.label)}</legend>
-      ${options.map((option) => html`
-        <label class="option"><input type=${type} name=${name} value=${option.value}
-          checked=${chosen.includes(option.value)} onChange=${pick} />
-          <span>${visible(option.label || option.value)} <span class="quiet">${visible(option.description)}</span></span></label>`)}
-      ${field.other && html`<div class="other">
-        <label class="option"><input type=${type} name=${name} value="" checked=${isOther} onChange=${pickOther} />Other</label>
-        <input aria-label="Other answer" value=${(isOther && other) || ""} ref=${text} onInput=${write} /></div>`}
+    <fieldset><legend>${visible(label)}</legend>
+      ${options.map((option) => choice(option.value, html`
+        <span>${visible(option.label || option.value)} <span class="quiet">${visible(option.description)}</span></span>`))}
+      ${other && html`<div class="other" ref=${box}>${choice("", "Other", { onChange: focus })}
+        <input aria-label="Other answer" name=${`${id} other`} onInput=${write} /></div>`}
     </fieldset>`;
 }
