@@ -366,7 +366,7 @@ _SERVER = (
     Endpoint(Route("GET", "/docs", partial(_docs, "docs.html")), Operation("docs", _SHOW_PAGE, _PAGE, doc.OPEN)),
     Endpoint(Route("GET", "/", _root), Operation("root", _SHOW_CONSOLE, _PAGE, doc.OPEN)),
     Endpoint(Route("GET", CONSOLE_PATH, _console)),
-    *(Endpoint(Route("GET", f"/docs/{name}", partial(_docs, name))) for name in ("docs.css", "docs.js")),
+    *(Endpoint(Route("GET", f"/docs/{name}", partial(_docs, name))) for name in ("console.css", "docs.css", "docs.js")),
 )
 
 ENDPOINTS = (*_PROMPTS, *_SESSIONS_AND_RUNS, *MODEL_APIS, *_SERVER)

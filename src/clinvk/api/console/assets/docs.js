@@ -130,7 +130,7 @@ function tryBox(method, path, operation) {
   const examples = Object.entries(content?.examples || {});
   const input = el("textarea", { spellcheck: "false", "aria-label": "Body", rows: "7" });
   const choice = el("select", { "aria-label": "Example" }, ...examples.map(([name, example]) => el("option", { value: name }, example.summary)));
-  const send = el("button", { class: "send", type: "button" }, "Send");
+  const send = el("button", { class: "send primary", type: "button" }, "Send");
   const stop = el("button", { type: "button", disabled: "" }, "Stop");
   const copy = el("button", { type: "button" }, "Copy as curl");
   const status = el("span", { class: "status", role: "status" });
@@ -228,7 +228,7 @@ function show(spec) {
     el("dt", { id: problem.code }, el("code", {}, problem.code), ` ${problem.status} ${problem.title}`),
     el("dd", {}, ...prose(problem.description))]);
   byId("problems").append(el("h2", {}, "Problems"),
-    el("p", { class: "note" }, "The answer to a request that cannot run (RFC 9457)."), el("dl", { class: "problem" }, ...problems));
+    el("p", { class: "note" }, "The answer to a request that cannot run (RFC 9457)."), el("dl", { class: "problems" }, ...problems));
   byId("schemas").append(el("h2", {}, "Schemas"), ...Object.entries(components).map(([name, schema]) => schemaBox(name, schema)));
   byId("contents").append(el("h2", {}, "Reference"), el("ul", {},
     el("li", {}, el("a", { href: "#problems" }, "Problems")), el("li", {}, el("a", { href: "#schemas" }, "Schemas"))));
