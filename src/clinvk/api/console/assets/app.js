@@ -7,7 +7,7 @@ import { Icon } from "./base/icons.js";
 import { live, useLive } from "./base/live.js";
 import { leavePush, renewPush, showNumber, tellOfEnd, tellOfRequest } from "./base/notify.js";
 import { goBack, useRoute } from "./base/router.js";
-import { ErrorBoundary, announce, forgetLists, useEvent } from "./base/ui.js";
+import { ErrorBoundary, announce, forgetLists, useEvent, useLoaded } from "./base/ui.js";
 import { Login, takeToken } from "./screens/login.js";
 import { Navigation } from "./shell/navigation.js";
 import { SCREENS, SECTION } from "./shell/screens.js";
@@ -97,12 +97,8 @@ const Back = ({ parent }) => html`
 
 /** Load the module of a screen and show it. The heading gets the focus, so that screen readers begin there. */
 function Screen({ route, id }) {
-  const [Shown, setShown] = useState(() => route.now);
-  const [error, setError] = useState(null);
-  useEffect(() => {
-    (id && route.detail ? route.detail : route.load)().then((component) => setShown(() => component), setError);
-    focusScreen();
-  }, []);
+  const { value: Shown = route.now, error } = useLoaded(id && route.detail ? route.detail : route.load);
+  useEffect(focusScreen, []);
   if (error) throw error;
   return Shown && html`<${Shown} ...${route.props?.(id) ?? { id }} />`;
 }

@@ -13,15 +13,9 @@ const NEWEST = 6;
 const MAX_ACTIVE = 20;
 const RELEASE_MS = 100;
 
-/** Return the newest sessions, or null until they are known; again when sessions change. */
-function useNewestSessions(version) {
-  const { value, error } = useLoaded(() => get("sessions", { limit: NEWEST }), [version]);
-  return error ? { sessions: [], ...value, error } : value ?? null;
-}
-
 export function Inbox() {
   const { interactions, pending, activeRuns, newestRuns, isLoaded, sessionsVersion } = useLive();
-  const newest = useNewestSessions(sessionsVersion);
+  const { value: newest, error } = useLoaded(() => get("sessions", { limit: NEWEST }), [sessionsVersion]);
   // Requests keep their place also when they are resolved, so that nothing moves under the pointer.
   const shown = [...interactions.values()].sort(newestFirst).reverse();
   const resolved = shown.length - pending.length;
@@ -32,15 +26,15 @@ export function Inbox() {
       ${resolved > 0 && html`
         <button class="small" type="button" onClick=${() => live.clearResolved()}>Clear ${resolved} answered</button>`}
       <a class="button primary" href="#/new">New session</a></header>
-    ${!isLoaded || !newest ? html`<${Loading} />` : html`
+    ${!isLoaded || !(newest || error) ? html`<${Loading} />` : html`
       ${shown.length ? html`<${Requests} shown=${shown} />` : html`<${Empty}>Nothing waits for you.<//>`}
       ${activeRuns.length > 0 && html`
         <section aria-label="Under way"><h2>Under way</h2>
           <${RunList} runs=${activeRuns.slice(0, MAX_ACTIVE)} /></section>`}
       <div class="columns">
         <section aria-label="Newest sessions"><h2><a href="#/sessions">Sessions</a></h2>
-          <${Problem} error=${newest.error} />
-          ${newest.sessions.length
+          <${Problem} error=${error} />
+          ${newest?.sessions.length
             ? html`<${List} items=${newest.sessions} row=${(session) => html`<${SessionRow} key=${session.id} session=${session} />`} />`
             : html`<${Empty}>No sessions yet.<//>`}</section>
         <section aria-label="Newest runs"><h2><a href="#/runs">Runs</a></h2>

@@ -6,7 +6,7 @@ import { ENDED, newestFirst, plural } from "../base/format.js";
 import { useLive } from "../base/live.js";
 import { useQuery } from "../base/router.js";
 import { RunRow, SessionRow, grouped } from "./rows.js";
-import { Action, Checkbox, Empty, Problem, Select, TextField, usePages, useTick } from "../base/ui.js";
+import { Action, Checkbox, Empty, Problem, Select, TextField, useLoaded, usePages, useTick } from "../base/ui.js";
 import { VirtualList } from "../base/virtual-list.js";
 
 const ROW_PX = 48;
@@ -41,14 +41,9 @@ function Search({ text, onChange }) {
 }
 
 /** Load the values to filter by: the agents and the projects. */
-function useChoices() {
-  const [choices, setChoices] = useState({ backends: [], projects: [] });
-  useEffect(() => {
-    const take = (found) => setChoices((known) => ({ ...known, ...found }));
-    ["backends", "projects"].forEach((name) => get(name).then(take, () => {}));
-  }, []);
-  return choices;
-}
+const useChoices = () => ({
+  backends: [], projects: [], ...useLoaded(() => get("backends")).value, ...useLoaded(() => get("projects")).value,
+});
 
 /** Selects for parameters of the address. `filters` are `[name, label, options]`. */
 const Filters = ({ filters, query, setQuery, children }) => html`

@@ -1,7 +1,7 @@
 // The prompts that wait for the agent of a session: each can be edited, moved and withdrawn.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { cancel, get, start } from "../base/api.js";
+import { cancel, filled, get, start } from "../base/api.js";
 import { keptBy } from "./permissions.js";
 import { Action, Clipped } from "../base/ui.js";
 
@@ -21,10 +21,8 @@ async function queueAgain(session, prompts, onStarted, onLost, onBegin) {
   await Promise.all(prompts.map(({ run }) => cancel(run.id)));
   for (const [index, { run, text }] of prompts.entries()) {
     const { request } = requests.find((each) => each.id === run.id);
-    const { approval_mode: approval, sandbox_mode: sandbox, model } = keptBy(request);
-    const modes = Object.entries({ approval_mode: approval, sandbox_mode: sandbox, model }).filter(([, value]) => value);
     try {
-      onStarted(await start("prompt", { ...Object.fromEntries(modes), prompt: text, session_id: session.id, on_busy: "queue" }));
+      onStarted(await start("prompt", { ...filled(keptBy(request)), prompt: text, session_id: session.id, on_busy: "queue" }));
     } catch (error) {
       onLost(prompts.slice(index).map((each) => each.text));
       throw error;
