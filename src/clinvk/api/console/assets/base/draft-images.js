@@ -1,7 +1,6 @@
 // The images of drafts, in IndexedDB: localStorage is too small for them.
 
 const MAX_DRAFTS = 20;
-const MAX_DRAFT_CHARS = 40_000_000;
 
 const settled = (request) => new Promise((resolve, reject) => {
   request.onsuccess = () => resolve(request.result);
@@ -19,12 +18,11 @@ export async function readImages(draft) {
   try { return (await settled((await images("readonly")).get(draft)))?.images ?? []; } catch { return []; }
 }
 
-/** Store the images of a draft. Those of the oldest drafts, and too many at once, are not kept after a reload. */
+/** Store the images of a draft. Those of the oldest drafts are not kept. */
 export async function writeImages(draft, kept) {
   try {
     const store = await images("readwrite");
-    const isKept = kept.length && kept.reduce((sum, { url }) => sum + url.length, 0) <= MAX_DRAFT_CHARS;
-    if (isKept) store.put({ draft, images: kept, at: Date.now() });
+    if (kept.length) store.put({ draft, images: kept, at: Date.now() });
     else store.delete(draft);
     const all = await settled(store.getAll());
     all.sort((one, other) => one.at - other.at).slice(0, -MAX_DRAFTS).forEach((old) => store.delete(old.draft));

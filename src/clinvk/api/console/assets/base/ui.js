@@ -102,9 +102,6 @@ export const TextField = ({ label, onChange, ...attributes }) => html`
   <input aria-label=${label} spellcheck="false" autocomplete="off" ...${attributes}
     onInput=${(event) => onChange(event.target.value)} />`;
 
-export const TextArea = ({ label, onChange, ...attributes }) => html`
-  <textarea aria-label=${label} ...${attributes} onInput=${(event) => onChange(event.target.value)}></textarea>`;
-
 export const Checkbox = ({ checked, onChange, children }) => html`
   <label class="option"><input type="checkbox" checked=${checked} onChange=${onChange} />${children}</label>`;
 

@@ -17,14 +17,11 @@ document.head.append(Object.assign(document.createElement("link"), {
   rel: "stylesheet", href: new URL("./review.css", import.meta.url),
 }));
 
-/** Return a number for a text, as a short name for marks: FNV-1a with 52 bits. */
+/** Return a number for a text, as a short name for marks: FNV-1a. */
 function hash(text) {
-  let [low, high] = [0x811c9dc5, 0x1b873593];
-  for (let index = 0; index < text.length; index += 1) {
-    low = Math.imul(low ^ text.charCodeAt(index), 0x01000193);
-    high = Math.imul(high ^ text.charCodeAt(index), 0x85ebca6b);
-  }
-  return ((high >>> 0) * 0x100000 + ((low >>> 0) & 0xfffff)).toString(36);
+  let number = 0x811c9dc5;
+  for (let index = 0; index < text.length; index += 1) number = Math.imul(number ^ text.charCodeAt(index), 0x01000193);
+  return number;
 }
 
 const hashOf = ({ path, notes, hunks }) => hash(JSON.stringify([path, notes, hunks.map((hunk) =>

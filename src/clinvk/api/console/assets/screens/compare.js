@@ -1,6 +1,6 @@
 // The form that gives one prompt to several agents, and the earlier compares.
 
-import { html, useState } from "../vendor/preact.js";
+import { html } from "../vendor/preact.js";
 import { filled, get, start } from "../base/api.js";
 import { readDraft, useDraft, writeDraft } from "../base/drafts.js";
 import { useBackends } from "../session/composer.js";
@@ -8,7 +8,7 @@ import { Permissions, withApproval } from "../session/permissions.js";
 import { Project, useRemembered } from "../session/project.js";
 import { navigate } from "../base/router.js";
 import { RunList } from "./rows.js";
-import { Agent, Checkbox, Empty, Form, Loaded, Problem, Select, TextArea, TextField, useStored } from "../base/ui.js";
+import { Agent, Checkbox, Empty, Form, Loaded, Select, TextField, useStored } from "../base/ui.js";
 
 const SEARCHED_RUNS = 500;
 const DRAFT = "compare";
@@ -35,29 +35,23 @@ function CompareForm() {
   const [draft, setDraft] = useDraft(DRAFT, {});
   const { prompt = "", workdir = "", isIsolated = true, judge = "", check = "", modes = {} } = draft;
   const change = (name) => (value) => setDraft({ ...readDraft(DRAFT), [name]: value });
-  const [error, setError] = useState(null);
   const names = backends.map((backend) => backend.name).filter((name) => chosen.includes(name));
   const agents = backends.filter((backend) => names.includes(backend.name));
   const options = withApproval(modes, agents);
   const toggle = (name) => setChosen(names.includes(name) ? names.filter((each) => each !== name) : [...names, name]);
 
   async function submit() {
-    setError(null);
     const inWorktrees = isIsolated && { isolation: "worktree", check };
     const fields = { ...options, workdir, ...inWorktrees, judge: judge && { backend: judge } };
-    try {
-      const { run_id: run } = await start("compare", { prompt, backends: names, ...filled(fields) });
-      remember(workdir);
-      writeDraft(DRAFT, null);
-      navigate(`compare/${run}`);
-    } catch (failure) {
-      setError(failure);
-    }
+    const { run_id: run } = await start("compare", { prompt, backends: names, ...filled(fields) });
+    remember(workdir);
+    writeDraft(DRAFT, null);
+    navigate(`compare/${run}`);
   }
   return html`
     <${Form} class="composer" aria-label="Compare agents" onSubmit=${submit}>
-      <${Problem} error=${error} />
-      <${TextArea} label="Prompt" rows="4" value=${prompt} onChange=${change("prompt")} placeholder="What should each agent do?" />
+      <textarea aria-label="Prompt" rows="4" value=${prompt} placeholder="What should each agent do?"
+        onInput=${(event) => change("prompt")(event.target.value)}></textarea>
       <div class="options"><${Project} value=${workdir} onChange=${change("workdir")} /></div>
       ${isIsolated && html`<div class="options"><${TextField} class="directory" label="Check" value=${check} onChange=${change("check")}
         placeholder="Check: a command to run in each worktree, such as make test" /></div>`}

@@ -5,7 +5,7 @@ import { get, post } from "../base/api.js";
 import { duration, firstLine, pathOf, shortPath } from "../base/format.js";
 import { live } from "../base/live.js";
 import { ToolCard, ToolInput, ToolOutput } from "./tool.js";
-import { Agent, Form, Problem, Time, announce, stored, useFocus, useTick, visible } from "../base/ui.js";
+import { Agent, Form, Problem, Time, announce, stored, useAction, useFocus, useTick, visible } from "../base/ui.js";
 
 const RESULTS = {
   allow: "Allowed", allow_session: "Allowed for the session", deny: "Denied", deny_and_stop: "Denied, run stopped",
@@ -77,8 +77,6 @@ export function AskedCall({ block, interaction, run, isActive }) {
  * `outcome` is what came of the action. `onAnswered` is called after the answer of this user.
  */
 export function InteractionCard({ interaction, isInSession, outcome, onAnswered }) {
-  const [isBusy, setBusy] = useState(false);
-  const [error, setError] = useState(null);
   const [mode, setMode] = useState("");
   const card = useRef();
   const isPending = interaction.status === "pending";
@@ -88,21 +86,19 @@ export function InteractionCard({ interaction, isInSession, outcome, onAnswered 
   useTick(isPending);
 
   /** Send an answer. If somebody else was first, or it is too late, show how the interaction ended. */
-  async function answer(body) {
+  const [answer, isBusy, error] = useAction(async (body) => {
     const path = `interactions/${interaction.id}`;
-    setBusy(true);
-    setError(null);
     try {
       live.addInteraction(await post(`${path}/answer`, body));
       announce(RESULTS[body.choice]);
       onAnswered?.(interaction);
     } catch (failure) {
-      setError(failure);
-      if (failure.status === 409 || failure.status === 410) await get(path).then((ended) => live.addInteraction(ended), setError);
+      if (failure.status === 409 || failure.status === 410) live.addInteraction(await get(path));
+      throw failure;
+    } finally {
+      card.current?.focus({ preventScroll: true }); // the buttons are gone
     }
-    setBusy(false);
-    card.current?.focus({ preventScroll: true }); // the buttons are gone
-  }
+  });
 
   const keys = Object.entries(KEYS).filter(([, [choice]]) => interaction.choices.includes(choice));
   const areKeysOn = useKeys(card, mayAnswer && interaction.kind !== "question", (pressed) => {
