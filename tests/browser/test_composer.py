@@ -154,6 +154,20 @@ async def test_presets_and_modes_are_those_that_the_server_allows(scripted: Scri
         assert await page.evaluate(values) == ",read-only,workspace"
 
 
+async def test_slash_command_of_the_agent_is_completed(scripted: Scripted) -> None:
+    scripted.play(claude_says("one", skills=["review", "release", "verify"], context_size=50))
+    async with serving(scripted.env) as server:
+        session = (await server.prompt(prompt="begin")).json()["session_id"]
+        async with opened(server, f"/session/{session}", at=AREA) as page:
+            await page.until(f"{text_of('.turn-end .end')}.endsWith(' · 34 % of the context used')")
+            await page.write(AREA, "/re")
+            await page.until(f"{COMPLETIONS} === 'review,release'")
+            await press(page, "ArrowDown", "Enter")
+            await page.until(f"{TEXT} === '/release ' && {COMPLETIONS} === ''")
+            await page.write(AREA, "Explain /re")
+            await page.until(f"{COMPLETIONS} === ''")
+
+
 @both_widths
 async def test_file_is_completed_by_keyboard(scripted: Scripted, tmp_path: Path, width: int) -> None:
     scripted.play(claude_says("one"))

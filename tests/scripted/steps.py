@@ -87,7 +87,11 @@ def _lines(records: Sequence[JSON]) -> list[Step]:
 
 
 def claude_says(
-    *deltas: str, session: str = "11111111-1111-4111-8111-111111111111", model: str = "claude-scripted"
+    *deltas: str,
+    session: str = "11111111-1111-4111-8111-111111111111",
+    model: str = "claude-scripted",
+    skills: Sequence[str] = (),
+    context_size: int = 0,
 ) -> list[Step]:
     """Answer as Claude Code 2.1.197 does with partial messages, a delta for each text."""
 
@@ -116,6 +120,11 @@ def claude_says(
         "tools": [],
         "model": model,
         "permissionMode": "default",
+        "slash_commands": [*skills],
+        "skills": [*skills],
+    }
+    used: JSON = {
+        model: {"inputTokens": 10, "outputTokens": 5, "cacheReadInputTokens": 2, "contextWindow": context_size}
     }
     message: JSON = {
         "type": "assistant",
@@ -136,6 +145,7 @@ def claude_says(
         "usage": usage,
         "permission_denials": [],
         "terminal_reason": "completed",
+        **({"modelUsage": used} if context_size else {}),
     }
     return _lines(
         [

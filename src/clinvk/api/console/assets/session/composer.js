@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { cancel, filled, get, start } from "../base/api.js";
 import { readDraft, useDraft, writeDraft } from "../base/drafts.js";
 import { Action, Checkbox, Form, Problem, Select, TextField, announce, useAction, useLoaded, useStored } from "../base/ui.js";
-import { useFileCompletion } from "./completion.js";
+import { useCompletion } from "./completion.js";
 import { AddImages, Images, useImages } from "./images.js";
 import { Permissions, Presets, keptBy, modesIn, warningsOf, withApproval } from "./permissions.js";
 import { Project, useDirectory, useRemembered } from "./project.js";
@@ -35,10 +35,11 @@ function useHistory(prompts, text, write) {
 }
 
 /**
- * `session` and `activeRun` are null for a new session, `queued` are the turns that wait, `prompts` the earlier prompts.
- * `directory` is the project that the address names. `onStarted` gets the `run_id` and `session_id`.
+ * `session` and `activeRun` are null for a new session, `queued` are the turns that wait, `prompts` the earlier prompts, and
+ * `commands` the agent's slash commands. `directory` is the project that the address names. `onStarted` gets the `run_id`
+ * and `session_id`.
  */
-export function Composer({ session, activeRun, queued = [], lastRequest, prompts = [], directory, onStarted }) {
+export function Composer({ session, activeRun, queued = [], lastRequest, prompts = [], commands = [], directory, onStarted }) {
   const name = session?.id ?? "new";
   const backends = useBackends();
   const [stored, setStored] = useStored("prompt", {});
@@ -60,7 +61,7 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
   const change = (changed) => keep({ options: { ...readDraft(name)?.options, ...changed } });
   const [refusal, setRefusal] = useState(null);
   const add = (files) => addImages(files).then(() => setRefusal(null), setRefusal);
-  const completion = useFileCompletion(area, session?.working_dir ?? project?.path, write);
+  const completion = useCompletion(area, session?.working_dir ?? project?.path, commands, write);
   const onHistory = useHistory(prompts, prompt, write);
   useEffect(() => { if (!session) area.current.focus(); }, []);
   useEffect(() => { if (directory) change({ workdir: directory, is_isolated: false }); }, [directory]);

@@ -194,6 +194,11 @@ export class Conversation {
     return planned === this.ownTurns.at(-1) || steps?.some(({ status }) => status !== "completed") ? steps : null;
   }
 
+  /** The slash commands of the agent, as far as known. */
+  get commands() {
+    return this.ownTurns.findLast((turn) => turn.blocks?.commands)?.blocks.commands;
+  }
+
   /** Open or close a group of tool calls. */
   toggle(group) {
     group.first.isGroupOpen = !group.first.isGroupOpen;

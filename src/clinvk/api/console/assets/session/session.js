@@ -45,7 +45,8 @@ export function Session({ sessionId, runId }) {
   // turns that were just loaded may be older than events
   useEffect(() => live.runs.forEach((run) => conversation.current.update(run)), [live.version, conversation.current?.turns.length]);
 
-  const { session, parent, rows = [], error, activeTurn, turns = [], ownTurns = [], queued, plan } = conversation.current ?? {};
+  const { session, parent, rows = [], error, activeTurn, turns = [], ownTurns = [], queued, plan, commands } =
+    conversation.current ?? {};
   const run = turns.at(-1)?.run;
   const lastTurn = ownTurns.findLast((turn) => !turn.isWithdrawn);
   const loadLast = async () => (run ? get(`runs/${run.id}`) : session && { request: {} });
@@ -77,7 +78,8 @@ export function Session({ sessionId, runId }) {
       ${session && lastTurn && lastRequest && !activeTurn && html`
         <${NextStep} session=${session} turn=${lastTurn} request=${lastRequest} onStarted=${onStarted} />`}
       ${session && html`<${Composer} key=${session.id} session=${session} activeRun=${activeTurn?.run}
-        queued=${queued} prompts=${ownTurns.map((turn) => turn.prompt)} lastRequest=${lastRequest} onStarted=${onStarted} />`}
+        queued=${queued} prompts=${ownTurns.map((turn) => turn.prompt)} commands=${commands}
+        lastRequest=${lastRequest} onStarted=${onStarted} />`}
     </div>`;
 }
 
@@ -158,11 +160,13 @@ function Active({ turn: { run } }) {
       <${Action} class="small" run=${() => cancel(run.id)}>Withdraw<//>`}</p>`;
 }
 
+const contextOf = ({ context }) => context && `${Math.round(100 * context.used / context.size)} % of the context used`;
+
 function End({ block, turn }) {
   const answer = () => turn.blocks.blocks.filter(({ kind }) => kind === "text").map(({ text }) => text).join("");
 
   const reason = block.stop_reason === "end_turn" ? "" : block.stop_reason?.replaceAll("_", " ");
-  const facts = [reason, duration(block.duration * 1000), tokens(block.token_usage), cost(block.cost_usd)];
+  const facts = [reason, duration(block.duration * 1000), tokens(block.token_usage), cost(block.cost_usd), contextOf(block)];
   return html`<div class="turn-end"><p class="end">${facts.filter(Boolean).join(" · ")}</p>
     <${Copy} text=${answer} label="Copy answer" /></div>`;
 }

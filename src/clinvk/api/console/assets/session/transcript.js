@@ -16,7 +16,8 @@ const DROPPED_BLOCKS = 5_000;
  * The blocks of one run, oldest first. A block has `id`, `kind`, and `version`, which counts its changes:
  * `text`, `thinking` (`text`), `tool` (`name`, `input`, `output`, `isError`, `isStopped`, and the `interaction` that asked about the
  * call), `note` (`stage`, `text`), `prompt` (`text`, `at`), `interaction` (`interaction`), `end` (the content of the
- * event), `error` (`message`, `code`). `plan` has the steps of the agent's plan, null without one.
+ * event), `error` (`message`, `code`). `plan` has the steps of the agent's plan, null without one, and `commands` the
+ * names of the agent's slash commands, if known.
  */
 export class RunBlocks {
   constructor(runId) {
@@ -31,6 +32,7 @@ export class RunBlocks {
 
   add({ type, content, timestamp }) {
     switch (type) {
+      case "init": this.commands = content.commands; break;
       case "message": this._addText("text", content.text); break;
       case "thinking": this._addText("thinking", content.text); break;
       case "tool_use": this._addTool(content); break;
