@@ -260,7 +260,7 @@ async def test_file_is_chosen_in_the_tree_or_on_a_phone_in_a_list(scripted: Scri
         await page.evaluate("document.querySelector('.file-tree button[title$=\"b.js\"]').click()")
         assert await page.evaluate(focused) == "src/app/web/b.js"
         await resize(page, 390)
-        assert not await page.evaluate("document.querySelector('.file-tree').checkVisibility()")
+        await page.until("!document.querySelector('.file-tree').checkVisibility()")
         await page.evaluate("document.querySelector('.review-bar select').ariaLabel = 'file'")
         await choose(page, "file", "README.md")
         assert await page.evaluate(focused) == "README.md"

@@ -64,12 +64,11 @@ export function useTokens(text, language) {
   const [known, setKnown] = useState(null);
   const tokens = cache.get(keyOf(text, language));
   useEffect(() => {
-    drop(setKnown);
-    if (!language || text.length > MAX_CHARS || cache.has(keyOf(text, language))) return;
+    if (!language || text.length > MAX_CHARS || cache.has(keyOf(text, language))) return undefined;
     jobs.push({ text, language, show: setKnown });
     work();
+    return () => drop(setKnown);
   }, [text, language]);
-  useEffect(() => () => drop(setKnown), []);
   return useMemo(() => {
     const isBeginning = known?.tokens && known.language === language && text.startsWith(known.text);
     return tokens ?? (isBeginning ? [...known.tokens, ["", text.slice(known.text.length)]] : [["", text]]);

@@ -40,7 +40,10 @@ class Live {
       this.sessionsVersion += 1;
       this._changed();
     };
-    stream.start((...change) => this._receive(...change), (state) => this._connected(state));
+    stream.start((...change) => this._receive(...change), (state) => {
+      this.connection = state;
+      this._changed();
+    });
   }
 
   stop() {
@@ -99,11 +102,6 @@ class Live {
     if (type === "run") this.addRun(data);
     else if (type === "interaction") this.addInteraction(data);
     else if (type === "reset") this._load();
-  }
-
-  _connected(state) {
-    this.connection = state;
-    this._changed();
   }
 
   /** Load the present state, as the stream begins with or after a gap. What changes meanwhile comes as events. */

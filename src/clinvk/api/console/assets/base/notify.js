@@ -35,7 +35,7 @@ export async function show({ title, body, path, tag }) {
 /** Tell of a run if nobody looks: only the tab that leads does, and only without Web Push, which tells of it too. */
 function tell(title, { id, workdir, session_id: session }) {
   const settings = notificationSettings();
-  if (!settings.isOn || settings.push || !document.hidden || !stream.isLeader || isQuiet(settings)) return;
+  if (!settings.isOn || settings.push || !document.hidden || !stream.connection || isQuiet(settings)) return;
   const body = workdir?.split("/").at(-1) ?? "";
   show({ title, body, path: session ? `#/session/${session}` : `#/run/${id}`, tag: id }).catch(() => {});
 }

@@ -120,7 +120,7 @@ class Stream {
 
   /** Call `onChange` with the data and type of each change, and `onState` with `open`, `lost` and `ended` (refused). */
   start(onChange, onState) {
-    Object.assign(this, { _onChange: onChange, _onState: onState, _lastId: 0, _connection: null });
+    Object.assign(this, { _onChange: onChange, _onState: onState, _lastId: 0, connection: null }); // of the tab that leads
     this._stopped = new AbortController();
     const { signal } = this._stopped;
     // A browser may keep a page that was left, with its connection.
@@ -133,11 +133,6 @@ class Stream {
       this._compete(!document.hidden);
       this._want();
     }
-  }
-
-  /** Whether this tab leads. */
-  get isLeader() {
-    return Boolean(this._connection);
   }
 
   stop() {
@@ -157,7 +152,7 @@ class Stream {
   }
 
   _onVisibility() {
-    if (this._channel && !document.hidden && !this._connection) this._compete(true);
+    if (this._channel && !document.hidden && !this.connection) this._compete(true);
     this._want();
   }
 
@@ -181,10 +176,10 @@ class Stream {
 
   async _lead(signal) {
     const connection = new Connection(signal, this._lastId, (message) => this._publish(message));
-    this._connection = connection;
+    this.connection = connection;
     this._publish({ kind: "lead" });
     await connection.hold();
-    if (this._connection === connection) this._connection = null;
+    if (this.connection === connection) this.connection = null;
   }
 
   /** Send a message to all tabs, this one included. */
@@ -203,7 +198,7 @@ class Stream {
   _take({ kind, ...message }) {
     if (!this._stopped) return;
     if (kind === "lead") this._want();
-    else if (kind === "want") this._connection?.want(message.tab, message.runs);
+    else if (kind === "want") this.connection?.want(message.tab, message.runs);
     else if (kind === "change") this._change(message);
     else if (kind === "run_event") this._passOn(message);
     else this._setState(message);
