@@ -21,6 +21,13 @@ export function writeDraft(name, value) {
   listeners.forEach((listener) => listener(name, value));
 }
 
+/** Put texts into the prompt box of a session, before what the user has written there. */
+export function draftPrompt(session, ...texts) {
+  const draft = readDraft(session);
+  writeDraft(session, { ...draft, text: [...texts, draft?.text].filter(Boolean).join("\n\n") });
+  document.querySelector(".composer textarea").focus();
+}
+
 function removeOldest() {
   const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
   if (keys.length <= MAX_DRAFTS) return;

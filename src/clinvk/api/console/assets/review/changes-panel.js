@@ -3,7 +3,7 @@
 import { html, useState } from "../vendor/preact.js";
 import { WorktreeActions, WorktreeEnded, unlessEnded } from "./actions.js";
 import { get } from "../base/api.js";
-import { readDraft, writeDraft } from "../base/drafts.js";
+import { draftPrompt } from "../base/drafts.js";
 import { firstLine } from "../base/format.js";
 import { Review } from "./review.js";
 import { Loaded, Select, useFocus, visible } from "../base/ui.js";
@@ -18,10 +18,8 @@ export function ChangesPanel({ session, turns, onClose }) {
   const ended = turns.filter((turn) => !turn.isActive);
   const load = () => unlessEnded(() => get(`sessions/${session.id}/changes`, { since }));
   function insert(prompt) {
-    const draft = readDraft(session.id) ?? {};
-    writeDraft(session.id, { ...draft, text: draft.text ? `${draft.text}\n\n${prompt}` : prompt });
     onClose();
-    document.querySelector(".composer textarea").focus();
+    draftPrompt(session.id, prompt);
   }
   const onKeyDown = (event) => event.key === "Escape" && !event.defaultPrevented && onClose();
   const choices = ended.slice(-MAX_TURNS).reverse().map(({ run, prompt }) => [run.id, `Since: ${firstLine(prompt).slice(0, 60)}`]);

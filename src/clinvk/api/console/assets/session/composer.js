@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { cancel, filled, get, start } from "../base/api.js";
-import { readDraft, useDraft, writeDraft } from "../base/drafts.js";
+import { draftPrompt, readDraft, useDraft, writeDraft } from "../base/drafts.js";
 import { Action, Checkbox, Form, Problem, Select, TextField, announce, useAction, useLoaded, useStored } from "../base/ui.js";
 import { useCompletion } from "./completion.js";
 import { AddImages, Images, useImages } from "./images.js";
@@ -66,11 +66,6 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
   useEffect(() => { if (!session) area.current.focus(); }, []);
   useEffect(() => { if (directory) change({ workdir: directory, is_isolated: false }); }, [directory]);
 
-  function takeBack(texts) {
-    write([...texts, readDraft(name)?.text].filter(Boolean).join("\n\n"));
-    area.current?.focus();
-  }
-
   /** Send the prompt. While the agent works, `onBusy` says what happens. */
   const [submit, isBusy, error] = useAction(async (onBusy = "queue") => {
     const { is_isolated: isIsolated, ...fields } = options;
@@ -110,7 +105,7 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
   const presets = html`<${Presets} backend=${backend} value=${options} onChange=${change} />`;
 
   return html`
-    <${Queue} session=${session} turns=${queued} onStarted=${onStarted} onLost=${takeBack} />
+    <${Queue} session=${session} turns=${queued} onStarted=${onStarted} onLost=${(texts) => draftPrompt(name, ...texts)} />
     <${Form} class="composer" aria-label="Prompt" onSubmit=${() => canSend && submit()}
       onPaste=${(event) => add(event.clipboardData.files)} onDragOver=${(event) => event.preventDefault()}
       onDrop=${(event) => { event.preventDefault(); add(event.dataTransfer.files); }}>

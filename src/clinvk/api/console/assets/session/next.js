@@ -2,7 +2,7 @@
 
 import { html } from "../vendor/preact.js";
 import { filled, start } from "../base/api.js";
-import { readDraft, writeDraft } from "../base/drafts.js";
+import { draftPrompt } from "../base/drafts.js";
 import { live } from "../base/live.js";
 import { Action, visible } from "../base/ui.js";
 import { keptBy } from "./permissions.js";
@@ -10,13 +10,6 @@ import { keptBy } from "./permissions.js";
 const ALLOW = "Go on. The user is asked for each action from here on, so try again what was denied.";
 const CONTINUE = "Continue where you left off.";
 const BROKEN = { failed: "The run failed.", interrupted: "The run was interrupted.", cancelled: "The run was stopped." };
-
-/** Put a prompt into the prompt box, before what the user has written there. */
-function edit(name, prompt) {
-  const draft = readDraft(name);
-  writeDraft(name, { ...draft, text: [prompt, draft?.text].filter(Boolean).join("\n\n") });
-  document.querySelector(".composer textarea").focus();
-}
 
 /** Return the block of an action that was denied because nobody was asked, or nobody answered. */
 function deniedIn(turn, { approval_mode: approval }) {
@@ -41,6 +34,6 @@ export function NextStep({ session, turn, request, onStarted }) {
       ${turn.prompt && !request.images?.length && html`
         <${Action} class="small" run=${send(turn.prompt)} title="Send the same prompt again">Retry<//>`}
       <${Action} class="small" run=${send(CONTINUE)} title="Ask the agent to continue">Continue<//>
-      ${turn.prompt && html`<button type="button" class="small" onClick=${() => edit(session.id, turn.prompt)}>Edit prompt</button>`}`}
+      ${turn.prompt && html`<button type="button" class="small" onClick=${() => draftPrompt(session.id, turn.prompt)}>Edit prompt</button>`}`}
     </span></div>`;
 }
