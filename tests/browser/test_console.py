@@ -48,7 +48,7 @@ OWN = [path for path in ASSETS.rglob("*.*") if "vendor" not in path.parts and pa
 MAX_GZIP_BYTES = 138_000
 MAX_SESSION_GZIP_BYTES = 110_000
 """The scripts of a session, without the highlighting, which a worker loads."""
-MAX_LINES = 5_880
+MAX_LINES = 5_850
 """Of JavaScript and CSS."""
 
 SCREENS = ("", "runs", "sessions", "new", "compare", "worktrees", "usage", "agents", "notifications")

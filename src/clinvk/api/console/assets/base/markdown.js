@@ -1,7 +1,7 @@
 // Markdown of agents, which is untrusted: it becomes elements directly and never HTML text. Raw HTML is shown as text,
 // images are links, and links name their host.
 
-import { html, Component } from "../vendor/preact.js";
+import { html, useMemo } from "../vendor/preact.js";
 import { lexer } from "../vendor/marked.js";
 import { Highlighted } from "./highlight.js";
 import { Clipped, Copy, visible } from "./ui.js";
@@ -11,19 +11,13 @@ const SCHEMES = new Set(["http:", "https:", "mailto:"]);
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0" };
 
 /** Show a text as Markdown. */
-export class Markdown extends Component {
-  shouldComponentUpdate({ text }) {
-    return text !== this.props.text;
+export const Markdown = ({ text }) => useMemo(() => {
+  try {
+    return html`<div class="markdown">${blocks(lexer(text), 0)}</div>`;
+  } catch { // nested too deeply
+    return html`<pre class="plain">${visible(text)}</pre>`;
   }
-
-  render({ text }) {
-    try {
-      return html`<div class="markdown">${blocks(lexer(text), 0)}</div>`;
-    } catch { // nested too deeply
-      return html`<pre class="plain">${visible(text)}</pre>`;
-    }
-  }
-}
+}, [text]);
 
 /** A long answer: the beginning as Markdown, and a button for more; or all of it. */
 export const Answer = ({ text, isWhole }) => (isWhole ? asMarkdown(text) : html`<${Clipped} text=${text} render=${asMarkdown} />`);

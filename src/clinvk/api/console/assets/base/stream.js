@@ -112,11 +112,9 @@ class Connection {
 
 /** The events for this tab, whichever tab leads. */
 class Stream {
-  constructor() {
-    this._tab = String(Math.random());
-    this._followed = new Set();
-    this._stopped = null;
-  }
+  _tab = String(Math.random());
+  _followed = new Set();
+  _stopped = null;
 
   /** Call `onChange` with the data and type of each change, and `onState` with `open`, `lost` and `ended` (refused). */
   start(onChange, onState) {

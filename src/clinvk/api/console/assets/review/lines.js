@@ -1,6 +1,6 @@
 // The lines of a changed file: rendered when they come into view, with highlighted syntax and changed words.
 
-import { html, Component, useMemo, useState } from "../vendor/preact.js";
+import { html, Component, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
 import { languageOf, token, useTokens } from "../base/highlight.js";
 import { Clipped, visible } from "../base/ui.js";
 import { changedWords } from "./words.js";
@@ -38,25 +38,21 @@ function Hunk({ hunk: { title, lines }, index, path, comments }) {
 }
 
 /** Lines that are rendered when they come near the window, and stay. */
-class Chunk extends Component {
-  componentDidMount() {
-    this.observer = new IntersectionObserver((entries) => {
+function Chunk({ size, onShow, children }) {
+  const [isShown, setShown] = useState(false);
+  const place = useRef();
+  useEffect(() => {
+    const observer = new IntersectionObserver((entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
-      this.observer.disconnect();
-      this.setState({ isShown: true });
-      this.props.onShow();
-    }, { root: this.base.closest(".scroller"), rootMargin: MARGIN });
-    this.observer.observe(this.base);
-  }
-
-  componentWillUnmount() {
-    this.observer.disconnect();
-  }
-
-  render({ size, children }, { isShown }) {
-    return isShown ? html`<div class="chunk">${children()}</div>`
-      : html`<div class="chunk" style=${{ height: `calc(${size} * var(--line-height))` }}></div>`;
-  }
+      observer.disconnect();
+      setShown(true);
+      onShow();
+    }, { root: place.current.closest(".scroller"), rootMargin: MARGIN });
+    observer.observe(place.current);
+    return () => observer.disconnect();
+  }, []);
+  const height = isShown ? "" : `calc(${size} * var(--line-height))`;
+  return html`<div class="chunk" ref=${place} style=${{ height }}>${isShown && children()}</div>`;
 }
 
 /** Divide the tokens of both sides of a hunk into those of its lines. */

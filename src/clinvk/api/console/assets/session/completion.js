@@ -1,12 +1,11 @@
 // Completes a prompt: `@` and letters of a path to a file of the project, `/` at the beginning to a command of the agent.
 
-import { html, useRef, useState } from "../vendor/preact.js";
+import { html, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
-import { visible } from "../base/ui.js";
+import { useLoaded, visible } from "../base/ui.js";
 
 const FILE = /(?:^|\s)@([^\s@]*)$/;
 const COMMAND = /^\/(\S*)$/;
-const DELAY_MS = 120;
 const SHOWN = 8;
 
 /**
@@ -15,46 +14,35 @@ const SHOWN = 8;
  * was used.
  */
 export function useCompletion(area, directory, commands, onChange) {
-  const [found, setFound] = useState(null);
-  const request = useRef(0);
+  const [place, setPlace] = useState(null); // of the word: `{word, isCommand, end}`, and the `index` of the name that is chosen
+  const { word, isCommand } = place ?? {};
+  const hasFiles = Boolean(directory && place && !isCommand);
+  const load = async () => hasFiles && { word, ...await get("files", { directory, search: word, limit: SHOWN }) };
+  const { value } = useLoaded(load, [directory, word, hasFiles]);
+  const files = hasFiles && value?.word === word ? value.files : [];
+  const names = isCommand ? commands.filter((name) => name.startsWith(word)).slice(0, SHOWN) : files;
+  const close = () => setPlace(null);
 
-  function close() {
-    request.current += 1;
-    setFound(null);
-  }
-
-  async function filesWith(search) {
-    const number = request.current;
-    await new Promise((resolve) => { setTimeout(resolve, DELAY_MS); });
-    if (number !== request.current || !directory) return [];
-    const { files } = await get("files", { directory, search, limit: SHOWN }).catch(() => ({ files: [] }));
-    return number === request.current ? files : [];
-  }
-
-  async function update() {
-    const { value, selectionEnd: end } = area.current;
-    const command = value.slice(0, end).match(COMMAND)?.[1];
-    const word = command ?? value.slice(0, end).match(FILE)?.[1];
-    close();
-    if (word === undefined) return;
-    const names = command === undefined ? await filesWith(word)
-      : commands.filter((name) => name.startsWith(command)).slice(0, SHOWN);
-    if (names.length) setFound({ names, index: 0, start: end - word.length, end });
+  function update() {
+    const { value: text, selectionEnd: end } = area.current;
+    const command = text.slice(0, end).match(COMMAND)?.[1];
+    const typed = command ?? text.slice(0, end).match(FILE)?.[1];
+    setPlace(typed === undefined ? null : { word: typed, isCommand: command !== undefined, end, index: 0 });
   }
 
   function pick(name) {
-    const { value } = area.current;
-    const before = `${value.slice(0, found.start)}${name} `;
+    const { value: text } = area.current;
+    const before = `${text.slice(0, place.end - word.length)}${name} `;
     close();
-    onChange(before + value.slice(found.end));
+    onChange(before + text.slice(place.end));
     requestAnimationFrame(() => area.current?.setSelectionRange(before.length, before.length));
   }
 
   function onKeyDown(event) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!found || event.isComposing) return false;
-    const { names, index } = found;
-    if (step) setFound({ ...found, index: (index + step + names.length) % names.length });
+    if (!names.length || event.isComposing) return false;
+    const { index } = place;
+    if (step) setPlace({ ...place, index: (index + step + names.length) % names.length });
     else if (["Enter", "Tab"].includes(event.key) && !event.shiftKey && !event.ctrlKey && !event.metaKey) pick(names[index]);
     else if (event.key === "Escape") close();
     else return false;
@@ -63,12 +51,12 @@ export function useCompletion(area, directory, commands, onChange) {
   }
   const attributes = {
     "aria-autocomplete": "list",
-    ...(found && { "aria-controls": "completions", "aria-activedescendant": `completion-${found.index}` }),
+    ...(names.length > 0 && { "aria-controls": "completions", "aria-activedescendant": `completion-${place.index}` }),
     onBlur: close,
   };
-  const list = found && html`
-    <div class="completions" role="listbox" id="completions" aria-label="Completions">${found.names.map((name, index) => html`
-      <div role="option" id=${`completion-${index}`} aria-selected=${index === found.index}
+  const list = names.length > 0 && html`
+    <div class="completions" role="listbox" id="completions" aria-label="Completions">${names.map((name, index) => html`
+      <div role="option" id=${`completion-${index}`} aria-selected=${index === place.index}
         onMouseDown=${(event) => { event.preventDefault(); pick(name); }}>${visible(name)}</div>`)}</div>`;
   return { list, attributes, update, onKeyDown };
 }
