@@ -251,6 +251,50 @@ async def test_palette_finds_sessions_on_the_server(scripted: Scripted) -> None:
         await page.until(f"location.hash === '#/session/{SESSIONS[7]['id']}'")
 
 
+async def test_palette_waits_for_the_search_of_the_server(scripted: Scripted) -> None:
+    """No session of an earlier search is chosen."""
+    status = text_of(".palette [role=status]")
+    async with palette(scripted) as page:
+        held = "new Promise((done) => { window.release = done; }).then(() => stubbed(url, ...rest))"
+        held = f"String(url).includes('search=tokens') ? {held} : stubbed(url, ...rest)"
+        await page.evaluate(f"const stubbed = window.fetch; window.fetch = (url, ...rest) => {held}")
+        await page.call("Input.insertText", text="tokens")
+        await page.until("window.release !== undefined")
+        assert await page.evaluate(f"[{status}, {CHOICES}]") == ["Searching…", []]
+        await press(page, "Enter")
+        assert await page.evaluate("document.querySelector('.palette').open")
+        await page.evaluate("window.release()")
+        await page.until(f"{CHOICES}.join() === 'session 7' && {status} === ''")
+        await page.evaluate("answers['sessions?search=nonsense&limit=8'] = {sessions: [], total: 0}")
+        await page.write(".palette input", "nonsense")
+        await page.until(f"{status} === 'Nothing found.'")
+
+
+async def test_dialog_of_shortcuts_lists_the_keys_of_every_screen(scripted: Scripted) -> None:
+    async with shell(scripted) as page:
+        await press(page, "?")
+        keys = "[...document.querySelectorAll('.shortcuts dt')].map(each => each.textContent.trim())"
+        assert await page.evaluate(f"{keys}.filter(each => !each.startsWith('g '))") == [
+            *("Ctrl K", "?", "/", "j k", "n p", "↓ ↑", "← →", "v", "w", "a d", "Enter", "Ctrl Enter", "@", "Esc")
+        ]
+
+
+async def test_palette_changes_the_theme_of_this_browser(scripted: Scripted) -> None:
+    page_colour = "getComputedStyle(document.body).backgroundColor"
+    async with shell(scripted) as page:
+        await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+        light = await page.evaluate(page_colour)
+        for theme, colour in (("dark theme", "rgb(22, 24, 27)"), ("theme of the system", light)):
+            await press(page, "k", ctrl=True)
+            await page.until("document.activeElement.role === 'combobox'")
+            await page.call("Input.insertText", text=theme)
+            await page.until(f"{CHOICES}[0]?.toLowerCase() === '{theme}'")
+            await press(page, "Enter")
+            await page.until(f"{page_colour} === '{colour}'")
+            await page.call("Page.reload")
+            await page.until(f"document.querySelector('#app h1') !== null && {page_colour} === '{colour}'")
+
+
 async def test_palette_archives_the_session_that_is_open(scripted: Scripted) -> None:
     async with palette(scripted, f"/session/{SESSIONS[7]['id']}") as page:
         await page.call("Input.insertText", text="archive")

@@ -7,6 +7,7 @@ import { Icon } from "./base/icons.js";
 import { live, useLive } from "./base/live.js";
 import { leavePush, renewPush, showNumber, tellOfEnd, tellOfRequest } from "./base/notify.js";
 import { goBack, useRoute } from "./base/router.js";
+import "./base/theme.js";
 import { ErrorBoundary, announce, forgetLists, useEvent, useLoaded } from "./base/ui.js";
 import { Login, takeToken } from "./screens/login.js";
 import { Navigation } from "./shell/navigation.js";

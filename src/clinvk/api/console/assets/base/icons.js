@@ -26,6 +26,7 @@ const PATHS = {
   more: "M3 8h.01M8 8h.01M13 8h.01",
   docs: "M3 2h10v12H3zM6 5.5h4M6 8.5h4",
   keyboard: "M1 4h14v8H1zM4 7h.01M8 7h.01M12 7h.01M5 9.5h6",
+  theme: `${CIRCLE}M8 1.5v13M11 3.5v9`,
   logout: "M6 2H3v12h3M7 8h7M11 5l3 3-3 3",
   waiting: `${CIRCLE}M6 6.5a2 2 0 1 1 2.6 1.9c-.4.2-.6.5-.6 1.1M8 11.5h.01`,
   running: RUNNING, active: RUNNING,

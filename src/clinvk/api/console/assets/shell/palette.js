@@ -7,7 +7,8 @@ import { Icon } from "../base/icons.js";
 import { live } from "../base/live.js";
 import { address, navigate } from "../base/router.js";
 import { projectOf, stateOf } from "../screens/rows.js";
-import { Problem, TextField, useAction, visible } from "../base/ui.js";
+import { THEMES, setTheme } from "../base/theme.js";
+import { Problem, TextField, useAction, useLoaded, visible } from "../base/ui.js";
 import { MENU, SCREENS } from "./screens.js";
 import { goToWaiting, showShortcuts } from "./shortcuts.js";
 
@@ -29,6 +30,7 @@ function fixedChoices(sessionId, projects) {
     },
     ...screens.map(([name, icon]) => ({ icon, label: SCREENS[name].title, run: open(name) })),
     { icon: "keyboard", label: "Keyboard shortcuts", run: showShortcuts },
+    ...Object.entries(THEMES).map(([theme, label]) => ({ icon: "theme", label, run: () => setTheme(theme) })),
     ...projects.flatMap(({ directory, name }) => [
       { icon: "plus", label: `New session in ${name}`, detail: directory, run: open(address("new", { directory }).slice(2)) },
       { icon: "folder", label: `Sessions of ${name}`, detail: directory, run: open(address("sessions", { project: directory }).slice(2)) },
@@ -44,19 +46,18 @@ const choiceOf = (session) => ({
 const matches = ({ label, detail = "" }, text) => text.toLowerCase().split(/\s+/)
   .every((word) => `${label} ${detail}`.toLowerCase().includes(word));
 
-/** Return the projects, the sessions that the server finds, and an error. */
+/** Return the projects, the sessions that the server finds, an error, and whether the server still searches. */
 function useFound(text) {
-  const [found, setFound] = useState({ projects: [], sessions: [] });
-  const take = (news) => setFound((known) => ({ ...known, error: null, ...news }));
-  useEffect(() => { get("projects").then(({ projects }) => take({ projects }), () => {}); }, []);
+  const { value: { projects } = { projects: [] } } = useLoaded(() => get("projects"));
+  const [found, setFound] = useState({ sessions: [] });
   useEffect(() => {
     let isCurrent = true;
     const search = () => get("sessions", { search: text.trim(), limit: FOUND })
-      .then(({ sessions }) => ({ sessions }), (error) => ({ error })).then((news) => isCurrent && take(news));
+      .catch((error) => ({ sessions: [], error })).then((news) => isCurrent && setFound({ ...news, text }));
     const timer = setTimeout(search, SETTLE_MS);
     return () => { isCurrent = false; clearTimeout(timer); };
   }, [text]);
-  return found;
+  return { projects, ...found, isSearching: found.text !== text };
 }
 
 /** `sessionId` is the session that is open, if any. */
@@ -64,10 +65,10 @@ export function Palette({ sessionId, onClose }) {
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
   const dialog = useRef();
-  const { projects, sessions, error } = useFound(text);
-  const choices = [
-    ...fixedChoices(sessionId, projects).filter((choice) => matches(choice, text)), ...sessions.map(choiceOf),
-  ];
+  const { projects, sessions, error, isSearching } = useFound(text);
+  const isFound = (choice) => matches(choice, text);
+  const known = sessions.map(choiceOf);
+  const choices = [...fixedChoices(sessionId, projects).filter(isFound), ...(isSearching ? known.filter(isFound) : known)];
   const chosen = Math.min(at, choices.length - 1);
   useEffect(() => dialog.current.showModal(), []);
   useEffect(() => dialog.current.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" }), [chosen]);
@@ -95,5 +96,6 @@ export function Palette({ sessionId, onClose }) {
         <div role="option" id=${`choice-${index}`} aria-selected=${index === chosen} onClick=${() => choose(choice)}>
           <${Icon} name=${choice.icon} /><span class="title">${visible(choice.label)}</span>
           <span class="quiet">${visible(choice.detail)}</span></div>`)}</div>
+      <p class="quiet" role="status">${isSearching ? "Searching…" : !choices.length && !error && "Nothing found."}</p>
     </dialog>`;
 }

@@ -72,13 +72,19 @@ export function Shortcuts({ onPalette }) {
       <h2>Keyboard shortcuts</h2>
       <dl class="keys">
         ${row(["Ctrl", "K"], "Palette: screens, projects, sessions and actions")}
-        ${row(["j", "k"], "Next or previous row of a list, or file of a review")}
+        ${row(["?"], "Keyboard shortcuts")}
+        ${row(["/"], "Search, or write a prompt")}
+        ${row(["j", "k"], "Next or previous row or request of a list, or file of a review")}
         ${row(["n", "p"], "Next or previous change of a review")}
+        ${row(["↓", "↑"], "Next or previous line of a review. In an empty prompt: earlier prompts")}
+        ${row(["←", "→"], "Agent of a comparison, or day of the usage")}
         ${row(["v"], "Mark the file of a review as viewed")}
         ${row(["w"], "Next session that waits for you")}
-        ${row(["/"], "Search, or write a prompt")}
         ${row(["a", "d"], html`At a request chosen with <kbd>Tab</kbd>: allow, deny`)}
-        ${row(["Enter"], html`In the prompt: send. <kbd>Shift</kbd> <kbd>Enter</kbd>: new line`)}
+        ${row(["Enter"], html`In the prompt: send or queue. <kbd>Shift</kbd> <kbd>Enter</kbd>: new line`)}
+        ${row(["Ctrl", "Enter"], "In the prompt: steer the agent. In a comment: save")}
+        ${row(["@"], html`In the prompt: name a file; <kbd>/</kbd> at the beginning: a command of the agent`)}
+        ${row(["Esc"], "Close a menu, a list of files or the changes, or cancel an edit")}
         ${Object.entries(KEYS).map(([key, name]) => row(["g", key], SCREENS[name].title))}
       </dl>
       <${Checkbox} checked=${isOn} onChange=${() => setOn(!isOn)}>Single-key shortcuts<//>
