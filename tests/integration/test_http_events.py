@@ -293,6 +293,42 @@ async def test_long_run_is_replayed_completely_from_the_store(scripted: Scripted
     assert re.search(r'"text":"5001,"', whole[5000].data)
 
 
+NDJSON, GZIP = "application/x-ndjson", "gzip"
+
+
+@pytest.mark.parametrize(
+    ("accept", "encoding", "is_compressed"),
+    [(NDJSON, GZIP, True), (NDJSON, "identity", False), ("text/event-stream", GZIP, False)],
+)
+async def test_lines_of_a_run_that_has_ended_are_compressed_for_clients_that_accept_it(
+    scripted: Scripted, accept: str, encoding: str, is_compressed: bool
+) -> None:
+    scripted.play(claude_says(*ANSWER))
+    async with serving(scripted.env) as server:
+        run = (await server.prompt()).json()["run_id"]
+        plain = await events(server, run, **{"accept": accept, "accept-encoding": "identity"})
+        response = await events(server, run, **{"accept": accept, "accept-encoding": encoding})
+        refused = await server.client.get(
+            "/api/v1/runs/ffffffff/events", headers={"accept": accept, "accept-encoding": encoding}
+        )
+        nothing = await events(server, run, 10_000, **{"accept": accept, "accept-encoding": encoding})
+    assert (response.headers.get("content-encoding") == "gzip") is is_compressed
+    assert response.text == plain.text
+    assert response.num_bytes_downloaded < len(response.content) * (0.5 if is_compressed else 2)
+    assert (refused.status_code, nothing.status_code) == (404, 204)
+    assert "content-encoding" not in {*refused.headers, *nothing.headers}
+
+
+async def test_lines_of_a_run_in_progress_are_not_compressed(scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    async with serving(scripted.env) as server:
+        run = await server.detached()
+        headers = {"accept": NDJSON, "accept-encoding": GZIP}
+        async with server.client.stream("GET", f"/api/v1/runs/{run['run_id']}/events", headers=headers) as response:
+            assert "content-encoding" not in response.headers
+            assert json.loads(await anext(response.aiter_lines()))["type"] == "init"
+
+
 async def test_lost_events_do_not_shift_sequence_numbers(scripted: Scripted) -> None:
     store = MemoryStore()
     run = records.run(state="finished", created_at=1.0, started_at=1.0, ended_at=9.0)

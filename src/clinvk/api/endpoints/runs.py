@@ -26,8 +26,10 @@ from clinvk.api.http.response import (
     NO_BUFFERING,
     NO_STORE,
     ClientDisconnected,
+    Compressor,
     DisconnectWatch,
     HttpResponse,
+    accepts_gzip,
     chunked,
     headers_of,
     send_error,
@@ -172,15 +174,16 @@ def last_event_id(scope: Scope) -> int | None:
 
 
 class _EventsRequest(Exchange):
-    """A single event stream for a viewer."""
+    """A single event stream for a viewer. The events of a run that has ended are compressed, unless they are SSE."""
 
-    __slots__ = ("_endpoint", "_is_sse")
+    __slots__ = ("_compressor", "_endpoint", "_is_sse")
 
     def __init__(self, endpoint: RunEventsEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
         self._is_sse = unified.MEDIA_TYPE not in headers_of(scope).get("accept", "").lower()
         stream_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
         super().__init__(scope, receive, send, Rest(), stream_type, endpoint.tick_s)
         self._endpoint = endpoint
+        self._compressor: Compressor | None = None
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         disconnect.watch()
@@ -194,6 +197,8 @@ class _EventsRequest(Exchange):
         live = services.runs.live(run.id)
         if live or run.state in UNDER_WAY:
             await self._open()
+        elif not self._is_sse and accepts_gzip(self._scope):
+            self._compressor = Compressor()
         encoder: unified.UnifiedEncoder | None = None
         async for batch in live.log.batches() if live else stored_events(services, run, self._endpoint.poll_s):
             if not encoder:
@@ -201,7 +206,7 @@ class _EventsRequest(Exchange):
                 encoder = unified.UnifiedEncoder(facts)
             for data in chunked(self._lines(encoder, batch, after)):
                 await self._open()
-                await self._response.write(data)
+                await self._response.write(await self._compressor.compress(data) if self._compressor else data)
         await self._end()
 
     def _after(self) -> int:
@@ -223,17 +228,20 @@ class _EventsRequest(Exchange):
     async def _open(self, cache: bytes = NO_STORE) -> None:
         if self._response.opened:
             return
+        if self._compressor:
+            self._headers.extend(Compressor.HEADERS)
         await super()._open(cache)
         if self._is_sse and self._scope["method"] != "HEAD":
             await self._response.write(sse.OPENING)
 
     async def _end(self) -> None:
         """End the response. Without any event the status is 204, which keeps a browser from reconnecting."""
+        rest = self._compressor.end() if self._compressor and self._response.opened else b""
         await self._response.open(204, self._stream_type)
-        await self._response.end()
+        await self._response.end(rest)
 
     async def _keep_alive(self) -> None:
-        if self._response.is_quiet(2 * self._tick_s):
+        if not self._compressor and self._response.is_quiet(2 * self._tick_s):
             await self._response.keep_alive(sse.PULSE if self._is_sse else unified.PULSE)
 
     def _error_piece(self, error: ClinvkError) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
@@ -73,11 +74,33 @@ def document(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str
 async def compressed(response: Response, scope: Scope) -> Response:
     """Compress the body of a response, if the body is large and the client accepts gzip."""
     body = bytes(response.body)
-    if len(body) >= _MIN_GZIP_BYTES and "gzip" in headers_of(scope).get("accept-encoding", ""):
+    if len(body) >= _MIN_GZIP_BYTES and accepts_gzip(scope):
         response.body = await run_in_loop_thread(len(body), gzip.compress, body, _GZIP_LEVEL)
         size = str(len(response.body))
         response.headers.update({"content-encoding": "gzip", "content-length": size, "vary": "accept-encoding"})
     return response
+
+
+def accepts_gzip(scope: Scope) -> bool:
+    """Return whether the client accepts gzip."""
+    return "gzip" in headers_of(scope).get("accept-encoding", "")
+
+
+class Compressor:
+    """Compresses a body in pieces. `HEADERS` belong to its response."""
+
+    HEADERS: tuple[Header, ...] = ((b"content-encoding", b"gzip"), (b"vary", b"accept-encoding"))
+
+    def __init__(self) -> None:
+        self._stream = zlib.compressobj(_GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+
+    async def compress(self, piece: bytes) -> bytes:
+        """Return what can be sent so far."""
+        return await run_in_loop_thread(len(piece), self._stream.compress, piece)
+
+    def end(self) -> bytes:
+        """Return the rest of the body."""
+        return self._stream.flush()
 
 
 def path_of(scope: Scope) -> str:
