@@ -32,6 +32,13 @@ Events = Sequence[Mapping[str, object]]
 
 FOCUSED = "document.activeElement.textContent"
 MENU = ".session-head [aria-haspopup=menu]"
+SHIFT = """new Promise((resolve) => {
+  let sum = 0;
+  const seen = new PerformanceObserver((list) => list.getEntries().forEach(({ value }) => { sum += value; }));
+  seen.observe({ type: "layout-shift", buffered: true });
+  requestAnimationFrame(() => requestAnimationFrame(() => resolve(sum)));
+})"""
+"""How much of the page has moved since the page was opened, in the unit of Chromium: less than 0.1 is good."""
 
 
 async def test_session_is_renamed_forked_and_deleted_from_its_menu_by_keyboard(scripted: Scripted) -> None:
@@ -116,6 +123,22 @@ async def test_head_with_state_and_stop_stays_in_view(scripted: Scripted) -> Non
             await page.point(".session-head .stop")
             await page.until(f"{text_of('.session-head .state')} === 'cancelled'")
             assert await page.evaluate("document.querySelector('.session-head .stop')") is None
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_long_session_opens_without_moving_what_is_shown(scripted: Scripted, width: int) -> None:
+    scripted.play(claude_says(*[f"word{number} " for number in range(1000)], "the end"))
+    async with serving(scripted.env) as server, browsing() as page:
+        session = (await server.prompt(prompt="begin")).json()["session_id"]
+        for _ in range(2):
+            await server.prompt(prompt="go on", session_id=session)
+        await resize(page, width)
+        await opened_in(page, server, f"/session/{session}", at=".turn-end")
+        await page.until(f"{ANSWERS}.at(-1).endsWith('the end')")
+        await page.until("document.querySelector('main').scrollTop > 200")
+        shift = await page.evaluate(SHIFT)
+        assert isinstance(shift, float | int)
+        assert shift < 0.05
 
 
 # --- the agent's work ----------------------------------------------------------------------------------------------

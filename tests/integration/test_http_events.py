@@ -306,8 +306,8 @@ async def test_lines_of_a_run_that_has_ended_are_compressed_for_clients_that_acc
     scripted.play(claude_says(*ANSWER))
     async with serving(scripted.env) as server:
         run = (await server.prompt()).json()["run_id"]
-        plain = await events(server, run, **{"accept": accept, "accept-encoding": "identity"})
-        response = await events(server, run, **{"accept": accept, "accept-encoding": encoding})
+        plain = await events(server, run, None, **{"accept": accept, "accept-encoding": "identity"})
+        response = await events(server, run, None, **{"accept": accept, "accept-encoding": encoding})
         refused = await server.client.get(
             "/api/v1/runs/ffffffff/events", headers={"accept": accept, "accept-encoding": encoding}
         )

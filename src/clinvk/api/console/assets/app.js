@@ -6,7 +6,7 @@ import { focusScreen } from "./base/focus.js";
 import { Icon } from "./base/icons.js";
 import { live, useLive } from "./base/live.js";
 import { leavePush, renewPush, showNumber, tellOfEnd, tellOfRequest } from "./base/notify.js";
-import { goBack, useRoute } from "./base/router.js";
+import { currentRoute, goBack, useRoute } from "./base/router.js";
 import "./base/theme.js";
 import { ErrorBoundary, announce, forgetLists, useEvent, useLoaded } from "./base/ui.js";
 import { Login, takeToken } from "./screens/login.js";
@@ -96,13 +96,17 @@ function Console({ me, onLogout }) {
 const Back = ({ parent }) => html`
   <div class="go-back"><button type="button" aria-label="Back" onClick=${() => goBack(parent)}><${Icon} name="back" /></button></div>`;
 
+const load = (route, id) => (id && route.detail ? route.detail : route.load)();
+
 /** Load the module of a screen and show it. The heading gets the focus, so that screen readers begin there. */
 function Screen({ route, id }) {
-  const { value: Shown = route.now, error } = useLoaded(id && route.detail ? route.detail : route.load);
+  const { value: Shown = route.now, error } = useLoaded(() => load(route, id));
   useEffect(focusScreen, []);
   if (error) throw error;
   return Shown && html`<${Shown} ...${route.props?.(id) ?? { id }} />`;
 }
 
 window.addEventListener("pageshow", (event) => event.persisted && location.reload()); // its streams have ended
+const [name = "", id] = currentRoute();
+if (SCREENS[name]) load(SCREENS[name], id).catch(() => {}); // the module loads while the login is checked
 render(html`<${App} />`, document.getElementById("app"));

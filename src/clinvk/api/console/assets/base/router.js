@@ -15,7 +15,8 @@ function decoded(part) {
   try { return decodeURIComponent(part); } catch { return part; }
 }
 
-const parse = () => split()[0].split("/").map(decoded);
+/** Return the parts of the current path. */
+export const currentRoute = () => split()[0].split("/").map(decoded);
 const parseQuery = () => Object.fromEntries(new URLSearchParams(split()[1]));
 
 /** Return the address of a screen, with the parameters that have a value. */
@@ -34,8 +35,7 @@ function useAddress(read) {
   return value;
 }
 
-/** Return the parts of the current path. */
-export const useRoute = () => useAddress(parse);
+export const useRoute = () => useAddress(currentRoute);
 
 /** Return the parameters of the current address, and the function that changes some within the same entry of the history. */
 export function useQuery() {

@@ -153,7 +153,7 @@ export class VirtualList extends Component {
     [this.first, this.last] = [first, last];
     return html`
       <div class="virtual-list" role="feed" aria-label=${label} style=${{ height: `${this.offsets[items.length]}px` }}>
-        <div class="window" style=${{ top: `${Math.round(this.offsets[first] ?? 0)}px` }}>
+        <div class="window" style=${{ paddingTop: `${Math.round(this.offsets[first] ?? 0)}px` }}>
           ${items.slice(first, last).map((item, index) => html`
             <div class="row" role="article" key=${keyOf(item)} ref=${this.observe} data-index=${first + index}
               aria-posinset=${first + index + 1} aria-setsize=${items.length}>${render(item)}</div>`)}

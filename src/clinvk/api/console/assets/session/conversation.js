@@ -85,10 +85,11 @@ export class Conversation {
     try {
       if (this.runId) this._addRun(await get(`runs/${this.runId}`));
       else {
+        const failure = this._loadOwn(0).catch((error) => error);
         this.session = await get(`sessions/${this.sessionId}`);
         this.sessionId = this.session.id;
         this._fork ??= this.session.parent_id ? this.session : null;
-        await this._loadOwn(0);
+        if (await failure) throw await failure;
         if (this.ownTurns.length >= this.total) await this._loadInherited();
       }
       this.error = null;

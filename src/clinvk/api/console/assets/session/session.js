@@ -45,14 +45,14 @@ export function Session({ sessionId, runId }) {
   // turns that were just loaded may be older than events
   useEffect(() => live.runs.forEach((run) => conversation.current.update(run)), [live.version, conversation.current?.turns.length]);
 
-  const { session, parent, rows = [], error, activeTurn, turns = [], ownTurns = [], queued, plan, commands } =
+  const { session, parent, total, rows = [], error, activeTurn, turns = [], ownTurns = [], queued, plan, commands } =
     conversation.current ?? {};
   const run = turns.at(-1)?.run;
   const lastTurn = ownTurns.findLast((turn) => !turn.isWithdrawn);
-  const loadLast = async () => (run ? get(`runs/${run.id}`) : session && { request: {} });
+  const loadLast = async () => session && (run ? get(`runs/${run.id}`) : { request: {} });
   const { value: last, error: isUnknown } = useLoaded(loadLast, [run?.id, !session]);
   const lastRequest = last?.request ?? (isUnknown ? {} : null);
-  if (!run && !session) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
+  if (!(sessionId ? session : run)) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
   const interactionOf = ({ block }) =>
     block?.interaction && (live.interactions.get(block.interaction.id) ?? block.interaction);
   async function onStarted(started) {
@@ -64,7 +64,7 @@ export function Session({ sessionId, runId }) {
       onChange=${() => conversation.current.load()}>
       ${session && html`<${Changes} key=${session.id} session=${session} turns=${ownTurns} />`}<//>
     <${Problem} error=${error} />
-    ${!rows.length && html`<${Empty}>No turns yet.<//>`}
+    ${!rows.length && total < Infinity && html`<${Empty}>No turns yet.<//>`}
     <div class="transcript">
       <${VirtualList} ref=${list} label="Transcript" items=${rows} keyOf=${(row) => row.id} estimate=${ROW_PX} sticksToEnd
         onStart=${() => conversation.current.loadEarlier()} onStick=${setAtEnd}
