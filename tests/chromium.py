@@ -100,12 +100,12 @@ class Page:
             await asyncio.sleep(0.05)
 
     async def click(self, selector: str) -> None:
-        """Click the first element of a selector."""
-        await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+        """Click the first element of a selector, as soon as there is one."""
+        await self.evaluate(f"{await self._element(selector)}.click()")
 
     async def point(self, selector: str) -> None:
-        """Click the middle of the first element of a selector with the mouse."""
-        box = f"document.querySelector({json.dumps(selector)})"
+        """Click the middle of the first element of a selector with the mouse, as soon as there is one."""
+        box = await self._element(selector)
         place = f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box}.getBoundingClientRect())"
         await self.evaluate(f"{box}.scrollIntoView({{block: 'nearest'}})")
         x, y = json.loads(json.dumps(await self.evaluate(place)))
@@ -120,8 +120,14 @@ class Page:
 
     async def write(self, selector: str, text: str) -> None:
         """Replace the text of a field as a user does: by selecting it and typing."""
-        await self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")
+        await self.evaluate(f"{await self._element(selector)}.select()")
         await self.call("Input.insertText", text=text)
+
+    async def _element(self, selector: str) -> str:
+        """Wait for the first element of a selector, and return its expression."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        await self.until(f"{element} !== null")
+        return element
 
     def events_of(self, method: str) -> list[Record]:
         """Return the events of a kind so far."""

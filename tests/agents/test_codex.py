@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from agents.machine import PNG, Machine, text_of
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import (
+    Context,
     Event,
     Progress,
     RunFailed,
@@ -72,7 +73,9 @@ async def test_answer_includes_thread_id_and_token_usage(machine: Machine) -> No
     assert rest == [
         ThinkingDelta("think1 think2 "),
         TextDelta("word1 word2 word3"),
-        RunFinished(usage=Usage(100, 30, cached_tokens=20, reasoning_tokens=10), turns=1),
+        RunFinished(
+            usage=Usage(100, 30, cached_tokens=20, reasoning_tokens=10), turns=1, context=Context(130, 258_400)
+        ),
     ]
 
 

@@ -148,7 +148,7 @@ async def test_filter_is_sent_to_the_server_and_kept_in_the_address(
 
 async def test_archived_sessions_are_a_filter(scripted: Scripted) -> None:
     async with lists(scripted) as page:
-        await page.evaluate("document.querySelector('.filters input').click()")
+        await page.click(".filters input")
         await page.until(f"{text_of('main')}.includes('No session matches.')")
         assert await page.evaluate("location.hash") == "#/sessions?archived=true"
 

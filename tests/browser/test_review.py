@@ -190,7 +190,7 @@ async def test_diff_has_both_line_numbers_syntax_and_changed_words(scripted: Scr
 @pytest.mark.parametrize("width", [390, 1280])
 async def test_comments_are_saved_as_drafts_and_sent_as_one_prompt(scripted: Scripted, width: int) -> None:
     async with review(scripted, width) as page:
-        await page.evaluate("document.querySelector('.line.added button').click()")
+        await page.click(".line.added button")
         await page.until("document.activeElement.tagName === 'TEXTAREA'")
         await page.call("Input.insertText", text="Keep the name.")
         await page.call("Page.reload")
@@ -198,7 +198,7 @@ async def test_comments_are_saved_as_drafts_and_sent_as_one_prompt(scripted: Scr
         await page.evaluate(click_on("Save", ".line-comment"))
         await page.until(f"{text_of('.line-comment p')} === 'Keep the name.'")
         assert await page.evaluate("document.activeElement.ariaLabel") == "Comment on line 3"
-        await page.evaluate("document.querySelector('.line.removed button').click()")
+        await page.click(".line.removed button")
         await page.until("document.activeElement.tagName === 'TEXTAREA'")
         await page.call("Input.insertText", text="Withdrawn")
         await page.evaluate(click_on("Cancel", ".line-comment"))
@@ -218,7 +218,7 @@ async def test_comments_are_saved_as_drafts_and_sent_as_one_prompt(scripted: Scr
 async def test_viewed_file_is_folded_until_it_changes(scripted: Scripted) -> None:
     opened_files = "[...document.querySelectorAll('.file h3 button')].map(button => button.ariaExpanded)"
     async with review(scripted) as page:
-        await page.evaluate("document.querySelector('.file input').click()")
+        await page.click(".file input")
         await page.until(f"{opened_files}.join() === 'false,true,true'")
         assert "1 of 3 viewed" in str(await page.evaluate(text_of(".review-bar")))
         assert await page.evaluate("document.querySelectorAll('.file-tree .tick').length") == 1
@@ -257,7 +257,7 @@ async def test_file_is_chosen_in_the_tree_or_on_a_phone_in_a_list(scripted: Scri
     focused = "document.activeElement.textContent.trim()"
     async with review(scripted) as page:
         assert await page.evaluate(folders) == ["src/app", "api", "web"]
-        await page.evaluate("document.querySelector('.file-tree button[title$=\"b.js\"]').click()")
+        await page.click('.file-tree button[title$="b.js"]')
         assert await page.evaluate(focused) == "src/app/web/b.js"
         await resize(page, 390)
         await page.until("!document.querySelector('.file-tree').checkVisibility()")
@@ -343,7 +343,7 @@ async def test_proposal_that_fails_says_what_to_do(scripted: Scripted) -> None:
 async def test_review_fits_and_is_accessible(scripted: Scripted, width: int, scheme: str) -> None:
     async with review(scripted, width) as page:
         await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        await page.evaluate("document.querySelector('.line.added button').click()")
+        await page.click(".line.added button")
         await page.until("document.querySelectorAll('.syntax-keyword').length > 1")
         assert await page.evaluate("document.documentElement.scrollWidth") == width
         assert await findings(page) == []
@@ -423,12 +423,12 @@ async def test_changes_of_a_session_are_commented_beside_the_conversation(script
         assert await page.evaluate(is_beside) == (width == 1280)
         title = "document.querySelector('.session-head h1')"
         assert await page.evaluate(f"{title}.clientWidth === {title}.parentNode.clientWidth") == (width == 1280)
-        await page.evaluate("document.querySelector('.changes .line.added button').click()")
+        await page.click(".changes .line.added button")
         await page.until("document.activeElement.tagName === 'TEXTAREA'")
         await page.call("Input.insertText", text="Keep the name.")
         await page.evaluate(click_on("Save", ".line-comment"))
         await page.until("document.querySelector('.changes .dock') !== null")
-        await page.evaluate("document.querySelector('.changes .line.removed button').click()")
+        await page.click(".changes .line.removed button")
         await page.until("document.activeElement.tagName === 'TEXTAREA'")
         await page.call("Input.insertText", text="Not yet")
         await page.evaluate(click_on("Send to the agent", ".changes .dock"))
@@ -470,7 +470,7 @@ async def test_changes_since_a_turn_and_actions_are_shown_for_a_session_with_a_w
         await page.evaluate("document.querySelector('.changes .screen-head select').ariaLabel = 'since'")
         await choose(page, "since", str(run))
         await page.until("document.querySelectorAll('.changes .file').length === 1")
-        await page.evaluate("document.querySelector('.changes .line.added button').click()")
+        await page.click(".changes .line.added button")
         await page.until("document.activeElement.closest('.line-comment') !== null")
         await page.call("Input.insertText", text="Older, please")
         await page.evaluate(click_on("Save", ".line-comment"))
@@ -491,7 +491,7 @@ async def test_worktree_that_was_committed_has_ended_and_shares_its_comments(scr
         assert "$0.01" in str(await page.evaluate(text_of(".session-head .meta")))
         await page.evaluate(click_on("Changes", ".session-head"))
         await page.until("document.querySelectorAll('.changes .file').length === 3")
-        await page.evaluate("document.querySelector('.changes .line.added button').click()")
+        await page.click(".changes .line.added button")
         await page.until("document.activeElement.closest('.line-comment') !== null")
         await page.call("Input.insertText", text="Older, please")
         await page.evaluate(click_on("Save", ".line-comment"))

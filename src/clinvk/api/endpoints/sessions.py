@@ -58,9 +58,7 @@ async def list_projects(services: Services, request: Request) -> views.ProjectLi
 
 async def get_session(services: Services, request: Request) -> views.SessionView:
     """Show a session."""
-    session = await services.store.session(request.path_params["id"])
-    costs = await services.store.costs([session.id])
-    return replace(views.session_view(session), cost_usd=costs.get(session.id))
+    return await _view(services, await services.store.session(request.path_params["id"]))
 
 
 async def fork_session(services: Services, request: Request) -> Response:
@@ -68,7 +66,7 @@ async def fork_session(services: Services, request: Request) -> Response:
     refuse_foreign(request.scope)
     parent = await _changeable(services, request)
     session = await sessions.fork(services.store, parent.id, os.urandom(16).hex(), services.registry)
-    return document(views.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
+    return document(await _view(services, session), 201, {"location": f"{PATH}/{session.id}"})
 
 
 async def list_messages(services: Services, request: Request, query: views.MessageListing) -> views.MessageList:
@@ -84,7 +82,7 @@ async def describe_session(services: Services, request: Request) -> views.Sessio
     patch = views.patch(await read_json(request.scope, request.receive, services.settings.server))
     session = await _changeable(services, request)
     tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
-    return views.session_view(await services.store.describe(session.id, patch.title, tags, patch.archived))
+    return await _view(services, await services.store.describe(session.id, patch.title, tags, patch.archived))
 
 
 async def delete_session(services: Services, request: Request) -> views.Deleted:
@@ -107,6 +105,11 @@ async def delete_sessions(services: Services, request: Request) -> views.Deleted
             errors.append(views.DeletionError(id_, exc.message))
     worktrees = [*filter(None, deleted.values())]
     return views.DeletedSessions(deleted=[*deleted], errors=errors, worktrees=worktrees)
+
+
+async def _view(services: Services, session: Session) -> views.SessionView:
+    costs = await services.store.costs([session.id])
+    return replace(views.session_view(session), cost_usd=costs.get(session.id))
 
 
 async def _delete(services: Services, session: Session) -> str | None:

@@ -72,7 +72,7 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     token_usage: Annotated[Usage, Meta(description="Sum over all turns.")]
     cost_usd: Annotated[
         float | msgspec.UnsetType | None,
-        Meta(description="Of GET: sum over the turns of known cost; null if none is known."),
+        Meta(description="Sum over the turns of known cost; null if none is known."),
     ] = msgspec.UNSET
     tags: tuple[str, ...]
     title: str
