@@ -291,8 +291,10 @@ async def test_palette_changes_the_theme_of_this_browser(scripted: Scripted) -> 
             await page.until(f"{CHOICES}[0]?.toLowerCase() === '{theme}'")
             await press(page, "Enter")
             await page.until(f"{page_colour} === '{colour}'")
+            await page.evaluate("window.isOld = true")
             await page.call("Page.reload")
-            await page.until(f"document.querySelector('#app h1') !== null && {page_colour} === '{colour}'")
+            await page.until("!window.isOld && document.title.startsWith('(1)')")
+            assert await page.evaluate(page_colour) == colour
 
 
 async def test_palette_archives_the_session_that_is_open(scripted: Scripted) -> None:
