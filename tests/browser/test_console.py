@@ -176,6 +176,24 @@ async def test_request_shows_all_that_the_action_does(scripted: Scripted) -> Non
 
 
 @needs_browser
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"file_path": "/srv/a.py", "content": "ok", "edits": [{"old_string": "x", "new_string": "evil"}]}, "evil"),
+        ({"file_path": "/srv/a.py", "content": "ok", "newString": "evil"}, "evil"),
+        ({"file_path": "/srv/a.py", "old_string": "x", "new_string": "ok", "replace_all": True}, "replace_all"),
+        ({"file_path": "/srv/a.py", "diff": "--- a\n+++ a\n@@ -1,0 +1,1 @@\n+ok\n+evil"}, "evil"),
+    ],
+)
+@pytest.mark.parametrize("diff", [None, "--- /srv/a.py\n+++ /srv/a.py\n@@ -0,0 +1 @@\n+ok\n"])
+async def test_request_hides_no_change_behind_another_one(
+    scripted: Scripted, given: dict[str, object], shown: str, diff: str | None
+) -> None:
+    async with inbox(scripted, tool="edit", command=None, input=given, diff=diff) as page:
+        assert shown in str(await page.evaluate(text_of(".interaction")))
+
+
+@needs_browser
 async def test_question_is_answered_with_a_form(scripted: Scripted) -> None:
     options = [{"value": value, "label": "", "description": ""} for value in ("sqlite", "pg")]
     database = {"id": "db", "label": "Database", "options": options, "multiple": False, "other": False}

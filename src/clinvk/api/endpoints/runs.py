@@ -246,7 +246,7 @@ class _EventsRequest(Exchange):
 
     def _error_piece(self, error: ClinvkError) -> bytes:
         logger.warning("the events of a run stopped: %s", error.message)
-        return b""
+        return self._compressor.end() if self._compressor else b""
 
 
 QUIET_S = 10.0

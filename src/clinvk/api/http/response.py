@@ -38,6 +38,7 @@ _PREPARE_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 64 * 1024
 _MIN_GZIP_BYTES = 2048
 _GZIP_LEVEL = 1
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")
 _BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic, Google's in /gemini"
 _UNDER_BASE = re.compile(r"(/openai|/anthropic)?/v1/(?!chat/|completions|messages|responses)|/gemini/v1beta/")
 """Matches a path below a base URL, but not an endpoint of one vendor below the base URL of the other."""
@@ -83,7 +84,7 @@ async def compressed(response: Response, scope: Scope) -> Response:
 
 def accepts_gzip(scope: Scope) -> bool:
     """Return whether the client accepts gzip."""
-    return "gzip" in headers_of(scope).get("accept-encoding", "")
+    return bool(_GZIP.search(headers_of(scope).get("accept-encoding", "")))
 
 
 class Compressor:
@@ -95,7 +96,7 @@ class Compressor:
         self._stream = zlib.compressobj(_GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
 
     async def compress(self, piece: bytes) -> bytes:
-        """Return what can be sent so far."""
+        """Compress a piece, and return the compressed bytes that are ready."""
         return await run_in_loop_thread(len(piece), self._stream.compress, piece)
 
     def end(self) -> bytes:

@@ -69,7 +69,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         self._tools = BridgedServer(launch.client_tools)
         self._agent = wire.Result()
         self._sessions: dict[str, wire.Result] = {}
-        self._commands: tuple[str, ...] = ()
+        self._commands: dict[str, tuple[str, ...]] = {}
         self._allowed: set[tuple[str, str]] = set()
 
     def login_hint(self) -> str:
@@ -141,7 +141,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
         turns = [*self._open.values()]
         turn = next((turn for turn in turns if turn.session == params.session_id), None)
         if params.update and params.update.session_update == "available_commands_update":
-            self._commands = tuple(command.name for command in params.update.available_commands)
+            self._commands[params.session_id] = tuple(command.name for command in params.update.available_commands)
         if message.id is not None:
             is_of_sub_agent = len(turns) == 1 and params.session_id not in self._sessions
             yield from self._requested(turns[0] if is_of_sub_agent else turn, message, params)
@@ -265,7 +265,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, AcpTurn]):
             if option := _option(session, "model"):
                 current = option.current_value if isinstance(option.current_value, str) else None
             wanted = turn.request.model if self.configures else None
-            yield turn.run, RunStarted(wanted or current, turn.session, self._commands)
+            yield turn.run, RunStarted(wanted or current, turn.session, self._commands.get(turn.session, ()))
 
     def _configure(self, turn: AcpTurn) -> bytes:
         """Set the mode and the model of an open session one after the other; the prompt follows."""

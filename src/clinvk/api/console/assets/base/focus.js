@@ -9,7 +9,7 @@ function recover() {
   for (const ancestor of [...path, document].filter((each) => each.isConnected)) {
     const place = PLACES.map((selector) => ancestor.querySelector(selector)).find(Boolean);
     if (!place) continue;
-    place.tabIndex = -1;
+    if (place.tabIndex < 0) place.tabIndex = -1; // a heading gets no focus otherwise
     place.focus({ preventScroll: true });
     return;
   }

@@ -14,7 +14,7 @@ export const unlessEnded = (load) => load().catch((error) => {
 });
 
 export const WorktreeEnded = () => html`<${Empty}>This worktree has ended: its changes were applied, committed or discarded.
-  The next prompt of the session makes the worktree again.<//>`;
+  The next prompt of the session creates the worktree again.<//>`;
 
 /** Apply the changes of a worktree. Return a text about it. */
 export async function apply({ id, repository }) {
@@ -48,9 +48,10 @@ function CommitForm({ id, onDone, onCancel }) {
   async function propose() {
     try {
       const response = await send("POST", `worktrees/${id}/message`, { body: {}, signal: AbortSignal.timeout(PROPOSAL_MS) });
-      setMessage((await response.json()).message);
+      const proposed = (await response.json()).message;
+      setMessage((typed) => (typed === message ? proposed : typed));
     } catch (failure) {
-      throw new Error(`No message: ${failure.message}. Write the message, or try again.`);
+      throw new Error(`No message: ${failure.message.replace(/\.$/, "")}. Write the message, or try again.`);
     }
   }
   async function commit() {

@@ -24,7 +24,8 @@ export function parseDiff(text) {
   const begin = (path) => files.push((file = { path, notes: [], added: 0, removed: 0, hunks: [] }));
 
   for (const line of text.split("\n")) {
-    if (before < beforeEnd || after < afterEnd) {
+    const isMore = file?.hunks.length && /^(?!--- )[-+ ]/.test(line); // lines than the hunk declares
+    if (before < beforeEnd || after < afterEnd || isMore) {
       const kind = KINDS[line[0]] ?? "same";
       if (kind === "note") continue;
       if (kind !== "same") file[kind] += 1;

@@ -87,7 +87,7 @@ function show(target) {
 function useKeys(root) {
   useEvent(window, "keydown", (event) => {
     const { key, target, ctrlKey, metaKey, altKey } = event;
-    const isElsewhere = root.current.closest(".changes") && !root.current.contains(target);
+    const isElsewhere = !root.current || (root.current.closest(".changes") && !root.current.contains(target));
     if (isElsewhere || ctrlKey || metaKey || altKey || target.closest("input, textarea, select, dialog")) return;
     const line = target.closest(".line");
     if (line && ["ArrowDown", "ArrowUp"].includes(key)) moveLine(root.current, target, key === "ArrowDown" ? 1 : -1);

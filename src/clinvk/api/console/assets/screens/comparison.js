@@ -48,8 +48,7 @@ export function Comparison({ id }) {
         ${!ENDED.has(run.state) && html`<${Action} class="small" run=${() => cancel(id)}>Stop all<//>`}</p>
     </header>
     <${Problem} error=${error ?? unknown} />
-    ${asked.filter((each) => each.status === "pending" || each === asked.at(-1)).map((each) => html`
-      <${InteractionCard} key=${each.id} interaction=${each} />`)}
+    ${asked.map((each) => html`<${InteractionCard} key=${each.id} interaction=${each} />`)}
     <${Outcome} parts=${parts} outcome=${outcome} worktrees=${worktrees} />
     ${judge && !ENDED.has(judge.state) && html`
       <p class="working"><span class="pulse" aria-hidden="true"></span>${judge.backend} judges the answers</p>`}

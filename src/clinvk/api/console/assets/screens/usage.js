@@ -34,7 +34,7 @@ export function Usage() {
     </header>
     <${Loaded} load=${() => get("limits")}>
       ${({ limits }) => limits.length > 0 && html`<${Limits} limits=${limits} />`}<//>
-    <${Loaded} deps=${[days, group]} load=${load}>${({ usage, total }) => (usage.length
+    <${Loaded} key=${`${days} ${group}`} load=${load}>${({ usage, total }) => (usage.length
       ? html`<${Report} usage=${usage} total=${total} group=${group} since=${since} days=${days} />`
       : html`<${Empty}>No runs in this period.<//>`)}<//>
     <${Loaded} deps=${[days]} load=${() => loadProjects(since)}>${(projects) => projects.length > 0

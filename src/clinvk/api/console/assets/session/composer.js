@@ -77,8 +77,8 @@ export function Composer({ session, activeRun, queued = [], lastRequest, prompts
       ...(images.length && { images: images.map((image) => image.url) }),
       ...(activeRun && { on_busy: onBusy }),
     });
-    writeDraft(name, null);
-    setImages([]);
+    if (readDraft(name)?.text === prompt) writeDraft(name, null); // not what was typed meanwhile
+    setImages((now) => now.filter((image) => !images.includes(image)));
     if (!session) {
       setStored({ ...chosen, backend: agent });
       remember(options.workdir);

@@ -17,17 +17,18 @@ function dataUrl(file) {
   });
 }
 
-/** Return the images of a draft, and the functions that add files to them and that replace them. */
+/** Return the images of a draft, a function that adds files, and one that changes the images with a function. */
 export function useImages(draft) {
   const [images, setImages] = useState([]);
   useEffect(() => {
     readImages(draft).then((stored) => stored.length && setImages((added) => [...stored, ...added]));
   }, []);
 
-  function replace(next) {
-    setImages(next);
+  const change = (update) => setImages((old) => {
+    const next = update(old);
     writeImages(draft, next);
-  }
+    return next;
+  });
 
   /** Add image files. Raise an error if one is too large. */
   async function add(files) {
@@ -36,16 +37,16 @@ export function useImages(draft) {
     const tooLarge = chosen.find((file) => file.size > MAX_BYTES);
     if (tooLarge) throw new Error(`${tooLarge.name} has more than 3.7 MiB.`);
     const added = await Promise.all(chosen.map(async (file) => ({ name: file.name, url: await dataUrl(file) })));
-    replace([...images, ...added]);
+    change((old) => [...old, ...added]);
   }
-  return [images, add, replace];
+  return [images, add, change];
 }
 
 export const Images = ({ images, onChange }) => images.length > 0 && html`
   <ul class="images" aria-label="Images">${images.map((image) => html`
     <li><img src=${image.url} alt="" /><span>${visible(image.name)}</span>
       <button type="button" class="small" aria-label=${`Remove ${image.name}`} title="Remove"
-        onClick=${() => onChange(images.filter((each) => each !== image))}>×</button></li>`)}</ul>`;
+        onClick=${() => onChange((now) => now.filter((each) => each !== image))}>×</button></li>`)}</ul>`;
 
 export function AddImages({ onAdd }) {
   const files = useRef();

@@ -206,7 +206,7 @@ function QuestionForm({ interaction, isBusy, onAnswer }) {
   function read({ currentTarget }) {
     const data = new FormData(currentTarget);
     setAnswers(Object.fromEntries(fields.map(({ id, multiple }) => {
-      const chosen = data.getAll(id).map((value) => value || data.get(`${id} other`)).filter(Boolean);
+      const chosen = data.getAll(`answer ${id}`).map((value) => value || data.get(`other ${id}`)).filter(Boolean);
       return [id, multiple ? chosen : chosen[0]];
     })));
   }
@@ -225,9 +225,9 @@ function QuestionForm({ interaction, isBusy, onAnswer }) {
 /** The field of a question. The choice without a value is another answer, which is written beside it. */
 function Field({ id, label, options, multiple, other }) {
   const box = useRef();
-  if (!options?.length) return html`<label>${visible(label)}<textarea name=${id} rows="2"></textarea></label>`;
+  if (!options?.length) return html`<label>${visible(label)}<textarea name=${`answer ${id}`} rows="2"></textarea></label>`;
   const choice = (value, content, attributes) => html`
-    <label class="option"><input type=${multiple ? "checkbox" : "radio"} name=${id} value=${value} ...${attributes} />${content}</label>`;
+    <label class="option"><input type=${multiple ? "checkbox" : "radio"} name=${`answer ${id}`} value=${value} ...${attributes} />${content}</label>`;
   const write = ({ target }) => { box.current.querySelector("[name]").checked = Boolean(target.value); };
   const focus = ({ target }) => target.checked && box.current.lastElementChild.focus();
   return html`
@@ -235,6 +235,6 @@ function Field({ id, label, options, multiple, other }) {
       ${options.map((option) => choice(option.value, html`
         <span>${visible(option.label || option.value)} <span class="quiet">${visible(option.description)}</span></span>`))}
       ${other && html`<div class="other" ref=${box}>${choice("", "Other", { onChange: focus })}
-        <input aria-label="Other answer" name=${`${id} other`} onInput=${write} /></div>`}
+        <input aria-label="Other answer" name=${`other ${id}`} onInput=${write} /></div>`}
     </fieldset>`;
 }

@@ -18,15 +18,17 @@ async function queueAgain(session, prompts, onStarted, onLost, onBegin) {
   }
   if (requests.some(({ state }) => state !== "queued")) throw new Error("The agent has started on this prompt.");
   onBegin?.();
-  await Promise.all(prompts.map(({ run }) => cancel(run.id)));
-  for (const [index, { run, text }] of prompts.entries()) {
-    const { request } = requests.find((each) => each.id === run.id);
-    try {
+  const lost = prompts.map(({ text }) => text);
+  try {
+    await Promise.all(prompts.map(({ run }) => cancel(run.id)));
+    for (const { run, text } of prompts) {
+      const { request } = requests.find((each) => each.id === run.id);
       onStarted(await start("prompt", { ...filled(keptBy(request)), prompt: text, session_id: session.id, on_busy: "queue" }));
-    } catch (error) {
-      onLost(prompts.slice(index).map((each) => each.text));
-      throw error;
+      lost.shift();
     }
+  } catch (error) {
+    onLost(lost);
+    throw error;
   }
 }
 

@@ -9,30 +9,37 @@ import { Code, visible } from "../base/ui.js";
 const OPEN_DIFF_LINES = 30;
 const ACTION = /^(add|update|delete) /; // before a path, as Codex names a change
 
+const isText = (value) => typeof value === "string";
+
+/** Return the names of the fields that a diff of an input shows: those of a replaced text, a new content, or a list of edits. */
+function wayOf(input) {
+  const isReplaced = (before, after) => isText(input?.[after]) && isText(input[before] ?? "");
+  if (isReplaced("old_string", "new_string")) return ["old_string", "new_string"];
+  if (isText(input?.content) && (input.file_path ?? input.path)) return ["content"];
+  if (isReplaced("oldString", "newString")) return ["oldString", "newString"];
+  return Array.isArray(input?.edits) ? ["edits"] : [];
+}
+
 /** Return the change of a file that the input of a tool describes as a unified diff, or an empty text. */
 export function diffOf(input) {
   const path = input.file_path ?? input.path ?? "";
-  const edits = Array.isArray(input.edits) ? input.edits : [input];
-  if (edits.every((edit) => typeof edit?.old_string === "string" && typeof edit?.new_string === "string")) {
-    return edits.map((edit) => replacement(path, edit.old_string, edit.new_string)).join("\n");
-  }
-  if (typeof input.content === "string" && path) return replacement(path, "", input.content);
-  return typeof input.diff === "string" ? input.diff : "";
+  const [way] = wayOf(input);
+  if (way === "content") return replacement(path, "", input.content);
+  const edits = way === "edits" ? input.edits : [input];
+  if (edits.some((edit) => wayOf(edit).length < 2)) return isText(input.diff) ? input.diff : "";
+  return edits.map((edit) => replacement(path, ...wayOf(edit).map((name) => edit[name] ?? ""))).join("\n");
 }
-
-const EDIT = ["old_string", "oldString", "new_string", "newString", "replace_all", "replaceAll"];
 
 /** Return the fields of an input that neither the diff nor one of the `known` texts shows. */
 function rest(input, diff, known) {
   const paths = new Set(parseDiff(diff).map((file) => file.path));
-  const isEdit = EDIT.some((name) => name in input);
   const isKnown = (value) => Boolean(value) && (known.includes(value) || paths.has(String(value).replace(ACTION, "")));
-  const isText = (name, value) => EDIT.includes(name) && !(value && typeof value === "object");
-  const isEach = (value) => isKnown(value)
-    || Object.entries(value ?? [value]).every(([name, text]) => isKnown(text) || isText(name, text));
-  const isShown = ([name, value]) => isKnown(value) || (diff && (isText(name, value)
-    || (name === "content" && !isEdit && typeof value === "string")
-    || (Array.isArray(value) && value.every(name === "edits" ? isEach : isKnown))));
+  const isOff = (name, value) => ["replace_all", "replaceAll"].includes(name) && value === false;
+  const isEdit = (edit) => Object.entries(edit ?? [edit]).every(([name, value]) =>
+    isKnown(value) || isOff(name, value) || (wayOf(edit).length > 1 && wayOf(edit).includes(name)));
+  const isInDiff = (name, value) => wayOf(input).includes(name) && (name !== "edits" || value.every(isEdit));
+  const isShown = ([name, value]) => isKnown(value)
+    || (diff && (isOff(name, value) || isInDiff(name, value) || (Array.isArray(value) && value.every(isKnown))));
   return Object.entries(input).filter((field) => !isShown(field));
 }
 

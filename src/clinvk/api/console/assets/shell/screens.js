@@ -6,6 +6,7 @@ const screen = (module, name) => () => import(module).then((loaded) => loaded[na
 const lists = screen("../screens/sessions.js", "Lists");
 
 export const SCREENS = {
+  __proto__: null, // the names come from the address
   "": { title: "Inbox", load: async () => Inbox, now: Inbox },
   sessions: { title: "Sessions", load: lists, props: () => ({ list: "sessions" }) },
   runs: { title: "Runs", load: lists, props: () => ({ list: "runs" }) },
