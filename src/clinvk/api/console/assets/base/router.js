@@ -15,6 +15,14 @@ function decoded(part) {
   try { return decodeURIComponent(part); } catch { return part; }
 }
 
+/** Take the token from the address, so that it stays in no history. Return null if there is none. */
+export function takeToken() {
+  const token = /^#login=(.+)$/.exec(location.hash)?.[1];
+  if (!token) return null;
+  history.replaceState(null, "", location.pathname + location.search);
+  return decoded(token);
+}
+
 /** Return the parts of the current path. */
 export const currentRoute = () => split()[0].split("/").map(decoded);
 const parseQuery = () => Object.fromEntries(new URLSearchParams(split()[1]));

@@ -8,12 +8,13 @@ const TICK_MS = 1000;
 const AGE_MS = 10_000;
 const SHOWN_CHARS = 20_000;
 const PAGE = 200;
-const SETTLE_MS = 100;
+/** How long a text that is typed must stay until something is searched for it. */
+export const SETTLE_MS = 100;
 const COPIED_MS = 2_000;
 
 // Control characters, direction overrides and invisible characters, which could make a text look like another one.
 const CONTROLS = "\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f";
-const INVISIBLE = "\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\u{e0000}-\\u{e007f}";
+const INVISIBLE = "\\u00ad\\u034f\\u061c\\u115f\\u1160\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\u3164\\ufeff\\uffa0\\u{e0000}-\\u{e007f}";
 const HIDDEN = new RegExp(`[${CONTROLS}${INVISIBLE}]`, "gu");
 const COLOURS = /\u001b\[[0-9;]*m/g;
 
@@ -138,15 +139,20 @@ export function Action({ run, children, confirm, ...attributes }) {
     <${Problem} error=${error} />`;
 }
 
-/** Load something, again when `deps` change. Return the last `value`, and the `error` if it could not be loaded again. */
-export function useLoaded(load, deps = []) {
-  const [state, setState] = useState({});
+/**
+ * Load something, again when `deps` change and stay for `settleMs`. Return the last `value`, whether it `isCurrent`, which is
+ * of the present `deps`, and the `error` if it could not be loaded again.
+ */
+export function useLoaded(load, deps = [], settleMs = 0) {
+  const [{ value, error, of }, setState] = useState({});
   useEffect(() => {
-    let isCurrent = true;
-    load().then((value) => isCurrent && setState({ value }), (error) => isCurrent && setState((old) => ({ ...old, error })));
-    return () => { isCurrent = false; };
+    let isNewest = true;
+    const begin = () => load().then((loaded) => isNewest && setState({ value: loaded, of: deps }),
+      (failure) => isNewest && setState((old) => ({ ...old, error: failure })));
+    const timer = settleMs ? setTimeout(begin, settleMs) : begin();
+    return () => { isNewest = false; clearTimeout(timer); };
   }, deps);
-  return state;
+  return { value, error, isCurrent: Boolean(of?.every((dep, index) => dep === deps[index])) };
 }
 
 /** Load something and show it with `children(value)`; meanwhile or after an error, show that. */

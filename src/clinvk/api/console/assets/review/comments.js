@@ -22,9 +22,7 @@ export function useComments(sessionId) {
   current.current = all;
   const at = (place) => current.current[idOf(place)];
   const set = (place, changed) => setAll({ ...current.current, [idOf(place)]: { ...place, text: "", ...at(place), ...changed } });
-  function keep(entries) {
-    setAll(entries.length ? Object.fromEntries(entries) : null);
-  }
+  const keep = (entries) => setAll(entries.length ? Object.fromEntries(entries) : null);
   const remove = (place) => keep(Object.entries(current.current).filter(([id]) => id !== idOf(place)));
   function open(place) {
     opened.current = idOf(place);

@@ -1,16 +1,8 @@
-// The login: with a key, or with the token of a login link, which is removed from the address at once.
+// The login with a key.
 
 import { html } from "../vendor/preact.js";
 import { post } from "../base/api.js";
 import { Form, Problem, useFocus } from "../base/ui.js";
-
-/** Take the token from the address, so that it stays in no history. Return null if there is none. */
-export function takeToken() {
-  const token = /^#login=(.+)$/.exec(location.hash)?.[1];
-  if (!token) return null;
-  history.replaceState(null, "", location.pathname + location.search);
-  return decodeURIComponent(token);
-}
 
 export function Login({ error, onLogin }) {
   const field = useFocus();

@@ -2,7 +2,7 @@
 
 import { html, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
-import { useLoaded, visible } from "../base/ui.js";
+import { SETTLE_MS, useLoaded, visible } from "../base/ui.js";
 
 const FILE = /(?:^|\s)@([^\s@]*)$/;
 const COMMAND = /^\/(\S*)$/;
@@ -16,11 +16,10 @@ const SHOWN = 8;
 export function useCompletion(area, directory, commands, onChange) {
   const [place, setPlace] = useState(null); // of the word: `{word, isCommand, end}`, and the `index` of the name that is chosen
   const { word, isCommand } = place ?? {};
-  const hasFiles = Boolean(directory && place && !isCommand);
-  const load = async () => hasFiles && { word, ...await get("files", { directory, search: word, limit: SHOWN }) };
-  const { value } = useLoaded(load, [directory, word, hasFiles]);
-  const files = hasFiles && value?.word === word ? value.files : [];
-  const names = isCommand ? commands.filter((name) => name.startsWith(word)).slice(0, SHOWN) : files;
+  const search = directory && place && !isCommand ? word : null;
+  const load = async () => (search === null ? [] : (await get("files", { directory, search, limit: SHOWN })).files);
+  const { value: files, isCurrent } = useLoaded(load, [directory, search], SETTLE_MS);
+  const names = isCommand ? commands.filter((name) => name.startsWith(word)).slice(0, SHOWN) : isCurrent ? files : [];
   const close = () => setPlace(null);
 
   function update() {

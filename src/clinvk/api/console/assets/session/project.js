@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "../base/api.js";
 import { nameOf } from "../base/format.js";
 import { live } from "../base/live.js";
-import { Problem, Select, TextField, useAction, useLoaded, useStored, visible } from "../base/ui.js";
+import { Problem, SETTLE_MS, Select, TextField, useAction, useLoaded, useStored, visible } from "../base/ui.js";
 
 const MAX_REMEMBERED = 12;
 const OTHER = "other";
@@ -13,9 +13,8 @@ const labelOf = (path, branch) => (branch ? `${nameOf(path)} (${branch})` : name
 
 /** Return `{path, branch}` of a directory, by default of the one where prompts work; null until it is known. */
 export function useDirectory(path, isNeeded = true) {
-  const load = async () => isNeeded && { asked: path, ...await get("directories", { path }) };
-  const { value } = useLoaded(load, [path, isNeeded]);
-  return value?.asked === path ? value : null;
+  const { value, isCurrent } = useLoaded(async () => isNeeded && get("directories", { path }), [path, isNeeded]);
+  return isCurrent && value ? value : null;
 }
 
 /** Return the directories that were used in this browser, newest first, and the function that adds one. */
@@ -48,7 +47,7 @@ function Picker({ start, onChoose, onClose }) {
   const [choose, , error] = useAction(async () => onChoose((await get("directories", { path })).path));
   const field = useRef();
   const folder = path.replace(/[^/]*$/, "") || path;
-  const { value, error: isUnknown } = useLoaded(() => get("directories", { path: folder }), [folder]);
+  const { value, error: isUnknown } = useLoaded(() => get("directories", { path: folder }), [folder], SETTLE_MS);
   const found = isUnknown ? null : value;
   const names = found?.directories.filter((name) => name.startsWith(path.slice(folder.length))) ?? [];
   useEffect(() => field.current.querySelector("input").focus(), []);

@@ -164,7 +164,6 @@ const contextOf = ({ context }) => context && `${Math.round(100 * context.used /
 
 function End({ block, turn }) {
   const answer = () => turn.blocks.blocks.filter(({ kind }) => kind === "text").map(({ text }) => text).join("");
-
   const reason = block.stop_reason === "end_turn" ? "" : block.stop_reason?.replaceAll("_", " ");
   const facts = [reason, duration(block.duration * 1000), tokens(block.token_usage), cost(block.cost_usd), contextOf(block)];
   return html`<div class="turn-end"><p class="end">${facts.filter(Boolean).join(" · ")}</p>

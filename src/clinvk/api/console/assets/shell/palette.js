@@ -8,11 +8,10 @@ import { live } from "../base/live.js";
 import { address, navigate } from "../base/router.js";
 import { projectOf, stateOf } from "../screens/rows.js";
 import { THEMES, setTheme } from "../base/theme.js";
-import { Problem, TextField, useAction, useLoaded, visible } from "../base/ui.js";
+import { Problem, SETTLE_MS, TextField, useAction, useLoaded, visible } from "../base/ui.js";
 import { MENU, SCREENS } from "./screens.js";
 import { goToWaiting, showShortcuts } from "./shortcuts.js";
 
-const SETTLE_MS = 150;
 const FOUND = 8;
 const STEPS = { ArrowDown: 1, ArrowUp: -1 };
 
@@ -46,29 +45,17 @@ const choiceOf = (session) => ({
 const matches = ({ label, detail = "" }, text) => text.toLowerCase().split(/\s+/)
   .every((word) => `${label} ${detail}`.toLowerCase().includes(word));
 
-/** Return the projects, the sessions that the server finds, an error, and whether the server still searches. */
-function useFound(text) {
-  const { value: { projects } = { projects: [] } } = useLoaded(() => get("projects"));
-  const [found, setFound] = useState({ sessions: [] });
-  useEffect(() => {
-    let isCurrent = true;
-    const search = () => get("sessions", { search: text.trim(), limit: FOUND })
-      .catch((error) => ({ sessions: [], error })).then((news) => isCurrent && setFound({ ...news, text }));
-    const timer = setTimeout(search, SETTLE_MS);
-    return () => { isCurrent = false; clearTimeout(timer); };
-  }, [text]);
-  return { projects, ...found, isSearching: found.text !== text };
-}
-
 /** `sessionId` is the session that is open, if any. */
 export function Palette({ sessionId, onClose }) {
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
   const dialog = useRef();
-  const { projects, sessions, error, isSearching } = useFound(text);
+  const { value: { projects } = { projects: [] } } = useLoaded(() => get("projects"));
+  const search = () => get("sessions", { search: text.trim(), limit: FOUND });
+  const { value: { sessions } = { sessions: [] }, error, isCurrent } = useLoaded(search, [text], SETTLE_MS);
   const isFound = (choice) => matches(choice, text);
   const known = sessions.map(choiceOf);
-  const choices = [...fixedChoices(sessionId, projects).filter(isFound), ...(isSearching ? known.filter(isFound) : known)];
+  const choices = [...fixedChoices(sessionId, projects).filter(isFound), ...(isCurrent ? known : known.filter(isFound))];
   const chosen = Math.min(at, choices.length - 1);
   useEffect(() => dialog.current.showModal(), []);
   useEffect(() => dialog.current.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" }), [chosen]);
@@ -80,7 +67,7 @@ export function Palette({ sessionId, onClose }) {
   });
   function onKeyDown(event) {
     const step = STEPS[event.key];
-    if (step) setAt((chosen + step + choices.length) % choices.length);
+    if (step && choices.length) setAt((chosen + step + choices.length) % choices.length);
     else if (event.key === "Enter" && choices[chosen]) choose(choices[chosen]);
     else return;
     event.preventDefault();
@@ -96,6 +83,6 @@ export function Palette({ sessionId, onClose }) {
         <div role="option" id=${`choice-${index}`} aria-selected=${index === chosen} onClick=${() => choose(choice)}>
           <${Icon} name=${choice.icon} /><span class="title">${visible(choice.label)}</span>
           <span class="quiet">${visible(choice.detail)}</span></div>`)}</div>
-      <p class="quiet" role="status">${isSearching ? "Searching…" : !choices.length && !error && "Nothing found."}</p>
+      <p class="quiet" role="status">${!error && (isCurrent ? !choices.length && "Nothing found." : "Searching…")}</p>
     </dialog>`;
 }
