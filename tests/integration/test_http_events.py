@@ -306,6 +306,7 @@ async def test_lines_of_a_run_that_has_ended_are_compressed_for_clients_that_acc
     scripted.play(claude_says(*ANSWER))
     async with serving(scripted.env) as server:
         run = (await server.prompt()).json()["run_id"]
+        await server.ended(run)
         plain = await events(server, run, None, **{"accept": accept, "accept-encoding": "identity"})
         response = await events(server, run, None, **{"accept": accept, "accept-encoding": encoding})
         refused = await server.client.get(
