@@ -100,7 +100,7 @@ const load = (route, id) => (id && route.detail ? route.detail : route.load)();
 
 /** Load the module of a screen and show it. The heading gets the focus, so that screen readers begin there. */
 function Screen({ route, id }) {
-  const { value: Shown = route.now, error } = useLoaded(() => load(route, id));
+  const { value: Shown, error } = useLoaded(() => load(route, id));
   useEffect(focusScreen, []);
   if (error) throw error;
   return Shown && html`<${Shown} ...${route.props?.(id) ?? { id }} />`;

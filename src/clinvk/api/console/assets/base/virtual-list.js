@@ -22,7 +22,7 @@ export class VirtualList extends Component {
     this.isAtEnd = Boolean(props.sticksToEnd);
     this.anchor = null;
     this.scrolledTo = 0;
-    this.resized = new ResizeObserver((entries) => this._measure(entries));
+    this.resized = new ResizeObserver(() => this.forceUpdate());
     this.observe = (row) => row && this.resized.observe(row); // the browser forgets rows that are gone
     this.onScroll = () => this._scrolled();
     this._place(props);
@@ -47,6 +47,7 @@ export class VirtualList extends Component {
   }
 
   componentDidUpdate() {
+    if (this._measure()) this.forceUpdate(); // before the rows are painted
     this._restore();
   }
 
@@ -83,19 +84,20 @@ export class VirtualList extends Component {
     return this.scroller.getBoundingClientRect().top - this.base.getBoundingClientRect().top;
   }
 
-  _measure(entries) {
+  /** Measure the rows. Return whether a height has changed. */
+  _measure() {
     const { items, keyOf } = this.props;
     let isChanged = false;
-    for (const { target } of entries) {
-      const item = items[target.dataset.index];
-      if (!item || !target.isConnected) continue;
-      const height = target.getBoundingClientRect().height;
+    for (const row of this.base.querySelectorAll(".row")) {
+      const item = items[row.dataset.index];
+      if (!item) continue;
+      const height = row.getBoundingClientRect().height;
       if (this.heights.get(keyOf(item)) === height) continue;
       this.heights.set(keyOf(item), height);
       isChanged = true;
     }
     if (isChanged) this._place(this.props);
-    this.forceUpdate();
+    return isChanged;
   }
 
   _scrolled() {

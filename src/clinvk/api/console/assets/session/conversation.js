@@ -167,7 +167,7 @@ export class Conversation {
   _follow(turn) {
     if (this._closed.signal.aborted || !turn.isActive || turn.isQueued || turn.blocks) return;
     turn.blocks = new RunBlocks(turn.run.id);
-    this._loadRequest(turn);
+    this.loadRequest(turn);
     turn.stop = stream.followRun(turn.run.id, (event) => {
       turn.blocks.add(event);
       if (turn.blocks.isEnded) this._end(turn);
@@ -206,16 +206,18 @@ export class Conversation {
     this._changed();
   }
 
-  /** Load the request of a turn, for its images. */
-  async _loadRequest(turn) {
-    turn.request = {};
-    turn.request = await get(`runs/${turn.run.id}`).then((run) => run.request, () => ({}));
-    if (turn.request.images) this._changed();
+  /** Load the request of a turn: its images are shown, and the session keeps the modes of the last one. */
+  async loadRequest(turn) {
+    if (turn.run.request || turn.isRequested) return;
+    turn.isRequested = true;
+    const { request } = await get(`runs/${turn.run.id}`).catch(() => ({ request: {} }));
+    turn.run = { ...turn.run, request };
+    this._changed();
   }
 
   /** Load the events of a turn that is in view. */
   async show(turn) {
-    if (!turn.request) this._loadRequest(turn);
+    this.loadRequest(turn);
     if (turn.blocks || turn.isLoading || turn.isFailed) return;
     turn.isLoading = true;
     const blocks = new RunBlocks(turn.run.id);
@@ -235,7 +237,7 @@ export class Conversation {
     const fork = this.turns.findLast((turn) => turn.isInherited);
     const shown = this.turns.filter((turn) => !turn.isWithdrawn && !this.queued.includes(turn));
     this._rows ??= shown.flatMap((turn) => [
-      { id: `${turn.run.id}:prompt`, kind: "prompt", turn, version: turn.request },
+      { id: `${turn.run.id}:prompt`, kind: "prompt", turn },
       ...(turn.blocks
         ? grouped(turn.blocks.blocks, turn.isActive).map((row) => ({
           ...row, turn, isCurrent: turn.isActive && turn.blocks.current === row.block,

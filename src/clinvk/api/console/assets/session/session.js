@@ -15,7 +15,7 @@ import { navigate, useQuery } from "../base/router.js";
 import { NextStep } from "./next.js";
 import { Plan } from "./plan.js";
 import { ToolCard } from "./tool.js";
-import { Action, Clipped, Copy, Empty, Loading, Problem, Time, useLoaded, useTick, visible } from "../base/ui.js";
+import { Action, Clipped, Copy, Empty, Loading, Problem, Time, useTick, visible } from "../base/ui.js";
 import { VirtualList } from "../base/virtual-list.js";
 
 const MAX_NOTE_CHARS = 2_000;
@@ -49,9 +49,8 @@ export function Session({ sessionId, runId }) {
     conversation.current ?? {};
   const run = turns.at(-1)?.run;
   const lastTurn = ownTurns.findLast((turn) => !turn.isWithdrawn);
-  const loadLast = async () => session && (run ? get(`runs/${run.id}`) : { request: {} });
-  const { value: last, error: isUnknown } = useLoaded(loadLast, [run?.id, !session]);
-  const lastRequest = last?.request ?? (isUnknown ? {} : null);
+  const lastRequest = run ? run.request : total < Infinity ? {} : null;
+  useEffect(() => { if (run) conversation.current.loadRequest(turns.at(-1)); }, [run?.id]);
   if (!(sessionId ? session : run)) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
   const interactionOf = ({ block }) =>
     block?.interaction && (live.interactions.get(block.interaction.id) ?? block.interaction);
@@ -96,7 +95,7 @@ class Row extends Component {
     switch (kind) {
       case "prompt": return block
         ? html`<${Prompt} text=${block.text} at=${block.at} />`
-        : html`<${Prompt} text=${turn.prompt} at=${run.created_at} images=${turn.request?.images} />`;
+        : html`<${Prompt} text=${turn.prompt} at=${run.created_at} images=${run.request?.images} />`;
       case "answer": return html`<${Stored} turn=${turn} onShow=${onShow} />`;
       case "active": return html`<${Active} turn=${turn} />`;
       case "text": return html`<${Answer} ...${block} />`;

@@ -1,13 +1,11 @@
 // The screens: their titles, and the modules that show them.
 
-import { Inbox } from "../screens/inbox.js";
-
 const screen = (module, name) => () => import(module).then((loaded) => loaded[name]);
 const lists = screen("../screens/sessions.js", "Lists");
 
 export const SCREENS = {
   __proto__: null, // the names come from the address
-  "": { title: "Inbox", load: async () => Inbox, now: Inbox },
+  "": { title: "Inbox", load: screen("../screens/inbox.js", "Inbox") },
   sessions: { title: "Sessions", load: lists, props: () => ({ list: "sessions" }) },
   runs: { title: "Runs", load: lists, props: () => ({ list: "runs" }) },
   new: { title: "New session", load: screen("../session/session.js", "NewSession") },
