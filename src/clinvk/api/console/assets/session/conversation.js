@@ -16,7 +16,7 @@ const NOTIFY_MS = 50;
  */
 class Turn {
   constructor(run, prompt, output = "", isInherited = false) {
-    Object.assign(this, { run, prompt, output, isInherited, blocks: null, isLoading: false, isFailed: false, stop: () => {} });
+    Object.assign(this, { run, prompt, output, isInherited, blocks: null, isRequested: false, isLoading: false, isFailed: false, stop: () => {} });
   }
 
   get isActive() {
