@@ -6,7 +6,7 @@ import { focusScreen } from "./base/focus.js";
 import { Icon } from "./base/icons.js";
 import { live, useLive } from "./base/live.js";
 import { leavePush, renewPush, showNumber, tellOfEnd, tellOfRequest } from "./base/notify.js";
-import { currentRoute, goBack, takeToken, useRoute } from "./base/router.js";
+import { goBack, takeToken, useRoute } from "./base/router.js";
 import "./base/theme.js";
 import { ErrorBoundary, announce, forgetLists, useEvent, useLoaded } from "./base/ui.js";
 import { Login } from "./screens/login.js";
@@ -107,6 +107,4 @@ function Screen({ route, id }) {
 }
 
 window.addEventListener("pageshow", (event) => event.persisted && location.reload()); // its streams have ended
-const [name = "", id] = currentRoute();
-if (SCREENS[name]) load(SCREENS[name], id).catch(() => {}); // the module loads while the login is checked
 render(html`<${App} />`, document.getElementById("app"));

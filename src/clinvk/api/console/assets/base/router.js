@@ -24,7 +24,7 @@ export function takeToken() {
 }
 
 /** Return the parts of the current path. */
-export const currentRoute = () => split()[0].split("/").map(decoded);
+const currentRoute = () => split()[0].split("/").map(decoded);
 const parseQuery = () => Object.fromEntries(new URLSearchParams(split()[1]));
 
 /** Return the address of a screen, with the parameters that have a value. */
