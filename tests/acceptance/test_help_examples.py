@@ -34,6 +34,7 @@ LEFT_OUT = (
     "worktrees discard",
     "worktrees show",
     "worktrees apply",
+    "worktrees commit",
     "chain --resume-from",
     "runs cancel",
     "runs follow",
