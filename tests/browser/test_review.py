@@ -392,17 +392,21 @@ CHANGES: dict[str, object] = {
 
 @asynccontextmanager
 async def session_with_changes(scripted: Scripted, width: int, **changed: object) -> AsyncGenerator[Page]:
-    """Open a session of one turn with the changes `PYTHON`; `changed` are fields of the changes."""
+    """Open a session of a turn and a withdrawn prompt, with the changes `PYTHON`; `changed` are fields of them."""
     scripted.play(claude_says("done"))
     async with serving(scripted.env) as server, browsing() as page:
         answer = (await server.prompt(prompt="Rename old", sandbox_mode="read-only")).json()
         path = f"sessions/{answer['session_id']}"
         session = (await server.client.get(f"/api/v1/{path}")).json()
+        listed = f"runs?session_id={answer['session_id']}&limit=50&offset=0"
+        runs = (await server.client.get(f"/api/v1/{listed}")).json()
+        withdrawn = {"id": "e" * 32, "state": "cancelled", "started_at": None, "error": "the run was cancelled"}
         newer = {**CHANGES, **changed, "diff": PYTHON[PYTHON.index("diff --git a/README") :]}
         answers: dict[str, object] = {
             f"{path}/changes?since={answer['run_id']}": newer,
             f"{path}/changes": {**CHANGES, **changed},
             path: {**session, "worktree": changed.get("worktree")},
+            listed: {**runs, "runs": [{**runs["runs"][0], **withdrawn}, *runs["runs"]]},
         }
         await stub(page, answers)
         await resize(page, width)
@@ -466,6 +470,8 @@ async def test_changes_since_a_turn_and_actions_are_shown_for_a_session_with_a_w
         await page.until("document.querySelectorAll('.changes .file').length === 3")
         buttons = "[...document.querySelectorAll('.changes > .buttons button')].map(button => button.textContent)"
         assert await page.evaluate(buttons) == ["Apply to the repository", "Commit…", "Discard"]
+        choices = "[...document.querySelector('.changes .screen-head select').options].map(option => option.text)"
+        assert await page.evaluate(choices) == ["Since the beginning", "Since: Rename old"]
         run = await page.evaluate("document.querySelector('.changes .screen-head select').options[1].value")
         await page.evaluate("document.querySelector('.changes .screen-head select').ariaLabel = 'since'")
         await choose(page, "since", str(run))

@@ -15,7 +15,7 @@ export function ChangesPanel({ session, turns, onClose }) {
   const [done, setDone] = useState({}); // what ended the worktree, until the next turn
   const heading = useFocus();
   const isBusy = turns.some((turn) => turn.isActive);
-  const ended = turns.filter((turn) => !turn.isActive);
+  const ended = turns.filter((turn) => !turn.isActive && !turn.isWithdrawn);
   const load = () => unlessEnded(() => get(`sessions/${session.id}/changes`, { since }));
   function insert(prompt) {
     onClose();

@@ -19,6 +19,7 @@ export function Inbox() {
   // Requests keep their place also when they are resolved, so that nothing moves under the pointer.
   const shown = [...interactions.values()].sort(newestFirst).reverse();
   const resolved = shown.length - pending.length;
+  const ended = newestRuns.filter((run) => ENDED.has(run.state)).slice(0, NEWEST);
   useEffect(() => () => live.clearResolved(), []);
   useTick(activeRuns.length > 0);
   return html`
@@ -38,7 +39,7 @@ export function Inbox() {
             ? html`<${List} items=${newest.sessions} row=${(session) => html`<${SessionRow} key=${session.id} session=${session} />`} />`
             : html`<${Empty}>No sessions yet.<//>`}</section>
         <section aria-label="Newest runs"><h2><a href="#/runs">Runs</a></h2>
-          <${RunList} runs=${newestRuns.filter((run) => ENDED.has(run.state)).slice(0, NEWEST)} /></section>
+          ${ended.length ? html`<${RunList} runs=${ended} />` : html`<${Empty}>No run has ended yet.<//>`}</section>
       </div>`}`;
 }
 
