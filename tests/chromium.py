@@ -20,8 +20,12 @@ from standin.document import JSON, Record, record, string
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 """What the browser may be called."""
 
+HEADLESS = ("--headless=new", "--no-sandbox") if os.geteuid() == 0 else ("--headless=new",)
+"""The flags of a browser without a window. The sandbox does not work for root."""
+
 _FLAGS = (
-    *("--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage"),
+    *HEADLESS,
+    *("--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--no-first-run", "--window-size=1200,1000"),
 )
 
@@ -154,7 +158,6 @@ async def browsing(folder: Path | None = None) -> AsyncGenerator[Page]:
     loop = asyncio.get_running_loop()
     to_browser, ours_out = os.pipe()
     ours_in, from_browser = os.pipe()
-    flags = (*_FLAGS, "--no-sandbox") if os.geteuid() == 0 else _FLAGS
     with tempfile.TemporaryDirectory(prefix="browser-", dir=folder, ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -163,7 +166,7 @@ async def browsing(folder: Path | None = None) -> AsyncGenerator[Page]:
             str(to_browser),
             str(from_browser),
             path,
-            *flags,
+            *_FLAGS,
             f"--user-data-dir={profile}",
             pass_fds=(to_browser, from_browser),
             env={"PATH": os.environ["PATH"], "HOME": profile},
