@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from clinvk.config.model import InteractionSettings
 from clinvk.dialects.rest.interactions import interaction_view
 from clinvk.runtime import interactions as module
-from clinvk.runtime.interactions import Interactions, RunInteractions
+from clinvk.runtime.interactions import Interactions, ReadyAnswer, RunInteractions
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import InteractionQuery
 from clinvk.types.errors import InteractionNotFound, StoreUnavailable
-from clinvk.types.events import InteractionRequested, InteractionResolved, Progress
-from clinvk.types.interaction import Interaction, InteractionAnswer, QuestionField
+from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
+from clinvk.types.interaction import ApprovalRule, Interaction, InteractionAnswer, QuestionField
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 from clinvk.types.text import visible
@@ -260,3 +260,65 @@ async def test_request_is_withdrawn_though_the_store_fails() -> None:
         interactions.close()
     assert isinstance(withdrawn, InteractionResolved)
     assert withdrawn.interaction.status == "withdrawn"
+
+
+RULES = {
+    "tests": ApprovalRule(effect="allow", command="npm test"),
+    "secrets": ApprovalRule(effect="deny", path="secrets", reason="they are secret"),
+}
+
+
+async def decided(
+    interaction: Interaction, *paths: str, workdir: str = "/", rules_only: bool = False, max_waiting: int = 100
+) -> tuple[list[Event], list[ReadyAnswer], RunInteractions]:
+    """Record what a run asks; return the events, the answers that are ready, and the interactions of the run."""
+    async with MemoryStore() as store:
+        interactions = Interactions(store, InteractionSettings(max_waiting=max_waiting), rules=RULES)
+        request = RunRequest(backend="fake", workdir=workdir, rules_only=rules_only)
+        of_run = RunInteractions(interactions, await begun(store), request, lambda: None)
+        logged = await of_run.record(InteractionRequested(interaction, paths))
+        interactions.close()
+        return logged, of_run.answers, of_run
+
+
+async def test_rule_answers_before_anybody_is_asked() -> None:
+    logged, [(_, answer, resolved)], of_run = await decided(Interaction(id="q", command="npm test"), max_waiting=0)
+    assert logged == []
+    assert answer.choice == "allow"
+    assert resolved
+    assert (resolved.status, resolved.answered_by, resolved.answerer) == ("answered", "rule tests", "rule tests")
+    assert resolved.resolved_at
+    assert not of_run.is_waiting
+
+
+async def test_denial_of_a_rule_has_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "secrets")
+    asked = Interaction(id="q", tool="Edit", title="Edit key.pem")
+    logged, [(_, answer, _)], _ = await decided(asked, "link/key.pem", workdir=str(tmp_path))
+    assert (answer.choice, answer.reason) == ("deny", "they are secret")
+    assert logged == [Progress("denied", "1 action was denied: Edit key.pem: they are secret")]
+
+
+async def test_what_no_rule_decides_is_asked_or_with_rules_alone_denied() -> None:
+    asked = Interaction(id="q", command="ls")
+    logged, answers, of_run = await decided(asked)
+    assert isinstance(logged[0], InteractionRequested)
+    assert answers == []
+    assert of_run.is_waiting
+    _, [(_, answer, resolved)], _ = await decided(asked, rules_only=True)
+    assert answer.choice == "deny"
+    assert resolved
+    assert resolved.answered_by == "no rule"
+
+
+async def test_question_is_no_matter_of_rules() -> None:
+    asked = Interaction(id="q", kind="question", fields=(QuestionField(id="f", label="Why?"),))
+    logged, _, _ = await decided(asked)
+    assert isinstance(logged[0], InteractionRequested)
+    _, [(_, answer, _)], _ = await decided(asked, rules_only=True)
+    assert answer.choice == "deny"
+
+
+async def test_budget_is_asked_about_with_rules_alone() -> None:
+    logged, _, _ = await decided(Interaction(id="q", kind="budget"), rules_only=True)
+    assert isinstance(logged[0], InteractionRequested)

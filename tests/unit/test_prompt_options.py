@@ -51,7 +51,7 @@ OF_CALL = {"dry_run", "output_format", "detach", "node", "labels"}
 
 OF_CLINVK = {
     *("fell_back", "new_session_id", "client_tools", "own_tools", "literal", "part", "answer_as", "key_name"),
-    *("client", "depth", "trace", "mcp_servers"),
+    *("client", "depth", "trace", "mcp_servers", "rules_only"),
 }
 """Fields of the request that no field of the body sets."""
 
@@ -150,6 +150,7 @@ async def test_record_lists_each_option_without_a_column_and_no_text_of_an_ephem
     request = replace(FULL, **secret, prompt="secret", answer_as={"secret": 1}, part=PartPosition("p", 0), depth=1)
     request = replace(request, mcp_servers=(McpServer("m", "http", "https://hidden"),))
     request = replace(request, client_tools=(ClientTool("f"),), own_tools=False, literal=True, new_session_id="s")
+    request = replace(request, rules_only=True)
     request = replace(
         request, fell_back=(FailedAgent("codex", "no", "x"),), key_name="k", client="c", trace={"traceparent": "secret"}
     )
@@ -160,7 +161,7 @@ async def test_record_lists_each_option_without_a_column_and_no_text_of_an_ephem
         RunRecorder(store, Autosave(store), "r", replace(request, ephemeral=ephemeral), None, None, Settings()).record
         for ephemeral in (False, True)
     ]
-    not_stored = {"images", "client", "depth", "new_session_id", "ephemeral", "trace", "mcp_servers"}
+    not_stored = {"images", "client", "depth", "new_session_id", "ephemeral", "trace", "mcp_servers", "rules_only"}
     columns = {*RunRecord.__struct_fields__}
     assert {*RunRequest.__struct_fields__} <= {*records[0].request} | columns | not_stored
     assert {*records[0].request} - {*records[1].request} == {*secret, "answer_as"}

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from clinvk.types.choices import ApprovalMode, OutputFormat, SandboxMode
 from clinvk.types.errors import ConfigError, InvalidRequest
+from clinvk.types.interaction import ApprovalRule
 from clinvk.types.request import Dollars, RunRequest, fallback_of
 from clinvk.types.text import unknown_name
 
@@ -197,6 +198,12 @@ class InteractionSettings(_Section, frozen=True, kw_only=True):
     ask_on_terminal: bool = True
 
 
+class ApprovalSettings(_Section, frozen=True, kw_only=True):
+    """The rules, by name, that decide approvals instead of a person."""
+
+    rules: dict[str, ApprovalRule] = {}
+
+
 class PolicySettings(_Section, frozen=True, kw_only=True):
     """What a request to the server may ask for, at most; an empty list is no limit."""
 
@@ -319,6 +326,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     server: ServerSettings = ServerSettings()
     policy: PolicySettings = PolicySettings()
     interactions: InteractionSettings = InteractionSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
     notifications: NotificationSettings = NotificationSettings()

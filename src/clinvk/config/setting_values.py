@@ -222,6 +222,11 @@ def _check(entry: SourcedValue, value: object, backends: Collection[str]) -> Non
         wrong = "must be a variable: a name without '=', and no NUL character"
     if entry.keys == ("server", "host") and not str(value).strip():
         wrong = "must be an address or a name, such as 127.0.0.1, or 0.0.0.0 for every one"
+    if entry.keys[:2] == ("approvals", "rules") and name == "command":
+        from clinvk.policy.approval_rules import is_command  # an import that few settings need
+
+        if value and not is_command(str(value)):
+            wrong = "must be the first words of one simple command, without variables and operators"
     if wrong:
         raise ConfigError(f"{entry.place}: {entry.where}: {wrong}")
     items = msgspec.convert(value, tuple[str, ...]) if isinstance(value, tuple) else (str(value),)
@@ -244,8 +249,9 @@ def _check(entry: SourcedValue, value: object, backends: Collection[str]) -> Non
 def _section_entries(entry: SourcedValue) -> Iterator[SourcedValue]:
     """Yield the entries of a section that a variable has as a JSON object."""
     try:
-        content = msgspec.json.decode(entry.written if entry.is_text else "", type=dict[str, object])
-    except msgspec.DecodeError:
+        text = entry.written if entry.is_text else ""
+        content = msgspec.convert(entry.value if text == "" else msgspec.json.decode(text), dict[str, object])
+    except msgspec.MsgspecError:
         raise ConfigError(f"{entry.place}: {entry.where}: must be a section, keys with values") from None
     for key, value in content.items():
         yield SourcedValue((*entry.keys, key), value, entry.place, str(value))

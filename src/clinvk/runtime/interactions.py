@@ -8,13 +8,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from clinvk.config.model import InteractionSettings
+from clinvk.backends.registry import can_ask
+from clinvk.config.model import InteractionSettings, Settings
+from clinvk.policy.approval_rules import Decision, action_of, decide
 from clinvk.runtime.process.executables import resolve
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
@@ -28,7 +30,10 @@ from clinvk.types.errors import (
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
 from clinvk.types.interaction import (
     MAX_TOOL_CHARS,
+    NO_RULE,
+    RULE,
     USER,
+    ApprovalRule,
     Interaction,
     InteractionAnswer,
     check_answer,
@@ -50,11 +55,19 @@ MAX_BYTES = 16 * 2**20
 """The maximum size of all interactions of one run, which its log keeps in memory, as JSON."""
 
 
+def asking(request: RunRequest, settings: Settings) -> RunRequest:
+    """Return a completed request that asks about the actions that `default` denies, if its agents can ask."""
+    request = replace(request, fallback=tuple(asking(each, settings) for each in request.fallback or ()))
+    is_acp = bool(settings.backend(request.backend).acp)
+    asks = request.approval_mode == "default" and can_ask(request.backend, request.sandbox_mode, is_acp)
+    return replace(request, approval_mode="ask") if asks else request
+
+
 class Interactions:
     """The interactions of the runs of this process. `close` before the store is closed.
 
     `on_change` is called with each interaction that is requested or resolved in this process. `lookups` access the
-    directories of the runs.
+    directories of the runs. The `rules`, by name, decide approvals before anybody is asked.
     """
 
     def __init__(
@@ -63,8 +76,10 @@ class Interactions:
         settings: InteractionSettings,
         on_change: Callable[[Interaction], None] = lambda _: None,
         lookups: Lookups | None = None,
+        rules: Mapping[str, ApprovalRule] = {},
     ) -> None:
         self.lookups = lookups or Lookups()
+        self.rules = rules
         self._store = store
         self._settings = settings
         self._on_change = on_change
@@ -82,15 +97,17 @@ class Interactions:
         return {pending.run_id for pending in self._pending}
 
     async def add(self, run: "RunInteractions", key: str, interaction: Interaction) -> Interaction | InteractionAnswer:
-        """Store what the agent of a run asks, and add it to `run.asked`.
+        """Store what the agent of a run asks, or what a rule has answered, and add it to `run.asked`.
 
         Return the interaction with id and times; a denial if too many runs wait, or the store fails.
         """
         at = time.time()
-        expires_at = at + self._settings.timeout_secs
-        interaction = replace(interaction, id=os.urandom(16).hex(), created_at=at, expires_at=expires_at)
+        expires_at, resolved_at = at + self._settings.timeout_secs, at if interaction.answer else None
+        changes = {"created_at": at, "expires_at": expires_at, "resolved_at": resolved_at}
+        interaction = replace(interaction, id=os.urandom(16).hex(), **changes)
         async with self._adding:
-            if len(self.waiting_runs | {interaction.run_id}) > self._settings.max_waiting:
+            waiting = self.waiting_runs | {interaction.run_id}
+            if not interaction.answer and len(waiting) > self._settings.max_waiting:
                 return _NO_ROOM
             try:
                 await self._store.add_interaction(interaction)
@@ -98,7 +115,7 @@ class Interactions:
                 logger.warning("an interaction of run %s cannot be stored: %s", interaction.run_id, exc.message)
                 return _NOT_STORED
             self._runs[interaction.run_id], run.asked[key] = run, interaction
-        if self._watcher is None or self._watcher.done():
+        if not interaction.answer and (self._watcher is None or self._watcher.done()):
             self._watcher = asyncio.create_task(self._watch())
         self._on_change(interaction)
         return interaction
@@ -219,6 +236,7 @@ class RunInteractions:
         self.run = {"run_id": record.id, "session_id": record.session_id}
         self.run |= {"backend": record.backend, "key_name": record.key_name}
         self._directories = (request.workdir or "", *request.add_dirs)
+        self._rules_only = request.rules_only
         self.asked: dict[str, Interaction] = {}
         self._denials: dict[str, InteractionAnswer] = {}
         self._bytes = 0
@@ -226,8 +244,8 @@ class RunInteractions:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the agent waits for an answer."""
-        return bool(self.asked)
+        """Whether the agent waits for an answer of a person."""
+        return any(not asked.is_answered_by_rule for asked in self.asked.values())
 
     @property
     def answers(self) -> list[ReadyAnswer]:
@@ -246,21 +264,49 @@ class RunInteractions:
                 asked = await self._interactions.withdraw(asked)
             return [InteractionResolved(asked)] if asked else []
         tool = visible(" ".join(event.interaction.tool.split()))[:MAX_TOOL_CHARS]
-        note = "\n".join(filter(None, [event.interaction.note, *await self._outside(event.paths)]))
-        stored = await self._add(request_id, replace(event.interaction, tool=tool, note=note, **self.run))
+        interaction = replace(event.interaction, tool=tool, **self.run)
+        outside, decision = await self._look_up(interaction, event.paths)
+        note = "\n".join(filter(None, [interaction.note, *outside]))
+        stored = await self._add(request_id, self._decided(replace(interaction, note=note), decision))
         if isinstance(stored, InteractionAnswer):
             self._denials[request_id] = stored
             return [Progress("denied", f"1 action was denied: {stored.reason}")]
-        return [InteractionRequested(stored)]
+        if not stored.answer:
+            return [InteractionRequested(stored)]
+        self._on_resolved()
+        what = stored.command or stored.title or stored.tool
+        is_denied = stored.answer.choice == "deny"
+        return [Progress("denied", f"1 action was denied: {what}: {stored.answer.reason}")] if is_denied else []
 
-    async def _outside(self, paths: Sequence[str]) -> Sequence[str]:
-        """Return a line for each path that is outside of the directories of the run."""
-        if not paths:
-            return ()
+    def _decided(self, interaction: Interaction, decision: Decision) -> Interaction:
+        """Return an interaction with the answer of the rules, if they answer. A question is no matter of rules."""
+        effect = decision.effect if interaction.kind == "approval" else None
+        if interaction.kind == "budget" or effect == "ask" or (effect is None and not self._rules_only):
+            return interaction
+        reason = decision.explanation if interaction.kind == "approval" else "nobody is there to answer"
+        if effect and (own := self._interactions.rules[decision.rule].reason):
+            reason = own
+        answer = InteractionAnswer(choice="allow" if effect == "allow" else "deny", reason=reason)
+        by = f"{RULE}{decision.rule}" if effect else NO_RULE
+        return replace(interaction, status="answered", answered_by=by, answer=answer)
+
+    async def _look_up(self, interaction: Interaction, paths: Sequence[str]) -> tuple[Sequence[str], Decision]:
+        """Return a line for each path that is outside of the directories of the run, and what the rules say."""
+        rules = self._interactions.rules
+        if not (paths or rules):
+            return (), Decision(None)
+
+        def look_up() -> tuple[Sequence[str], Decision]:
+            workdir, *others = map(resolve, self._directories)
+            targets = [resolve(os.path.join(workdir, path.replace("\0", ""))) for path in paths]
+            action = action_of(interaction, targets, (workdir, *others))
+            return [*_outside(paths, targets, workdir, others)], decide(rules, action)
+
         try:
-            return await self._interactions.lookups.run(lambda: [*_outside(paths, self._directories)])
+            return await self._interactions.lookups.run(look_up)
         except InvalidRequest:
-            return [f"clinvk: the file system of {visible(paths[0])} does not answer"]
+            what = visible(paths[0] if paths else self._directories[0])
+            return [f"clinvk: the file system of {what} does not answer"], Decision(None, "", "its files are unknown")
 
     async def _add(self, request_id: str, interaction: Interaction) -> Interaction | InteractionAnswer:
         """Store an interaction; return a denial if it is too long, or beyond the limits of the run."""
@@ -297,11 +343,9 @@ class RunInteractions:
                 self._on_resolved()
 
 
-def _outside(paths: Iterable[str], directories: Iterable[str]) -> Iterator[str]:
-    """Yield a line for each path that is outside of the directories, the first of which is the working directory."""
-    workdir, *others = map(resolve, directories)
+def _outside(paths: Iterable[str], targets: Iterable[str], workdir: str, others: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each path whose target is outside of the directories of the run."""
     places = f"the directory {workdir}" if not others else f"the directories {', '.join([workdir, *others])}"
-    for path in dict.fromkeys(paths):
-        target = PurePath(resolve(os.path.join(workdir, path.replace("\0", ""))))
+    for path, target in dict(zip(paths, map(PurePath, targets), strict=True)).items():
         if not any(target.is_relative_to(directory) for directory in (workdir, *others)):
             yield f"clinvk: {visible(path)} is outside of {places}"

@@ -15,7 +15,7 @@ from clinvk.backends.base import Backend, Launch
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import AgentEnvironment
-from clinvk.runtime.interactions import Interactions
+from clinvk.runtime.interactions import Interactions, asking
 from clinvk.runtime.occupancy import Occupancy, held_bytes, queue_limits
 from clinvk.runtime.pool.pool import Pool, WarmStats
 from clinvk.runtime.pool.warm_set import WarmSpec
@@ -117,7 +117,8 @@ class LocalRuns:
         self._turns = SessionTurns(store, self._lookups, self._live, release_elsewhere, settings.cluster.node)
         self._closing = False
         self._show_interaction = on_interaction
-        self.interactions = Interactions(store, settings.interactions, self._on_interaction, self._lookups)
+        rules = settings.approvals.rules
+        self.interactions = Interactions(store, settings.interactions, self._on_interaction, self._lookups, rules)
         self._guardian = GuardianProcess(tags, self._resource_limits, home)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
@@ -192,7 +193,7 @@ class LocalRuns:
         Raise the errors that `run` raises before the start.
         """
         await self._schemas.check(request.output_schema, request.client_tools, request.client)
-        request, _, resume = await self._turns.resolve(request, waits=False)
+        request, _, resume = await self._turns.resolve(self._with_rules(request), waits=False)
         launch = await self._look_up_launch(
             self._environment, self._environment.backend(request.backend), request, resume
         )
@@ -244,7 +245,7 @@ class LocalRuns:
         `is_of_user` is whether the prompt comes as for `run_of_user`. Return None if the prompt needs a run of its own.
         Raise the errors of `run`.
         """
-        return await self._turns.steer(request, is_of_user) if request.on_busy == "steer" else None
+        return await self._turns.steer(self._with_rules(request), is_of_user) if request.on_busy == "steer" else None
 
     def live(self, run_id: str) -> RunTask | None:
         """Return the run with this id if queued or running here, else None."""
@@ -321,7 +322,7 @@ class LocalRuns:
             request = replace(request, trace=trace_context(named))
             user_environment = AgentEnvironment(self._settings, without_trace(user_environ), self._registry)
         await self._schemas.check(request.output_schema, request.client_tools, request.client)
-        request, session, resume = await self._turns.resolve(request, waits)
+        request, session, resume = await self._turns.resolve(self._with_rules(request), waits)
         if session and not waits:
             await self._turns.wait_for_exit(session)
         worktree = await self._worktree(request, session, user_environment)
@@ -338,6 +339,8 @@ class LocalRuns:
             session_id = request.new_session_id or os.urandom(16).hex()
             session = new_session(request, session_id, workdir, self._settings, worktree.project if worktree else "")
         recorded = replace(request, extra=self._environment.own_extra(request))
+        if request.rules_only:
+            recorded = replace(recorded, approval_mode="default")
         recorder = RunRecorder(self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings)
         self._refuse_when_closing()
         acquire_slot = partial(self.acquire, may_wait=may_wait)
@@ -400,7 +403,8 @@ class LocalRuns:
                 backend = self._environment.backend(name)
                 workdir = executables.resolve(self._settings.server.default_workdir)
                 request = RunRequest(prompt="", backend=name, workdir=workdir)
-                launch = self._environment.launch(backend, complete(request, self._settings), None).warm
+                request = self._with_rules(complete(request, self._settings))
+                launch = self._environment.launch(backend, request, None).warm
                 if launch:
                     host, path = self._environment.host(name), self._environment.path(backend)
                     await pool.prestart(WarmSpec(backend, host, path, launch))
@@ -408,6 +412,12 @@ class LocalRuns:
                 logger.warning("no process of %s is started ahead: %s", name, exc.message)
             except Exception:
                 logger.exception("no process of %s is started ahead", name)  # it must not end the runs
+
+    def _with_rules(self, request: RunRequest) -> RunRequest:
+        """Return the request so that its agent asks about what `default` denies, if there are rules to decide."""
+        if request.approval_mode != "default" or not self._settings.approvals.rules:
+            return request
+        return replace(asking(request, self._settings), rules_only=True)
 
     def _refuse_when_closing(self) -> None:
         if self._closing:

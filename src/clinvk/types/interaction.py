@@ -14,7 +14,39 @@ QUESTION_CHOICES: tuple[Choice, ...] = ("answer", "deny", "deny_and_stop")
 USER = "user"
 """The name, in `Interaction.answered_by`, of this machine's user."""
 
+RULE = "rule "
+"""The beginning, in `Interaction.answered_by`, of the name of a rule."""
+
+NO_RULE = "no rule"
+"""The value of `Interaction.answered_by` if no rule allows an action that nobody is asked about."""
+
 InteractionStatus = Literal["pending", "answered", "expired", "withdrawn"]
+
+
+Effect = Literal["deny", "ask", "allow"]
+
+
+class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A rule that decides an approval instead of a person. All conditions that are not empty must match.
+
+    A rule without a condition besides `agent` matches nothing.
+
+    Attributes:
+        agent, tool, host, mcp_server: names, in which `*` stands for any text.
+        path: a path or a pattern; `*` stands for any text without a slash, `**` for any text. A relative path is below
+            the directory of the run.
+        command: the first words of a simple command.
+        reason: why; the agent reads it.
+    """
+
+    effect: Effect = "ask"
+    agent: str = ""
+    tool: str = ""
+    path: str = ""
+    command: str = ""
+    host: str = ""
+    mcp_server: str = ""
+    reason: str = ""
 
 
 class FieldOption(msgspec.Struct, frozen=True):
@@ -71,7 +103,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
         editable: the input of the tool can be changed with `allow`.
         accepts_reason: the model reads the reason of a denial.
         key_name: the name of the API key of the run; empty if no key was required.
-        answered_by: the name of the API key, or `user` for this machine's user.
+        answered_by: the name of the API key, `user` for this machine's user, `rule NAME`, or `no rule`.
     """
 
     id: str
@@ -100,8 +132,15 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answerer(self) -> str:
-        """The client that has answered."""
-        return "this machine's user" if self.answered_by == USER else f"API key {self.answered_by!r}"
+        """Who has answered."""
+        if self.answered_by == USER:
+            return "this machine's user"
+        return str(self.answered_by) if self.is_answered_by_rule else f"API key {self.answered_by!r}"
+
+    @property
+    def is_answered_by_rule(self) -> bool:
+        """Whether the rules have answered: the name of an API key has no space."""
+        return " " in (self.answered_by or "")
 
     @property
     def outcome(self) -> str:

@@ -169,6 +169,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         isolation: whether a new session gets a git worktree of the repository of `workdir`, in which it stays.
         add_dirs: absolute paths that the agent may use besides `workdir`.
         approval_mode: default, auto (edit without asking), none (act without asking) or always (ask for everything).
+        rules_only: with approval mode `ask`, actions that no rule of the settings allows are denied: nobody is asked.
         sandbox_mode: default, read-only, workspace (write in `workdir` and `add_dirs` only) or full.
         allowed_tools: the agent's tool names; None allows all tools.
         client_tools: the tools that the client executes.
@@ -214,6 +215,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     isolation: Annotated[Isolation, Group.TURN] = "none"
     add_dirs: tuple[str, ...] = ()
     approval_mode: ApprovalMode | None = None
+    rules_only: Annotated[bool, Group.UNLISTED] = False
     sandbox_mode: SandboxMode | None = None
     allowed_tools: tuple[str, ...] | None = None
     client_tools: tuple[ClientTool, ...] = ()

@@ -67,6 +67,7 @@ _SERVE = {
     **{"config": "", "dry_run": "answer requests with the commands of agents"},
 }
 _EDITOR = {"backend": "the first agent to choose", "model": "its model", "config": ""}
+_RULES = {"backend": "the agent that asks", "workdir": "the directory of the run", "config": ""}
 _MCP = {"backend": "agent of runs that name none", "workdir": "directory of runs that name none", "config": ""}
 
 PROMPT = Command("prompt.prompt:prompt", flag_types.PromptFlags, ("PROMPT?",), _PROMPT)
@@ -95,6 +96,8 @@ COMMANDS = {
     "approvals list": Command("prompt.approvals:list_all", flag_types.ApprovalsFlags),
     "approvals show": Command("prompt.approvals:show", flag_types.JsonFlags, ("ID",)),
     "approvals answer": Command("prompt.approvals:answer", flag_types.AnswerFlags, ("ID?", "CHOICE?")),
+    "approvals rules": Command("prompt.approval_rules:rules", flag_types.JsonFlags),
+    "approvals check": Command("prompt.approval_rules:check", flag_types.JsonFlags, ("ACTION",), _RULES),
     "show": Command("sessions.runs:show", flag_types.JsonFlags, ("ID?",)),
     "usage": Command("sessions.runs:usage", flag_types.UsageFlags, common=_AGENT | {"model": "only this model"}),
     "worktrees list": Command("admin.worktrees:list_all", flag_types.WorktreesFlags, common=_PLACE),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.registry import backend_named, can_ask
+from clinvk.backends.registry import backend_named
 from clinvk.cli.parse.flags import ConversationFlags, OrchestrationFlags, PromptFlags, RunFlags
 from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.prompt.display import RunDisplay
@@ -213,16 +213,10 @@ def asking_here(request: RunRequest, settings: Settings) -> RunRequest:
     """
     if not (settings.interactions.ask_on_terminal and os.isatty(0)):
         return request
-    from clinvk.cli.terminal.keys import keyboard_fd  # an import that a pipe does not need
+    from clinvk.cli.terminal.keys import keyboard_fd  # imports that a pipe does not need
+    from clinvk.runtime.interactions import asking
 
-    return _asking(request, settings) if keyboard_fd() is not None else request
-
-
-def _asking(request: RunRequest, settings: Settings) -> RunRequest:
-    request = replace(request, fallback=tuple(_asking(each, settings) for each in request.fallback or ()))
-    is_acp = bool(settings.backend(request.backend).acp)
-    asks = request.approval_mode == "default" and can_ask(request.backend, request.sandbox_mode, is_acp)
-    return replace(request, approval_mode="ask") if asks else request
+    return asking(request, settings) if keyboard_fd() is not None else request
 
 
 def prompt(flags: PromptFlags, context: CommandContext) -> int:

@@ -40,7 +40,10 @@ class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: _Time
     expires_at: Annotated[_Time, Meta(description="An interaction that expires is denied.")]
     resolved_at: _Time | None
-    answered_by: Annotated[str | None, Meta(description="An API key's name, or `user` for the machine's user.")]
+    answered_by: Annotated[
+        str | None,
+        Meta(description="An API key's name; `user`: the machine's user; `rule NAME` or `no rule`: the rules."),
+    ]
     choice: Annotated[Choice | None, Meta(description="The choice of the answer.")]
     reason: Annotated[str, Meta(description="Why the action was denied.")]
     edited_input: Annotated[dict[str, object] | None, Meta(description="The input that the answer allowed instead.")]

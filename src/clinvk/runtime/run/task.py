@@ -23,6 +23,7 @@ from clinvk.runtime.run.strict_calls import StrictCalls
 from clinvk.runtime.slots import Slot
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import (
+    AwaitingTools,
     Ending,
     Event,
     InteractionRequested,
@@ -384,7 +385,7 @@ class RunTask:
             if isinstance(event, RunStarted) and not self.spending.earlier:
                 self.conversation = event.backend_session_id or self.conversation
                 await self.recorder.started(event)
-            if isinstance(event, Waiting):
+            if isinstance(event, AwaitingTools):
                 self.slot.release()
             if isinstance(event, UserMessage):
                 self._log(logged, 0)
@@ -393,7 +394,9 @@ class RunTask:
             if isinstance(event, InteractionRequested | InteractionResolved):
                 logged += await self._interactions.record(event)
                 await self._record_waiting()
-                if not self._interactions.is_waiting:
+                if self._interactions.is_waiting:
+                    self.slot.release()
+                else:
                     self.slot.reacquire()
             else:
                 logged.append(event)

@@ -13,8 +13,9 @@ import msgspec
 
 from clinvk.api.server.address import Health, health_of, listen
 from clinvk.backends.registry import Backends
-from clinvk.config.model import NotificationSettings, ServerSettings, Settings
+from clinvk.config.model import NotificationSettings, ServerSettings, Settings, complete
 from clinvk.remote.socket_client import ServerDeclined, server_of
+from clinvk.runtime.interactions import asking
 from clinvk.runtime.notifications import secret_of
 from clinvk.runtime.process import resource_limits
 from clinvk.runtime.process.executables import run_tool
@@ -23,6 +24,7 @@ from clinvk.runtime.process.resource_limits import capacity
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable, extra_required
 from clinvk.types.redaction import without_secrets
+from clinvk.types.request import RunRequest
 
 Status = Literal["ok", "warning", "problem", "skipped"]
 
@@ -48,6 +50,15 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
     status: Status
     message: str
     fix: str = ""
+
+
+def check_rules(settings: Settings, backends: Backends) -> Iterator[Check]:
+    """Yield the agents whose modes ask nobody, so that no rule for approvals applies."""
+    for name in backends if settings.approvals.rules else ():
+        request = complete(RunRequest(backend=name), settings)
+        if request.approval_mode != "ask" and asking(request, settings).approval_mode != "ask":
+            modes = f"approval_mode {request.approval_mode} and sandbox_mode {request.sandbox_mode}"
+            yield Check("settings", "rules", "warning", f"approvals.rules do not apply to {name}: {modes} ask nobody")
 
 
 def is_kept_warm(settings: Settings, backend: str) -> bool:
