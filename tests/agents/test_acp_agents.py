@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 
 from agents.machine import INSTALLED, MCP_SERVER, Machine, text_of
 from clinvk.backends.acp import AcpBackend
-from clinvk.cli.prompt.interaction_text import content, headline, subject
+from clinvk.cli.prompt.interaction_text import headline
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
@@ -28,6 +28,7 @@ from clinvk.types.events import (
     ToolResult,
 )
 from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.interaction_text import content, subject
 from clinvk.types.request import RunRequest
 from serving import serving
 from standin.document import records

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.cli.terminal.output import Notes, without_sequences, wrap
-from clinvk.types.text import on_one_line
+from clinvk.cli.terminal.output import Notes, wrap
+from clinvk.types.text import on_one_line, without_sequences
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Delivery, Host, Launch
 from clinvk.backends.codex import Codex
-from clinvk.cli.prompt.interaction_text import subject
 from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.events import InteractionRequested, InteractionResolved, ToolResult
 from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.interaction_text import subject
 from clinvk.types.request import RunRequest
 
 ASK = RunRequest(prompt="hello", backend="codex", workdir="/p", approval_mode="ask")

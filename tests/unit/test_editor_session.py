@@ -8,12 +8,13 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from clinvk.acp.agent import EditorAgent
+from clinvk.acp.session import Context, EditorSession
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.jsonrpc import Message
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.acp.agent import EditorAgent
-from clinvk.cli.acp.connection import EditorConnection
-from clinvk.cli.acp.session import Context, EditorSession
+from clinvk.cli.acp.command import UserRules
+from clinvk.cli.acp.stdio import StdioConnection
 from clinvk.config.model import Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFinished, RunStarted
@@ -28,6 +29,9 @@ ASKED = Interaction(
 
 
 REQUEST = RunRequest(prompt="hi")
+
+EVERYTHING = Settings(), BACKENDS, None, UserRules(Settings())
+"""What a session may use."""
 
 
 async def no_problem(_: str) -> str:
@@ -52,8 +56,10 @@ async def test_session_that_loads_slowly_holds_up_no_other_request() -> None:
         reader, writer = await asyncio.open_connection(sock=own)
         store = SlowStore()
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            connection = EditorConnection(reader, writer)
-            context = Context(connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None)
+            connection = StdioConnection(reader, writer)
+            context = Context(
+                connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None, UserRules(Settings())
+            )
             agent = EditorAgent(context, no_problem)
             await agent.receive(Message(id=1, method="session/load", params={"sessionId": "none"}))
             store.gate.set()
@@ -78,8 +84,10 @@ async def test_sessions_are_listed_in_pages() -> None:
             return msgspec.json.decode(await from_agent.readline())
 
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            connection = EditorConnection(reader, writer)
-            context = Context(connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None)
+            connection = StdioConnection(reader, writer)
+            context = Context(
+                connection, store, KnownRun(REQUEST), group, Settings(), BACKENDS, None, UserRules(Settings())
+            )
             agent = EditorAgent(context, no_problem)
             first = (await listed(agent))["result"]
             second = (await listed(agent, cursor=first["nextCursor"]))["result"]
@@ -103,7 +111,16 @@ async def test_question_that_is_over_at_once_is_not_asked(events: list[Event]) -
         reader, writer = await asyncio.open_connection(sock=own)
         run = KnownRun(REQUEST, RunStarted(), InteractionRequested(ASKED), *events, RunFinished())
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            context = Context(EditorConnection(reader, writer), MemoryStore(), run, group, Settings(), BACKENDS, None)
+            context = Context(
+                StdioConnection(reader, writer),
+                MemoryStore(),
+                run,
+                group,
+                Settings(),
+                BACKENDS,
+                None,
+                UserRules(Settings()),
+            )
             session = EditorSession(context, "s1", RunRequest(workdir="/"), "claude")
             result = await session.prompt([wire.Block(type="text", text="hi")])
         assert result.stop_reason == "end_turn"

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from clinvk.acp.updates import TurnUpdates, answer_of, prompt_of, prompt_result
 from clinvk.backends import acp_wire as wire
-from clinvk.cli.acp.updates import TurnUpdates, answer_of, prompt_of, prompt_result
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import (
     Event,

@@ -6,6 +6,7 @@ import pytest
 
 from clinvk.cli.prompt import interaction_text as text
 from clinvk.types.interaction import QUESTION_CHOICES, FieldOption, Interaction, QuestionField
+from clinvk.types.interaction_text import content, subject
 
 OPTIONS = (FieldOption(value="pg", label="PostgreSQL", description="needs a server"), FieldOption(value="sqlite"))
 WHICH = QuestionField(id="db", label="Which database?", options=OPTIONS)
@@ -41,20 +42,20 @@ def test_headline_names_agent_action_and_directory() -> None:
 def test_budget_is_not_asked_about_like_a_tool() -> None:
     title = "The run has reached its budget of 1 token. Continue with as much again?"
     budget = Interaction(id="budget", kind="budget", title=title, choices=("allow", "deny"))
-    assert (text.headline(budget, "claude", ""), text.content(budget)) == ("claude has used its budget:", title)
-    assert text.subject(budget) == title
+    assert (text.headline(budget, "claude", ""), content(budget)) == ("claude has used its budget:", title)
+    assert subject(budget) == title
     helps = [(key.action, key.help) for key in text.keys_of(budget, is_cut=False).values()]
     assert helps[:2] == [("allow", "continue with as much again"), ("deny", "end the run and keep the answer")]
 
 
 def test_content_of_an_approval_is_the_command_the_diff_or_the_input() -> None:
-    assert text.content(Interaction(id="i", tool="Bash", title="Run a command", command="ls")) == "ls"
-    assert text.content(Interaction(id="i", tool="Bash", note="List", command="ls")) == "List\n\nls"
-    assert text.content(Interaction(id="i", tool="Edit", title="Edit a", diff="-a\n+b\n")) == "-a\n+b"
+    assert content(Interaction(id="i", tool="Bash", title="Run a command", command="ls")) == "ls"
+    assert content(Interaction(id="i", tool="Bash", note="List", command="ls")) == "List\n\nls"
+    assert content(Interaction(id="i", tool="Edit", title="Edit a", diff="-a\n+b\n")) == "-a\n+b"
     fetch = Interaction(id="i", tool="WebFetch", title="WebFetch", input={"url": "https://x"})
-    assert text.content(fetch) == '{\n  "url": "https://x"\n}'
+    assert content(fetch) == '{\n  "url": "https://x"\n}'
     call = Interaction(id="i", tool="mcp__x", title="Read it?", note="first use")
-    assert text.content(call) == "Read it?\n\nfirst use\n\n{}"
+    assert content(call) == "Read it?\n\nfirst use\n\n{}"
 
 
 EVIL: dict[str, object] = {"command": "pytest -x", "content": "evil\n", "file_path": "/h/.bashrc"}
@@ -65,14 +66,14 @@ BASHRC = "--- /dev/null\n+++ /h/.bashrc\n@@ -0,0 +1 @@\n+evil\n"
 def test_content_of_an_approval_has_all_that_the_action_does() -> None:
     write = Interaction(id="i", tool="edit", title="Add .bashrc", note="Write", input=HIDING, diff=BASHRC)
     assert text.headline(write, "qwen", "") == "qwen wants to create a file:"
-    assert text.content(write) == f'Write\n\n{BASHRC}\n{{\n  "command": "pytest -x",\n  "mode": 511\n}}'
-    assert text.content(write, with_diff=False) == 'Write\n\n{\n  "command": "pytest -x",\n  "mode": 511\n}'
+    assert content(write) == f'Write\n\n{BASHRC}\n{{\n  "command": "pytest -x",\n  "mode": 511\n}}'
+    assert content(write, with_diff=False) == 'Write\n\n{\n  "command": "pytest -x",\n  "mode": 511\n}'
     both = Interaction(id="i", tool="execute", input={**HIDING, "cwd": "/etc"}, command="pytest -x", diff=BASHRC)
     assert text.headline(both, "qwen", "~/shop") == "qwen wants to run a command in ~/shop and create a file:"
     rest = '{\n  "title": "Write",\n  "mode": 511,\n  "cwd": "/etc"\n}'
-    assert text.content(both) == f"pytest -x\n\n{BASHRC}\n{rest}"
+    assert content(both) == f"pytest -x\n\n{BASHRC}\n{rest}"
     command = Interaction(id="i", tool="Bash", input={"command": "ls", "timeout": 5}, command="ls")
-    assert text.content(command) == 'ls\n\n{\n  "timeout": 5\n}'
+    assert content(command) == 'ls\n\n{\n  "timeout": 5\n}'
 
 
 @pytest.mark.parametrize(
@@ -88,24 +89,24 @@ def test_content_of_an_approval_has_all_that_the_action_does() -> None:
 )
 def test_field_that_a_diff_does_not_show_is_shown(given: dict[str, object]) -> None:
     write = Interaction(id="i", tool="edit", title="Add .bashrc", input=given, diff=BASHRC)
-    assert text.content(write, with_diff=False) == json.dumps(given, indent=2)
+    assert content(write, with_diff=False) == json.dumps(given, indent=2)
 
 
 def test_field_that_a_diff_shows_is_not_repeated() -> None:
     given: dict[str, object] = {"filePath": "/h/.bashrc", "changes": ["add /h/.bashrc"], "newString": "evil\n"}
-    assert text.content(Interaction(id="i", tool="edit", input=given, diff=BASHRC), with_diff=False) == ""
+    assert content(Interaction(id="i", tool="edit", input=given, diff=BASHRC), with_diff=False) == ""
 
 
 def test_command_is_the_subject_of_an_approval_of_a_command_only() -> None:
-    assert text.subject(Interaction(id="i", tool="edit", input=HIDING, diff=BASHRC)) == "edit /h/.bashrc"
+    assert subject(Interaction(id="i", tool="edit", input=HIDING, diff=BASHRC)) == "edit /h/.bashrc"
     run = Interaction(id="i", tool="execute", input={"path": "a", "command": "b"}, command="ls -l")
-    assert text.subject(run) == "execute ls -l"
-    assert text.subject(Interaction(id="i", tool="mcp__x", input={"command": "ls"})) == "mcp__x ls"
+    assert subject(run) == "execute ls -l"
+    assert subject(Interaction(id="i", tool="mcp__x", input={"command": "ls"})) == "mcp__x ls"
 
 
 def test_content_of_a_question_has_numbered_options() -> None:
     question = Interaction(id="i", kind="question", title="Setup", fields=(WHICH,))
-    assert text.content(question) == "Setup\n\nWhich database?\n1  PostgreSQL: needs a server\n2  sqlite"
+    assert content(question) == "Setup\n\nWhich database?\n1  PostgreSQL: needs a server\n2  sqlite"
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ from msgspec.structs import replace
 from clinvk.cli.orchestrate.progress import LiveProgress
 from clinvk.cli.orchestrate.view import answers, failed_checks, overview, side_by_side, wrapped
 from clinvk.cli.sessions.session_text import TextView
-from clinvk.cli.terminal.output import Notes, without_sequences
+from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.table import width
 from clinvk.types.errors import Cancelled, TimedOut
 from clinvk.types.events import RunFailed, RunFinished, RunResult
 from clinvk.types.orchestration import Chain, Change, Check, Compare, Parallel, Part, PartResult, Plan, Summary, not_run
 from clinvk.types.request import RunRequest
+from clinvk.types.text import without_sequences
 
 STYLE = re.compile(r"\x1b\[\d*m")
 WIDE = "日本語のとても長い答え " * 5

@@ -11,6 +11,15 @@ from functools import cache
 _QUOTED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;"}
 
 
+STDIN_CONTEXT = "\n\n<stdin>\n"
+"""What separates the argument of a prompt from the context that the command line has read from stdin."""
+
+
+def without_context(prompt: str) -> str:
+    """Return the argument of a prompt, without the context from stdin."""
+    return prompt.partition(STDIN_CONTEXT)[0]
+
+
 def unused_tag(name: str, texts: Iterable[str]) -> str:
     """Return an element name, derived from `name`, that occurs as a tag in none of the texts.
 

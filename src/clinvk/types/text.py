@@ -32,6 +32,18 @@ def escape_controls(text: str) -> str:
     return _STEERING.sub("?", text).replace("\r", "")
 
 
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+"""Escape sequences (ECMA-48): CSI, which includes colors, OSC and other strings to their ends, and short ones."""
+
+
+def without_sequences(text: str) -> str:
+    """Return the stderr of a program without escape sequences, such as colors.
+
+    Do not use it for names: part of a name would be hidden.
+    """
+    return _SEQUENCE.sub("", text)
+
+
 def on_one_line(text: str) -> str:
     """Return a text on one line, without characters that control the terminal."""
     return escape_controls(" ".join(text.split()))

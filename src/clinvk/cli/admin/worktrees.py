@@ -9,7 +9,7 @@ from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.answers import print_answer, text_view
 from clinvk.cli.sessions.local_store import ALL, directory_filter, open_store
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.input import confirm, without_context
+from clinvk.cli.terminal.input import confirm
 from clinvk.cli.terminal.output import columns, has_colors, print_bytes, print_json, print_text
 from clinvk.cli.terminal.table import Column, one_line, readable_patch
 from clinvk.dialects.rest import views
@@ -18,6 +18,7 @@ from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.types.choices import state_word
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile
+from clinvk.types.prompt_xml import without_context
 from clinvk.types.record import RunRecord
 
 _FILES_NAMED = 20

@@ -16,6 +16,7 @@ from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.runs import Run
 from clinvk.types import events
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
+from clinvk.types.text import without_sequences
 from clinvk.types.tool_text import activity
 
 COLORS = {"failed": output.RED, "cancelled": output.YELLOW, "done": output.GREEN}
@@ -44,7 +45,7 @@ def _tokens(result: PartResult) -> int:
 def _activity(event: events.Event) -> str:
     """Return an agent's activity, or what clinvk reports of the run, on one line."""
     if isinstance(event, events.Progress):
-        return f"{event.stage}: {output.without_sequences(event.message)}"
+        return f"{event.stage}: {without_sequences(event.message)}"
     return activity(event)
 
 
@@ -225,7 +226,7 @@ class LiveProgress(PartObserver):
         used = _tokens(result)
         elapsed = output.duration(result.duration_s) if result.run_id else ""
         answer = result.result.text.strip().rpartition("\n")[2]
-        last = one_line(output.without_sequences(result.error.message) if result.error else answer, _TAIL_CHARS)
+        last = one_line(without_sequences(result.error.message) if result.error else answer, _TAIL_CHARS)
         return self._label(result.index, result.part), status(result), elapsed, f"{used:,}" if used else "", last
 
     def _label(self, index: int, part: Part) -> str:

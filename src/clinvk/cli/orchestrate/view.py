@@ -17,7 +17,7 @@ from clinvk.cli.terminal import output
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, readable_patch, width
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Plan, Summary, is_dry_run, is_ephemeral
-from clinvk.types.text import escape_controls
+from clinvk.types.text import escape_controls, without_sequences
 
 _ERRORS_SHOWN = 20
 
@@ -167,14 +167,14 @@ def side_by_side(summary: Summary, view: text.TextView) -> list[str]:
         return []
     columns = [[cut(head(summary, result), wide), *_lines(result, view, wide)] for result in summary.results]
     rows = zip_longest(*columns, fillvalue="")
-    padded = ([cell + " " * (wide - width(output.without_sequences(cell))) for cell in row] for row in rows)
+    padded = ([cell + " " * (wide - width(without_sequences(cell))) for cell in row] for row in rows)
     return [*(_BETWEEN.join(row).rstrip() for row in padded), ""]
 
 
 def _lines(result: PartResult, view: text.TextView, wide: int) -> Iterator[str]:
     """Yield the answer and the error of a part in lines of at most `wide` cells."""
     for line in "\n".join(_said(result, view, wide)).split("\n"):
-        is_fitting = view.is_rendered and width(output.without_sequences(line)) <= wide
+        is_fitting = view.is_rendered and width(without_sequences(line)) <= wide
         yield from [line] if is_fitting else wrapped(line, wide)
 
 
@@ -221,7 +221,7 @@ def failed_checks(summary: Summary) -> Iterator[str]:
         if check and not check.passed:
             why = "timed out" if check.exit_code is None else f"exit code {check.exit_code}"
             yield f"{head(summary, result)} check failed ({why})"
-            yield from output.without_sequences(check.output).splitlines()[-_CHECK_LINES:]
+            yield from without_sequences(check.output).splitlines()[-_CHECK_LINES:]
             yield ""
 
 
@@ -253,7 +253,7 @@ def _check(result: PartResult) -> str:
 def _title(summary: Summary, result: PartResult) -> str:
     """Return what a part is about; in a comparison, where all parts have one prompt, the answer."""
     if isinstance(summary.plan, Compare):
-        return output.without_sequences(result.error.message) if result.error else result.result.text.strip()
+        return without_sequences(result.error.message) if result.error else result.result.text.strip()
     return result.part.name or result.part.id or result.part.request.prompt.strip()
 
 
@@ -273,7 +273,7 @@ def _totals(summary: Summary, show_tokens: bool) -> Iterator[str]:
         best = verdict.best
         if best is None:
             said = verdict.result.error.message if verdict.result.error else verdict.reasons
-            yield f"the judge failed: {one_line(output.without_sequences(said))}"
+            yield f"the judge failed: {one_line(without_sequences(said))}"
         else:
             letters = ", ".join(f"{chr(ord('A') + at)} is [{index + 1}]" for at, index in enumerate(verdict.order))
             yield f"best: {part_label(summary.plan, best, summary.plan.parts[best])} ({letters})"

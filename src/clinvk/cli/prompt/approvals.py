@@ -24,6 +24,7 @@ from clinvk.runtime.process.waiting import in_background
 from clinvk.store.protocol import InteractionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
+from clinvk.types.interaction_text import answer_command, content, subject
 from clinvk.types.text import unknown_name
 
 NOBODY_WAITS = "no agent waits for an answer"
@@ -53,7 +54,7 @@ def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) 
         (text.BACKEND, lambda each: one_line(each.backend)),
         (text.CREATED, lambda each: view.ago(each.created_at)),
         *last,
-        (Column("ASKS", 20), lambda each: view.title(interaction_text.subject(each))),
+        (Column("ASKS", 20), lambda each: view.title(subject(each))),
     )
     return view.table(fields, found)
 
@@ -66,7 +67,7 @@ def show(flags: JsonFlags, context: CommandContext) -> int:
     """
     found = over_store(context, lambda store: find(store.interaction(flags.words[0])))
 
-    how = f"to answer: {interaction_text.answer_command(found)}" if found.status == "pending" else ""
+    how = f"to answer: {answer_command(found)}" if found.status == "pending" else ""
     return print_answer(flags, context, lambda: interaction_view(found), lambda view: _details(found, view), how)
 
 
@@ -83,7 +84,7 @@ def _details(found: Interaction, view: text.TextView) -> list[str]:
         "answers": ", ".join(found.choices),
         "fields": ", ".join(field.id for field in found.fields),
     }
-    return [*text.named_lines(fields), "", *interaction_text.safe_lines(interaction_text.content(found))]
+    return [*text.named_lines(fields), "", *interaction_text.safe_lines(content(found))]
 
 
 def answer(flags: AnswerFlags, context: CommandContext) -> int:
@@ -106,7 +107,7 @@ def answer(flags: AnswerFlags, context: CommandContext) -> int:
         return await Interactions(store, context.settings.interactions).answer(interaction.id, given)
 
     resolved = over_store(context, answered)
-    done = f"{choice} {text.short_id(resolved.id)}  {interaction_text.subject(resolved)}"
+    done = f"{choice} {text.short_id(resolved.id)}  {subject(resolved)}"
     return print_answer(flags, context, lambda: interaction_view(resolved), lambda _: [done])
 
 

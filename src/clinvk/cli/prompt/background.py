@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.prompt.display import RunDisplay
-from clinvk.cli.prompt.interaction_text import outcome, waiting_note
+from clinvk.cli.prompt.interaction_text import outcome
 from clinvk.cli.sessions import runs
 from clinvk.cli.sessions.answers import text_view
 from clinvk.cli.sessions.local_store import ALL, find, open_store
@@ -22,6 +22,7 @@ from clinvk.store.protocol import RunQuery, SessionStore
 from clinvk.types.choices import UNDER_WAY, state_word
 from clinvk.types.errors import ClinvkError, InvalidRequest, QueueFull, ShuttingDown
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
+from clinvk.types.interaction_text import waiting_note
 from clinvk.types.orchestration import Plan
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest

@@ -26,6 +26,7 @@ from clinvk.types import events
 from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
+from clinvk.types.text import without_sequences
 from clinvk.types.tool_text import tool_text
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class RunDisplay:
             return
         match event:
             case events.Progress(stage="stderr", message=message):
-                self._notes.info(f"{run.request.backend}: {terminal.without_sequences(message)}")
+                self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
             case events.Progress(stage="denied"):  # without the note, the run looks like any other
                 self._keep_denied(event)
             case events.UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:

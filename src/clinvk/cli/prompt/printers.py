@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.output import without_sequences
 from clinvk.cli.terminal.table import width
 from clinvk.types import events
+from clinvk.types.text import without_sequences
 
 if TYPE_CHECKING:
     from clinvk.cli.terminal.markdown import BlockRenderer

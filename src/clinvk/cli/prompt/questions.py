@@ -19,6 +19,7 @@ from clinvk.cli.terminal.output import STDERR, Notes, terminal_size, write
 from clinvk.runtime.process.orphans import children
 from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest, StoreUnavailable
 from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
+from clinvk.types.interaction_text import answer_command, content, waiting_note
 
 _ROWS_AROUND = 7
 _LEAST_ROWS = 8
@@ -65,7 +66,7 @@ class TerminalQuestions:
     def open(self, question: Question) -> None:
         """Ask a question after all questions that were opened before."""
         if self._fd is None:
-            self._notes.info(text.waiting_note(question.interaction, question.agent))
+            self._notes.info(waiting_note(question.interaction, question.agent))
             return
         self._pending[question.interaction.id] = question
         self._queue.put_nowait(question)
@@ -126,7 +127,7 @@ class _Dialog:
         self._notes = notes
         self._environ = environ
         self._input: dict[str, object] | None = None
-        self._content = text.content(question.interaction)
+        self._content = content(question.interaction)
 
     async def run(self) -> InteractionAnswer:
         """Ask until the answer is valid.
@@ -152,7 +153,7 @@ class _Dialog:
         match action:
             case "help":
                 lines = [f"  {name:6}  {key.help}" for name, key in self._keys.items()]
-                lines += ["  Ctrl-C  cancel the run", f"In another terminal: {text.answer_command(self._interaction)}"]
+                lines += ["  Ctrl-C  cancel the run", f"In another terminal: {answer_command(self._interaction)}"]
                 self._notes.block(lines)
             case "view":
                 await self._view()
@@ -228,7 +229,7 @@ class _Dialog:
             self._notes.error(f"not changed: not a JSON object: {exc}")
             return
         changed = replace(self._interaction, command=new, input=self._input)
-        self._content = new if command is None else text.content(changed)
+        self._content = new if command is None else content(changed)
         self._show()
 
     async def _opened(self, program: Sequence[str], content: str, suffix: str) -> str | None:

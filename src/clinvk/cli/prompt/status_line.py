@@ -14,7 +14,7 @@ from clinvk.cli.terminal import output
 from clinvk.cli.terminal.output import STDERR, Notes
 from clinvk.cli.terminal.table import cut, readable_patch
 from clinvk.types import events
-from clinvk.types.text import last_line, on_one_line
+from clinvk.types.text import last_line, on_one_line, without_sequences
 from clinvk.types.tool_text import activity
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class StatusLine:
         """Take the activity of an event. Text hides the line; a tool or thinking shows it again."""
         doing = activity(event)
         if self._activity and (printed := last_line(_output_of(event))):
-            last = on_one_line(output.without_sequences(printed))
+            last = on_one_line(without_sequences(printed))
             doing = f"{cut(self._activity.partition(_OUTPUT)[0], _TOOL_SHOWN)}{_OUTPUT}{last}"
         if isinstance(event, events.TextDelta):
             self._text_at = time.monotonic()

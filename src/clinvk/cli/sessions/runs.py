@@ -16,8 +16,7 @@ from clinvk.cli.parse.settings import CommandContext
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.answers import print_answer, text_view
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find, over_store, real_directory
-from clinvk.cli.terminal.input import without_context
-from clinvk.cli.terminal.output import date_and_time, print_json, print_text, printable, without_sequences
+from clinvk.cli.terminal.output import date_and_time, print_json, print_text, printable
 from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest import views
@@ -25,9 +24,10 @@ from clinvk.store.protocol import RunQuery, SessionStore
 from clinvk.types.choices import UNDER_WAY, state_word
 from clinvk.types.errors import ClinvkError, InvalidRequest, RunNotFound
 from clinvk.types.events import Event, ToolCall, ToolResult, Usage
+from clinvk.types.prompt_xml import without_context
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
 from clinvk.types.request import PartPosition
-from clinvk.types.text import last_line, on_one_line
+from clinvk.types.text import last_line, on_one_line, without_sequences
 from clinvk.types.tool_text import tool_text
 
 if TYPE_CHECKING:

@@ -6,13 +6,14 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from clinvk.cli.terminal.input import without_context
-from clinvk.cli.terminal.output import RED, YELLOW, date_and_time, duration, printable, time_ago, without_sequences
+from clinvk.cli.terminal.output import RED, YELLOW, date_and_time, duration, printable, time_ago
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
 from clinvk.types.choices import state_word
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Usage
+from clinvk.types.prompt_xml import without_context
 from clinvk.types.record import RunRecord, Session, run_messages
+from clinvk.types.text import without_sequences
 
 _T = TypeVar("_T")
 

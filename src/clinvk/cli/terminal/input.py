@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from clinvk.cli.terminal.output import STDERR, write
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.prompt_xml import STDIN_CONTEXT
 
 _PATIENCE_S = 3.0
-_CONTEXT = "\n\n<stdin>\n"
 _READ_BYTES = 1024 * 1024
 _NO_PROMPT = "no prompt: give one as an argument or on stdin; see clinvk help"
 
@@ -33,7 +33,7 @@ def prompt_from(argument: str | None, no_stdin: bool, note: Note) -> str:
     """
     if argument is not None and argument != "-":
         context = "" if no_stdin or not argument.strip() else _context(note)
-        prompt = f"{argument}{_CONTEXT}{context.rstrip()}\n</stdin>" if context.strip() else argument
+        prompt = f"{argument}{STDIN_CONTEXT}{context.rstrip()}\n</stdin>" if context.strip() else argument
     elif no_stdin:
         raise InvalidRequest(_NO_PROMPT)
     elif argument is None and os.isatty(0):
@@ -45,11 +45,6 @@ def prompt_from(argument: str | None, no_stdin: bool, note: Note) -> str:
     if not prompt.strip():
         raise InvalidRequest("the prompt is empty")
     return prompt
-
-
-def without_context(prompt: str) -> str:
-    """Return the argument of a prompt, without the context from stdin."""
-    return prompt.partition(_CONTEXT)[0]
 
 
 def read_stdin(what: str, note: Note) -> bytes:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from clinvk.types.errors import ClinvkError
-from clinvk.types.text import escape_controls, on_one_line
+from clinvk.types.text import escape_controls, on_one_line, without_sequences
 
 if TYPE_CHECKING:
     from clinvk.config.model import OutputSettings
@@ -20,19 +20,8 @@ STDOUT, STDERR = 1, 2
 WOULD_EXECUTE = "# Would execute:"
 """The first line of a dry run. Scripts look for this comment; the rest is a command for a shell."""
 
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
-"""Escape sequences (ECMA-48): CSI, which includes colors, OSC and other strings to their ends, and short ones."""
-
 _ID = re.compile(r"\b((?:session|run|interaction) '?[0-9a-f]{8})[0-9a-f]{24}\b")
 """An ID in a message of clinvk, and the beginning that people read."""
-
-
-def without_sequences(text: str) -> str:
-    """Return the stderr of a program without escape sequences, such as colors.
-
-    Do not use it for names: part of a name would be hidden.
-    """
-    return _SEQUENCE.sub("", text)
 
 
 def printable(text: str) -> str:

@@ -25,7 +25,7 @@ from clinvk.runtime.process.process_scan import private_prefix
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
-from clinvk.types.text import on_one_line
+from clinvk.types.text import on_one_line, without_sequences
 
 _COLORS = {"ok": output.GREEN, "warning": output.YELLOW, "problem": output.RED, "skipped": output.DIM}
 _NAME_COLUMN = 10
@@ -80,7 +80,7 @@ class _Report(msgspec.Struct):
         for check in checks:
             self.checks.append(check)
             self.head(check.section)
-            message = on_one_line(output.without_sequences(check.message))
+            message = on_one_line(without_sequences(check.message))
             mark = f"  {check.status:<8} "
             line = output.wrap(f"{mark}{check.name:<{_NAME_COLUMN}} {message}", 1, _MESSAGE_COLUMN)
             color = _COLORS[check.status] if self.has_color else ""

@@ -1,18 +1,13 @@
-"""JSON-RPC 2.0 with an editor: one message a line, from stdin and to stdout."""
+"""JSON-RPC 2.0 with an editor, over any connection that carries messages."""
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
 
 import msgspec
 
 from clinvk.backends.jsonrpc import Message
-from clinvk.cli.terminal import streams
 from clinvk.types.errors import AgentUnauthenticated, InvalidRequest, SessionNotFound
-
-_FLUSH_TIMEOUT_S = 5.0
-"""How long an editor that has closed stdin may take to read stdout."""
 
 METHOD_NOT_FOUND = -32601
 _PARSE_ERROR = -32700
@@ -31,21 +26,35 @@ _MESSAGES = msgspec.json.Decoder(Incoming)
 Id = int | str | None
 
 
-class EditorConnection:
+class EditorConnection(ABC):
     """The connection to an editor. A sender waits while the editor does not read."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self) -> None:
         self._answers: dict[Id, asyncio.Future[object]] = {}
 
+    @abstractmethod
+    async def read(self) -> bytes:
+        """Return the next message; empty at the end of the connection.
+
+        Raises:
+            ValueError: the message cannot be read.
+        """
+
+    @abstractmethod
+    def write(self, message: bytes) -> None:
+        """Queue a message, unless the editor is gone."""
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Send the queued messages, and wait while the editor does not read."""
+
     async def messages(self) -> AsyncIterator[Incoming]:
-        """Yield requests and notifications until the editor closes stdin; refuse lines that are not messages."""
+        """Yield requests and notifications until the end of the connection; refuse what is no message."""
         while True:
             try:
-                line = await self._reader.readline()
+                line = await self.read()
                 message = _MESSAGES.decode(line) if line.strip() else None
-            except (ValueError, RecursionError) as exc:  # readline raises ValueError for a line that is too long
+            except (ValueError, RecursionError) as exc:
                 await self.refuse(None, _PARSE_ERROR, f"not a message: {exc}")
                 continue
             if message and message.method:
@@ -54,14 +63,12 @@ class EditorConnection:
                 if not answer.cancelled():
                     answer.set_result(message.result)
             elif not line:
-                asyncio.get_running_loop().call_later(_FLUSH_TIMEOUT_S, self._writer.transport.abort)
                 return
 
     async def send(self, **message: object) -> None:
         """Send a message, unless the editor is gone."""
-        self._write(message)
-        with suppress(ConnectionError):
-            await self._writer.drain()
+        self._queue(message)
+        await self.drain()
 
     async def ask(self, id_: str, method: str, params: object) -> object:
         """Send a request, and wait for the result; None for an error. Cancelling the wait cancels the request."""
@@ -71,7 +78,7 @@ class EditorConnection:
             return await answer
         except asyncio.CancelledError:
             self._answers.pop(id_, None)
-            self._write({"method": "$/cancel_request", "params": {"requestId": id_}})
+            self._queue({"method": "$/cancel_request", "params": {"requestId": id_}})
             raise
 
     async def fail(self, id_: Id, error: Exception) -> None:
@@ -83,31 +90,5 @@ class EditorConnection:
         """Answer a request with an error of JSON-RPC."""
         await self.send(id=id_, error={"code": code, "message": message})
 
-    def _write(self, message: dict[str, object]) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(msgspec.json.encode({"jsonrpc": "2.0", **message}) + b"\n")
-
-
-@asynccontextmanager
-async def connected() -> AsyncGenerator[EditorConnection]:
-    """Connect to the editor over stdin and stdout inside the context.
-
-    Raises:
-        InvalidRequest: stdin or stdout is neither a pipe nor a socket.
-    """
-    if not (streams.is_pipe(0) and streams.is_pipe(1)):
-        raise InvalidRequest(
-            "an editor starts clinvk acp, and speaks with it over stdin and stdout: see docs/editors.md"
-        )
-    loop = asyncio.get_running_loop()
-    stdout = os.fdopen(1, "wb", 0, closefd=False)
-    protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
-    sink, _ = await loop.connect_write_pipe(lambda: protocol, stdout)
-    writer = asyncio.StreamWriter(sink, protocol, None, loop)
-    try:
-        async with streams.stdin() as reader:
-            yield EditorConnection(reader, writer)
-    finally:
-        writer.close()
-        with suppress(TimeoutError, ConnectionError):
-            await asyncio.wait_for(writer.wait_closed(), _FLUSH_TIMEOUT_S)
+    def _queue(self, message: dict[str, object]) -> None:
+        self.write(msgspec.json.encode({"jsonrpc": "2.0", **message}))

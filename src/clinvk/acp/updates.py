@@ -12,14 +12,14 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends import acp_wire as wire
-from clinvk.cli.prompt.interaction_text import content, subject
-from clinvk.cli.terminal.output import without_sequences
 from clinvk.dialects.conversation import image_of
 from clinvk.types import events
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
+from clinvk.types.interaction_text import content, subject
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import Image
+from clinvk.types.text import without_sequences
 from clinvk.types.tool_text import tool_text
 
 _STOPS: dict[events.StopReason, str] = {

@@ -1,36 +1,26 @@
-"""`clinvk acp`: an agent of the Agent Client Protocol, version 1, for an editor."""
+"""An agent of the Agent Client Protocol, version 1, for an editor."""
 
-import asyncio
 import logging
 import os
 import re
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 
 from clinvk import __version__
+from clinvk.acp.connection import METHOD_NOT_FOUND, Id, Incoming
+from clinvk.acp.session import Context, EditorSession
+from clinvk.acp.updates import TurnUpdates, chunk
 from clinvk.backends import acp_wire as wire
-from clinvk.cli.acp.connection import METHOD_NOT_FOUND, Id, Incoming, connected
-from clinvk.cli.acp.session import Context, EditorSession
-from clinvk.cli.acp.updates import TurnUpdates, chunk
-from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.settings import CommandContext, directory
-from clinvk.cli.prompt.display import report_runtime_warnings
-from clinvk.cli.prompt.prompt import ServerOrLocalRuns, local_runs
-from clinvk.cli.sessions.local_store import ALL, open_store
-from clinvk.cli.sessions.session_text import short_title
-from clinvk.cli.terminal import streams
-from clinvk.config.model import Settings
 from clinvk.dialects.rest.views import time
 from clinvk.runtime.process import executables
-from clinvk.runtime.process.process_scan import private_prefix
-from clinvk.runtime.process.spawn import Spawner
 from clinvk.store.protocol import RunQuery, SessionQuery, page_offset
 from clinvk.types.errors import AgentUnauthenticated, ClinvkError, InvalidRequest, SessionNotFound
+from clinvk.types.prompt_xml import without_context
+from clinvk.types.record import Session
 from clinvk.types.request import McpServer, RunRequest
-from clinvk.types.text import unknown_name
+from clinvk.types.text import on_one_line, unknown_name
 
 _VERSION = 1
 _LOGIN = wire.AuthMethod(
@@ -47,62 +37,13 @@ _CAPABILITIES = wire.AgentCapabilities(
 _PAGE = 100
 """How many sessions a page of `session/list` has."""
 
-_MAX_PROCESSES = 16
-_IDLE_S = 24 * 60 * 60
-"""How many processes are kept for the open sessions, and for how long without a prompt."""
+_ALL = 2**31 - 1
+_MAX_TITLE = 50
 
 _NOT_IN_NAMES = re.compile(r"[^\w-]", re.ASCII)
 """Characters that some agents refuse in the name of an MCP server."""
 
 logger = logging.getLogger(__name__)
-
-
-def acp(flags: Flags, context: CommandContext) -> int:
-    """Serve an editor on stdin and stdout until the editor closes stdin.
-
-    Raises:
-        ClinvkError: the settings are invalid, or stdin or stdout is not a pipe.
-    """
-    found = (
-        name for name, each in context.backends.items() if executables.find(each, context.settings, context.environ)
-    )
-    names = [context.settings.default_backend, *(name for name in found if context.settings.backend(name).enabled)]
-    agents = {name: context.backends[name] for name in names}
-
-    async def serve() -> None:
-        async with (
-            open_store(context) as store,
-            local_runs(context, store, _keeping_conversations(context.settings), keeps_warm=True) as local,
-            connected() as connection,
-            asyncio.TaskGroup() as group,
-        ):
-            runs = ServerOrLocalRuns(context, store, is_verbose=False, local=local)
-            shared = Context(connection, store, runs, group, context.settings, agents, flags.model)
-            agent = EditorAgent(shared, partial(_login_problem, context, local.spawner))
-            async for message in connection.messages():
-                await agent.receive(message)
-            agent.close()
-
-    with report_runtime_warnings(context.notes):
-        streams.run(serve())
-    return 0
-
-
-async def _login_problem(context: CommandContext, spawner: Spawner, name: str) -> str:
-    """Return why an agent cannot be used, with the command that helps; empty if the agent is usable."""
-    from clinvk.cli.admin.doctor.agents import check_agent  # an import that prompts do not need
-
-    prefix = f"{private_prefix(spawner.server_id)}login-"
-    first, *_ = await check_agent(context.backends[name], context.settings, context.environ, spawner, prefix)
-    return f"{name}: {first.message} ({first.fix or 'see `clinvk doctor`'})" if first.status != "ok" else ""
-
-
-def _keeping_conversations(settings: Settings) -> Settings:
-    """Return settings that keep no processes but those without which an open session could not continue."""
-    warm = settings.warm
-    processes, idle_s = max(warm.max_processes, _MAX_PROCESSES), max(warm.idle_secs, _IDLE_S)
-    kept = replace(warm, enabled=True, kept_backends=(), prestart=(), max_processes=processes, idle_secs=idle_s)
-    return replace(settings, warm=kept)
 
 
 class EditorAgent:
@@ -183,7 +124,8 @@ class EditorAgent:
         return wire.Result()
 
     async def _new(self, request: wire.Request) -> wire.Result:
-        session = self._open(os.urandom(16).hex(), request, request.cwd, self._context.settings.default_backend)
+        bare = await self._bare(request, request.cwd)
+        session = self._open(os.urandom(16).hex(), bare, next(iter(self._context.agents)))
         return replace(await session.state(), session_id=session.id)
 
     async def _resume(self, request: wire.Request) -> wire.Result:
@@ -196,14 +138,14 @@ class EditorAgent:
         stored = await self._context.store.session(request.session_id)
         if stored.backend not in self._context.agents:
             raise InvalidRequest(unknown_name("agent", stored.backend, self._context.agents))
-        session = self._sessions.get(stored.id)
-        session = session or self._open(stored.id, request, stored.working_dir or request.cwd, stored.backend)
+        bare = await self._bare(request, stored.working_dir or request.cwd)
+        session = self._sessions.get(stored.id) or self._open(stored.id, bare, stored.backend)
         return await session.state()
 
     async def _load(self, request: wire.Request) -> wire.Result:
         """Resume a session, and show its stored events."""
         state, session = await self._resume(request), self._session(request)
-        page = await self._context.store.runs(RunQuery(session_id=session.id, limit=ALL))
+        page = await self._context.store.runs(RunQuery(session_id=session.id, limit=_ALL))
         for run in reversed(page.items):
             updates = TurnUpdates(run.workdir)
             await session.show(chunk("user_message_chunk", run.prompt))
@@ -219,7 +161,7 @@ class EditorAgent:
         end = begin + len(page.items)
         return wire.Result(
             sessions=[
-                wire.SessionInfo(each.id, each.working_dir or "/", short_title(each), time(each.last_used))
+                wire.SessionInfo(each.id, each.working_dir or "/", _title(each), time(each.last_used))
                 for each in page.items
             ],
             next_cursor=str(end) if page.items and end < page.total else None,
@@ -234,11 +176,14 @@ class EditorAgent:
         del self._sessions[request.session_id]
         return wire.Result()
 
-    def _open(self, session_id: str, request: wire.Request, cwd: str | None, agent: str) -> EditorSession:
-        workdir = executables.resolve(directory(_absolute(cwd or "", "cwd"), "cwd"))
-        name = "additionalDirectories"
-        add_dirs = [directory(_absolute(path, name), name) for path in request.additional_directories]
-        bare = RunRequest(workdir=workdir, add_dirs=tuple(add_dirs), mcp_servers=_mcp_servers(request), thinking=True)
+    async def _bare(self, request: wire.Request, cwd: str | None) -> RunRequest:
+        """Return the request of each prompt of a session, without prompt and options."""
+        check, name = self._context.rules.directory, "additionalDirectories"
+        workdir = executables.resolve(await check(_absolute(cwd or "", "cwd"), "cwd"))
+        add_dirs = [await check(_absolute(path, name), name) for path in request.additional_directories]
+        return RunRequest(workdir=workdir, add_dirs=tuple(add_dirs), mcp_servers=_mcp_servers(request), thinking=True)
+
+    def _open(self, session_id: str, bare: RunRequest, agent: str) -> EditorSession:
         session = self._sessions[session_id] = EditorSession(self._context, session_id, bare, agent)
         return session
 
@@ -270,6 +215,11 @@ def _mcp_servers(request: wire.Request) -> tuple[McpServer, ...]:
             )
         servers[name] = server
     return tuple(replace(server, name=name) for name, server in servers.items())
+
+
+def _title(session: Session) -> str:
+    """Return the beginning of the title of a session, or else of its first prompt."""
+    return on_one_line(session.title or without_context(session.initial_prompt))[:_MAX_TITLE]
 
 
 def _absolute(path: str, field: str) -> str:

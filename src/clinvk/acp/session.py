@@ -3,21 +3,21 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from clinvk.acp.connection import EditorConnection
+from clinvk.acp.updates import TurnUpdates, answer_of, chunk, prompt_of, prompt_result
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.base import Backend
-from clinvk.cli.acp.connection import EditorConnection
-from clinvk.cli.acp.updates import TurnUpdates, answer_of, chunk, prompt_of, prompt_result
-from clinvk.cli.prompt.interaction_text import content, waiting_note
-from clinvk.config.model import Settings, complete
+from clinvk.config.model import Settings
 from clinvk.runtime.runs import Run, Runner
 from clinvk.store.protocol import SessionStore
 from clinvk.types import errors
 from clinvk.types.events import InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.interaction import Interaction
+from clinvk.types.interaction_text import content, waiting_note
 from clinvk.types.record import Session
 from clinvk.types.request import McpServer, RunRequest
 from clinvk.types.text import unknown_name
@@ -26,6 +26,22 @@ _DEFAULT = "default"
 _CANCELLED = wire.Result(stop_reason="cancelled")
 
 logger = logging.getLogger(__name__)
+
+
+class Rules(Protocol):
+    """What an editor may do."""
+
+    def complete(self, request: RunRequest) -> RunRequest:
+        """Return a request with the options that its prompts have unless the editor chooses others."""
+        ...
+
+    async def directory(self, path: str, field: str) -> str:
+        """Return the directory of an absolute path.
+
+        Raises:
+            InvalidRequest: agents cannot work in the directory; the error names `field`.
+        """
+        ...
 
 
 class Context(NamedTuple):
@@ -41,6 +57,7 @@ class Context(NamedTuple):
     settings: Settings
     agents: Mapping[str, Backend]
     model: str | None
+    rules: Rules
 
 
 class EditorSession:
@@ -197,7 +214,9 @@ class EditorSession:
         settings = self._context.settings
         model = self._context.model if agent == settings.default_backend else None
         timeout_s = settings.unified_flags.command_timeout_secs or None
-        self.request = complete(replace(self._bare, backend=agent, model=model, timeout_s=timeout_s), settings)
+        self.request = self._context.rules.complete(
+            replace(self._bare, backend=agent, model=model, timeout_s=timeout_s)
+        )
         can_ask = "ask" in self._context.agents[agent].capabilities.approval_modes
         if self.request.approval_mode == _DEFAULT and can_ask:
             self.request = replace(self.request, approval_mode="ask")
