@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 class EditorAgent:
     """The agent that an editor talks to. What takes long is a task; other requests are answered in order."""
 
-    def __init__(self, context: Context, login_problem: Callable[[str], Awaitable[str]]) -> None:
+    def __init__(self, context: Context, login_problem: Callable[[str], Awaitable[str]] | None = None) -> None:
         self._context = context
         self._login_problem = login_problem
         self._sessions: dict[str, EditorSession] = {}
@@ -106,7 +106,7 @@ class EditorAgent:
             protocol_version=_VERSION,
             agent_capabilities=_CAPABILITIES,
             agent_info={"name": "clinvk", "version": __version__},
-            auth_methods=[_LOGIN],
+            auth_methods=[_LOGIN] if self._login_problem else [],
         )
 
     async def _authenticate(self, request: wire.Request) -> wire.Result:
@@ -115,7 +115,7 @@ class EditorAgent:
         Raises:
             AgentUnauthenticated: an agent is not logged in; the message has the command that logs in.
         """
-        if request.method_id != _LOGIN.id:
+        if request.method_id != _LOGIN.id or not self._login_problem:
             raise InvalidRequest(unknown_name("methodId", request.method_id, [str(_LOGIN.id)]), "methodId")
         opened = dict.fromkeys(session.request.backend for session in self._sessions.values())
         for name in opened or [self._context.settings.default_backend]:
@@ -133,9 +133,11 @@ class EditorAgent:
         if request.cwd is not None:
             _absolute(request.cwd, "cwd")
         if session := self._sessions.get(request.session_id):
-            session.connect(_mcp_servers(request))
+            session.connect(self._mcp_servers(request))
             return await session.state()
         stored = await self._context.store.session(request.session_id)
+        if not await self._context.rules.may_use(stored):
+            raise SessionNotFound(f"session {request.session_id!r:.100} is not one that this client may use")
         if stored.backend not in self._context.agents:
             raise InvalidRequest(unknown_name("agent", stored.backend, self._context.agents))
         bare = await self._bare(request, stored.working_dir or request.cwd)
@@ -163,6 +165,7 @@ class EditorAgent:
             sessions=[
                 wire.SessionInfo(each.id, each.working_dir or "/", _title(each), time(each.last_used))
                 for each in page.items
+                if await self._context.rules.may_use(each)
             ],
             next_cursor=str(end) if page.items and end < page.total else None,
         )
@@ -181,7 +184,19 @@ class EditorAgent:
         check, name = self._context.rules.directory, "additionalDirectories"
         workdir = executables.resolve(await check(_absolute(cwd or "", "cwd"), "cwd"))
         add_dirs = [await check(_absolute(path, name), name) for path in request.additional_directories]
-        return RunRequest(workdir=workdir, add_dirs=tuple(add_dirs), mcp_servers=_mcp_servers(request), thinking=True)
+        return RunRequest(
+            workdir=workdir, add_dirs=tuple(add_dirs), mcp_servers=self._mcp_servers(request), thinking=True
+        )
+
+    def _mcp_servers(self, request: wire.Request) -> tuple[McpServer, ...]:
+        servers = _mcp_servers(request)
+        programs = [repr(server.name) for server in request.mcp_servers if server.command]
+        if programs and not self._context.rules.starts_programs:
+            raise InvalidRequest(
+                f"{', '.join(programs)}: a server starts no MCP servers that a client names; use type http",
+                "mcpServers",
+            )
+        return servers
 
     def _open(self, session_id: str, bare: RunRequest, agent: str) -> EditorSession:
         session = self._sessions[session_id] = EditorSession(self._context, session_id, bare, agent)

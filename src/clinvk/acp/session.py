@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
@@ -29,7 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class Rules(Protocol):
-    """What an editor may do."""
+    """What an editor may do.
+
+    Attributes:
+        starts_programs: whether agents may start MCP servers that the editor names.
+    """
+
+    @property
+    def starts_programs(self) -> bool: ...  # noqa: D102  # see above
 
     def complete(self, request: RunRequest) -> RunRequest:
         """Return a request with the options that its prompts have unless the editor chooses others."""
@@ -41,6 +49,10 @@ class Rules(Protocol):
         Raises:
             InvalidRequest: agents cannot work in the directory; the error names `field`.
         """
+        ...
+
+    async def may_use(self, session: Session) -> bool:
+        """Return whether the editor may list and continue a stored session."""
         ...
 
 
@@ -214,12 +226,11 @@ class EditorSession:
         settings = self._context.settings
         model = self._context.model if agent == settings.default_backend else None
         timeout_s = settings.unified_flags.command_timeout_secs or None
-        self.request = self._context.rules.complete(
-            replace(self._bare, backend=agent, model=model, timeout_s=timeout_s)
-        )
-        can_ask = "ask" in self._context.agents[agent].capabilities.approval_modes
-        if self.request.approval_mode == _DEFAULT and can_ask:
-            self.request = replace(self.request, approval_mode="ask")
+        bare = replace(self._bare, backend=agent, model=model, timeout_s=timeout_s)
+        self.request = self._context.rules.complete(bare)
+        if self.request.approval_mode == _DEFAULT and "ask" in self._context.agents[agent].capabilities.approval_modes:
+            with suppress(errors.BeyondPolicy):
+                self.request = self._context.rules.complete(replace(bare, approval_mode="ask"))
 
     def _option(self, name: str, label: str, category: str | None, values: Sequence[str]) -> wire.ConfigOption:
         options = [wire.ConfigValue(value, value.capitalize()) for value in values]

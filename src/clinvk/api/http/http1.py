@@ -16,6 +16,9 @@ _OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _OFFER_START = re.compile(rb"\r(\n(u(p(g(r(a(d(e)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
 """Matches a possible beginning of an upgrade offer at the end of the received bytes."""
 
+_WEBSOCKET = re.compile(rb"(GET )?(/api/v1)?/acp[ ?]")
+"""Matches the beginning of a request, or its target, that may become a WebSocket."""
+
 _HIDDEN = b"\r\nx-upgrd:"
 _END_OF_HEAD = b"\r\n\r\n"
 _PARTIAL_END = b"\r\n\r"
@@ -27,7 +30,7 @@ class Http1Protocol(HttpToolsProtocol):
     """Hides upgrade offers from the parser, and closes connections that do not finish a request.
 
     Java's HTTP client offers h2c with every request over plain HTTP. httptools assumes that such a request has no body,
-    so the prompt would be lost. The server never upgrades a connection.
+    so the prompt would be lost. The server upgrades a connection for `/acp` only.
 
     A client must send a head, and the rest of a body after the response, within `read_timeout_s`. A client that reads
     nothing for `write_timeout_s` is disconnected; 0 is no limit. The readers of bodies have a separate timeout.
@@ -87,18 +90,39 @@ class Http1Protocol(HttpToolsProtocol):
             if len(data) > MAX_HEAD_BYTES and data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) < 0:
                 self._close_with(_TOO_LARGE)
                 return
-            if _OFFER.search(data):
+            if _OFFER.search(data) and not self._may_upgrade(data):
                 head, end, rest = data.partition(_END_OF_HEAD)
                 data = _OFFER.sub(_HIDDEN, head) + end + rest  # of the same length, because a body may match too
             data, self._held = _split_offer(data)
         self._framing_bytes += len(data)
         super().data_received(data)
+        if self.transport.get_protocol() is not self:  # the connection is a WebSocket
+            return
         if self._in_body and self._framing_bytes > MAX_HEAD_BYTES:
             self._close_with(_TOO_LARGE)
         elif self.pipeline:
             self.flow.resume_reading()
         elif not self._is_busy:
             self._start_read_timer(was_body, len(data))
+
+    def _may_upgrade(self, data: bytes) -> bool:
+        """Return whether a head, or the rest of one, belongs to a request for a WebSocket."""
+        if self._in_head:
+            return self._should_upgrade_to_ws() and self.parser is not None and self.parser.get_method() == b"GET"
+        return data.startswith(b"GET") and bool(_WEBSOCKET.match(data))
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return bool(_WEBSOCKET.match(self.url + b" "))
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to the protocol of WebSockets, which is imported with the first one."""
+        from clinvk.api.http.websocket import WebSocketProtocol
+
+        self.ws_protocol_class = WebSocketProtocol
+        self.app_state = {**self.app_state, "peer": self.client}
+        self._unset_keepalive_if_required()
+        self._cancel_read_timer()
+        super().handle_websocket_upgrade()
 
     def _buffer(self, data: bytes) -> None:
         """Buffer a pipelined request: the head, and the received part of the body."""

@@ -84,7 +84,9 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            scope["method"], send = "GET", _refusing_upgrade(send)
+        elif scope["type"] != "http":
             return
         path = _normalized(scope["path"])
         request_id = _id_of(headers_of(scope))
@@ -109,6 +111,16 @@ class RequestMiddleware:
             seconds = log.write()
             if self._on_response:
                 self._on_response(scope["method"], path, log.status or None, seconds)
+
+
+def _refusing_upgrade(send: Send) -> Send:
+    """Return a `send` for a WebSocket that is not accepted yet: a response of HTTP refuses the upgrade."""
+
+    async def send_message(message: Message) -> None:
+        is_http = message["type"].startswith("http.")
+        await send({"body": b"", **message, "type": f"websocket.{message['type']}"} if is_http else message)
+
+    return send_message
 
 
 def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
@@ -169,8 +181,10 @@ class _AccessLogEntry:
             names = (b"x-request-id", b"request-id") if state["dialect"].is_model_api else (b"x-request-id",)
             ids = ((name, request_id) for name in names)  # clients of Anthropic read the second
             message = {**message, "headers": [*message.get("headers", ()), *ids, *self._extra_headers]}
+        elif message["type"] == "websocket.accept":
+            self.status = 101
         else:
-            self._bytes += len(message.get("body", b""))
+            self._bytes += len(message.get("body") or message.get("text") or b"")
         await self._send(message)
 
     def write(self) -> float:

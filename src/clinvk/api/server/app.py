@@ -25,6 +25,8 @@ from clinvk.api.openapi.model_endpoints import not_offered
 from clinvk.types.errors import ClinvkError, MethodNotAllowed, NoSuchPath, exhausted
 
 MCP_PATH = "/mcp"
+ACP_PATHS = ("/acp", "/api/v1/acp")
+"""Browsers send the cookie of a login below `/api/v1` only, and cannot send a key with a WebSocket."""
 
 Guard = Callable[[ASGIApp], ASGIApp]
 """Makes the layer that identifies the client of each request."""
@@ -115,12 +117,19 @@ def _mcp(rest: InProcessRest, _: Services) -> ASGIApp:
     return McpEndpoint(rest)
 
 
+def _acp(services: Services) -> ASGIApp:
+    from clinvk.api.endpoints.editors import serve_acp  # imports that only an editor needs
+
+    return partial(serve_acp, services)
+
+
 def create_app(services: Services, guard: Guard | None = None, wrap: Wrap | None = None) -> RequestMiddleware:
     """Return the application of a server. `guard` takes the place of keys, hosts and CORS."""
     metrics, tracing = services.observers.metrics, services.observers.tracing
     is_on = {METRICS_PATH: metrics is not None, CONSOLE_PATH: services.settings.server.console}
     rest = InProcessRest(Router(ENDPOINTS, services, wrap), services)
-    endpoints = (*ENDPOINTS, Endpoint(Route("POST", MCP_PATH, partial(_mcp, rest))))
+    acp = (Endpoint(Route("GET", path, _acp)) for path in ACP_PATHS)
+    endpoints = (*ENDPOINTS, Endpoint(Route("POST", MCP_PATH, partial(_mcp, rest))), *acp)
     router = Router([each for each in endpoints if is_on.get(each.route.path, True)], services, wrap)
     guard = guard or (lambda app: CorsMiddleware(AuthMiddleware(app, services.access), services.settings.server))
     app = guard(router)

@@ -68,6 +68,7 @@ _ENDPOINTS = """\
   /anthropic             base URL for clients of Anthropic's API
   /gemini                base URL for clients of Google's API
   /mcp                   MCP server: clinvk as a tool of other agents
+  /acp                   WebSocket of the Agent Client Protocol, for editors
   GET  /health           health of the server
   GET  /docs             API documentation, and a page to try it (/openapi.json)"""
 
@@ -280,7 +281,9 @@ class Server(uvicorn.Server):
                 app,
                 loop="none",
                 http=with_timeouts(settings.read_timeout_secs, settings.write_timeout_secs),
-                ws="none",
+                ws="none",  # Http1Protocol upgrades
+                ws_max_size=settings.max_request_body_bytes or sys.maxsize,
+                ws_per_message_deflate=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -18,6 +18,7 @@ from clinvk.config.model import Settings, complete
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.process_scan import private_prefix
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.types.record import Session
 from clinvk.types.request import RunRequest
 
 _MAX_PROCESSES = 16
@@ -27,6 +28,8 @@ _IDLE_S = 24 * 60 * 60
 
 class UserRules:
     """The rules for an editor of the user of this machine: the settings, and no limits."""
+
+    starts_programs = True
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -38,6 +41,10 @@ class UserRules:
     async def directory(self, path: str, field: str) -> str:
         """Return an existing directory."""
         return directory(path, field)
+
+    async def may_use(self, session: Session) -> bool:
+        """Return True: every session of the home belongs to the user."""
+        return True
 
 
 def acp(flags: Flags, context: CommandContext) -> int:
