@@ -10,6 +10,7 @@ from clinvk.backends.claude import Claude
 from clinvk.backends.shared import NewText, TextDeduplicator
 from clinvk.types.events import (
     Event,
+    PlanStep,
     Progress,
     RunFailed,
     RunFinished,
@@ -49,6 +50,16 @@ def test_tokens_are_reported_with_each_request_and_each_printed_message_of_subag
         (49447, 2),
         (49447, 3),
     ]
+
+
+def test_todo_list_is_the_plan() -> None:
+    todos = [{"content": "one", "status": "completed"}, {"content": "two", "status": "pending"}]
+    block = {"type": "tool_use", "id": "t", "name": "TodoWrite", "input": {"todos": todos}}
+    line = {"type": "assistant", "message": {"id": "m", "content": [block]}}
+    planned = Progress("plan", "1/2 done; next: two", (PlanStep("one", "completed"), PlanStep("two")))
+    assert planned in decode([msgspec.json.encode(line)])
+    todos.append({"content": "no status"})
+    assert not any(isinstance(event, Progress) for event in decode([msgspec.json.encode(line)]))
 
 
 def test_commands_are_those_that_ask_the_model() -> None:

@@ -12,6 +12,7 @@ from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import (
     Event,
     InteractionResolved,
+    PlanStep,
     Progress,
     RunFailed,
     RunFinished,
@@ -22,6 +23,7 @@ from clinvk.types.events import (
     ToolResult,
     Usage,
     UserMessage,
+    plan,
 )
 from clinvk.types.interaction import QUESTION_CHOICES, FieldOption, Interaction, InteractionAnswer, QuestionField
 
@@ -64,6 +66,18 @@ def test_text_thinking_and_progress_are_chunks() -> None:
         ("agent_thought_chunk", "retry: once more"),
         ("user_message_chunk", "and more"),
         ("agent_message_chunk", "Hi"),
+    ]
+
+
+def test_plan_is_an_update_with_all_entries() -> None:
+    assert updates(plan([PlanStep("one", "completed", "high"), PlanStep("two")])) == [
+        {
+            "sessionUpdate": "plan",
+            "entries": [
+                {"content": "one", "status": "completed", "priority": "high"},
+                {"content": "two", "status": "pending", "priority": "medium"},
+            ],
+        }
     ]
 
 

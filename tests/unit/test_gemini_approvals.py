@@ -151,7 +151,7 @@ def test_plan_of_the_agent_is_progress_with_all_steps() -> None:
     update = {"sessionUpdate": "plan", "entries": entries}
     process = Process()
     (planned,) = process.receive({"method": "session/update", "params": {"sessionId": SESSION, "update": update}})
-    steps = (PlanStep("one", "completed"), PlanStep("two"))
+    steps = (PlanStep("one", "completed", "high"), PlanStep("two"))
     assert planned == ("r", Progress("plan", "1/2 done; next: two", steps))
 
 

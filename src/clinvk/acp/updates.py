@@ -55,7 +55,7 @@ class TurnUpdates:
         self._directory = directory
         self._open: dict[str, events.ToolCall] = {}
 
-    def feed(self, event: events.Event) -> Iterator[wire.Update]:
+    def feed(self, event: events.Event) -> Iterator[wire.Update]:  # noqa: C901 - one case for each kind
         """Yield the updates for an event."""
         match event:
             case events.RunStarted(commands=names) if names:
@@ -67,6 +67,9 @@ class TurnUpdates:
                 yield chunk("agent_thought_chunk", text)
             case events.UserMessage(text):
                 yield chunk("user_message_chunk", text)
+            case events.Progress(stage="plan", steps=steps) if steps:
+                entries = tuple(wire.Entry(step.text, step.status, step.priority) for step in steps)
+                yield wire.Update(session_update="plan", entries=entries)
             case events.Progress(stage, message) if stage not in ("stderr", "output"):
                 yield chunk("agent_thought_chunk", f"\n\n{stage}: {message}\n\n")
             case events.ToolCall():

@@ -114,6 +114,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     content: str = ""
     status: str = ""
+    priority: str = "medium"
 
 
 class Command(msgspec.Struct, frozen=True):

@@ -104,10 +104,14 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
 
 
 class PlanStep(msgspec.Struct, frozen=True):
-    """A step of the agent's plan; `status` is `pending`, `in_progress` or `completed`."""
+    """A step of the agent's plan.
+
+    `status` is `pending`, `in_progress` or `completed`; `priority` is `high`, `medium` or `low`.
+    """
 
     text: str
     status: str = "pending"
+    priority: str = "medium"
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True, tag="progress"):

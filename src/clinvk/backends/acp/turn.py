@@ -78,7 +78,8 @@ class AcpTurn:
             case "tool_call" | "tool_call_update":
                 yield from self._tool(update)
             case "plan":
-                yield events.plan(events.PlanStep(entry.content, entry.status) for entry in update.entries)
+                steps = (events.PlanStep(entry.content, entry.status, entry.priority) for entry in update.entries)
+                yield events.plan(steps)
             case "usage_update" if update.size:
                 self._context = events.Context(update.used, update.size)
             case _:

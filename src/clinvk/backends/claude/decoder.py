@@ -7,9 +7,11 @@ failure or refusal.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 
+import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends import shared
@@ -20,6 +22,9 @@ from clinvk.types import errors, events
 _SYNTHETIC = "<synthetic>"
 _ANSWER_TOOL = "StructuredOutput"
 """The tool with which the model answers a JSON schema; the input of the call is `Result.structured_output`."""
+
+_PLAN_TOOL = "TodoWrite"
+"""The tool whose input has the whole plan."""
 
 _UNPROMPTED = ("task-notification", "peer")
 """Origins of turns that no prompt began: a background task, or another session of the user."""
@@ -233,6 +238,10 @@ class ClaudeDecoder(shared.Decoder):
         if for_client:
             self._client_calls.add(block.id)
         yield events.ToolCall(block.id, self._client_tools.get(block.name, block.name), block.input, for_client)
+        if block.name == _PLAN_TOOL:
+            with suppress(msgspec.ValidationError):
+                todos = msgspec.convert(block.input.get("todos"), tuple[wire.Todo, ...])
+                yield events.plan(events.PlanStep(todo.content, todo.status) for todo in todos)
 
     def _user(self, line: wire.User) -> Iterator[events.Event]:
         blocks = () if isinstance(line.message.content, str) else line.message.content

@@ -214,6 +214,13 @@ class Denial(msgspec.Struct, frozen=True):
         return ": ".join(tool_action(call)) if self.tool_input else self.tool_name
 
 
+class Todo(msgspec.Struct, frozen=True):
+    """An entry of the tool `TodoWrite`."""
+
+    content: str
+    status: str
+
+
 class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsage"}, tag="result"):
     """The ending of the run. A failure may have the `subtype` `success`; `is_error` is decisive."""
 
