@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from acp import text_block
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
 
+from acceptance.command import Clinvk
+from acceptance.editor import Editor as SdkEditor
+from acceptance.editor import editing as editing_with_sdk
 from asking_backend import ASK, HEAR, Asking
+from clients import finished
 from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.keys import ApiKeys
 from clinvk.config.load import home
@@ -203,3 +208,21 @@ async def test_head_in_pieces_is_upgraded(scripted: Scripted) -> None:
         async with asyncio.timeout(10):
             assert b" 101 " in await reader.readline()
         writer.close()
+
+
+async def test_python_sdk_reaches_a_server_through_the_command(scripted: Scripted, tmp_path: Path) -> None:
+    sdk = SdkEditor()
+    async with serving(scripted.env, REGISTRY, keys=ApiKeys(["right"])) as server:
+        env = {**scripted.env, "CLINVK_API_KEY": "right"}
+        url = f"http://127.0.0.1:{server.port}"
+        async with editing_with_sdk(sdk, tmp_path, env, "--server", url) as agent:
+            session = (await agent.new_session(cwd=str(tmp_path))).session_id
+            done = await agent.prompt(session, [text_block(DONE)])
+            assert done.stop_reason == "end_turn"
+        nowhere = "http://127.0.0.1:1"
+        for key, address, word in (("wrong", url, "401"), ("right", nowhere, "refused"), ("", "x", "--server")):
+            command, env["CLINVK_API_KEY"] = (Clinvk.command, "acp", "--server", address), key
+            failed = await finished(*command, cwd=tmp_path, env=env, within_s=20)
+            assert failed.returncode != 0
+            assert word in failed.stderr
+            assert "Errno" not in failed.stderr

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from clinvk.acp.agent import EditorAgent
 from clinvk.acp.session import Context
+from clinvk.cli.acp.bridge import KEY_VARIABLE, bridge
 from clinvk.cli.acp.stdio import connected
-from clinvk.cli.parse.flags import Flags
+from clinvk.cli.parse.flags import AcpFlags
 from clinvk.cli.parse.settings import CommandContext, directory
 from clinvk.cli.prompt.display import report_runtime_warnings
 from clinvk.cli.prompt.prompt import ServerOrLocalRuns, local_runs
@@ -47,12 +48,15 @@ class UserRules:
         return True
 
 
-def acp(flags: Flags, context: CommandContext) -> int:
+def acp(flags: AcpFlags, context: CommandContext) -> int:
     """Serve an editor on stdin and stdout until the editor closes stdin.
 
     Raises:
-        ClinvkError: the settings are invalid, or stdin or stdout is not a pipe.
+        ClinvkError: the settings are invalid, stdin or stdout is not a pipe, or the server refuses the connection.
     """
+    if flags.server:
+        streams.run(bridge(flags.server, context.environ.get(KEY_VARIABLE, "")))
+        return 0
     found = (
         name for name, each in context.backends.items() if executables.find(each, context.settings, context.environ)
     )

@@ -73,7 +73,7 @@ _MCP = {"backend": "agent of runs that name none", "workdir": "directory of runs
 PROMPT = Command("prompt.prompt:prompt", flag_types.PromptFlags, ("PROMPT?",), _PROMPT)
 
 COMMANDS = {
-    "acp": Command("acp.command:acp", common=_EDITOR),
+    "acp": Command("acp.command:acp", flag_types.AcpFlags, common=_EDITOR),
     "resume": Command("prompt.resume:resume", flag_types.ResumeFlags, ("ID?", "PROMPT?"), _RESUME),
     "sessions list": Command("sessions.sessions:list_all", flag_types.ListFlags, common=_AGENT | _PLACE),
     "sessions search": Command("sessions.sessions:search", flag_types.SearchFlags, ("TEXT...",), _AGENT | _PLACE),

@@ -152,6 +152,12 @@ class ServeFlags(WorkerFlags):
     verbose: Annotated[bool, Flag("log each request (as log.requests)", short="-v")] = False
 
 
+class AcpFlags(Flags):
+    """The flags of `acp`."""
+
+    server: Annotated[str | None, Flag("use the server at URL, with the key in CLINVK_API_KEY", "URL")] = None
+
+
 class ClusterUpFlags(Flags):
     """The flags of `cluster up`."""
 
