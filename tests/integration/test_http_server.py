@@ -460,6 +460,8 @@ async def test_openapi_document_contains_each_route_with_its_methods(scripted: S
     for path in ("/docs/console.css", "/docs/docs.css", "/docs/docs.js", "/console/{name}"):
         del served_methods[path]
     assert served_methods.pop(MCP_PATH) == {"post"}  # MCP describes itself
+    for path in ("/acp", "/api/v1/acp"):  # OpenAPI does not describe WebSockets
+        assert served_methods.pop(path) == {"get"}
     aliases = {path: methods for path, methods in served_methods.items() if path.startswith("/v1/")}
     reported = {path: set(methods) for path, methods in document["paths"].items()}
     assert {path: methods for path, methods in served_methods.items() if path not in aliases} == reported
