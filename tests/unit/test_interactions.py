@@ -16,7 +16,7 @@ from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import InteractionQuery
 from clinvk.types.errors import InteractionNotFound, StoreUnavailable
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
-from clinvk.types.interaction import ApprovalRule, Interaction, InteractionAnswer, QuestionField
+from clinvk.types.interaction import BY_RULES, ApprovalRule, Interaction, InteractionAnswer, QuestionField
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 from clinvk.types.text import visible
@@ -296,7 +296,7 @@ async def test_denial_of_a_rule_has_the_reason(tmp_path: Path) -> None:
     asked = Interaction(id="q", tool="Edit", title="Edit key.pem")
     logged, [(_, answer, _)], _ = await decided(asked, "link/key.pem", workdir=str(tmp_path))
     assert (answer.choice, answer.reason) == ("deny", "they are secret")
-    assert logged == [Progress("denied", "1 action was denied: Edit key.pem: they are secret")]
+    assert logged == [Progress("denied", "1 action was denied: Edit key.pem: they are secret", advice=BY_RULES)]
 
 
 async def test_what_no_rule_decides_is_asked_or_with_rules_alone_denied() -> None:

@@ -29,6 +29,7 @@ from clinvk.types.errors import (
 )
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
 from clinvk.types.interaction import (
+    BY_RULES,
     MAX_TOOL_CHARS,
     NO_RULE,
     RULE,
@@ -275,8 +276,9 @@ class RunInteractions:
             return [InteractionRequested(stored)]
         self._on_resolved()
         what = stored.command or stored.title or stored.tool
-        is_denied = stored.answer.choice == "deny"
-        return [Progress("denied", f"1 action was denied: {what}: {stored.answer.reason}")] if is_denied else []
+        if stored.answer.choice != "deny":
+            return []
+        return [Progress("denied", f"1 action was denied: {what}: {stored.answer.reason}", advice=BY_RULES)]
 
     def _decided(self, interaction: Interaction, decision: Decision) -> Interaction:
         """Return an interaction with the answer of the rules, if they answer. A question is no matter of rules."""

@@ -119,7 +119,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True, tag="progress"):
 
     `stage` is one word: `retry`, `warning`, `hint` (about the machine), `denied`, `fallback`, `stderr`, `plan`, or
     `output` (the last line that a running command has printed). With `plan`, `steps` is the whole plan.
-    With `denied`, `advice` is set if the modes of the run denied an action, and empty if only answers did.
+    With `denied`, `advice` says which settings denied the action, and is empty if a person did.
     """
 
     stage: str

@@ -20,6 +20,9 @@ RULE = "rule "
 NO_RULE = "no rule"
 """The value of `Interaction.answered_by` if no rule allows an action that nobody is asked about."""
 
+BY_RULES = "approvals.rules say what is allowed"
+"""The `advice` of a denial by the rules."""
+
 InteractionStatus = Literal["pending", "answered", "expired", "withdrawn"]
 
 

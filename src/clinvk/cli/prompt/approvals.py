@@ -45,7 +45,7 @@ def list_all(flags: ApprovalsFlags, context: CommandContext) -> int:
 
 def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) -> list[str]:
     last: text.Fields[Interaction] = (
-        ((text.STATE, lambda each: each.outcome),)
+        ((text.STATE, _outcome),)
         if has_status
         else ((Column("EXPIRES", is_spare=True), lambda each: f"in {duration(max(0, each.expires_at - view.now))}"),)
     )
@@ -57,6 +57,10 @@ def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) 
         (Column("ASKS", 20), lambda each: view.title(subject(each))),
     )
     return view.table(fields, found)
+
+
+def _outcome(found: Interaction) -> str:
+    return f"{found.outcome} ({found.answered_by})" if found.is_answered_by_rule else found.outcome
 
 
 def show(flags: JsonFlags, context: CommandContext) -> int:

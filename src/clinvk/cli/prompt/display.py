@@ -24,7 +24,7 @@ from clinvk.config.model import OutputSettings
 from clinvk.runtime.process.waiting import in_background
 from clinvk.types import events
 from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound
-from clinvk.types.interaction import Interaction
+from clinvk.types.interaction import BY_RULES, Interaction
 from clinvk.types.request import RunRequest
 from clinvk.types.text import without_sequences
 from clinvk.types.tool_text import tool_text
@@ -64,7 +64,7 @@ class RunDisplay:
         self._questions: TerminalQuestions | None = None
         self._held: list[events.Logged] = []
         self._number = 0
-        self._denied: dict[str, None] = {}
+        self._denied: dict[str, str] = {}
         self._ending: events.Ending | None = None
         self._work: WorkDone | None = None
         self._did: list[str] = []
@@ -250,9 +250,13 @@ class RunDisplay:
                 pass
 
     def _keep_denied(self, event: events.Progress) -> None:
-        """Keep which actions were denied until the end, unless the user has denied all of them here."""
-        if event.advice or not (self._questions and self._questions.can_ask):
-            self._denied[event.message.partition(" denied: ")[2] or event.message] = None
+        """Keep which actions were denied until the end, unless the user has denied all of them here.
+
+        Some agents report again what rules have denied.
+        """
+        is_known = BY_RULES in self._denied.values() or (self._questions and self._questions.can_ask)
+        if event.advice or not is_known:
+            self._denied[event.message.partition(" denied: ")[2] or event.message] = event.advice
 
     def _note_denied(self, run: "printers.ShownRun") -> None:
         for what in self._denied:

@@ -73,7 +73,7 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     stage: Annotated[str, Meta(description="One word: retry, warning, hint, denied, fallback, stderr, plan or output.")]
     message: str
     steps: Annotated[tuple[PlanStep, ...], Meta(description="All steps of the plan, with the stage plan.")] = ()
-    advice: Annotated[str, Meta(description="What helps, with the stage denied; absent if only answers denied.")] = ""
+    advice: Annotated[str, Meta(description="What helps, with the stage denied; absent if a person denied.")] = ""
 
 
 class Prompt(msgspec.Struct, frozen=True):

@@ -152,7 +152,7 @@ def _settings(
     if not errors:
         yield Check(section, "valid", "ok", f"{file}" if file.exists() else f"no file {file}: the defaults apply")
         yield from machine.check_warm(settings, context.backends)
-        yield from machine.check_rules(settings, context.backends)
+        yield from machine.check_rules(settings, usable)
         yield from machine.check_notifications(settings.notifications, context.environ)
     if usable and settings.default_backend not in usable:
         about = f"default_backend = {settings.default_backend} cannot be used: prompts need --backend"

@@ -4,7 +4,7 @@ import errno
 import shlex
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -52,7 +52,7 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
     fix: str = ""
 
 
-def check_rules(settings: Settings, backends: Backends) -> Iterator[Check]:
+def check_rules(settings: Settings, backends: Sequence[str]) -> Iterator[Check]:
     """Yield the agents whose modes ask nobody, so that no rule for approvals applies."""
     for name in backends if settings.approvals.rules else ():
         request = complete(RunRequest(backend=name), settings)
