@@ -3,7 +3,7 @@
 import pytest
 
 from acceptance.command import Clinvk
-from scripted.steps import ask_approval, claude_says
+from scripted.steps import Step, ask_approval, claude_says
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def ruled(clinvk: Clinvk) -> Clinvk:
 def asks(clinvk: Clinvk, command: str) -> None:
     """Make the agent ask whether a command may run."""
     begins, *answers = claude_says("Done.")
-    request = {"tool_name": "Bash", "input": {"command": command}, "title": "Run a command"}
+    request: Step = {"tool_name": "Bash", "input": {"command": command}, "title": "Run a command"}
     clinvk.agent.play([begins, ask_approval(request), *answers], reads=False)
 
 
