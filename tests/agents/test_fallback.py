@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from agents.machine import Machine, clinvk
+from clinvk.store.memory import MemoryStore
+from clinvk.types.request import RunRequest, fallback_of
 
 pytestmark = pytest.mark.slow
 RESETS_AT = int(time.time()) + 7200
@@ -43,3 +45,34 @@ def test_command_line_falls_back_and_says_why(subscribed: Machine, failure: str,
     assert "claude could not take the prompt: " in done.stderr
     shown = json.loads(clinvk(subscribed, "runs", "show", answer["run_id"], "--json").stdout)
     assert (shown["backend"], shown["fallback"]) == ("codex", answer["fallback"])
+
+
+@pytest.mark.parametrize("may_continue", [True, False])
+async def test_next_agent_continues_a_session_at_a_limit_only_if_asked(subscribed: Machine, may_continue: bool) -> None:
+    store = MemoryStore()
+    async with subscribed.runs(store=store) as runs:
+        begin = RunRequest(prompt="alpha [[say=avocado]]", backend="claude", model="opus")
+        async with runs.run(subscribed.completed(begin)) as first:
+            await first.log.result()
+        request = RunRequest(
+            prompt=f"beta {LIMITED}",
+            backend="claude",
+            model="opus",
+            session_id=first.session_id,
+            fallback=fallback_of(["codex"]),
+            continue_with=may_continue,
+        )
+        async with runs.run(subscribed.completed(request)) as run:
+            result = await run.log.result()
+        assert run.session_id
+        session = await store.session(run.session_id)
+        assert session.id == first.session_id
+        assert (await store.run(run.id)).prompt == request.prompt
+        if may_continue:
+            assert (result.error, session.backend) == (None, "codex")
+            assert "avocado" in json.dumps(subscribed.requests("beta")[-1])
+            assert (await store.run(run.id)).handed_over
+        else:
+            assert result.error
+            assert result.error.code == "agent_rate_limited"
+            assert session.backend == "claude"

@@ -43,7 +43,7 @@ BODY: dict[str, object] = {
     **{"max_tokens": 100, "effort": "high", "thinking": True, "stop": ["END"], "output_schema": {"type": "object"}},
     **{"system_prompt": "be brief", "timeout_secs": 1.5, "verbose": True, "warm": False, "notify": ["desk"]},
     **{"dry_run": True, "extra": ["--x", "y"], "tags": ["t"], "metadata": {"k": [1, None]}},
-    **{"fallback": ["codex/gpt-5"], "on_limit": "wait", "session_id": "abc", "on_busy": "queue"},
+    **{"fallback": ["codex/gpt-5"], "on_limit": "wait", "session_id": "abc", "on_busy": "queue", "continue_with": True},
     **{"output_format": "json", "detach": True, "isolation": "worktree", "node": "web", "labels": ["gpu", "x"]},
 }
 OF_CALL = {"dry_run", "output_format", "detach", "node", "labels"}

@@ -15,6 +15,7 @@ from clinvk.backends.base import Backend, Launch
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import AgentEnvironment
+from clinvk.runtime.hand_over import hand_over
 from clinvk.runtime.interactions import Interactions, asking
 from clinvk.runtime.occupancy import Occupancy, held_bytes, queue_limits
 from clinvk.runtime.pool.pool import Pool, WarmStats
@@ -34,7 +35,15 @@ from clinvk.runtime.run.task import CANCELLED, RunTask
 from clinvk.runtime.session_turns import ReleaseElsewhere, SessionTurns
 from clinvk.runtime.slots import Slot, SlotRequest, Slots
 from clinvk.store.protocol import LOST, SessionStore
-from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
+from clinvk.types.errors import (
+    Cancelled,
+    ClinvkError,
+    SessionBusy,
+    SessionError,
+    ShuttingDown,
+    StoreUnavailable,
+    Unsupported,
+)
 from clinvk.types.events import RunFailed
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.record import Resume, Session
@@ -193,7 +202,9 @@ class LocalRuns:
         Raise the errors that `run` raises before the start.
         """
         await self._schemas.check(request.output_schema, request.client_tools, request.client)
-        request, _, resume = await self._turns.resolve(self._with_rules(request), waits=False)
+        request, session, resume = await self._turns.resolve(self._with_rules(request), waits=False)
+        if session and session.backend != request.backend:
+            request, resume, _ = await hand_over(self._store, session, request)
         launch = await self._look_up_launch(
             self._environment, self._environment.backend(request.backend), request, resume
         )
@@ -328,20 +339,23 @@ class LocalRuns:
         worktree = await self._worktree(request, session, user_environment)
         if worktree:
             request = replace(request, workdir=worktree.directory)
-        spec_of = partial(self._spec, run_id, resume, user_environment, worktree)
+        spec_of = partial(self._spec, run_id, session, resume, user_environment, worktree)
         candidates = Candidates(request, self._store.limits, spec_of, worktree.warnings if worktree else ())
         spec = await candidates.choose()
-        request = spec.request
+        prompt, request = request.prompt, spec.request
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
             if user_environment or not (workdir and self._admit_dirs):  # admission resolved all other directories
                 workdir = await self._lookups.run(partial(executables.resolve, workdir), workdir)
             session_id = request.new_session_id or os.urandom(16).hex()
             session = new_session(request, session_id, workdir, self._settings, worktree.project if worktree else "")
-        recorded = replace(request, extra=self._environment.own_extra(request))
+        recorded = replace(request, prompt=prompt, extra=self._environment.own_extra(request))
         if request.rules_only:
             recorded = replace(recorded, approval_mode="default")
-        recorder = RunRecorder(self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings)
+        handed_over = spec.handed_over
+        recorder = RunRecorder(
+            self._store, self._autosave, spec.run_id, recorded, session, spec.resume, self._settings, handed_over
+        )
         self._refuse_when_closing()
         acquire_slot = partial(self.acquire, may_wait=may_wait)
         take_turn = self._turns.take if waits else None
@@ -352,7 +366,7 @@ class LocalRuns:
             run.slot.release()
             raise
         try:
-            if recorder.session and resume and not waits:
+            if recorder.session and request.session_id and not waits:
                 await self._turns.catch_up(run, recorder.session)
             self._refuse_when_closing()
             callbacks = [observe(run) for observe in self._observers]
@@ -426,6 +440,7 @@ class LocalRuns:
     async def _spec(
         self,
         run_id: str,
+        session: Session | None,
         resume: Resume | None,
         user_environment: AgentEnvironment | None,
         worktree: "SessionWorktree | None",
@@ -434,6 +449,13 @@ class LocalRuns:
         environment = user_environment or self._environment.nested(request.depth)
         backend = environment.backend(request.backend)
         path = environment.path(backend)
+        handed_over = None
+        if session and session.backend != backend.name:
+            if not backend.capabilities.resume:
+                raise Unsupported(f"{backend.name} cannot continue a conversation", "backend")
+            with suppress(SessionBusy):  # a run that waits for the first turn; `catch_up` hands over
+                session = await self._store.session(session.id)
+                request, resume, handed_over = await hand_over(self._store, session, request)
         launch = await self._look_up_launch(environment, backend, request, resume)
         is_kept = backend.name in self._settings.warm.kept_backends or launch.needs_its_process
         return RunSpec(
@@ -450,6 +472,7 @@ class LocalRuns:
             hold=partial(worktree.turn, run_id) if worktree else environment.hold(self.spawner, request.workdir),
             pool=self.pool if is_kept else None,
             is_of_user=user_environment is not None,
+            handed_over=handed_over,
         )
 
     async def _look_up_launch(

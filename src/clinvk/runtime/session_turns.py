@@ -7,6 +7,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from clinvk.runtime import sessions
+from clinvk.runtime.hand_over import hand_over
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.protocol import SessionStore, settled_record
@@ -47,7 +48,8 @@ class SessionTurns(NamedTuple):
             raise NodeUnavailable(f"session {session.id!r} is on node {session.node!r}; this is {self.node!r}")
         request = await sessions.in_session_directory(request, session, self.lookups)
         try:
-            return request, session, await sessions.resume(self.store, session)
+            resume = await sessions.resume(self.store, session)
+            return request, session, resume if request.backend == session.backend else None
         except SessionBusy:
             if not waits:
                 raise
@@ -70,9 +72,18 @@ class SessionTurns(NamedTuple):
         """Resume the current state of a claimed session: another run may have ended since the session was read."""
         if self.release_elsewhere:
             await self.release_elsewhere(session.id)
+        request = replace(run.request, prompt=run.recorder.record.prompt)
+        if request.backend != session.backend:
+            await sessions.in_session_directory(request, session, self.lookups)  # the agent may have changed
+            request, resume, handed_over = await hand_over(self.store, session, request)
+            launch = await run.spec.relaunch(request, resume)
+            spec = replace(run.spec, request=request, resume=resume, launch=launch, handed_over=handed_over)
+            run.resume_from(spec)
+            return
         resume = await sessions.resume(self.store, session)
-        if resume != run.spec.resume:
-            run.resume_from(resume, await run.spec.relaunch(run.request, resume))
+        if resume != run.spec.resume or run.spec.handed_over:
+            launch = await run.spec.relaunch(request, resume)
+            run.resume_from(replace(run.spec, request=request, resume=resume, launch=launch, handed_over=None))
 
     async def steer(self, request: RunRequest, is_of_user: bool) -> RunFacts | None:
         """Give the prompt to the agent that works in the session of a request, and return the facts of the agent's run.

@@ -4,17 +4,20 @@ import os
 import time
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 
 from msgspec.structs import replace
 
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.runtime.process.waiting import Lookups
-from clinvk.store.protocol import SessionStore
+from clinvk.store.protocol import RunQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, NotResumable, SessionBusy, SessionNotFound, Unsupported
 from clinvk.types.events import Usage
-from clinvk.types.record import Resume, Session
+from clinvk.types.record import Resume, RunRecord, Session
 from clinvk.types.request import RunRequest
+
+_MAX_TURNS = 1000
 
 
 async def fork(store: SessionStore, reference: str, session_id: str, registry: Mapping[str, Backend]) -> Session:
@@ -58,9 +61,11 @@ async def in_session_directory(request: RunRequest, session: Session, lookups: L
         InvalidRequest: the session belongs to another backend, the run is ephemeral, or its file system hangs.
         NotResumable: the directory does not exist any more, and is in no worktree.
     """
-    if request.backend != session.backend:
+    if request.backend != session.backend and not request.continue_with:
         raise InvalidRequest(
-            f"session {session.id!r} is of backend {session.backend!r}, not {request.backend!r}", "backend"
+            f"session {session.id!r} is of backend {session.backend!r}, not {request.backend!r}; continue_with "
+            "(--continue-with on the command line) lets another agent continue it",
+            "backend",
         )
     if request.ephemeral:
         raise InvalidRequest("a run that continues a session cannot be ephemeral: it becomes a part of it", "ephemeral")
@@ -75,6 +80,33 @@ async def in_session_directory(request: RunRequest, session: Session, lookups: L
 def kept_worktree(session: Session) -> str | None:
     """Return the id of the worktree of a session if the worktree exists. Blocks."""
     return session.worktree if session.worktree and os.path.isdir(session.working_dir) else None
+
+
+async def with_modes(store: SessionStore, request: RunRequest, session: Session) -> RunRequest:
+    """Return the request with the modes of the session's last run, where the request names none."""
+    for last in (await store.runs(RunQuery(session_id=session.id, limit=1))).items:
+        modes = {name: getattr(request, name) or last.request.get(name) for name in ("approval_mode", "sandbox_mode")}
+        request = replace(request, **modes)
+    return request
+
+
+async def turns_before(store: SessionStore, session: Session, before: float = inf) -> list[RunRecord]:
+    """Return the runs of a session that started before a time, oldest first, at most `_MAX_TURNS`.
+
+    The turns of a fork's parent before the fork are among them.
+    """
+    earlier: list[RunRecord] = []
+    while True:
+        turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
+        earlier = [turn for turn in reversed(turns) if (turn.started_at or inf) < before] + earlier
+        if earlier:
+            before = earlier[0].started_at or before
+        if session.parent_id is None or len(earlier) >= _MAX_TURNS:
+            return earlier
+        try:
+            session = await store.session(session.parent_id)
+        except SessionNotFound:  # deleted; its fork stays
+            return earlier
 
 
 async def resume(store: SessionStore, session: Session) -> Resume:

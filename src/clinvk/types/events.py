@@ -117,8 +117,8 @@ class PlanStep(msgspec.Struct, frozen=True):
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True, tag="progress"):
     """Progress worth showing besides answer and tools.
 
-    `stage` is one word: `retry`, `warning`, `hint` (about the machine), `denied`, `fallback`, `stderr`, `plan`, or
-    `output` (the last line that a running command has printed). With `plan`, `steps` is the whole plan.
+    `stage` is one word: `retry`, `warning`, `hint` (about the machine), `denied`, `fallback`, `handover`, `stderr`,
+    `plan`, or `output` (the last line that a running command has printed). With `plan`, `steps` is the whole plan.
     With `denied`, `advice` says which settings denied the action, and is empty if a person did.
     """
 

@@ -87,6 +87,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(self.request.get("fell_back", ()), tuple[FailedAgent, ...])
 
     @property
+    def handed_over(self) -> "HandOver | None":
+        """Return the hand-over with which the run took the session from another agent, or None."""
+        return msgspec.convert(self.request.get("handed_over"), HandOver | None)
+
+    @property
     def waits_until(self) -> float | None:
         """Return when the limit resets for which the run waits, or None."""
         return msgspec.convert(self.request.get("waits_until"), float | None)
@@ -237,6 +242,28 @@ class Resume(msgspec.Struct, frozen=True):
     handle: str
     used: Usage = Usage()
     fork: bool = False
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """The hand-over of a session: the agent that has left, and what resumes the agent's conversation.
+
+    The next agent received the last `given` of the `total` messages that it had not seen, and the names of `files`
+    changed files.
+    """
+
+    backend: str
+    resume: Resume
+    given: int
+    total: int
+    files: int
+
+    def note(self, backend: str) -> str:
+        """Return what happened, and what was lost, on one line; `backend` is the next agent."""
+        given = f"{self.given} of {self.total} messages" if self.given < self.total else f"{self.total} messages"
+        return (
+            f"{backend} continues the conversation of {self.backend} from {given} and the names of {self.files} "
+            "changed files, without thinking, images and the output of tools"
+        )
 
 
 def valid_title(text: str) -> str:

@@ -156,9 +156,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         backend: name of an agent CLI in the registry; empty until admission sets the name.
         model: a model name of the CLI, or one of the aliases fast/quick, balanced/default, best/powerful.
-        fallback: what other agents get, in order, if an agent cannot take the prompt of a new conversation: requests
-            with the options of an agent only. None leaves the choice to the settings.
+        fallback: what other agents get, in order, if an agent cannot take the prompt of a new conversation, or of any
+            with `continue_with`: requests with the options of an agent only. None leaves the choice to the settings.
         fell_back: the agents before this one, set by the runtime.
+        continue_with: whether `backend`, or an agent of `fallback`, may continue a session of another agent.
         on_limit: whether a run in the background waits for the reset of a limit if no agent can take the prompt before.
         session_id: the clinvk session to continue; None starts a new session.
         new_session_id: the id of the new session; empty chooses an id. A stored session with this id begins again, with
@@ -207,6 +208,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     system_prompt: Annotated[str | None, Group.TEXT] = None
     fallback: Annotated["tuple[RunRequest, ...] | None", Group.TURN, Group.UNLISTED] = None
     fell_back: Annotated[tuple[FailedAgent, ...], Group.TURN] = ()
+    continue_with: Annotated[bool, Group.TURN] = False
     on_limit: Annotated[OnLimit, Group.TURN] = "fail"
     session_id: Annotated[str | None, Group.TURN] = None
     new_session_id: Annotated[str, Group.TURN, Group.UNLISTED] = ""

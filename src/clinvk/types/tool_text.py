@@ -10,6 +10,7 @@ from clinvk.types.text import on_one_line
 
 _MOST_TELLING = ("file_path", "path", "command", "cmd", "pattern", "query", "url", "description", "prompt")
 _INPUT_SHOWN = 200
+_EDITS = frozenset({"old_string", "content", "new_source", "edits"})
 
 
 def activity(event: Event) -> str:
@@ -52,6 +53,17 @@ def changed_paths(changes: object) -> list[str]:
         paths = (each.partition(" ")[2] if isinstance(each, str) else each.get("path", "") for each in known)
         return [*filter(None, paths)]
     return []
+
+
+def edited_paths(call: ToolCall) -> list[str]:
+    """Return the paths of the files that a tool edits."""
+    match call.input:
+        case {"changes": changes}:
+            return changed_paths(changes)
+        case {"file_path": str(path)} if call.input.keys() & _EDITS:
+            return [path]
+        case _:
+            return []
 
 
 def _without_shell(command: str) -> str:

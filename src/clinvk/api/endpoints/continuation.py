@@ -16,9 +16,10 @@ from clinvk.dialects.client_tools import arguments
 from clinvk.dialects.conversation import ToolCallMade, Turn, agent_prompt, check_calls, system_prompt, without_images
 from clinvk.dialects.dialect import AnsweredChat, Chat, Previous
 from clinvk.dialects.openai.responses import stored
+from clinvk.runtime.sessions import turns_before
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.choices import UNDER_WAY
-from clinvk.types.errors import PreviousNotFound, RunNotFound, SessionNotFound
+from clinvk.types.errors import PreviousNotFound, RunNotFound
 from clinvk.types.events import ToolCall, ToolResult
 from clinvk.types.record import RunRecord, Session, run_messages
 from clinvk.types.request import RunRequest, ToolOutput
@@ -70,9 +71,6 @@ async def _matches(store: SessionStore, session: Session, answered: AnsweredChat
             return False
 
 
-_MAX_TURNS = 1000
-
-
 async def continue_previous(
     store: SessionStore, request: RunRequest, previous: Previous, keeps_system_prompt: bool, new_session: bool
 ) -> RunRequest:
@@ -106,28 +104,11 @@ async def continue_previous(
             request = replace(request, answer_as={**request.answer_as, "clinvk_system": kept_system})
         return replace(request, session_id=session.id, system_prompt=system)
     request = replace(request, system_prompt=system)
-    earlier = await _earlier(store, session, run)
+    earlier = await turns_before(store, session, run.started_at or inf)
     earlier_turns = [turn for each in (*earlier, run) for turn in _turns(each)] + calls
     conversation = replace(previous.conversation, turns=(*earlier_turns, *previous.conversation.turns))
     prompt = agent_prompt(conversation, field=previous.field)
     return replace(request, prompt=prompt.prompt, images=prompt.images, workdir=request.workdir or run.workdir or None)
-
-
-async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> list[RunRecord]:
-    """Return the turns before a run, oldest first, including the turns of a fork's parent before the fork."""
-    earlier: list[RunRecord] = []
-    first = run
-    while True:
-        turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
-        before = [turn for turn in reversed(turns) if (turn.started_at or inf) < (first.started_at or inf)]
-        earlier = before + earlier
-        first = earlier[0] if earlier else run
-        if session.parent_id is None or len(earlier) >= _MAX_TURNS:
-            return earlier
-        try:
-            session = await store.session(session.parent_id)
-        except SessionNotFound:  # deleted; its fork stays
-            return earlier
 
 
 async def _is_newest(store: SessionStore, run: RunRecord) -> bool:

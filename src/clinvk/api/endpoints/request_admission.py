@@ -18,6 +18,7 @@ from clinvk.config.model import Settings, candidates
 from clinvk.dialects.conversation import MAX_IMAGES
 from clinvk.dialects.dialect import Call, renamed
 from clinvk.runtime.process.waiting import Lookups
+from clinvk.runtime.sessions import with_modes
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.record import Session
@@ -144,6 +145,9 @@ class RequestAdmission:
         session = await self._store.session(request.session_id) if request.session_id else None
         if session:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
+            if request.continue_with:
+                await self.key_policy.check_session(session, caller.key_name)
+                request = await with_modes(self._store, request, session)
         if caller.is_model_api:  # an unknown model gets the backend of the session, or the default backend
             default = request.backend or self._settings.default_backend
             _, *others = (request.model or "").split(">")

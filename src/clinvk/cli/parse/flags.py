@@ -107,6 +107,9 @@ class ConversationFlags(RunFlags):
         OnLimit | None, Flag("with --detach, if the limit is used up: fail (the default), wait", "HOW")
     ] = None
     on_busy: Annotated[OnBusy | None, Flag("if the session is busy: reject (the default), queue, steer", "HOW")] = None
+    continue_with: Annotated[
+        str | None, Flag("another agent continues the conversation", "NAME", heading="flags for which conversation")
+    ] = None
     no_server: _NoServer = False
 
 

@@ -236,7 +236,7 @@ class RunDisplay:
             case events.UserMessage(text=text) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"steered: {text}")
             case events.Progress(stage=stage, message=message) if (
-                (stage == "fallback" or self._is_verbose or self._notes.is_terminal)
+                (stage in ("fallback", "handover") or self._is_verbose or self._notes.is_terminal)
                 and stage != "output"
                 and not (stage == "hint" and _was_shown(message, self._environ))
             ):

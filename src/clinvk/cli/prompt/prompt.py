@@ -48,6 +48,7 @@ def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
     converted: dict[str, Any] = {
         "backend": settings.default_backend,
         "fallback": None,
+        "continue_with": bool(getattr(flags, "continue_with", None)),
         "workdir": real_directory(flags.workdir),
         "isolation": "worktree" if getattr(flags, "worktree", False) else "none",
         "add_dirs": tuple(directory(path, "--add-dir") for path in flags.add_dir),
@@ -196,7 +197,8 @@ class PromptJob(NamedTuple):
         request = self.request
         if session:
             workdir = session.working_dir or None
-            request = replace(request, backend=session.backend, session_id=session.id, workdir=workdir)
+            backend = self.flags.continue_with or session.backend
+            request = replace(request, backend=backend, session_id=session.id, workdir=workdir)
         return _complete(request, self.context, self.flags.detach)
 
 
@@ -225,11 +227,7 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
     Raises:
         ClinvkError: the prompt was not run.
     """
-    if flags.detach:
-        refuse_detached(flags)
-    starts = next((name for name in ("new", "ephemeral", "worktree") if getattr(flags, name)), "")
-    if flags.continue_ and starts:
-        raise InvalidRequest(f"--continue and --{starts} exclude each other")
+    starts = _starts(flags)
     request = request_of(flags, context.settings)
     text = prompt_from(next(iter(flags.words), None), flags.no_stdin, context.notes.info)
 
@@ -254,6 +252,18 @@ def prompt(flags: PromptFlags, context: CommandContext) -> int:
         backend_named(each.backend, context.backends)
     request = replace(request, prompt=text, fallback=fallback)
     return run(PromptJob(request, context, flags, imports=flags.continue_), choose)
+
+
+def _starts(flags: PromptFlags) -> str:
+    """Return the flag that asks for a new session, empty without one; refuse flags that exclude each other."""
+    if flags.detach:
+        refuse_detached(flags)
+    starts = next((name for name in ("new", "ephemeral", "worktree") if getattr(flags, name)), "")
+    if flags.continue_ and starts:
+        raise InvalidRequest(f"--continue and --{starts} exclude each other")
+    if flags.continue_with and not flags.continue_:
+        raise InvalidRequest("--continue-with needs --continue, or resume", "--continue-with")
+    return starts
 
 
 def run(job: PromptJob, choose: Choose) -> int:
@@ -287,6 +297,13 @@ async def _run_over(store: SessionStore, job: PromptJob, choose: Choose, display
     if job.flags.on_limit == "wait" and not job.flags.detach:
         raise InvalidRequest("--on-limit wait needs --detach", "--on-limit")
     choice = await choose(store)
+    if job.flags.continue_with and choice.session:
+        from clinvk.runtime.sessions import with_modes  # an import that only a hand-over needs
+
+        request = await with_modes(store, job.request, choice.session)
+        if request.approval_mode == "ask" and not job.flags.approval_mode:  # a terminal may have made it of `default`
+            request = replace(request, approval_mode="default")
+        job = job._replace(request=request)
     request = job.request_in(choice.session)
     if choice.session and not choice.is_own:
         choice = choice._replace(note=choice.note + await mode_change(store, request))

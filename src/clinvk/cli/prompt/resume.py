@@ -278,7 +278,7 @@ def _prompt(flags: ResumeFlags, argument: str | None, session: Session, notes: N
     """Return the prompt, or None for an empty line on the terminal, which opens the agent's own program."""
     if argument is not None or flags.no_stdin or not os.isatty(0):
         return prompt_from(argument, flags.no_stdin, notes.info)
-    line = ask(f"prompt for {session.backend} (an empty line opens its own program): ")
+    line = ask(f"prompt for {flags.continue_with or session.backend} (an empty line opens its own program): ")
     if not line:
         raise InvalidRequest("no prompt")
     return line.rstrip("\n") if line.strip() else None

@@ -13,7 +13,7 @@ from clinvk.types import events
 from clinvk.types.errors import ClinvkError
 from clinvk.types.record import worktree_of
 from clinvk.types.run import RunFacts
-from clinvk.types.tool_text import changed_paths, tool_action
+from clinvk.types.tool_text import edited_paths, tool_action
 
 if TYPE_CHECKING:
     from clinvk.runtime.worktrees.diff import FileChange
@@ -23,7 +23,6 @@ _LOOK_TIMEOUT_S = 5.0
 _MAX_NAMED = 10
 _COMMAND_SHOWN = 60
 _EXIT = re.compile(r"exit code (\d+)", re.IGNORECASE)
-_EDITS = frozenset({"old_string", "content", "new_source", "edits"})
 _LETTERS = {"A": " (new)", "D": " (deleted)"}
 
 
@@ -71,7 +70,7 @@ class WorkDone:
     def _take(self, call: events.ToolCall, result: events.ToolResult) -> None:
         if not call.input.keys() & {"command", "cmd"}:
             if not result.is_error:
-                self._edited |= dict.fromkeys(_edited(call))
+                self._edited |= dict.fromkeys(edited_paths(call))
             return
         command = tool_action(call)[1]
         self._failed.pop(command, None)
@@ -113,17 +112,6 @@ async def changes_in_worktree(facts: RunFacts, environ: Mapping[str, str]) -> st
             if (await kept_worktrees(home(environ), environ).changes(id_, facts.run_id)).files:
                 return f"changes are in worktree {id_}: clinvk worktrees show {id_}, or apply {id_}"
     return ""
-
-
-def _edited(call: events.ToolCall) -> Sequence[str]:
-    """Return the paths of the files that a tool edits."""
-    match call.input:
-        case {"changes": changes}:
-            return changed_paths(changes)
-        case {"file_path": str(path)} if call.input.keys() & _EDITS:
-            return [path]
-        case _:
-            return []
 
 
 def _line(head: str, items: Sequence[str]) -> list[str]:

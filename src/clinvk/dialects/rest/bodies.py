@@ -138,6 +138,10 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
     session_id: Annotated[
         Name | None, Meta(description="Id or unique prefix of the session to continue; null starts a session.")
     ] = None
+    continue_with: Annotated[
+        bool | None,
+        Meta(description="`backend`, or an agent of `fallback`, may continue a session of another agent."),
+    ] = None
     isolation: Annotated[
         Isolation | None,
         Meta(description="worktree: a new session works in its own git worktree, from the HEAD of the repository."),

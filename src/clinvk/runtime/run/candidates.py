@@ -52,7 +52,9 @@ class Refusals:
 
 
 class Candidates:
-    """The agent of a request and those of its `fallback`, in order. A session stays with its agent.
+    """The agent of a request and those of its `fallback`, in order.
+
+    A session stays with its agent, unless the request says `continue_with`.
 
     `limits` returns the known limits of all agents, `spec_of` the spec of a request for one agent. While `is_open`, an
     error of the current agent need not end the run, and its first events are `held` back. The request `has_several`
@@ -66,11 +68,11 @@ class Candidates:
         spec_of: Callable[[RunRequest], Awaitable[RunSpec]],
         warnings: Sequence[str] = (),
     ) -> None:
-        others = () if request.session_id else request.fallback or ()
+        others = () if request.session_id and not request.continue_with else request.fallback or ()
         self._requests = (replace(request, fallback=()), *(_of_agent(request, other) for other in others))
         self._waits = request.on_limit == "wait"
         self.has_several = bool(others)
-        self.is_open = self._waits or self.has_several
+        self.is_open = self._waits or self.has_several or request.continue_with
         self.held: list[Event] = []
         self._errors: list[ClinvkError] = []
         self._limits = limits
@@ -83,8 +85,11 @@ class Candidates:
         pairs = zip(self._requests, self._errors, strict=False)
         return tuple(FailedAgent(request.backend, error.message, error.code) for request, error in pairs)
 
-    def open_with(self, events: list[Event]) -> list[Event]:
-        """Hold the first events back until no other agent can take the prompt; then add which agents could not."""
+    def open_with(self, events: list[Event], handed_over: str = "") -> list[Event]:
+        """Hold the first events back until no other agent can take the prompt; then add which agents could not.
+
+        `handed_over` is the note of a hand-over.
+        """
         events = [*self.held, *events]
         self.held = []
         chars = sum(len(event.message) for event in events if isinstance(event, Progress))
@@ -95,6 +100,7 @@ class Candidates:
         notes = [
             *(Progress("worktree", warning) for warning in self._warnings),
             *(Progress("fallback", f"{each.backend} could not take the prompt: {each.error}") for each in self.failed),
+            *([Progress("handover", handed_over)] if handed_over else ()),
         ]
         return [*events[:1], *notes, *events[1:]]
 

@@ -13,7 +13,7 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
-from clinvk.types.record import LimitWindow, Resume, RunRecord, Session, SteeringPrompt, recorded_result
+from clinvk.types.record import HandOver, LimitWindow, Resume, RunRecord, Session, SteeringPrompt, recorded_result
 from clinvk.types.request import Group, RunRequest
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class RunRecorder:
         session: the session as last stored. The run changes the session only while it holds the session.
         record: the run as last stored.
         warnings: the failures of the store.
+        keeps_agent: the session stays with its agent although another one has started: that one failed at once.
     """
 
     def __init__(
@@ -66,12 +67,15 @@ class RunRecorder:
         session: Session | None,
         resume: Resume | None,
         settings: Settings,
+        handed_over: HandOver | None = None,
     ) -> None:
         self.session = session
         self.warnings: list[str] = []
         self._store = store
         self._autosave = autosave
-        self._resume = resume
+        self._resume, self._handed_over = resume, handed_over
+        self.keeps_agent = False
+        self._continues = request.session_id is not None
         self._holds_session = session is not None
         self._has_started = False
         self._extra = request.extra
@@ -102,7 +106,7 @@ class RunRecorder:
         """
         if self.session:
             self.session = replace(self.session, status="active", last_used=self.record.created_at)
-        self.session = await self._store.begin(self.record, self.session, must_exist=self._resume is not None)
+        self.session = await self._store.begin(self.record, self.session, must_exist=self._continues)
 
     async def enqueue(self, session: Session, is_next: bool) -> None:
         """Store the run, which waits until its session is free. `is_next` puts it before other waiting runs.
@@ -120,9 +124,9 @@ class RunRecorder:
             self.session, self._holds_session = session, True
         return session
 
-    def resume_from(self, resume: Resume) -> None:
+    def resume_from(self, resume: Resume | None, handed_over: HandOver | None) -> None:
         """Count usage from a newer state of the conversation."""
-        self._resume = resume
+        self._resume, self._handed_over = resume, handed_over
 
     async def spawned(self, at: float) -> None:
         """Record that the agent's process has started."""
@@ -141,7 +145,8 @@ class RunRecorder:
             options["waits_until"] = waits_until
         agent = {"backend": request.backend, "model": request.model}
         self.record = replace(self.record, state="queued", started_at=None, request=options, **agent)
-        self.session = self.session and replace(self.session, **agent)
+        if not self._continues:
+            self.session = self.session and replace(self.session, **agent)
         await self._store_safely(self._store.reassign(self.record, self.session))
 
     async def started(self, event: RunStarted) -> None:
@@ -150,7 +155,14 @@ class RunRecorder:
         An agent restarted after a crash may report another conversation; the turn is counted once.
         """
         self.record = replace(self.record, model=event.model or self.record.model)
-        if session := self.session:
+        is_new_agent = self.session is not None and self.session.backend != self.record.backend
+        if is_new_agent and self._handed_over and event.backend_session_id and not self.keeps_agent:
+            options = self.record.request | {"handed_over": msgspec.to_builtins(self._handed_over)}
+            self.record = replace(self.record, request=options)
+            self.session = self.session and replace(self.session, backend=self.record.backend, model=self.record.model)
+            await self._store_safely(self._store.reassign(self.record, self.session))
+            is_new_agent = False
+        if (session := self.session) and not is_new_agent:
             self.session = replace(
                 session,
                 turn_count=session.turn_count + (not self._has_started),
@@ -203,10 +215,13 @@ class RunRecorder:
                 status=_STATUSES[state_of(ending)],
                 last_used=at,
                 token_usage=session.token_usage + used if self._counts_usage else session.token_usage,
-                counted=used + (self._resume.used if self._resume else Usage()),
+                counted=session.counted if session.backend != self.record.backend else self._counted(used),
                 error_message=failure.message if failure else None,
             )
         await self._store_safely(self._store.end(self.record, session, entries if self._stores_text else ()))
+
+    def _counted(self, used: Usage) -> Usage:
+        return used + (self._resume.used if self._resume else Usage())
 
     async def _store_safely(self, write: Awaitable[None]) -> None:
         try:

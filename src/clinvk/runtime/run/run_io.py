@@ -30,7 +30,7 @@ from clinvk.types.events import (
     Waiting,
 )
 from clinvk.types.interaction import InteractionAnswer
-from clinvk.types.record import LimitWindow, Resume
+from clinvk.types.record import HandOver, LimitWindow, Resume
 from clinvk.types.request import RunRequest, ToolOutput
 
 _OUTPUT_INTERVAL_S = 1.0
@@ -47,6 +47,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         hold: locks the clinvk worktree that the run works in; None if the directory lies in no such worktree.
         pool: warm processes that may carry the run; None if the backend has none.
         is_of_user: the environment is that of a command of this machine's user, instead of that of this process.
+        handed_over: the hand-over from the agent of the session, if this is another agent. The request then has the
+            transcript.
     """
 
     run_id: str
@@ -57,11 +59,12 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     resume: Resume | None
     no_progress_s: float
-    relaunch: Callable[[RunRequest, Resume], Awaitable[Launch]]
+    relaunch: Callable[[RunRequest, Resume | None], Awaitable[Launch]]
     check: Callable[[], Awaitable[str]] | None = None
     hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
     pool: Pool | None = None
     is_of_user: bool = False
+    handed_over: HandOver | None = None
 
     async def checked_directory(self, launch: Launch) -> str:
         """Call `check`, and return the working directory without symbolic links, or an empty text without `check`.

@@ -35,7 +35,7 @@ from clinvk.types.events import (
     Waiting,
 )
 from clinvk.types.interaction import USER, Interaction, InteractionAnswer
-from clinvk.types.record import Resume, SteeringPrompt
+from clinvk.types.record import SteeringPrompt
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.run import RunFacts
@@ -167,10 +167,10 @@ class RunTask:
         """Wait until the run leaves the queue: it has a slot, or was stopped."""
         await self._left_queue.wait()
 
-    def resume_from(self, resume: Resume, launch: Launch) -> None:
+    def resume_from(self, spec: RunSpec) -> None:
         """Resume a newer state of the conversation than the spec has. Call this before the run is driven."""
-        self.spec = replace(self.spec, resume=resume, launch=launch)
-        self.recorder.resume_from(resume)
+        self.spec = spec
+        self.recorder.resume_from(spec.resume, spec.handed_over)
 
     def stop(self, ending: Ending = CANCELLED, at_once: bool = False, refusal: ClinvkError | None = None) -> None:
         """End the run with `ending`, unless the run has ended or was stopped before.
@@ -245,7 +245,7 @@ class RunTask:
 
     async def reassign(self, spec: RunSpec) -> None:
         """Go back to the queue with another agent."""
-        self.spec = spec
+        self.resume_from(spec)
         await self._requeue(spec.request)
 
     async def _requeue(self, request: RunRequest, waits_until: float | None = None) -> None:
@@ -381,7 +381,8 @@ class RunTask:
         logged: list[Event] = []
         if events:
             self.end_start()
-        for event in events if self.log.count else self.candidates.open_with(events):
+        handed_over = self.spec.handed_over.note(self.request.backend) if self.spec.handed_over else ""
+        for event in events if self.log.count else self.candidates.open_with(events, handed_over):
             if isinstance(event, RunStarted) and not self.spending.earlier:
                 self.conversation = event.backend_session_id or self.conversation
                 await self.recorder.started(event)
@@ -417,7 +418,8 @@ class RunTask:
         if self._io:
             self.raw, self._io = self._io.raw, None
         self.candidates.is_open = False
-        if self.candidates.held:
+        if self.candidates.held:  # the agent has said nothing
+            self.recorder.keeps_agent = isinstance(ending, RunFailed)
             await self.record([], 0)
         ending = self.spending.total(ending)
         if isinstance(ending, RunFailed):
