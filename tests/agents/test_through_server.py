@@ -40,6 +40,19 @@ def test_conversation_resumes_with_and_without_the_server(machine: Machine, url:
     assert all(prompt in said for prompt in ("first", "second", "third"))
 
 
+def test_another_agent_continues_a_conversation_through_the_server(machine: Machine, url: str) -> None:
+    for prompt, more in (
+        ("first", ("--new", "-b", "claude")),
+        ("second", ("-c", "--continue-with", "codex")),
+        ("third", ("-c", "--continue-with", "claude")),
+    ):
+        done = clinvk(machine, *more, "-o", "text", f"{prompt} [[words=2]]")
+        assert (done.returncode, done.stdout) == (0, "word1 word2\n"), done.stderr
+        said = str(machine.requests(prompt)[-1])
+        assert "first" in said
+    assert "second" in said
+
+
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 def test_ctrl_c_ends_the_tool_of_a_warm_agent(machine: Machine, url: str, backend: str) -> None:
     freely = ("--approval-mode", "none", "--sandbox-mode", "full")

@@ -343,6 +343,23 @@ async def test_session_is_resumed_by_id_or_prefix_without_naming_its_backend(
     assert answer["turn_count"] == 2
 
 
+async def test_another_agent_continues_a_session_only_if_asked(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("avocado", session=HANDLE))
+    async with serving(scripted.env) as server:
+        first = (await server.prompt(workdir=str(tmp_path), sandbox_mode="read-only", prompt="one")).json()
+        body = {"session_id": first["session_id"], "backend": "codex", "prompt": "two"}
+        refused = await server.client.post("/api/v1/prompt", json=body)
+        scripted.play(codex_streams("x"))
+        second = await server.client.post("/api/v1/prompt", json={**body, "continue_with": True})
+        run = (await server.client.get(f"/api/v1/runs/{second.json()['run_id']}")).json()
+        answer = (await get(server, f"/{first['session_id']}")).json()
+    assert (refused.status_code, "continue_with" in refused.json()["detail"]) == (400, True)
+    assert second.status_code == 200, second.text
+    assert (second.json()["session_id"], answer["backend"]) == (first["session_id"], "codex")
+    assert (run["prompt"], run["request"]["sandbox_mode"]) == ("two", "read-only")
+    assert b"avocado" in (scripted.calls()[-1].stdin or b"")
+
+
 UNFIT = [
     ({"backend": "codex"}, 400, "invalid_request", "is of backend 'claude', not 'codex'"),
     ({"ephemeral": True}, 400, "invalid_request", "cannot be ephemeral"),
