@@ -1,5 +1,6 @@
 """Sessions over HTTP: listed, shown, described, forked, deleted, continued, and read as conversations."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -358,6 +359,32 @@ async def test_another_agent_continues_a_session_only_if_asked(scripted: Scripte
     assert (second.json()["session_id"], answer["backend"]) == (first["session_id"], "codex")
     assert (run["prompt"], run["request"]["sandbox_mode"]) == ("two", "read-only")
     assert b"avocado" in (scripted.calls()[-1].stdin or b"")
+
+
+async def test_another_agent_waits_for_the_turn_of_a_busy_session(scripted: Scripted, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    begins, *rest = claude_says("avocado", session=HANDLE)
+    scripted.play([begins, wait_for(gate), *rest])
+    async with serving(scripted.env) as server:
+        first = await server.detached(workdir=str(tmp_path), prompt="one")
+        for _ in range(400):
+            if (await get(server, f"/{first['session_id']}")).json()["backend_session_id"]:
+                break
+            await asyncio.sleep(0.05)
+        scripted.play(codex_streams("x"))
+        body = {"session_id": first["session_id"], "backend": "codex", "prompt": "two", "continue_with": True}
+        gate.touch()
+        second = await server.client.post("/api/v1/prompt", json={**body, "on_busy": "queue"})
+        assert second.status_code == 200, second.text
+        fork = (await server.client.post(f"/api/v1/sessions/{first['session_id']}/fork")).json()
+        scripted.play(claude_says("y", session=HANDLE[:-1] + "3"))
+        body = {"session_id": fork["id"], "backend": "claude", "prompt": "three", "continue_with": True}
+        third = await server.client.post("/api/v1/prompt", json=body)
+        assert third.status_code == 200, third.text
+    sent = [call.stdin or b"" for call in scripted.calls()]
+    assert b"avocado" in sent[1]
+    assert b"avocado" in sent[2]
+    assert sent[1].count(b"You continue a conversation") == 1
 
 
 UNFIT = [
