@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,7 +18,7 @@ from jsonschema_rs import validator_for
 
 from acceptance.command import Clinvk
 from acceptance.editor import Editor, editing
-from agents.machine import MCP_SERVER, Machine
+from agents.machine import MCP_SERVER, Machine, served
 from agents.test_frameworks import CLIENTS, INSTALLED
 from clients import finished
 from polling import until
@@ -98,7 +98,8 @@ async def test_python_sdk_takes_three_prompts_with_each_agent_in_the_default_mod
 
 
 @pytest.mark.timeout(120)
-async def test_typescript_sdk_drives_each_agent(machine: Machine) -> None:
+@pytest.mark.parametrize("scheme", ["", "http", "ws"], ids=["command", "bridge", "websocket"])
+async def test_typescript_sdk_drives_each_agent(machine: Machine, scheme: str) -> None:
     prompts = installed(machine)
     folder = machine.home.parent / "client"
     folder.mkdir()
@@ -106,11 +107,14 @@ async def test_typescript_sdk_drives_each_agent(machine: Machine) -> None:
     program = folder / "acp.mjs"
     program.write_text((CLIENTS / "acp.mjs").read_text())
     command = ("node", str(program), Clinvk.command, str(machine.project), json.dumps(prompts))
-    done = await finished(*command, cwd=folder, env=machine.env, within_s=100)
+    with served(machine) if scheme else nullcontext("") as url:
+        address = {"http": url, "ws": f"{url.replace('http', 'ws', 1)}/acp"}.get(scheme)
+        arguments = (*command, address) if address else command
+        done = await finished(*arguments, cwd=folder, env=machine.env, within_s=100)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["agentCapabilities"]["mcpCapabilities"] == {"http": True, "sse": False}
-    assert [method["id"] for method in found["authMethods"]] == ["agent-login"]
+    assert [method["id"] for method in found.get("authMethods", [])] == ([] if scheme else ["agent-login"])
     assert found["elsewhere"] == []
     for name, session in found["sessions"].items():
         assert (session["mode"], session["changed"]) == ("ask", "none"), name

@@ -5,10 +5,11 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from acp import text_block
+from acp import PROTOCOL_VERSION, Client, connect_to_agent, text_block
+from acp.ws import create_websocket_stream
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
@@ -226,3 +227,18 @@ async def test_python_sdk_reaches_a_server_through_the_command(scripted: Scripte
             assert failed.returncode != 0
             assert word in failed.stderr
             assert "Errno" not in failed.stderr
+
+
+async def test_python_sdk_allows_what_an_agent_asks_over_a_websocket(scripted: Scripted, tmp_path: Path) -> None:
+    sdk = SdkEditor("allow")
+    async with serving(scripted.env, REGISTRY, keys=ApiKeys(["right"]), store=MemoryStore()) as server:
+        headers = {"Authorization": "Bearer right"}
+        stream = await create_websocket_stream(f"ws://127.0.0.1:{server.port}/acp", headers=headers)
+        connection = connect_to_agent(cast("Client", sdk), stream)
+        assert (await connection.initialize(protocol_version=PROTOCOL_VERSION)).protocol_version == PROTOCOL_VERSION
+        session = (await connection.new_session(cwd=str(tmp_path))).session_id
+        done = await connection.prompt(session, [text_block(ASK + HEAR + DONE)])
+        assert done.stop_reason == "end_turn"
+        assert len(sdk.asked) == 1
+        assert "allow" in sdk.text()
+        await connection.close()

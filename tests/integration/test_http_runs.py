@@ -16,6 +16,7 @@ from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says, exits, hang, letters, spawn, wait_for
 from serving import LiveServer, serving
+from shell_backend import Shell
 
 ITEM = [
     *("id", "state", "kind", "backend", "session_id", "parent_id", "index", "name", "prompt", "workdir"),
@@ -361,3 +362,19 @@ async def test_queued_run_reports_its_position_in_the_queue(scripted: Scripted, 
         (tmp_path / "go").touch()
         await server.ended(runs[2]["run_id"])
         assert "queue_position" not in (await server.client.get(last)).json()
+
+
+async def test_run_in_progress_has_the_plan_of_its_agent(scripted: Scripted) -> None:
+    progress = {"type": "progress", "stage": "plan", "message": "1", "steps": [{"text": "read", "priority": "high"}]}
+    prompt = {"backend": "shell", "prompt": f"echo '{json.dumps(progress)}'\nsleep 100", "detach": True}
+    async with serving(scripted.env, {"shell": Shell()}) as server:
+        headers = {"Prefer": "respond-async"}
+        run = (await server.client.post("/api/v1/prompt", json=prompt, headers=headers)).json()["run_id"]
+
+        async def plan() -> object:
+            return (await server.client.get(f"/api/v1/runs/{run}")).json().get("plan")
+
+        await until_told(plan)
+        assert await plan() == [{"text": "read", "status": "pending", "priority": "high"}]
+        await server.client.post(f"/api/v1/runs/{run}/cancel")
+        assert await plan() is None

@@ -5,6 +5,7 @@ from clinvk.types.events import (
     Event,
     InteractionRequested,
     InteractionResolved,
+    PlanStep,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -12,6 +13,7 @@ from clinvk.types.events import (
     ThinkingDelta,
     ToolCall,
     ToolResult,
+    plan,
 )
 from clinvk.types.interaction import Interaction
 
@@ -102,3 +104,18 @@ def test_activity_is_what_the_agent_did_last_until_the_run_ends() -> None:
     for event, activity in steps:
         log.extend([event])
         assert log.activity == activity
+
+
+def test_plan_is_the_latest_one_until_the_run_ends() -> None:
+    log = EventLog(lambda: None)
+    first, second = PlanStep("read"), PlanStep("read", "completed", "high")
+    steps: tuple[tuple[Event, tuple[PlanStep, ...]], ...] = (
+        (RunStarted(), ()),
+        (plan([first]), (first,)),
+        (TextDelta("hm"), (first,)),
+        (plan([second]), (second,)),
+        (RunFinished(), ()),
+    )
+    for event, expected in steps:
+        log.extend([event])
+        assert log.plan == expected

@@ -1,18 +1,25 @@
-// The TypeScript SDK of the Agent Client Protocol as an editor: `node acp.mjs CLINVK DIRECTORY PROMPTS`.
+// The TypeScript SDK of the Agent Client Protocol as an editor: `node acp.mjs CLINVK DIRECTORY PROMPTS [URL]`.
 //
+// The editor starts `clinvk acp`, with an http URL as a bridge to that server, or connects to a ws URL itself.
 // PROMPTS has three prompts by agent, as JSON: the second one asks for a permission, which is denied, the third one for
 // a permission that is allowed. Prints what each agent's session has shown, as JSON by agent.
 import {spawn} from 'node:child_process';
 import {Readable, Writable} from 'node:stream';
 import {PROTOCOL_VERSION, client, methods, ndJsonStream} from '@agentclientprotocol/sdk';
+import {createWebSocketStream} from '@agentclientprotocol/sdk/experimental/ws-client';
+import {WebSocket} from 'ws';
 
-const [clinvk, cwd, prompts] = process.argv.slice(2);
+const [clinvk, cwd, prompts, url] = process.argv.slice(2);
 const agents = Object.entries(JSON.parse(prompts));
 const asked = {};
 const updates = {};
 let choice = 'deny';
 
-const started = spawn(clinvk, ['acp'], {cwd, stdio: ['pipe', 'pipe', 'inherit']});
+const bridge = url ? ['--server', url] : [];
+const started = url?.startsWith('ws:') ? null
+  : spawn(clinvk, ['acp', ...bridge], {cwd, stdio: ['pipe', 'pipe', 'inherit']});
+const stream = started ? ndJsonStream(Writable.toWeb(started.stdin), Readable.toWeb(started.stdout))
+  : createWebSocketStream(url, {WebSocket});
 const editor = client({name: 'editor'})
   .onRequest(methods.client.session.requestPermission, ({params: {sessionId, options}}) => {
     asked[sessionId] = [...(asked[sessionId] ?? []), options.map(({kind}) => kind)];
@@ -26,7 +33,7 @@ const text = (id, kind) => (updates[id] ?? [])
 const value = (options, option) => options.find(({id}) => id === option).currentValue;
 
 const found = await editor.connectWith(
-  ndJsonStream(Writable.toWeb(started.stdin), Readable.toWeb(started.stdout)),
+  stream,
   async (agent) => {
     const request = (method, params) => agent.request(method, params);
     const {agentCapabilities, authMethods} = await request(methods.agent.initialize, {
@@ -66,6 +73,6 @@ const found = await editor.connectWith(
     return {agentCapabilities, authMethods, elsewhere, sessions};
   },
 );
-started.stdin.end();
 console.log(JSON.stringify(found));
-process.exit(await new Promise((resolve) => started.on('exit', resolve)));
+started?.stdin.end();
+process.exit(started ? await new Promise((resolve) => started.on('exit', resolve)) : 0);

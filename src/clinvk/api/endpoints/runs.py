@@ -91,7 +91,8 @@ async def _run_view(services: Services, reference: str) -> views.RunView:
         view, live = views.run_view(run), services.runs.live(run.id)
         if not live:
             return view
-        return replace(view, queue_position=live.slot.position or UNSET, activity=live.log.activity or UNSET)
+        position, log = live.slot.position, live.log
+        return replace(view, queue_position=position or UNSET, activity=log.activity or UNSET, plan=log.plan or UNSET)
     page = await store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
     if (offset := page.total - views.SHOWN_PARTS) > 0:
         page = await store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=offset))

@@ -12,7 +12,7 @@ from clinvk.dialects import json_bodies
 from clinvk.dialects.dialect import copy_as
 from clinvk.types import record
 from clinvk.types.choices import RunState, SessionStatus
-from clinvk.types.events import StopReason, Usage
+from clinvk.types.events import PlanStep, StopReason, Usage
 from clinvk.types.request import FailedAgent
 
 LISTED_CHARS = 1000
@@ -234,6 +234,10 @@ class RunView(RunItem, frozen=True, kw_only=True):
     queue_position: QueuePosition = msgspec.UNSET
     activity: (
         Annotated[str, Meta(description="What the agent does; absent unless the run is in progress.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    plan: (
+        Annotated[tuple[PlanStep, ...], Meta(description="The agent's plan; absent unless the run is in progress.")]
         | msgspec.UnsetType
     ) = msgspec.UNSET
     output: Annotated[str, Meta(description="The answer; empty until the run has ended, and if ephemeral.")]

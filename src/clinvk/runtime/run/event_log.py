@@ -17,6 +17,8 @@ from clinvk.types.events import (
     Event,
     InteractionRequested,
     Logged,
+    PlanStep,
+    Progress,
     RunFailed,
     RunResult,
     RunStarted,
@@ -90,6 +92,12 @@ class EventLog:
             if not isinstance(event, InteractionRequested) and (doing := activity(event)):
                 return doing
         return ""
+
+    @property
+    def plan(self) -> tuple[PlanStep, ...]:
+        """The latest plan of the agent; empty if the agent has made none, and once the run has ended."""
+        reported = (entry.event for entry in reversed(self._entries) if not self.ending)
+        return next((event.steps for event in reported if isinstance(event, Progress) and event.stage == "plan"), ())
 
     @property
     def text(self) -> str:
